@@ -1,0 +1,1 @@
+"""From a folder in VOC's layout to batches on the device."""
