@@ -1,0 +1,216 @@
+"""What happens after every epoch: a row in the run's logs, and a line on the screen."""
+
+import csv
+import io
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+from fcnseg.data.module import denormalize
+from fcnseg.figures import panel
+from fcnseg.files import write_text
+
+Row = dict[str, float]
+SHOWN = 4  # images in the panel of predictions
+FINAL = tuple(f"test/{name}" for name in ("miou", "pixel_acc", "mean_acc", "paper_iou", "paper_acc", "loss"))
+
+
+class AfterEpoch(Callback):
+    """Calls `after_epoch` when an epoch is complete: trained, validated, logged, and the schedule stepped.
+
+    That is the start of the next epoch or the end of training: Lightning's `on_train_epoch_end` comes before the schedule's
+    step, so that what is saved there resumes with the wrong learning rate.
+    """
+
+    def __init__(self) -> None:
+        self._epochs_done = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the epochs that a resumed run has behind it as done."""
+        self._epochs_done = trainer.current_epoch
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The epoch before this one is complete."""
+        self._complete(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The last epoch is complete."""
+        self._complete(trainer, pl_module)
+
+    def _complete(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch > self._epochs_done:
+            self._epochs_done = trainer.current_epoch
+            self.after_epoch(trainer, pl_module, trainer.current_epoch - 1)
+
+    def after_epoch(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
+        """Epoch `epoch`, counted from 0, is complete."""
+        raise NotImplementedError
+
+
+class RunLog(AfterEpoch):
+    """`metrics.csv` and TensorBoard's events: a row an epoch, hyperparameters, and a panel of predictions.
+
+    A resumed run takes the rows of its earlier parts over, so that no epoch is there twice.
+
+    Args:
+        folder: The run's folder.
+        hyperparameters: What TensorBoard's HPARAMS tab compares runs by.
+    """
+
+    def __init__(self, folder: Path, hyperparameters: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.path = folder / "metrics.csv"
+        self.hyperparameters = dict(hyperparameters)
+        self.rows: list[Row] = []
+        self._writer: SummaryWriter | None = None
+        self._images = 0
+        self._lr = 0.0
+        self._started = self._trained = 0.0
+        self._samples: tuple[Tensor, Tensor, Tensor] | None = None
+
+    @property
+    def writer(self) -> SummaryWriter:
+        """TensorBoard's; opened at its first use, and whatever an earlier part of the run logged too much is dropped."""
+        if self._writer is None:
+            self._writer = SummaryWriter(str(self.path.parent), purge_step=self._epochs_done or None)
+        return self._writer
+
+    @property
+    def images_per_second(self) -> float | None:
+        """Median over the epochs of the images trained on in a second, validation not counted."""
+        return median(row["images_per_s"] for row in self.rows) if self.rows else None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Read the rows of an earlier part of this run."""
+        super().on_train_start(trainer, pl_module)
+        if self.path.exists():
+            with self.path.open(newline="") as file:
+                rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+            self.rows = [row for row in rows if row["epoch"] < trainer.current_epoch]
+        experiment, start, _ = hparams(self.hyperparameters, dict.fromkeys(FINAL, 0.0))
+        for summary in (experiment, start):
+            self.writer._get_file_writer().add_summary(summary)
+        self._start_clock(trainer)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the epoch before, then start the clock of this one."""
+        super().on_train_epoch_start(trainer, pl_module)
+        self._start_clock(trainer)
+
+    def _start_clock(self, trainer: Trainer) -> None:
+        self._started, self._images = time.perf_counter(), 0
+        self._lr = trainer.optimizers[0].param_groups[0]["lr"]
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
+        """Count images."""
+        self._images += len(batch[1])
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The epoch's training is over."""
+        if pl_module.device.type == "cuda":
+            torch.cuda.synchronize(pl_module.device)
+        self._trained = time.perf_counter()
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0  # noqa: ANN401
+    ) -> None:
+        """Keep the first images for the panel."""
+        if batch_idx == 0:
+            image, mask, _ = batch
+            self._samples = (denormalize(image[:SHOWN]), mask[:SHOWN], outputs[:SHOWN])
+
+    def after_epoch(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
+        """Add the epoch's row."""
+        metrics = {name: value.item() for name, value in sorted(trainer.callback_metrics.items())}
+        speed = self._images / (self._trained - self._started)
+        seconds = time.perf_counter() - self._started
+        times = {"images_per_s": round(speed, 2), "seconds": round(seconds, 3)}
+        self.rows.append({"epoch": epoch, "step": trainer.global_step, "lr": self._lr, **metrics, **times})
+        text = io.StringIO(newline="")
+        table = csv.DictWriter(text, self.rows[-1].keys(), lineterminator="\n")
+        table.writeheader()
+        table.writerows(self.rows)
+        write_text(self.path, text.getvalue())
+        for name, value in {**metrics, "lr": self._lr, "images_per_s": speed}.items():
+            self.writer.add_scalar(name, value, epoch)
+        if self._samples:
+            self.writer.add_image("predictions", panel(*self._samples), epoch, dataformats="HWC")
+        self.writer.flush()
+
+    def finish(self, metrics: Mapping[str, float]) -> None:
+        """Log the final metrics, beside which HPARAMS shows the hyperparameters, and close the files."""
+        for name in FINAL:
+            self.writer.add_scalar(name, metrics[name], int(self.rows[-1]["epoch"]))
+        self.writer._get_file_writer().add_summary(hparams(self.hyperparameters, dict.fromkeys(FINAL, 0.0))[2])
+        self.writer.close()
+
+
+class Screen(AfterEpoch):
+    """A progress bar within an epoch, on a terminal, and a line after it, everywhere.
+
+    Args:
+        run_log: Whose rows it shows.
+        console: Where.
+    """
+
+    def __init__(self, run_log: RunLog, console: Console) -> None:
+        super().__init__()
+        self.run_log, self.console = run_log, console
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[told]}"))
+        self.bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._shown_at = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the bar."""
+        super().on_train_start(trainer, pl_module)
+        self.bar.start()
+        self.bar.add_task("", told="")
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: object, batch: object, batch_idx: int) -> None:  # noqa: ANN401
+        """Move the bar, at most twice a second: reading the loss waits for the GPU."""
+        now = time.perf_counter()
+        if not self.console.is_terminal or now - self._shown_at < 0.5:
+            return
+        self._shown_at = now
+        done, seconds = self.run_log._images, now - self.run_log._started
+        batches = trainer.num_training_batches
+        told = [f"loss {pl_module.losses['train/loss'].mean().item():.4f}"]
+        told += [f"mIoU {self.run_log.rows[-1]['val/miou']:.4f}"] if self.run_log.rows else []
+        told += [f"{done / seconds:.1f} images/s", f"{self._left(trainer, (batch_idx + 1) / batches, seconds)} left"]
+        description = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+        self.bar.update(self.bar.task_ids[0], description=description, total=batches, completed=batch_idx + 1, told="  ".join(told))
+
+    def after_epoch(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
+        """Print the epoch's line."""
+        row = self.run_log.rows[-1]
+        best = max(self.run_log.rows, key=lambda other: other["val/miou"]) is row
+        told = [f"{name} {row[name]:.4f}" for name in ("train/loss", "val/loss", "val/miou")]
+        told += [f"{row['images_per_s']:.1f} images/s", f"{self._left(trainer, 0, 0)} left", "best" if best else ""]
+        width = len(str(trainer.max_epochs))
+        self.console.print(f"epoch {epoch + 1:>{width}}/{trainer.max_epochs}  " + "  ".join(told).rstrip(), highlight=False)
+
+    def _left(self, trainer: Trainer, share: float, seconds: float) -> str:
+        """Time left, from the epochs so far, or from the `share` of the first one that `seconds` have brought."""
+        rows = self.run_log.rows
+        epoch = median(row["seconds"] for row in rows) if rows else seconds / share
+        left = int(epoch * max(0, (trainer.max_epochs or 0) - trainer.current_epoch - share))
+        return f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02}" if left >= 3600 else f"{left // 60}:{left % 60:02}"
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the bar away."""
+        super().on_train_end(trainer, pl_module)
+        self.bar.stop()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Take the bar away."""
+        self.bar.stop()

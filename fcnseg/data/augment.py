@@ -1,0 +1,75 @@
+"""Augmentation of images and masks together, on their device, a draw per sample.
+
+An augmentation is a callable of (image, mask, draw): image (N, 3, H, W) uint8, mask (N, H, W) uint8, both returned in the
+same shapes, and `draw()` giving every sample of the batch its next random number.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Draw = Callable[[], Tensor]
+Augmentation = Callable[[Tensor, Tensor, Draw], tuple[Tensor, Tensor]]
+
+
+def _mix(x: Tensor) -> Tensor:
+    """Scramble 32-bit integers held in int64 (the multiply and xor-shift hash of public integer-hash surveys)."""
+    for multiplier in (0x7FEB352D, 0x5BD1E995):  # below 2^31: the product of 32 bits with it fits in int64
+        x = (x ^ (x >> 16)) * multiplier & 0xFFFFFFFF
+    return x ^ (x >> 15)
+
+
+def draws(seed: int, epoch: int, sample: Tensor) -> Draw:
+    """Random numbers that depend on (seed, epoch, sample, how many were drawn) alone.
+
+    Neither the batch a sample lands in nor a resumed run changes them, and they need no generator's state.
+
+    Args:
+        seed: The run's seed.
+        epoch: The epoch, from 0.
+        sample: (N,) int64 numbers of the samples in their image set.
+
+    Returns:
+        A function that gives (N,) float32 numbers, uniform in [0, 1), new ones at every call.
+    """
+    state = _mix(_mix(torch.full_like(sample, seed & 0xFFFFFFFF)) ^ epoch)
+    state = _mix(state ^ sample)
+
+    def draw() -> Tensor:
+        nonlocal state
+        state = _mix(state + 0x9E3779B9 & 0xFFFFFFFF)
+        return (state >> 8).float() / 2**24
+
+    return draw
+
+
+def none(image: Tensor, mask: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+    """The images as they are."""
+    return image, mask
+
+
+class Flip:
+    """Horizontal and vertical flips (section 3.2).
+
+    Args:
+        horizontal: Probability of swapping left and right.
+        vertical: Probability of swapping top and bottom.
+
+    Raises:
+        ValueError: a probability outside 0..1.
+    """
+
+    def __init__(self, *, horizontal: float = 0.5, vertical: float = 0.5) -> None:
+        for name, p in (("horizontal", horizontal), ("vertical", vertical)):
+            if not 0 <= p <= 1:
+                raise ValueError(f"aug.{name}={p}: wanted a probability, 0 to 1")
+        self.flips = ((-1, horizontal), (-2, vertical))
+
+    def __call__(self, image: Tensor, mask: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+        """Flip each sample, or not, together with its mask."""
+        for axis, p in self.flips:
+            flipped = (draw() < p)[:, None, None]  # (N, 1, 1)
+            image = torch.where(flipped[:, None], image.flip(axis), image)
+            mask = torch.where(flipped, mask.flip(axis), mask)
+        return image, mask

@@ -1,0 +1,30 @@
+"""Test a finished run again, from its folder: `python -m fcnseg.evaluate run=runs/<name>`."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from fcnseg.door import door
+
+
+@door("evaluate")
+def evaluate(cfg: DictConfig) -> float | None:
+    """Rebuild the run, test its best weights, and print what training's own end printed; return its test mIoU."""
+    from rich.console import Console
+
+    from fcnseg import build, results, runs
+
+    path = Path(cfg.run)
+    run_cfg, task = runs.load(path)
+    if cfg.data.root is not None:
+        run_cfg.data.root = cfg.data.root
+    data = build.data(run_cfg)
+    data.prepare_data()
+    measured = results.measure(build.trainer(run_cfg), task, data)
+    results.show(measured, path, Console())
+    miou: float | None = measured["metrics"]["test/miou"]
+    return miou
+
+
+if __name__ == "__main__":
+    evaluate()

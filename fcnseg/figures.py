@@ -1,0 +1,43 @@
+"""Pictures of images, masks and predictions, as uint8 RGB arrays."""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from fcnseg.data import voc
+
+Picture = npt.NDArray[np.uint8]  # (H, W, 3)
+GAP = 4  # white pixels between the pictures of a panel
+
+
+def colour(mask: Tensor) -> Picture:
+    """Labels (H, W) in VOC's colours: background black, void pale."""
+    return np.asarray(voc.PALETTE[mask.cpu().numpy()], dtype=np.uint8)
+
+
+def photograph(image: Tensor) -> Picture:
+    """An image (3, H, W) uint8."""
+    return np.asarray(image.permute(1, 2, 0).cpu().numpy(), dtype=np.uint8)
+
+
+def overlay(image: Tensor, mask: Tensor, *, opacity: float = 0.6) -> Picture:
+    """An image (3, H, W) uint8 with labels (H, W) laid over it in VOC's colours, where they are not background."""
+    base, colours = photograph(image).astype(float), colour(mask)
+    shown = (mask != voc.BACKGROUND).cpu().numpy()[..., None] * opacity
+    return np.asarray(base * (1 - shown) + colours * shown, dtype=np.uint8)
+
+
+def panel(images: Tensor, truths: Tensor, predictions: Tensor) -> Picture:
+    """A row a sample: the image, the truth, the prediction, and the prediction over the image.
+
+    Args:
+        images: (N, 3, H, W) uint8.
+        truths: (N, H, W) labels, 255 for void.
+        predictions: (N, H, W) labels.
+    """
+    rows = []
+    for image, truth, prediction in zip(images, truths, predictions.to(torch.uint8), strict=True):
+        pictures = [photograph(image), colour(truth), colour(prediction), overlay(image, prediction)]
+        rows.append(np.concatenate([np.pad(p, ((0, GAP), (0, GAP), (0, 0)), constant_values=255) for p in pictures], axis=1))
+    return np.asarray(np.concatenate(rows)[:-GAP, :-GAP], dtype=np.uint8)

@@ -1,0 +1,121 @@
+"""Scores from confusion matrices: VOC's over the whole set, and the paper's over batches, beside the floor of both."""
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+PAPER_BATCH = 16  # the batches that the paper averages over, whatever this run's batch size is
+
+
+def confusion(prediction: Tensor, mask: Tensor, num_classes: int) -> Tensor:
+    """One confusion matrix an image, without a host synchronisation on the way.
+
+    Shape:
+        prediction (N, H, W) integer, 0..C-1; mask (N, H, W) uint8, 0..C-1 or 255
+        -> (N, C + 1, C) int64: pixels by truth (void is the last row) and prediction.
+    """
+    n, rows = len(mask), num_classes + 1
+    truth = mask.long().clamp_max(num_classes)  # void becomes row C
+    image = torch.arange(n, device=mask.device).view(n, 1, 1)
+    cell = (image * rows + truth) * num_classes + prediction
+    return torch.bincount(cell.flatten(), minlength=n * rows * num_classes).view(n, rows, num_classes)
+
+
+def iou_per_class(matrix: Tensor) -> Tensor:
+    """IoU of every class from matrices of (..., C, C): (..., C), NaN for a class in neither truth nor prediction."""
+    matrix = matrix.double()
+    both = matrix.diagonal(dim1=-2, dim2=-1)
+    return both / (matrix.sum(-1) + matrix.sum(-2) - both)
+
+
+def accuracy(matrix: Tensor) -> Tensor:
+    """Share of pixels that are right, from matrices of (..., C, C): (...)."""
+    matrix = matrix.double()
+    return matrix.diagonal(dim1=-2, dim2=-1).sum(-1) / matrix.sum((-2, -1))
+
+
+def scores(matrices: Tensor) -> dict[str, Tensor]:
+    """All scores from the matrices of a set's images, in the set's order.
+
+    `miou`, `pixel_acc` and `mean_acc` (mean recall of the classes present) pool the whole set and ignore void: VOC's rule.
+    `paper_iou` and `paper_acc` are what the paper prints: void counted as background, IoU averaged over the classes of a
+    batch of 16, then averaged over batches.
+
+    Shape:
+        matrices (N, C + 1, C) -> a float64 scalar each; NaN where no pixel is labelled.
+    """
+    labelled = matrices[:, :-1].sum(0)
+    recall = labelled.diagonal() / labelled.sum(1).double()
+    batches = torch.stack([part.sum(0) for part in matrices.split(PAPER_BATCH)])  # (ceil(N / 16), C + 1, C)
+    batches[:, 0] += batches[:, -1]
+    batches = batches[:, :-1]
+    return {
+        "miou": iou_per_class(labelled).nanmean(),
+        "pixel_acc": accuracy(labelled),
+        "mean_acc": recall.nanmean(),
+        "paper_iou": iou_per_class(batches).nanmean(-1).mean(),
+        "paper_acc": accuracy(batches).mean(),
+    }
+
+
+def all_background(matrices: Tensor) -> Tensor:
+    """The matrices (N, C + 1, C) that predicting background everywhere would have given: the floor."""
+    floor = torch.zeros_like(matrices)
+    floor[..., 0] = matrices.sum(-1)
+    return floor
+
+
+class SegmentationMetrics(Metric):
+    """Confusion matrices of the images of one stage, and the scores from them.
+
+    Args:
+        num_classes: C.
+    """
+
+    full_state_update = False
+    matrices: list[Tensor]
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.add_state("matrices", default=[], dist_reduce_fx="cat")
+
+    def update(self, prediction: Tensor, mask: Tensor) -> None:
+        """Add a batch: prediction (N, H, W) labels, mask (N, H, W) labels with 255 for void."""
+        self.matrices.append(confusion(prediction, mask, self.num_classes))
+
+    def all_matrices(self) -> Tensor:
+        """(N, C + 1, C) int64, in the order in which the images came."""
+        return torch.cat(list(self.matrices))
+
+    def compute(self) -> dict[str, Tensor]:
+        """The scores: see `scores`."""
+        return scores(self.all_matrices())
+
+
+class RunningMean(nn.Module):
+    """Mean of what has been added; kept with the weights, so that a run resumed in mid-epoch goes on with it."""
+
+    total: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("total", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+
+    def add(self, value: Tensor, count: int) -> None:
+        """Add the mean `value` of `count` things."""
+        self.total += value.detach() * count
+        self.count += count
+
+    def mean(self) -> Tensor:
+        """The mean so far, as a new scalar; NaN if nothing was added."""
+        return self.total / self.count
+
+    def pop(self) -> Tensor:
+        """The mean so far; then start again."""
+        mean = self.mean()
+        self.total.zero_()
+        self.count.zero_()
+        return mean

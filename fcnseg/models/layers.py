@@ -1,0 +1,44 @@
+"""The blocks that more than one of the paper's networks is made of."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class ConvBlock(nn.Sequential):
+    """3x3 convolution, ReLU, batch norm, in the order of Table 1: (N, in, H, W) -> (N, out, H/stride, W/stride)."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int) -> None:
+        super().__init__(
+            nn.Conv2d(in_channels, out_channels, 3, stride, padding=1),
+            nn.ReLU(inplace=True),
+            nn.BatchNorm2d(out_channels),
+        )
+
+
+class DeconvBlock(nn.Sequential):
+    """3x3 transposed convolution, ReLU, batch norm: (N, in, H, W) -> (N, out, stride*H, stride*W).
+
+    The output padding, which Table 1 leaves out, is what makes stride 2 double the size exactly.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int) -> None:
+        super().__init__(
+            nn.ConvTranspose2d(in_channels, out_channels, 3, stride, padding=1, output_padding=stride - 1),
+            nn.ReLU(inplace=True),
+            nn.BatchNorm2d(out_channels),
+        )
+
+
+def xavier_init(net: nn.Module) -> None:
+    """Draw every (transposed) convolution of `net` from Xavier's uniform distribution, with zero biases (section 1)."""
+    for module in net.modules():
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def pad_to_multiple(image: Tensor, stride: int) -> Tensor:
+    """Zeros below and to the right of (N, C, H, W), so that `stride` divides both sides; crop the logits back."""
+    height, width = image.shape[-2:]
+    return F.pad(image, (0, -width % stride, 0, -height % stride))

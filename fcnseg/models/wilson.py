@@ -1,0 +1,63 @@
+"""Wilson's model: a deeper encoder with max pooling, undone in the decoder by unpooling and additive skips (Table 2)."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fcnseg.models.layers import ConvBlock, DeconvBlock, pad_to_multiple, xavier_init
+
+
+def max_unpool(pooled: Tensor, indices: Tensor) -> Tensor:
+    """Undo `max_pool2d(x, 2, return_indices=True)`: every maximum back to its place, zeros elsewhere.
+
+    The same numbers as `nn.MaxUnpool2d(2)`, which refuses deterministic mode and the exporters; a plain scatter, whose
+    places never repeat since the windows do not overlap, passes both. Scattering whole pixels keeps channels_last.
+
+    Shape:
+        pooled, indices (N, C, H, W) -> (N, C, 2H, 2W), in channels_last memory.
+    """
+    n, c, h, w = pooled.shape
+    values = pooled.permute(0, 2, 3, 1).reshape(n, h * w, c)
+    places = indices.permute(0, 2, 3, 1).reshape(n, h * w, c)
+    unpooled = values.new_zeros(n, 4 * h * w, c).scatter(1, places, values)
+    return unpooled.view(n, 2 * h, 2 * w, c).permute(0, 3, 1, 2)  # (N, C, 2H, 2W)
+
+
+class Wilson(nn.Module):
+    """Wilson's model (Table 2): 12.6 M parameters with 21 classes.
+
+    Every convolution has stride 1 and pools follow the second to the sixth, since the printed strides of 2 leave nothing
+    to pool. Table 2 has no room for concatenation, so a skip is the sum of a deconvolution and the encoder stage of its size.
+
+    Args:
+        num_classes: Channels of the logits.
+        widths: Channels of the encoder's stages; every one but the first ends in a 2x2 max pool.
+
+    Shape:
+        image (N, 3, H, W), normalised float, H and W from 32 up -> logits (N, num_classes, H, W).
+    """
+
+    def __init__(self, num_classes: int, *, widths: Sequence[int] = (32, 64, 128, 256, 512, 1024)) -> None:
+        super().__init__()
+        self.stride = 2 ** (len(widths) - 1)
+        self.stem = ConvBlock(3, widths[0], stride=1)
+        self.encoder = nn.ModuleList([ConvBlock(i, o, stride=1) for i, o in pairwise(widths)])
+        self.decoder = nn.ModuleList([DeconvBlock(i, o, stride=1) for i, o in pairwise(reversed(widths))])
+        self.head = DeconvBlock(widths[0], widths[0], stride=1)
+        self.classifier = nn.Conv2d(widths[0], num_classes, 1)
+        xavier_init(self)
+
+    def forward(self, image: Tensor) -> Tensor:
+        height, width = image.shape[-2:]
+        x = self.stem(pad_to_multiple(image, self.stride))  # (N, 32, H, W), padded
+        undo: list[tuple[Tensor, Tensor]] = []
+        for stage in self.encoder:
+            skip = x
+            x, indices = F.max_pool2d(stage(x), 2, return_indices=True)  # (N, 2C, H/2, W/2)
+            undo.append((skip, indices))
+        for stage, (skip, indices) in zip(self.decoder, reversed(undo), strict=True):
+            x = stage(max_unpool(x, indices)) + skip  # (N, C/2, 2H, 2W)
+        logits: Tensor = self.classifier(self.head(x))
+        return logits[..., :height, :width]

@@ -1,0 +1,163 @@
+"""The run folder: its name, what it holds, and how a run is rebuilt from it."""
+
+import hashlib
+import json
+import platform
+import shutil
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+from omegaconf import DictConfig, OmegaConf
+
+from fcnseg.files import read_json, write_json, write_text
+
+if TYPE_CHECKING:  # torch takes seconds to import, and a run's state can be told without it
+    from fcnseg.task import SegmentationTask
+
+UNNAMED = ("name", "runs", "resume")  # what a run is called and where, not what it is
+
+
+class RunFailedError(Exception):
+    """A run failed on its own; its status.json has the traceback."""
+
+
+def name(cfg: DictConfig) -> str:
+    """A run's name: its choices, its seed and a fingerprint of its whole config; the same command, the same name."""
+    if cfg.name is not None:
+        return str(cfg.name)
+    config = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(config, dict)
+    identity = {key: value for key, value in config.items() if key not in UNNAMED}
+    fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+    choices = [choice for choice in cfg.choices.values() if choice]
+    return "-".join([*choices, f"seed{cfg.seed}", fingerprint])
+
+
+def hyperparameters(cfg: DictConfig) -> dict[str, Any]:
+    """What runs are compared by: the same columns for every run."""
+    return {
+        **{group: cfg.choices[group] or "" for group in cfg.choices},
+        "lr": cfg.optimizer.lr,
+        "batch_size": cfg.data.batch_size,
+        "size": cfg.data.size,
+        "split": cfg.data.split,
+        "max_epochs": cfg.trainer.max_epochs,
+        "seed": cfg.seed,
+    }
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder, which may not be there yet."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, cfg: DictConfig) -> "Run":
+        """The run that `cfg` describes."""
+        return cls(Path(cfg.runs) / name(cfg))
+
+    @property
+    def config(self) -> DictConfig:
+        """The whole config it was started with.
+
+        Raises:
+            ValueError: there is no run here.
+        """
+        path = self.path / ".hydra" / "config.yaml"
+        if not path.is_file():
+            raise ValueError(f"no run in {self.path}: found no {path}; give the folder of a run, such as runs/<name>")
+        cfg = OmegaConf.load(path)
+        assert isinstance(cfg, DictConfig)
+        return cfg
+
+    @property
+    def status(self) -> dict[str, Any] | None:
+        """What status.json says: `status` is running, finished, failed or interrupted."""
+        return read_json(self.path / "status.json")
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """What result.json says; None unless the run has finished."""
+        return read_json(self.path / "result.json")
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of last.ckpt and best.ckpt."""
+        return self.path / "checkpoints"
+
+    @contextmanager
+    def recorded(self, cfg: DictConfig) -> Iterator[None]:
+        """Make the folder and keep its status true while the run goes on in the `with` block.
+
+        Raises:
+            ValueError: the folder cannot be written, or another process is at this run.
+            RunFailedError: the block raised; the traceback is in status.json.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path / ".lock", timeout=0)
+            lock.acquire()
+        except Timeout as error:
+            raise ValueError(f"another process is at the run {self.path}: wait for it, or choose another name=") from error
+        except OSError as error:
+            raise ValueError(f"cannot write the run folder {self.path}: {error.strerror}; choose another with runs=") from error
+        with lock:
+            self._start(cfg)
+            try:
+                yield
+            except (KeyboardInterrupt, SystemExit):  # Lightning turns the first Ctrl-C into the second
+                self._tell("interrupted")
+                raise KeyboardInterrupt from None
+            except BaseException as error:
+                self._tell("failed", error=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
+                raise RunFailedError(f"{self.path} failed: {type(error).__name__}: {error}") from error
+            self._tell("finished")
+
+    def _start(self, cfg: DictConfig) -> None:
+        if cfg.resume == "never":
+            for path in self.path.iterdir():
+                if path.is_dir():
+                    shutil.rmtree(path)
+                elif path.name != ".lock":
+                    path.unlink()
+        self.checkpoints.mkdir(exist_ok=True)
+        (self.path / ".hydra").mkdir(exist_ok=True)
+        write_text(self.path / ".hydra" / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+        write_json(self.path / "status.json", {"status": "running", "host": platform.node(), "started": _now()})
+
+    def _tell(self, status: str, **more: str) -> None:
+        before = self.status or {}
+        write_json(self.path / "status.json", {**before, "status": status, "ended": _now(), **more})
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
+def load(path: str | Path, checkpoint: str = "best") -> "tuple[DictConfig, SegmentationTask]":
+    """Rebuild a run from its folder: its config, and its task with the weights of `checkpoint`, on the CPU.
+
+    Raises:
+        ValueError: no run in this folder, or no such checkpoint.
+    """
+    import torch
+
+    from fcnseg import build
+    from fcnseg.checkpoint import load_weights
+    from fcnseg.data.voc import NUM_CLASSES
+
+    run = Run(Path(path))
+    cfg = run.config
+    if "weights" in cfg.model:
+        cfg.model.weights = None  # the checkpoint has them
+    placeholder = torch.ones(NUM_CLASSES + 1)  # the checkpoint has the loss's class weights, too
+    task = build.task(cfg, num_classes=NUM_CLASSES, class_pixels=placeholder)
+    load_weights(task, run.checkpoints / f"{checkpoint}.ckpt")
+    return cfg, task.eval()

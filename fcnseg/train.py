@@ -1,0 +1,30 @@
+"""Train a network: `python -m fcnseg.train model=wilson aug=flip`."""
+
+from omegaconf import DictConfig
+
+from fcnseg.door import door
+from fcnseg.runs import Run
+
+
+@door("config")
+def train(cfg: DictConfig) -> float | None:
+    """Train and test the run that `cfg` describes, or show it if it has finished; return its test mIoU."""
+    from rich.console import Console
+
+    from fcnseg import results  # imports torch, which a refused command need not wait for
+    from fcnseg.fit import fit
+
+    run, console = Run.of(cfg), Console()
+    if run.result is not None and cfg.resume == "auto":
+        console.print("This run has finished; resume=never repeats it.")
+    else:
+        fit(cfg, run, console)
+    result = run.result
+    assert result is not None
+    results.show(result, run.path, console)
+    miou: float | None = result["metrics"]["test/miou"]
+    return miou
+
+
+if __name__ == "__main__":
+    train()
