@@ -41,7 +41,9 @@ def task(cfg: DictConfig, *, num_classes: int, class_pixels: Tensor) -> Segmenta
     )
 
 
-def trainer(cfg: DictConfig, *, callbacks: Sequence[Callback] = (), checkpoint_io: CheckpointIO | None = None) -> Trainer:
+def trainer(
+    cfg: DictConfig, *, callbacks: Sequence[Callback] = (), checkpoint_io: CheckpointIO | None = None
+) -> Trainer:
     """Lightning's Trainer of `cfg.trainer`, quiet: what a run has to say, our callbacks say."""
     quieten()
     keep_freed_memory()

@@ -111,7 +111,9 @@ class RunLog(AfterEpoch):
         self._started, self._images = time.perf_counter(), 0
         self._lr = trainer.optimizers[0].param_groups[0]["lr"]
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: Any, batch_idx: int
+    ) -> None:
         """Count images."""
         self._images += len(batch[1])
 
@@ -122,7 +124,13 @@ class RunLog(AfterEpoch):
         self._trained = time.perf_counter()
 
     def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0  # noqa: ANN401
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """Keep the first images for the panel."""
         if batch_idx == 0:
@@ -176,7 +184,9 @@ class Screen(AfterEpoch):
         self.bar.start()
         self.bar.add_task("", told="")
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: object, batch: object, batch_idx: int) -> None:  # noqa: ANN401
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: Any, outputs: object, batch: object, batch_idx: int
+    ) -> None:
         """Move the bar, at most twice a second: reading the loss waits for the GPU."""
         now = time.perf_counter()
         if not self.console.is_terminal or now - self._shown_at < 0.5:
@@ -188,7 +198,9 @@ class Screen(AfterEpoch):
         told += [f"mIoU {self.run_log.rows[-1]['val/miou']:.4f}"] if self.run_log.rows else []
         told += [f"{done / seconds:.1f} images/s", f"{self._left(trainer, (batch_idx + 1) / batches, seconds)} left"]
         description = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
-        self.bar.update(self.bar.task_ids[0], description=description, total=batches, completed=batch_idx + 1, told="  ".join(told))
+        self.bar.update(
+            self.bar.task_ids[0], description=description, total=batches, completed=batch_idx + 1, told="  ".join(told)
+        )
 
     def after_epoch(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
         """Print the epoch's line."""
@@ -197,7 +209,9 @@ class Screen(AfterEpoch):
         told = [f"{name} {row[name]:.4f}" for name in ("train/loss", "val/loss", "val/miou")]
         told += [f"{row['images_per_s']:.1f} images/s", f"{self._left(trainer, 0, 0)} left", "best" if best else ""]
         width = len(str(trainer.max_epochs))
-        self.console.print(f"epoch {epoch + 1:>{width}}/{trainer.max_epochs}  " + "  ".join(told).rstrip(), highlight=False)
+        self.console.print(
+            f"epoch {epoch + 1:>{width}}/{trainer.max_epochs}  " + "  ".join(told).rstrip(), highlight=False
+        )
 
     def _left(self, trainer: Trainer, share: float, seconds: float) -> str:
         """Time left, from the epochs so far, or from the `share` of the first one that `seconds` have brought."""

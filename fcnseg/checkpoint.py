@@ -18,7 +18,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     Lightning's own save copies over the old file when TMPDIR is on another file system (pytorch-lightning#21253).
     """
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:  # noqa: ANN401
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Write `checkpoint` to `path` whole or not at all."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,7 +40,12 @@ class Checkpoints(AfterEpoch):
     """
 
     def __init__(
-        self, folder: Path, *, monitor: str = "val/miou", every_n_steps: int | None = None, every_n_minutes: float | None = None
+        self,
+        folder: Path,
+        *,
+        monitor: str = "val/miou",
+        every_n_steps: int | None = None,
+        every_n_minutes: float | None = None,
     ) -> None:
         super().__init__()
         self.folder, self.monitor = folder, monitor
@@ -68,7 +73,9 @@ class Checkpoints(AfterEpoch):
             if len(self._generators["cuda"]) == torch.cuda.device_count():
                 torch.cuda.set_rng_state_all(self._generators["cuda"])
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
         """Save between two batches of an epoch if it is time; never after its last, whose validation is still to come."""
         if batch_idx + 1 >= trainer.num_training_batches:
             return

@@ -6,12 +6,14 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from rich.console import Console
 
 from fcnseg.runs import RunFailedError
 
@@ -61,6 +63,11 @@ def door(config_name: str) -> Callable[[Job], Callable[[], None]]:
     return decorate
 
 
+def console() -> Console:
+    """Where a command prints: the terminal, or 100 columns of text in a pipe or a file."""
+    return Console() if sys.stdout.isatty() else Console(width=100)
+
+
 def _leave(message: str, code: int) -> None:
     print(f"fcnseg: {message}", file=sys.stderr)
     sys.exit(code)
@@ -74,23 +81,30 @@ def _defaults(config_name: str) -> DictConfig:
     return hydra.compose(config_name, overrides=chosen)
 
 
-def _leaves(cfg: DictConfig, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Every setting's full name and its value, unresolved; lists are values."""
-    for key, node in cfg.items_ex(resolve=False) if isinstance(cfg, DictConfig) else ():
+def _leaves(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
+    """Every setting's full name; a list is one setting."""
+    for key, node in cfg.items_ex(resolve=False):
+        assert isinstance(key, str)
         if isinstance(node, DictConfig):
             yield from _leaves(node, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", node
+            yield prefix + key
 
 
 def check_values(cfg: DictConfig, defaults: DictConfig) -> None:
     """Hold every value of `cfg` against the kind of its default; a number where text is wanted becomes text.
 
     Raises:
-        ValueError: a value of another kind.
+        ValueError: a value of another kind, or a setting added (+key=value) where no class takes it.
     """
-    for key, default in _leaves(defaults):
-        value, default = OmegaConf.select(cfg, key), OmegaConf.select(defaults, key)
+    known = set(_leaves(defaults))
+    for key in set(_leaves(cfg)) - known:
+        owner = OmegaConf.select(cfg, key.rpartition(".")[0]) if "." in key else cfg
+        if "_target_" not in owner:
+            raise ValueError(f"no setting '{key}'; {_nearest(key, known)}--help lists all of them")
+    for key in known:
+        value: Any = OmegaConf.select(cfg, key)
+        default: Any = OmegaConf.select(defaults, key)
         if value == default or default is None or key == "trainer.devices":
             continue
         if isinstance(default, str) and type(value) in (int, float):
@@ -118,7 +132,7 @@ def _explain(error: Exception, config_name: str) -> str:
     text = str(error)
     if found := re.search(r"Could not (?:override|append to config) '([^'@]+)", text):
         key = found[1].split("=")[0]
-        return f"no setting '{key}'; {_nearest(key, _settings(config_name))}--help lists all of them, +{key}=<value> adds one"
+        return f"no setting '{key}'; {_nearest(key, _settings(config_name))}--help lists all of them"
     return text
 
 
@@ -128,15 +142,11 @@ def _nearest(word: str, words: Iterable[str]) -> str:
 
 
 def _settings(config_name: str) -> list[str]:
-    """The full name of every setting and every group of choices there is."""
-    groups = [path.name for path in CONF.iterdir() if path.is_dir()]
-    keys: set[str] = set(groups)
+    """The full name of every setting there is, and of every group of choices, presets left out."""
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        for path in [CONF / f"{config_name}.yaml", *CONF.glob("*/*.yaml")]:
-            if path.parent == CONF:
-                keys.update(key for key, _ in _leaves(hydra.compose(config_name)))
-            elif path.parent.name not in ("experiment", "debug", "hydra"):
-                loaded = OmegaConf.load(path)
-                assert isinstance(loaded, DictConfig)
-                keys.update(key for key, _ in _leaves(loaded, f"{path.parent.name}."))
+        keys = {"experiment", "debug", *_leaves(hydra.compose(config_name))}
+    for path in CONF.glob("*/*.yaml"):
+        cfg = OmegaConf.load(path)
+        if isinstance(cfg, DictConfig) and "_target_" in cfg:
+            keys.update({path.parent.name, *_leaves(cfg, f"{path.parent.name}.")})
     return sorted(keys)

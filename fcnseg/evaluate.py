@@ -4,14 +4,12 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from fcnseg.door import door
+from fcnseg.door import console, door
 
 
 @door("evaluate")
 def evaluate(cfg: DictConfig) -> float | None:
     """Rebuild the run, test its best weights, and print what training's own end printed; return its test mIoU."""
-    from rich.console import Console
-
     from fcnseg import build, results, runs
 
     path = Path(cfg.run)
@@ -21,7 +19,7 @@ def evaluate(cfg: DictConfig) -> float | None:
     data = build.data(run_cfg)
     data.prepare_data()
     measured = results.measure(build.trainer(run_cfg), task, data)
-    results.show(measured, path, Console())
+    results.show(measured, path, console())
     miou: float | None = measured["metrics"]["test/miou"]
     return miou
 

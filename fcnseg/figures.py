@@ -39,5 +39,7 @@ def panel(images: Tensor, truths: Tensor, predictions: Tensor) -> Picture:
     rows = []
     for image, truth, prediction in zip(images, truths, predictions.to(torch.uint8), strict=True):
         pictures = [photograph(image), colour(truth), colour(prediction), overlay(image, prediction)]
-        rows.append(np.concatenate([np.pad(p, ((0, GAP), (0, GAP), (0, 0)), constant_values=255) for p in pictures], axis=1))
+        rows.append(
+            np.concatenate([np.pad(p, ((0, GAP), (0, GAP), (0, 0)), constant_values=255) for p in pictures], axis=1)
+        )
     return np.asarray(np.concatenate(rows)[:-GAP, :-GAP], dtype=np.uint8)

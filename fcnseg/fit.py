@@ -46,7 +46,9 @@ def fit(cfg: DictConfig, run: Run, console: Console) -> None:
         callbacks.append(EarlyStopping("val/miou", mode="max", patience=cfg.patience))
     trainer = build.trainer(cfg, callbacks=callbacks, checkpoint_io=AtomicCheckpointIO())
     with run.recorded(cfg):
-        console.print(f"{run.path.name}: {data.count('train')} images, {trainer.precision} on {task.device}", soft_wrap=True)
+        console.print(
+            f"{run.path.name}: {data.count('train')} images, {trainer.precision} on {task.device}", soft_wrap=True
+        )
         last = run.checkpoints / "last.ckpt"
         trainer.fit(task, data, ckpt_path=last if last.exists() else None, weights_only=True)
         best = run.checkpoints / "best.ckpt"

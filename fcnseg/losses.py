@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-VOID = 255  # voc.VOID, which a loss does not import: torch's own `ignore_index` by VOC's convention
+from fcnseg.data.voc import BACKGROUND, VOID
 
 
 def class_weights(class_pixels: Tensor) -> Tensor:
@@ -14,7 +14,7 @@ def class_weights(class_pixels: Tensor) -> Tensor:
         class_pixels (C + 1,), void last -> (C,) float32.
     """
     pixels = class_pixels[:-1].double()
-    pixels[0] += class_pixels[-1]
+    pixels[BACKGROUND] += class_pixels[-1]
     return (1 - pixels / pixels.sum()).float()
 
 

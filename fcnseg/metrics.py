@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from fcnseg.data.voc import BACKGROUND
+
 PAPER_BATCH = 16  # the batches that the paper averages over, whatever this run's batch size is
 
 
@@ -47,7 +49,7 @@ def scores(matrices: Tensor) -> dict[str, Tensor]:
     labelled = matrices[:, :-1].sum(0)
     recall = labelled.diagonal() / labelled.sum(1).double()
     batches = torch.stack([part.sum(0) for part in matrices.split(PAPER_BATCH)])  # (ceil(N / 16), C + 1, C)
-    batches[:, 0] += batches[:, -1]
+    batches[:, BACKGROUND] += batches[:, -1]
     batches = batches[:, :-1]
     return {
         "miou": iou_per_class(labelled).nanmean(),
@@ -61,7 +63,7 @@ def scores(matrices: Tensor) -> dict[str, Tensor]:
 def all_background(matrices: Tensor) -> Tensor:
     """The matrices (N, C + 1, C) that predicting background everywhere would have given: the floor."""
     floor = torch.zeros_like(matrices)
-    floor[..., 0] = matrices.sum(-1)
+    floor[..., BACKGROUND] = matrices.sum(-1)
     return floor
 
 

@@ -39,7 +39,9 @@ def measure(trainer: Trainer, task: SegmentationTask, data: VOCDataModule) -> di
     iou = iou_per_class(matrices[:, :-1].sum(0)).tolist()
     floor = scores(all_background(matrices))
     return {
-        "metrics": {name: _number(value.item()) for name, value in trainer.callback_metrics.items() if name.startswith("test/")},
+        "metrics": {
+            name: _number(value.item()) for name, value in trainer.callback_metrics.items() if name.startswith("test/")
+        },
         "iou": {name: _number(value) for name, value in zip(CLASSES, iou, strict=True)},
         "floor": {name: _number(value.item()) for name, value in floor.items()},
         "split": data.split,
@@ -53,7 +55,9 @@ def measure(trainer: Trainer, task: SegmentationTask, data: VOCDataModule) -> di
 def provenance(trainer: Trainer, checkpoint: Path) -> dict[str, Any]:
     """Which code, versions, hardware and checkpoint a result comes from."""
     device = trainer.strategy.root_device
-    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    hardware = (
+        torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    )
     return {
         "commit": _git("rev-parse", "HEAD"),
         "dirty": bool(_git("status", "--porcelain")),
@@ -92,7 +96,9 @@ def show(result: dict[str, Any], path: Path, console: Console) -> None:
     if "best_epoch" in result:
         speed = f", {result['images_per_s']:.1f} images/s" if result["images_per_s"] else ""
         epochs = f"best epoch {result['best_epoch'] + 1} of {result['epochs']}"
-        console.print(f"{epochs}, {result['seconds']:.0f} s{speed}, {result['parameters']:,} parameters", highlight=False)
+        console.print(
+            f"{epochs}, {result['seconds']:.1f} s{speed}, {result['parameters']:,} parameters", highlight=False
+        )
     console.print(f"everything is in {path}", highlight=False, soft_wrap=True)
 
 

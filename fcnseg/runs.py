@@ -105,9 +105,13 @@ class Run:
             lock = FileLock(self.path / ".lock", timeout=0)
             lock.acquire()
         except Timeout as error:
-            raise ValueError(f"another process is at the run {self.path}: wait for it, or choose another name=") from error
+            raise ValueError(
+                f"another process is at the run {self.path}: wait for it, or choose another name="
+            ) from error
         except OSError as error:
-            raise ValueError(f"cannot write the run folder {self.path}: {error.strerror}; choose another with runs=") from error
+            raise ValueError(
+                f"cannot write the run folder {self.path}: {error.strerror}; choose another with runs="
+            ) from error
         with lock:
             self._start(cfg)
             try:

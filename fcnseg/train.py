@@ -2,26 +2,24 @@
 
 from omegaconf import DictConfig
 
-from fcnseg.door import door
+from fcnseg.door import console, door
 from fcnseg.runs import Run
 
 
 @door("config")
 def train(cfg: DictConfig) -> float | None:
     """Train and test the run that `cfg` describes, or show it if it has finished; return its test mIoU."""
-    from rich.console import Console
-
     from fcnseg import results  # imports torch, which a refused command need not wait for
     from fcnseg.fit import fit
 
-    run, console = Run.of(cfg), Console()
+    run, screen = Run.of(cfg), console()
     if run.result is not None and cfg.resume == "auto":
-        console.print("This run has finished; resume=never repeats it.")
+        screen.print("This run has finished; resume=never repeats it.")
     else:
-        fit(cfg, run, console)
+        fit(cfg, run, screen)
     result = run.result
     assert result is not None
-    results.show(result, run.path, console)
+    results.show(result, run.path, screen)
     miou: float | None = result["metrics"]["test/miou"]
     return miou
 

@@ -5,22 +5,21 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from fcnseg.door import WRONG_USE, door
+from fcnseg.door import WRONG_USE, console, door
 
 
 @door("config")
 def check_data(cfg: DictConfig) -> None:
     """Print what the data set holds, and every problem by file name; exit with 2 if there are any."""
     from hydra.utils import instantiate
-    from rich.console import Console
 
     from fcnseg.data import check
 
     folder = instantiate(cfg.data.source)(Path(cfg.data.root))
     surveys = [check.survey(folder, image_set) for image_set in ("train", "val")]
-    console = Console()
-    console.print(f"{folder.path}", highlight=False, soft_wrap=True)
-    check.render(surveys, console)
+    screen = console()
+    screen.print(f"{folder.path}", highlight=False, soft_wrap=True)
+    check.render(surveys, screen)
     if any(survey.problems for survey in surveys):
         sys.exit(WRONG_USE)
 

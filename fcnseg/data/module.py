@@ -45,7 +45,9 @@ class Loader:
         step: Tells how many batches the run has trained on.
     """
 
-    def __init__(self, pack: Pack, samples: Tensor, *, batch_size: int, seed: int | None, step: Callable[[], int]) -> None:
+    def __init__(
+        self, pack: Pack, samples: Tensor, *, batch_size: int, seed: int | None, step: Callable[[], int]
+    ) -> None:
         self.pack, self.samples, self.batch_size = pack, samples, batch_size
         self.seed, self.step = seed, step
 

@@ -71,8 +71,8 @@ class _Writer:
     def __init__(self, folder: voc.Folder, home: Path, ids: Sequence[str], size: int) -> None:
         shape = (len(ids), size, size)
         self.folder, self.size = folder, size
-        self.images = np.lib.format.open_memmap(home / "images.npy", "w+", np.uint8, (*shape, 3))  # type: ignore[no-untyped-call]
-        self.masks = np.lib.format.open_memmap(home / "masks.npy", "w+", np.uint8, shape)  # type: ignore[no-untyped-call]
+        self.images = np.lib.format.open_memmap(home / "images.npy", "w+", np.uint8, (*shape, 3))
+        self.masks = np.lib.format.open_memmap(home / "masks.npy", "w+", np.uint8, shape)
 
     def __call__(self, job: tuple[int, str]) -> tuple[npt.NDArray[np.int64], str] | ValueError:
         """Write image `job`; return its pixels per label and its files' digest, or what is wrong with it."""

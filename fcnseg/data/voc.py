@@ -54,7 +54,9 @@ class Folder:
         """
         path = self.path / "ImageSets" / "Segmentation" / f"{image_set}.txt"
         if not path.is_file():
-            raise ValueError(f"no image set '{image_set}' in {self.path}: found {list(self.image_sets())}, wanted {path}")
+            raise ValueError(
+                f"no image set '{image_set}' in {self.path}: found {list(self.image_sets())}, wanted {path}"
+            )
         lines = path.read_text(encoding="utf-8").splitlines()
         if ids := tuple(line.strip() for line in lines if line.strip()):
             return ids
@@ -89,7 +91,9 @@ def read_image(path: Path) -> Image.Image:
                 upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
             return upright.convert("RGB")
     except (OSError, SyntaxError, UnidentifiedImageError) as error:
-        raise ValueError(f"broken image {path}: {error}; replace the file or take its name out of the image set") from error
+        raise ValueError(
+            f"broken image {path}: {error}; replace the file or take its name out of the image set"
+        ) from error
 
 
 def read_mask(path: Path, size: tuple[int, int] | None = None) -> Image.Image:
@@ -108,11 +112,15 @@ def read_mask(path: Path, size: tuple[int, int] | None = None) -> Image.Image:
             mask = file if file.mode in ("P", "L") else None
             found = f"a picture of mode {file.mode}"
     except (OSError, SyntaxError, UnidentifiedImageError) as error:
-        raise ValueError(f"broken mask {path}: {error}; replace the file or take its name out of the image set") from error
+        raise ValueError(
+            f"broken mask {path}: {error}; replace the file or take its name out of the image set"
+        ) from error
     if mask is None:
         raise ValueError(f"mask {path} is {found}, wanted labels: a palette PNG (mode P) or a grey one (mode L)")
     if size is not None and mask.size != size:
-        raise ValueError(f"mask {path} is {mask.size[0]}x{mask.size[1]}, its image {size[0]}x{size[1]}: make them one size")
+        raise ValueError(
+            f"mask {path} is {mask.size[0]}x{mask.size[1]}, its image {size[0]}x{size[1]}: make them one size"
+        )
     labels = np.asarray(mask)
     if strays := np.unique(labels[(labels >= NUM_CLASSES) & (labels != VOID)]).tolist():
         raise ValueError(f"mask {path} holds the labels {strays}, wanted 0..{NUM_CLASSES - 1} and {VOID} for void")

@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 from pathlib import Path
+from typing import cast
 from urllib.error import URLError
 
 import torch
@@ -28,33 +29,46 @@ def _load(backbone: nn.Module, path: Path) -> None:
         raise ValueError(f"model.weights={path} holds a {type(state).__name__}, wanted a state dict of tensors by name")
     own = backbone.state_dict()
     missing = sorted(own.keys() - state.keys())
-    shapes = [f"{k} {tuple(state[k].shape)} for {tuple(own[k].shape)}" for k in own.keys() & state.keys() if state[k].shape != own[k].shape]
+    shapes = [
+        f"{k} {tuple(state[k].shape)} for {tuple(own[k].shape)}"
+        for k in own.keys() & state.keys()
+        if state[k].shape != own[k].shape
+    ]
     unexpected = sorted(k for k in state.keys() - own.keys() if k.split(".")[0] not in HEADS)
     if missing or unexpected or shapes:
         found = {"missing": missing, "unexpected": unexpected, "of another shape": sorted(shapes)}
-        told = "".join(f"\n  {len(keys)} {what}: {', '.join(keys[:8])}{', ...' if len(keys) > 8 else ''}" for what, keys in found.items() if keys)
+        told = "".join(
+            f"\n  {len(keys)} {what}: {', '.join(keys[:8])}{', ...' if len(keys) > 8 else ''}"
+            for what, keys in found.items()
+            if keys
+        )
         raise ValueError(f"model.weights={path} are not the weights of this model.backbone:{told}")
     backbone.load_state_dict({k: v for k, v in state.items() if k in own})
 
 
-def _pretrained(name: str, weights: str | None) -> nn.Module:
-    """torchvision's `name`, with weights downloaded if `weights` is one of torchvision's names for them."""
+def _is_file(weights: str | None) -> bool:
+    return weights is not None and (Path(weights).suffix != "" or Path(weights).exists())
+
+
+def _make(name: str, weights: str | None) -> nn.Module:
+    """Make torchvision's `name`, with weights downloaded if `weights` is one of torchvision's names for them."""
     known = models.list_models(module=models)
     if name not in known:
-        raise ValueError(f"unknown model.backbone={name}: wanted one of torchvision's classification models, {', '.join(known)}")
-    if weights is None or Path(weights).suffix or Path(weights).exists():
-        return models.get_model(name, weights=None)
-    if weights not in (choices := ["DEFAULT", *models.get_model_weights(name).__members__]):
+        raise ValueError(f"unknown model.backbone={name}: wanted one of torchvision's classifiers: {', '.join(known)}")
+    choices = ["DEFAULT", *models.get_model_weights(name).__members__]
+    if weights is not None and weights not in choices:
         raise ValueError(f"model.weights={weights}: wanted a file, null, or one of {', '.join(choices)} for {name}")
     try:
-        return models.get_model(name, weights=weights)
-    except URLError as error:
-        url = models.get_model_weights(name)[weights].url
-        raise ValueError(f"cannot download model.weights={weights}: {error.reason}; fetch {url} and give model.weights=<that file>") from error
+        return cast(nn.Module, models.get_model(name, weights=weights))
+    except (URLError, RuntimeError) as error:  # no answer, or a file of another hash
+        url = models.get_model_weights(name)[weights or "DEFAULT"].url
+        raise ValueError(
+            f"cannot download model.weights={weights} ({error}): fetch {url} by hand and give model.weights=<the file>"
+        ) from error
 
 
 def make_backbone(name: str, weights: str | None) -> nn.Sequential:
-    """torchvision's network `name` up to its last feature map, with keys named as torchvision names them.
+    """Make torchvision's network `name` up to its last feature map, with keys named as torchvision names them.
 
     Args:
         name: Any of torchvision's classification models whose last feature map is 1/32 of the image.
@@ -64,13 +78,13 @@ def make_backbone(name: str, weights: str | None) -> nn.Sequential:
     Raises:
         ValueError: unknown name or weights, no such feature map, weights of another network, no answer to a download.
     """
-    net = _pretrained(name, weights)
+    net = _make(name, None if _is_file(weights) else weights)
     features = nn.Sequential()
     for child_name, child in net.named_children():
         if child_name in HEADS:
             break
         features.add_module(child_name, child)
-    if weights is not None and (Path(weights).suffix or Path(weights).exists()):
+    if weights is not None and _is_file(weights):
         _load(features, Path(weights))
     return features
 
@@ -82,11 +96,15 @@ def _channels(backbone: nn.Module, name: str) -> int:
         with torch.no_grad():
             shape = backbone.eval()(torch.zeros(1, 3, 2 * STRIDE, 2 * STRIDE)).shape  # (1, C, 2, 2)
     except Exception as error:
-        raise ValueError(f"model.backbone={name} has no feature map to decode ({error}): choose resnet34 or another CNN") from error
+        raise ValueError(
+            f"model.backbone={name} has no feature map to decode ({error}): choose resnet34 or another CNN"
+        ) from error
     finally:
         backbone.train(mode)
     if shape[2:] != (2, 2):
-        raise ValueError(f"model.backbone={name} turns 64x64 into {tuple(shape[1:])}, wanted (C, 2, 2): choose resnet34 or another of stride 32")
+        raise ValueError(
+            f"model.backbone={name} gives a map {tuple(shape[1:])} of 64x64, wanted (C, 2, 2), stride 32: choose resnet34"
+        )
     return int(shape[1])
 
 
