@@ -25,6 +25,10 @@ SHOWN = 4  # images in the panel of predictions
 FINAL = tuple(f"test/{name}" for name in ("miou", "pixel_acc", "mean_acc", "paper_iou", "paper_acc", "loss"))
 
 
+def _number(text: str) -> float:
+    return int(text) if text.isdigit() else float(text)
+
+
 class AfterEpoch(Callback):
     """Calls `after_epoch` when an epoch is complete: trained, validated, logged, and the schedule stepped.
 
@@ -90,13 +94,16 @@ class RunLog(AfterEpoch):
         """Median over the epochs of the images trained on in a second, validation not counted."""
         return median(row["images_per_s"] for row in self.rows) if self.rows else None
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Read the rows of an earlier part of this run."""
-        super().on_train_start(trainer, pl_module)
-        if self.path.exists():
+        if stage == "fit" and self.path.exists():
             with self.path.open(newline="") as file:
-                rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
-            self.rows = [row for row in rows if row["epoch"] < trainer.current_epoch]
+                self.rows = [{key: _number(text) for key, text in row.items()} for row in csv.DictReader(file)]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Drop the rows of epochs that come again."""
+        super().on_train_start(trainer, pl_module)
+        self.rows = [row for row in self.rows if row["epoch"] < trainer.current_epoch]
         experiment, start, _ = hparams(self.hyperparameters, dict.fromkeys(FINAL, 0.0))
         for summary in (experiment, start):
             self.writer._get_file_writer().add_summary(summary)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from lightning import LightningModule, Trainer
 from lightning.fabric.plugins.io import TorchCheckpointIO
+from lightning.pytorch.callbacks import EarlyStopping
 
 from fcnseg.callbacks import AfterEpoch
 from fcnseg.files import replacing
@@ -90,11 +91,25 @@ class Checkpoints(AfterEpoch):
         if score > self.best_score or self.best_epoch < 0:
             self.best_score, self.best_epoch = score, epoch
             trainer.save_checkpoint(self.folder / "best.ckpt", weights_only=True)
+        # Lightning's next act. Saved before it, the counters would make a resumed run skip the epoch that begins now.
+        trainer.fit_loop.epoch_loop.batch_progress.reset_on_run()
         self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:
         trainer.save_checkpoint(self.folder / "last.ckpt")
         self._saved_at = time.monotonic()
+
+
+class Patience(EarlyStopping):
+    """Stops after `patience` epochs without a better val/miou; a run killed after that does not train on."""
+
+    def __init__(self, patience: int) -> None:
+        super().__init__("val/miou", mode="max", patience=patience)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop again if the saved state says so: Lightning forgets that it had stopped."""
+        if self.wait_count >= self.patience:
+            trainer.should_stop = True
 
 
 def load_weights(task: LightningModule, path: Path) -> None:

@@ -1,13 +1,13 @@
 """One run, from its config to its result."""
 
 from lightning import seed_everything
-from lightning.pytorch.callbacks import Callback, EarlyStopping
+from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from fcnseg import build, results
 from fcnseg.callbacks import RunLog, Screen
-from fcnseg.checkpoint import AtomicCheckpointIO, Checkpoints, load_weights
+from fcnseg.checkpoint import AtomicCheckpointIO, Checkpoints, Patience, load_weights
 from fcnseg.files import write_json
 from fcnseg.runs import Run, hyperparameters
 
@@ -43,7 +43,7 @@ def fit(cfg: DictConfig, run: Run, console: Console) -> None:
     checkpoints = Checkpoints(run.checkpoints, **cfg.checkpoint)
     callbacks: list[Callback] = [log, Screen(log, console), checkpoints]
     if cfg.patience is not None:
-        callbacks.append(EarlyStopping("val/miou", mode="max", patience=cfg.patience))
+        callbacks.append(Patience(cfg.patience))
     trainer = build.trainer(cfg, callbacks=callbacks, checkpoint_io=AtomicCheckpointIO())
     with run.recorded(cfg):
         console.print(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
+from filelock import AcquireReturnProxy, FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from fcnseg.files import read_json, write_json, write_text
@@ -100,19 +100,7 @@ class Run:
             ValueError: the folder cannot be written, or another process is at this run.
             RunFailedError: the block raised; the traceback is in status.json.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.path / ".lock", timeout=0)
-            lock.acquire()
-        except Timeout as error:
-            raise ValueError(
-                f"another process is at the run {self.path}: wait for it, or choose another name="
-            ) from error
-        except OSError as error:
-            raise ValueError(
-                f"cannot write the run folder {self.path}: {error.strerror}; choose another with runs="
-            ) from error
-        with lock:
+        with self._locked():
             self._start(cfg)
             try:
                 yield
@@ -123,6 +111,19 @@ class Run:
                 self._tell("failed", error=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
                 raise RunFailedError(f"{self.path} failed: {type(error).__name__}: {error}") from error
             self._tell("finished")
+
+    def _locked(self) -> AcquireReturnProxy[FileLock]:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            return FileLock(self.path / ".lock").acquire(timeout=0)
+        except Timeout as error:
+            raise ValueError(
+                f"another process is at the run {self.path}: wait for it, or choose another name="
+            ) from error
+        except OSError as error:
+            raise ValueError(
+                f"cannot write the run folder {self.path}: {error.strerror}; choose another with runs="
+            ) from error
 
     def _start(self, cfg: DictConfig) -> None:
         if cfg.resume == "never":

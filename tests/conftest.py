@@ -1,0 +1,110 @@
+"""Doors run in this process: importing torch and Lightning anew would cost every test eight seconds."""
+
+import contextlib
+import io
+import os
+import signal
+import sys
+from functools import partial
+from typing import NamedTuple
+
+import hydra
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from fcnseg.data.shapes import shapes
+from fcnseg.door import CONF
+
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # numbers are pinned on the CPU
+
+SMALL = {
+    "data.size": "32",
+    "data.batch_size": "4",
+    "data.source.train": "8",
+    "data.source.val": "4",
+    "model.widths": "[4,8]",
+    "model.backbone": "resnet18",
+    "model.weights": "null",
+    "trainer.max_epochs": "1",
+    "trainer.accelerator": "cpu",
+    "trainer.precision": "32-true",
+}
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+def run_door(door, *args, cwd):
+    """What `python -m fcnseg.<door> *args` in `cwd` gives."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    on_interrupt = signal.getsignal(signal.SIGINT)  # Lightning leaves Ctrl-C ignored after the first
+    with pytest.MonkeyPatch.context() as patch, contextlib.chdir(cwd):
+        patch.setattr(sys, "argv", [door.__module__, *map(str, args)])
+        patch.setenv("HYDRA_FULL_ERROR", os.environ.get("HYDRA_FULL_ERROR", "0"))
+        try:
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                door()
+        except SystemExit as error:
+            code = error.code or 0
+        finally:
+            signal.signal(signal.SIGINT, on_interrupt)
+            GlobalHydra.instance().clear()
+    return Outcome(code, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture
+def command(tmp_path):
+    """`command(door, *args)` runs a door in `tmp_path`."""
+    return partial(run_door, cwd=tmp_path)
+
+
+@pytest.fixture(scope="session")
+def root(tmp_path_factory):
+    """A data.root for data=shapes and for data=voc2012: eight images to train on, four to validate on."""
+    root = tmp_path_factory.mktemp("data")
+    folder = shapes(root, train=8, val=4, seed=0)
+    (root / "VOCdevkit").symlink_to(folder.path.parent)
+    return root
+
+
+@pytest.fixture(scope="session")
+def compose():
+    """The config that overrides lead to, from the shipped folder or another."""
+
+    def compose(*overrides, conf=CONF, name="config"):
+        with hydra.initialize_config_dir(str(conf), version_base="1.3"):
+            return hydra.compose(name, overrides=list(overrides))
+
+    return compose
+
+
+@pytest.fixture(scope="session")
+def tiny(root, compose):
+    """`tiny(*overrides)`: these overrides, after those of SMALL that such a config has."""
+
+    def tiny(*overrides):
+        groups = [override for override in overrides if "." not in override.split("=")[0]]
+        if not any(group.startswith(("data=", "debug=")) for group in groups):
+            groups = ["data=shapes", *groups]
+        cfg = compose(*groups)
+        fitting = [f"{key}={value}" for key, value in SMALL.items() if OmegaConf.select(cfg, key, default="no") != "no"]
+        return [*groups, f"data.root={root}", *fitting, *(o for o in overrides if o not in groups)]
+
+    return tiny
+
+
+@pytest.fixture(scope="session")
+def train_in(tiny):
+    """`train_in(folder, *overrides)` trains a tiny run there and returns its folder."""
+    from fcnseg.train import train
+
+    def train_in(folder, *overrides):
+        outcome = run_door(train, *tiny(*overrides, f"runs={folder}"), cwd=folder)
+        assert outcome.code == 0, outcome.err
+        return max(folder.glob("*/result.json"), key=lambda path: path.stat().st_mtime_ns).parent
+
+    return train_in

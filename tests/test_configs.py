@@ -1,0 +1,95 @@
+import csv
+import math
+import shutil
+
+import pytest
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+
+from fcnseg.door import CONF
+from fcnseg.train import train
+
+FILES = sorted(CONF.rglob("*.yaml"))
+CHOICES = [f"{path.parent.name}={path.stem}" for path in sorted(CONF.glob("*/*.yaml"))]
+PRESETS = [choice for choice in CHOICES if choice.startswith(("experiment=", "debug="))]
+GROUPS = sorted({path.parent for path in FILES} - {CONF})
+MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
+
+
+def leaves(cfg, prefix=""):
+    for key, node in cfg.items_ex(resolve=False):
+        if isinstance(node, DictConfig):
+            yield from leaves(node, f"{prefix}{key}.")
+        else:
+            yield prefix + key
+
+
+def strays(compose, preset, conf=CONF):
+    """The keys of a preset that are in no config with its choices: Hydra would add them without a word."""
+    delta = OmegaConf.load(conf / f"{preset.replace('=', '/')}.yaml")
+    chosen = [entry for entry in delta.pop("defaults", []) if entry != "_self_"]
+    base = compose(
+        *(f"{key.removeprefix('override /')}={value}" for entry in chosen for key, value in entry.items()), conf=conf
+    )
+    return set(leaves(delta)) - set(leaves(base))
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_choice_trains(command, tiny, choice, tmp_path):
+    outcome = command(train, *tiny(choice))
+    assert outcome.code == 0, outcome.err
+    assert len(list(tmp_path.glob("runs/*/result.json"))) == 1
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_changes_only_what_there_is(compose, preset):
+    assert strays(compose, preset) == set()
+
+
+@pytest.mark.parametrize(
+    ("preset", "stray"),
+    [
+        ("patince: 3", {"patince"}),
+        ("trainer: {max_epoch: 3}", {"trainer.max_epoch"}),
+        ("data: {source: {train: 16}}", {"data.source.train"}),  # VOC-2012 has no such number
+        ("defaults: [{override /data: shapes}]\ndata: {source: {train: 16}}", set()),
+        ("defaults: [{override /model: transfer}]\nmodel: {freeze: true}", set()),
+    ],
+)
+def test_a_stray_key_would_be_found(compose, tmp_path, preset, stray):
+    conf = shutil.copytree(CONF, tmp_path / "conf")
+    (conf / "debug" / "made_up.yaml").write_text(f"# @package _global_\n{preset}\n")
+    assert strays(compose, "debug=made_up", conf) == stray
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CONF)))
+def test_a_config_is_short_and_names_what_there_is(path):
+    assert len(path.read_text().splitlines()) <= 60
+    cfg = OmegaConf.load(path)
+    for key in leaves(cfg):
+        if key.endswith("_target_"):
+            assert callable(get_object(OmegaConf.select(cfg, key)))
+
+
+@pytest.mark.parametrize("group", GROUPS, ids=lambda path: str(path.relative_to(CONF)))
+def test_a_group_has_two_choices_or_more(group):
+    assert len(list(group.glob("*.yaml"))) >= 2
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_one_word_for_a_network(name):
+    cls = get_object(OmegaConf.load(CONF / "model" / f"{name}.yaml")._target_)
+    assert (cls.__name__.lower(), cls.__module__) == (name, f"fcnseg.models.{name}")
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("constant", [0.01, 0.01, 0.01, 0.01]),
+        ("cosine", [0.01 / 2 * (1 + math.cos(math.pi * epoch / 4)) for epoch in range(4)]),  # eq. (1), T = max_epochs
+    ],
+)
+def test_learning_rates(tmp_path, train_in, schedule, expected):
+    run = train_in(tmp_path, f"schedule={schedule}", "optimizer.lr=0.01", "trainer.max_epochs=4", "patience=null")
+    with (run / "metrics.csv").open() as file:
+        assert [float(row["lr"]) for row in csv.DictReader(file)] == pytest.approx(expected)

@@ -1,0 +1,170 @@
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from PIL import Image
+
+from fcnseg.data import voc
+from fcnseg.data.__main__ import check_data
+from fcnseg.evaluate import evaluate
+from fcnseg.task import SegmentationTask
+from fcnseg.train import train
+
+WRONG = [  # arguments, and words of the message
+    (["model=fnc"], ["fnc", "fcn?"]),
+    (["schedule=cosin"], ["cosin", "cosine?"]),
+    (["debug=slow"], ["slow", "fast", "overfit"]),
+    (["modle=fcn"], ["modle", "model?"]),
+    (["optimizer.rl=1"], ["optimizer.rl", "optimizer.lr"]),
+    (["trainer.max_epoch=3"], ["trainer.max_epoch'", "trainer.max_epochs"]),
+    (["patiense=3"], ["patiense", "patience"]),
+    (["trainer.max_epochs=many"], ["trainer.max_epochs=many", "whole number"]),
+    (["data.size=64.5"], ["data.size=64.5", "whole number"]),
+    (["trainer.deterministic=3"], ["trainer.deterministic=3", "true or false"]),
+    (["optimizer.lr=small"], ["optimizer.lr=small", "a number"]),
+    (["model.widths=8"], ["model.widths=8", "a list"]),
+    (["model.widths=[8,wide]"], ["model.widths", "a list"]),
+    (["seed=null"], ["seed", "whole number"]),
+    (["+stray=1"], ["stray"]),
+    (["+data.stray=1"], ["stray"]),
+    (["+trainer.max_epoch=1"], ["max_epoch"]),
+    (["+choices.stray=1"], ["choices.stray"]),
+    (["data.size=0"], ["data.size=0", "32"]),
+    (["data.size=-5"], ["data.size=-5", "32"]),
+    (["data.size=16"], ["data.size=16", "32"]),
+    (["data.batch_size=0"], ["data.batch_size=0", "1"]),
+    (["data.batch_size=9"], ["data.batch_size=9", "8 images"]),
+    (["data.split=thirds"], ["data.split=thirds", "official", "halves"]),
+    (["data.source.train=0"], ["train=0"]),
+    (["data=voc2012", "data.root=no/where"], ["no/where"]),
+    (["optimizer.lr=-1"], ["-1", "learning rate"]),
+    (["trainer.precision=foo"], ["foo"]),
+    (["trainer.max_epochs=0"], ["trainer.max_epochs=0", "1"]),
+    (["patience=0"], ["patience=0", "1"]),
+    (["seed=-1"], ["seed=-1", "0"]),
+    (["resume=foo"], ["resume=foo", "auto", "never"]),
+    (["aug=flip", "aug.horizontal=2"], ["aug.horizontal=2", "0 to 1"]),
+    (["model=transfer", "model.backbone=resnet17"], ["model.backbone=resnet17", "resnet18"]),
+    (["model=transfer", "model.weights=none.pt"], ["none.pt"]),
+]
+
+
+def refused(outcome, *words):
+    """Exit code 2 and one plain message."""
+    assert outcome.code == 2, outcome
+    assert outcome.err.startswith("fcnseg: ")
+    assert outcome.err.count("fcnseg: ") == 1
+    assert "Traceback" not in outcome.out + outcome.err
+    for word in words:
+        assert word in outcome.err
+    return True
+
+
+@pytest.fixture
+def folder(root, tmp_path):
+    """A VOC folder to damage."""
+    return voc.Folder(shutil.copytree(root / "VOCdevkit" / "VOC2012", tmp_path / "copy" / "VOC2012"))
+
+
+@pytest.mark.parametrize(("args", "words"), WRONG, ids=lambda value: " ".join(value))
+def test_a_mistake_is_told(command, tiny, tmp_path, args, words):
+    groups = [arg for arg in args if "=" in arg and "." not in arg.split("=")[0]]
+    choice = [group for group in groups if group.split("=")[0] in ("data", "aug") or group == "model=transfer"]
+    assert refused(command(train, *tiny(*choice), *args), *words)
+    assert not (tmp_path / "runs").exists()
+
+
+def empty(folder):
+    (folder.path / "ImageSets" / "Segmentation" / "val.txt").write_text("\n")
+    return "val.txt"
+
+
+def truncate(folder):
+    path = folder.image(folder.ids("train")[1])
+    path.write_bytes(path.read_bytes()[:1000])
+    return path.name
+
+
+def mislabel(folder):
+    path = folder.mask(folder.ids("val")[1])
+    with Image.open(path) as mask:
+        pixels = mask.point(lambda label: 30 if label == 255 else label)
+    pixels.save(path)
+    return path.name
+
+
+def remove(folder):
+    path = folder.mask(folder.ids("train")[0])
+    path.unlink()
+    return path.name
+
+
+@pytest.mark.parametrize("damage", [empty, truncate, mislabel, remove])
+def test_a_damaged_data_set_is_told(command, tiny, folder, tmp_path, damage):
+    name = damage(folder)
+    args = [*tiny("data=voc2012"), f"data.root={folder.path}"]
+    assert refused(command(train, *args), name)
+    assert not (tmp_path / "runs").exists()
+    outcome = command(check_data, *args)
+    assert outcome.code == 2
+    assert name in outcome.out + outcome.err
+    assert "Traceback" not in outcome.err
+
+
+def test_a_sound_data_set_is_told(command, root):
+    outcome = command(check_data, "data=voc2012", f"data.root={root}")
+    assert outcome.code == 0
+    assert outcome.out.count("no problems") == 2
+
+
+def test_weights_of_another_network_are_told(command, tiny, tmp_path):
+    torch.save({"conv1.weight": torch.zeros(2, 2)}, tmp_path / "other.pt")
+    outcome = command(train, *tiny("model=transfer"), f"model.weights={tmp_path}/other.pt")
+    assert refused(outcome, "other.pt", "missing", "conv1.weight (2, 2)")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_unwritable_folder_is_told(command, tiny, tmp_path):
+    (tmp_path / "file").touch()
+    assert refused(command(train, *tiny(), f"runs={tmp_path}/file/runs"), "file/runs")
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [([], ["run=<value>"]), (["run=nowhere"], ["no run in nowhere"]), (["rum=x"], ["rum", "run?"])],
+    ids=["no run", "wrong run", "wrong key"],
+)
+def test_evaluate_tells_a_mistake(command, args, words):
+    assert refused(command(evaluate, *args), *words)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "status"), [(RuntimeError("boom"), 1, "failed"), (KeyboardInterrupt(), 130, "interrupted")]
+)
+def test_a_run_that_ends_early_says_how(command, tiny, tmp_path, monkeypatch, error, code, status):
+    def step(*args):
+        raise error
+
+    monkeypatch.setattr(SegmentationTask, "training_step", step)
+    outcome = command(train, *tiny("name=run"))
+    assert (outcome.code, outcome.err.count("fcnseg: ")) == (code, 1)
+    assert "Traceback" not in outcome.err
+    told = json.loads((tmp_path / "runs/run/status.json").read_text())
+    assert told["status"] == status
+    assert ("boom" in told.get("traceback", "")) == (status == "failed")
+    assert not (tmp_path / "runs/run/result.json").exists()
+
+
+def test_the_traceback_on_demand(command, monkeypatch):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(ValueError, match=r"data\.size=big"):
+        command(train, "data=shapes", "data.size=big")
+
+
+def test_a_refused_command_does_not_wait_for_torch():
+    code = "import sys, fcnseg.train; assert 'torch' not in sys.modules; fcnseg.train.train()"
+    run = subprocess.run([sys.executable, "-c", f"{code}", "data.size=big"], capture_output=True, text=True)
+    assert (run.returncode, run.stderr[:8]) == (2, "fcnseg: ")
