@@ -16,6 +16,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from rich.console import Console
 
 from fcnseg.runs import RunFailedError
+from fcnseg.sweep import Journal, journalled, prepare_ray
 
 CONF = Path(__file__).parent.parent / "conf"
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130  # exit codes
@@ -25,10 +26,10 @@ Job = Callable[[DictConfig], object]
 
 
 def door(config_name: str) -> Callable[[Job], Callable[[], None]]:
-    """Make `job` a command whose config is `conf/<config_name>.yaml`.
+    """Make `job` a command whose config is `conf/<config_name>.yaml`; with `-m`, a sweep of such jobs.
 
     It exits with 2 and one message for what the user got wrong (HYDRA_FULL_ERROR=1 shows the traceback instead), with 1
-    for a run that failed on its own, and with 130 for Ctrl-C.
+    for a run that failed on its own or a sweep with unfinished jobs, and with 130 for Ctrl-C.
     """
 
     def decorate(job: Job) -> Callable[[], None]:
@@ -37,18 +38,23 @@ def door(config_name: str) -> Callable[[Job], Callable[[], None]]:
 
             def checked(cfg: DictConfig) -> object:
                 try:
-                    check_values(cfg, _defaults(config_name))
-                    return job(cfg)
+                    with journalled(cfg) as entry:
+                        check_values(cfg, _defaults(config_name))
+                        entry["miou"] = job(cfg)
+                        return entry["miou"]
                 except Exception as error:  # not Hydra's to print: raised again below
                     errors.append(error)
-                    return None
+                return None
+
+            def command() -> None:
+                hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(checked)()
+                for error in errors:
+                    raise error
 
             wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, where it would print and exit with 1
             try:
-                hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(checked)()
-                for error in errors:
-                    raise error
+                _sweep(command) if {"-m", "--multirun"} & set(sys.argv) else command()
             except RunFailedError as error:
                 _leave(str(error), FAILED)
             except KeyboardInterrupt:
@@ -61,6 +67,22 @@ def door(config_name: str) -> Callable[[Job], Callable[[], None]]:
         return opened
 
     return decorate
+
+
+def _sweep(command: Callable[[], None]) -> None:
+    """Run the jobs of a sweep, print the table of what became of them, and exit with 1 unless all have finished."""
+    if "hydra/launcher=gpus" in sys.argv:
+        prepare_ray()
+    runs = next((arg.removeprefix("runs=").strip("'\"") for arg in sys.argv if arg.startswith("runs=")), "runs")
+    journal, argv = Journal(Path(runs)), sys.argv
+    sys.argv = [*argv, f"hydra.sweep.dir='{journal.folder.absolute()}'"]
+    try:
+        command()
+    finally:
+        sys.argv = argv
+        finished = journal.close(console())
+    if not finished:
+        _leave("not every job has finished; the same command goes on with those", FAILED)
 
 
 def console() -> Console:

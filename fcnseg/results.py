@@ -43,6 +43,7 @@ def measure(trainer: Trainer, task: SegmentationTask, data: VOCDataModule) -> di
             name: _number(value.item()) for name, value in trainer.callback_metrics.items() if name.startswith("test/")
         },
         "iou": {name: _number(value) for name, value in zip(CLASSES, iou, strict=True)},
+        "confusion": matrices.sum(0).tolist(),  # (22, 21): truth, void last, by prediction
         "floor": {name: _number(value.item()) for name, value in floor.items()},
         "split": data.split,
         "images": {stage: data.count(stage) for stage in ("train", "val", "test")},
