@@ -2,6 +2,7 @@
 
 import csv
 import io
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,8 +33,8 @@ def _number(text: str) -> float:
 class AfterEpoch(Callback):
     """Calls `after_epoch` when an epoch is complete: trained, validated, logged, and the schedule stepped.
 
-    That is the start of the next epoch or the end of training: Lightning's `on_train_epoch_end` comes before the schedule's
-    step, so that what is saved there resumes with the wrong learning rate.
+    That is the start of the next epoch or the end of training: at Lightning's `on_train_epoch_end` the task has not logged
+    yet, and the epoch still counts as unfinished in what is saved.
     """
 
     def __init__(self) -> None:
@@ -94,6 +95,14 @@ class RunLog(AfterEpoch):
         """Median over the epochs of the images trained on in a second, validation not counted."""
         return median(row["images_per_s"] for row in self.rows) if self.rows else None
 
+    def state_dict(self) -> dict[str, Any]:
+        """The epoch's learning rate, for a run resumed after its schedule has stepped."""
+        return {"lr": self._lr}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a saved state."""
+        self._lr = state_dict["lr"]
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Read the rows of an earlier part of this run."""
         if stage == "fit" and self.path.exists():
@@ -107,16 +116,16 @@ class RunLog(AfterEpoch):
         experiment, start, _ = hparams(self.hyperparameters, dict.fromkeys(FINAL, 0.0))
         for summary in (experiment, start):
             self.writer._get_file_writer().add_summary(summary)
-        self._start_clock(trainer)
+        self._start_clock()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the epoch before, then start the clock of this one."""
         super().on_train_epoch_start(trainer, pl_module)
-        self._start_clock(trainer)
-
-    def _start_clock(self, trainer: Trainer) -> None:
-        self._started, self._images = time.perf_counter(), 0
         self._lr = trainer.optimizers[0].param_groups[0]["lr"]
+        self._start_clock()
+
+    def _start_clock(self) -> None:
+        self._started, self._images = time.perf_counter(), 0
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: Any, batch_idx: int
@@ -151,13 +160,21 @@ class RunLog(AfterEpoch):
         seconds = time.perf_counter() - self._started
         times = {"images_per_s": round(speed, 2), "seconds": round(seconds, 3)}
         self.rows.append({"epoch": epoch, "step": trainer.global_step, "lr": self._lr, **metrics, **times})
+        try:
+            self._write(trainer, epoch)
+        except OSError as error:  # a full disk: the rows are kept, and written with the next epoch's
+            print(f"fcnseg: the logs of epoch {epoch + 1} could not be written: {error}", file=sys.stderr)
+            self._writer = None
+
+    def _write(self, trainer: Trainer, epoch: int) -> None:
         text = io.StringIO(newline="")
         table = csv.DictWriter(text, self.rows[-1].keys(), lineterminator="\n")
         table.writeheader()
         table.writerows(self.rows)
         write_text(self.path, text.getvalue())
-        for name, value in {**metrics, "lr": self._lr, "images_per_s": speed}.items():
-            self.writer.add_scalar(name, value, epoch)
+        for name, value in self.rows[-1].items():
+            if name not in ("epoch", "step", "seconds"):
+                self.writer.add_scalar(name, value, epoch)
         if self._samples:
             self.writer.add_image("predictions", panel(*self._samples), epoch, dataformats="HWC")
         self.writer.flush()

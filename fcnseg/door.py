@@ -16,6 +16,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from rich.console import Console
 
 from fcnseg.runs import RunFailedError
+from fcnseg.signals import StopError
 from fcnseg.sweep import Journal, journalled, prepare_ray
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -57,6 +58,8 @@ def door(config_name: str) -> Callable[[Job], Callable[[], None]]:
                 _sweep(command) if {"-m", "--multirun"} & set(sys.argv) else command()
             except RunFailedError as error:
                 _leave(str(error), FAILED)
+            except StopError as error:
+                _leave(f"{error}: the same command goes on", 128 + error.signum)
             except KeyboardInterrupt:
                 _leave("interrupted: the same command goes on from the last checkpoint", INTERRUPTED)
             except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:

@@ -13,6 +13,8 @@ def evaluate(cfg: DictConfig) -> float | None:
     from fcnseg import build, results, runs
 
     path = Path(cfg.run)
+    if cfg.verify:
+        results.verify(runs.Run(path))
     run_cfg, task = runs.load(path)
     if cfg.data.root is not None:
         run_cfg.data.root = cfg.data.root

@@ -1,15 +1,20 @@
 """One run, from its config to its result."""
 
-from lightning import seed_everything
-from lightning.pytorch.callbacks import Callback
+from typing import Any
+
+from lightning import Trainer, seed_everything
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from fcnseg import build, results
 from fcnseg.callbacks import RunLog, Screen
-from fcnseg.checkpoint import AtomicCheckpointIO, Checkpoints, Patience, load_weights
+from fcnseg.checkpoint import Checkpoints, Patience, SafeCheckpointIO, load_weights, newest_good
+from fcnseg.data.module import VOCDataModule
 from fcnseg.files import write_json
+from fcnseg.guards import FiniteLoss, memory_explained
 from fcnseg.runs import Run, hyperparameters
+from fcnseg.signals import stop_requests
+from fcnseg.task import SegmentationTask
 
 
 def check_ranges(cfg: DictConfig) -> None:
@@ -27,38 +32,51 @@ def check_ranges(cfg: DictConfig) -> None:
 
 
 def fit(cfg: DictConfig, run: Run, console: Console) -> None:
-    """Train `cfg` in its folder, from its last checkpoint if there is one; test its best weights; write result.json.
+    """Train `cfg` in its folder, from its last good checkpoint on if there is one; test its best weights; write result.json.
 
     Raises:
         ValueError: something in `cfg`, the data set or the folder is not as it should be; nothing was trained.
         RunFailedError: training failed; status.json has the traceback.
+        StopError: a signal came; the run's state is saved.
     """
     check_ranges(cfg)
-    data = build.data(cfg)
-    data.prepare_data()
-    seed_everything(cfg.seed, verbose=False)
-    task = build.task(cfg, num_classes=data.num_classes, class_pixels=data.class_pixels)
-    task.configure_optimizers()  # a learning rate below zero is the user's error, not the run's
-    log = RunLog(run.path, hyperparameters(cfg))
-    checkpoints = Checkpoints(run.checkpoints, **cfg.checkpoint)
-    callbacks: list[Callback] = [log, Screen(log, console), checkpoints]
-    if cfg.patience is not None:
-        callbacks.append(Patience(cfg.patience))
-    trainer = build.trainer(cfg, callbacks=callbacks, checkpoint_io=AtomicCheckpointIO())
-    with run.recorded(cfg):
-        console.print(
-            f"{run.path.name}: {data.count('train')} images, {trainer.precision} on {task.device}", soft_wrap=True
-        )
-        last = run.checkpoints / "last.ckpt"
-        trainer.fit(task, data, ckpt_path=last if last.exists() else None, weights_only=True)
-        best = run.checkpoints / "best.ckpt"
-        load_weights(task, best)
-        measured = results.measure(trainer, task, data)
-        log.finish(measured["metrics"])
-        trained = {
-            "best_epoch": checkpoints.best_epoch,
-            "epochs": trainer.current_epoch,
-            "seconds": round(sum(row["seconds"] for row in log.rows), 1),
-            "images_per_s": log.images_per_second,
-        }
-        write_json(run.path / "result.json", {**measured, **trained, **results.provenance(trainer, best)})
+    run.check_same(cfg)
+    with stop_requests() as stop:
+        data = build.data(cfg)
+        data.prepare_data()
+        seed_everything(cfg.seed, verbose=False)
+        task = build.task(cfg, num_classes=data.num_classes, class_pixels=data.class_pixels)
+        task.configure_optimizers()  # a learning rate below zero is the user's error, not the run's
+        log, finite = RunLog(run.path, hyperparameters(cfg)), FiniteLoss()
+        checkpoints = Checkpoints(run.checkpoints, stop=stop, finite=finite, **cfg.checkpoint)
+        callbacks = [
+            finite,
+            log,
+            Screen(log, console),
+            *([Patience(cfg.patience)] if cfg.patience else []),
+            checkpoints,
+        ]
+        trainer = build.trainer(cfg, callbacks=callbacks, checkpoint_io=SafeCheckpointIO())
+        with run.recorded(cfg), memory_explained(data.batch_size, data.size, str(trainer.precision)):
+            console.print(f"{run.path.name}: {data.count('train')} images, {trainer.precision}", soft_wrap=True)
+            trainer.fit(task, data, ckpt_path=newest_good(run.checkpoints), weights_only=True)
+            if checkpoints.failed:
+                raise OSError("the last checkpoint could not be saved: make room, and the same command goes on")
+            write_json(run.path / "result.json", _result(run, trainer, task, data, log, checkpoints))
+
+
+def _result(
+    run: Run, trainer: Trainer, task: SegmentationTask, data: VOCDataModule, log: RunLog, checkpoints: Checkpoints
+) -> dict[str, Any]:
+    """Test the best epoch's weights; all that result.json holds."""
+    best = run.checkpoints / "best.ckpt"
+    load_weights(task, best)
+    measured = results.measure(trainer, task, data)
+    log.finish(measured["metrics"])
+    trained = {
+        "best_epoch": checkpoints.best_epoch,
+        "epochs": trainer.current_epoch,
+        "seconds": round(sum(row["seconds"] for row in log.rows), 1),
+        "images_per_s": log.images_per_second,
+    }
+    return {**measured, **trained, **results.provenance(trainer, best)}

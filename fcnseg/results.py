@@ -1,6 +1,5 @@
 """A run's result: what it holds, how it is measured and how it is shown."""
 
-import hashlib
 import math
 import subprocess
 from importlib.metadata import version
@@ -12,9 +11,11 @@ from lightning import Trainer
 from rich.console import Console
 from rich.table import Table
 
+from fcnseg.checkpoint import sha256
 from fcnseg.data.module import VOCDataModule
 from fcnseg.data.voc import CLASSES
 from fcnseg.metrics import all_background, iou_per_class, scores
+from fcnseg.runs import Run
 from fcnseg.task import SegmentationTask
 
 TITLES = {
@@ -65,8 +66,25 @@ def provenance(trainer: Trainer, checkpoint: Path) -> dict[str, Any]:
         "versions": {package: version(package) for package in PACKAGES},
         "hardware": hardware,
         "precision": str(trainer.precision),
-        "checkpoint": {"file": checkpoint.name, "sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest()},
+        "checkpoint": {"file": checkpoint.name, "sha256": sha256(checkpoint)},
     }
+
+
+def verify(run: Run) -> None:
+    """Refuse a run whose best checkpoint is not the one its result was measured on.
+
+    Raises:
+        ValueError: it has no result, or the hashes differ.
+    """
+    best, result = run.checkpoints / "best.ckpt", run.result
+    if result is None:
+        raise ValueError(f"{run.path} has no result.json, so it has not finished: finish it, or give verify=false")
+    wanted = result["checkpoint"]["sha256"]
+    if not best.is_file() or (found := sha256(best)) != wanted:
+        found = found if best.is_file() else "no such file"
+        raise ValueError(
+            f"{best} is not the checkpoint of this run's result (sha256 {found}, wanted {wanted}): verify=false tests it"
+        )
 
 
 def _git(*command: str) -> str | None:

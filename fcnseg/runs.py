@@ -4,6 +4,7 @@ import hashlib
 import json
 import platform
 import shutil
+import sys
 import time
 import traceback
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from filelock import AcquireReturnProxy, FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from fcnseg.files import read_json, write_json, write_text
+from fcnseg.signals import StopError
 
 if TYPE_CHECKING:  # torch takes seconds to import, and a run's state can be told without it
     from fcnseg.task import SegmentationTask
@@ -104,7 +106,10 @@ class Run:
             self._start(cfg)
             try:
                 yield
-            except (KeyboardInterrupt, SystemExit):  # Lightning turns the first Ctrl-C into the second
+            except StopError:
+                self._tell("interrupted")
+                raise
+            except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
                 self._tell("interrupted")
                 raise KeyboardInterrupt from None
             except BaseException as error:
@@ -125,7 +130,31 @@ class Run:
                 f"cannot write the run folder {self.path}: {error.strerror}; choose another with runs="
             ) from error
 
+    def is_finished(self, cfg: DictConfig) -> bool:
+        """Whether there is nothing left to do for `cfg`: it has a result, and no more epochs are asked for."""
+        return (
+            cfg.resume == "auto"
+            and self.result is not None
+            and cfg.trainer.max_epochs <= self.config.trainer.max_epochs
+        )
+
+    def check_same(self, cfg: DictConfig) -> None:
+        """Refuse to go on with a run under settings other than its own; more epochs are no other run.
+
+        Raises:
+            ValueError: a table of what differs.
+        """
+        if cfg.resume == "never" or not (self.path / ".hydra" / "config.yaml").is_file():
+            return
+        old, new = (_flat(OmegaConf.to_container(config, resolve=True)) for config in (self.config, cfg))
+        keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+        if differing := [key for key in keys if key not in (*UNNAMED, "trainer.max_epochs") and "T_max" not in key]:
+            rows = [f"  {key}: {new.get(key)} for {old.get(key)}" for key in differing]
+            head = f"the run {self.path} has other settings (wanted now, for its own): choose another name=, or resume=never"
+            raise ValueError("\n".join([head, *rows]))
+
     def _start(self, cfg: DictConfig) -> None:
+        (self.path / "result.json").unlink(missing_ok=True)
         if cfg.resume == "never":
             for path in self.path.iterdir():
                 if path.is_dir():
@@ -139,7 +168,21 @@ class Run:
 
     def _tell(self, status: str, **more: str) -> None:
         before = self.status or {}
-        write_json(self.path / "status.json", {**before, "status": status, "ended": _now(), **more})
+        try:
+            write_json(self.path / "status.json", {**before, "status": status, "ended": _now(), **more})
+        except OSError as error:
+            print(f"fcnseg: {self.path / 'status.json'} could not be written: {error.strerror}", file=sys.stderr)
+
+
+def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Every setting by its full name."""
+    if not isinstance(config, dict):
+        return {prefix: config}
+    return {
+        full: value
+        for key, node in config.items()
+        for full, value in _flat(node, f"{prefix}.{key}" if prefix else key).items()
+    }
 
 
 def _now() -> str:

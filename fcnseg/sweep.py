@@ -21,6 +21,7 @@ from rich.table import Column, Table
 
 from fcnseg.files import read_json, write_json
 from fcnseg.runs import Run
+from fcnseg.signals import StopError
 
 
 class Journal:
@@ -68,7 +69,7 @@ def journalled(cfg: DictConfig) -> Iterator[dict[str, Any]]:
         yield {}
         return
     run = Run.of(cfg)
-    done = "skipped" if run.result and cfg.resume == "auto" else "finished"
+    done = "skipped" if run.is_finished(cfg) else "finished"
     entry: dict[str, Any] = {"run": run.path.name, "status": "running"}
     path, started = Path(hydra_cfg.sweep.dir) / f"{hydra_cfg.job.num}.json", time.perf_counter()
     write_json(path, entry)
@@ -77,7 +78,7 @@ def journalled(cfg: DictConfig) -> Iterator[dict[str, Any]]:
             check_devices(cfg)
             yield entry
         entry["status"] = done
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, StopError):
         entry["status"] = "interrupted"
         raise
     except Exception as error:

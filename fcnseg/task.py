@@ -75,6 +75,7 @@ class SegmentationTask(LightningModule):
 
     def _score(self, batch: Batch, stage: str) -> Tensor:
         _, logits = self._step(batch, stage)
+        self.losses[f"{stage}/loss"].add(torch.where(logits.isfinite().all(), 0.0, torch.nan), 0)
         prediction = logits.argmax(dim=1)
         self.metrics[stage].update(prediction, batch[1])
         return prediction
@@ -82,6 +83,18 @@ class SegmentationTask(LightningModule):
     def on_train_epoch_end(self) -> None:
         """Log the epoch's mean loss."""
         self.log("train/loss", self.losses["train/loss"].pop())
+
+    def on_validation_start(self) -> None:
+        """Forget a validation that was interrupted."""
+        self._forget("val")
+
+    def on_test_start(self) -> None:
+        """Forget an earlier test."""
+        self._forget("test")
+
+    def _forget(self, stage: str) -> None:
+        self.losses[f"{stage}/loss"].pop()
+        self.metrics[stage].reset()
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation's loss and scores."""
@@ -92,15 +105,10 @@ class SegmentationTask(LightningModule):
         self._log_scores("test")
 
     def _log_scores(self, stage: str) -> None:
-        metrics = self.metrics[stage]
-        self.log(f"{stage}/loss", self.losses[f"{stage}/loss"].pop())
-        self.log_dict({f"{stage}/{name}": score for name, score in metrics.compute().items()})
-        if stage == "val":  # the test's matrices stay for the report of its classes and its floor
-            metrics.reset()
-
-    def on_test_start(self) -> None:
-        """Forget an earlier test."""
-        self.metrics["test"].reset()
+        loss = self.losses[f"{stage}/loss"].pop()
+        self.log(f"{stage}/loss", loss)
+        # No score looks like one if the loss is no number: the largest of NaN logits would still be some class.
+        self.log_dict({f"{stage}/{name}": score + 0 * loss for name, score in self.metrics[stage].compute().items()})
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser of the parameters that are not frozen, and its schedule, an epoch at a time."""

@@ -13,7 +13,7 @@ def train(cfg: DictConfig) -> float | None:
     from fcnseg.fit import fit
 
     run, screen = Run.of(cfg), console()
-    if run.result is not None and cfg.resume == "auto":
+    if run.is_finished(cfg):
         screen.print("This run has finished; resume=never repeats it.")
     else:
         fit(cfg, run, screen)

@@ -160,6 +160,12 @@ class VOCDataModule(LightningDataModule):
         ids = self.packs[self.parts[stage][0]].ids
         return [ids[i] for i in sample.tolist()]
 
+    def trained_on(self, step: int) -> list[str]:
+        """The names of the images of training step `step`, counted from 0."""
+        loader = self._loader("train")
+        epoch, batch = divmod(step, len(loader))
+        return self.names("train", loader.order(epoch).split(self.batch_size)[batch])
+
     def _loader(self, stage: str) -> Loader:
         image_set, samples = self.parts[stage]
         training = stage == "train"

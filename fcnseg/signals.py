@@ -1,0 +1,64 @@
+"""Signals that ask a run to stop: noticed at once, obeyed between two batches."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import current_thread, main_thread
+from types import FrameType
+
+STOPPING = (signal.SIGINT, signal.SIGTERM)
+ON_SLURM = (signal.SIGUSR1, signal.SIGUSR2)  # sent before a job is preempted or out of time
+
+
+class StopError(BaseException):
+    """A signal asks the run to stop. No `Exception`, as KeyboardInterrupt is none: a sweep must not go on after it."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name}")
+        self.signum = signum
+
+
+class StopRequest:
+    """Whether a signal has come. Where nothing will look at it (`heeded` is False), and the second time, it raises."""
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+        self.heeded = False
+
+    def receive(self, signum: int, frame: FrameType | None) -> None:
+        """Handle a signal: Python's `signal` calls this."""
+        again = self.signum is not None
+        self.signum = signum
+        if again or not self.heeded:
+            raise StopError(signum)
+
+    def obey(self) -> None:
+        """Stop here if a signal has come.
+
+        Raises:
+            StopError: it has.
+        """
+        if self.signum is not None:
+            raise StopError(self.signum)
+
+
+@contextmanager
+def stop_requests() -> Iterator[StopRequest]:
+    """Notice Ctrl-C and SIGTERM, and on SLURM its warnings, in the `with` block.
+
+    Whoever handled SLURM's warning before (submitit, which queues the job again) gets it once the block has ended.
+    """
+    request = StopRequest()
+    if current_thread() is not main_thread():  # Python's signals belong to the main thread
+        yield request
+        return
+    watched = STOPPING + (ON_SLURM if "SLURM_JOB_ID" in os.environ else ())
+    before = {signum: signal.signal(signum, request.receive) for signum in watched}
+    try:
+        yield request
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+        if request.signum in ON_SLURM and callable(before[signal.Signals(request.signum)]):
+            signal.raise_signal(request.signum)
