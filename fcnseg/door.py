@@ -23,6 +23,7 @@ CONF = Path(__file__).parent.parent / "conf"
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130  # exit codes
 MAY_BE_NULL = ("patience", "checkpoint.every_n_minutes", "model.weights")  # besides what is null by default
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list"}
+MULTIRUN = ("-m", "--multirun")
 Job = Callable[[DictConfig], object]
 
 
@@ -39,7 +40,7 @@ def door(config_name: str) -> Callable[[Job], Callable[[], None]]:
 
             def checked(cfg: DictConfig) -> object:
                 try:
-                    with journalled(cfg) as entry:
+                    with journalled(cfg, lambda error: _explain(error, config_name)) as entry:
                         check_values(cfg, _defaults(config_name))
                         entry["miou"] = job(cfg)
                         return entry["miou"]
@@ -55,7 +56,7 @@ def door(config_name: str) -> Callable[[Job], Callable[[], None]]:
             wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, where it would print and exit with 1
             try:
-                _sweep(command) if {"-m", "--multirun"} & set(sys.argv) else command()
+                _sweep(command) if set(MULTIRUN) & set(sys.argv) else command()
             except RunFailedError as error:
                 _leave(str(error), FAILED)
             except StopError as error:
@@ -78,7 +79,9 @@ def _sweep(command: Callable[[], None]) -> None:
         prepare_ray()
     runs = next((arg.removeprefix("runs=").strip("'\"") for arg in sys.argv if arg.startswith("runs=")), "runs")
     journal, argv = Journal(Path(runs)), sys.argv
-    sys.argv = [*argv, f"hydra.sweep.dir='{journal.folder.absolute()}'"]
+    program, *rest = (arg for arg in argv if arg not in MULTIRUN)
+    # Hydra takes flags before overrides only.
+    sys.argv = [program, "--multirun", *rest, f"hydra.sweep.dir='{journal.folder.absolute()}'"]
     try:
         command()
     finally:
@@ -162,7 +165,7 @@ def _explain(error: Exception, config_name: str) -> str:
 
 
 def _nearest(word: str, words: Iterable[str]) -> str:
-    close = get_close_matches(word, words, n=2, cutoff=0.5)
+    close = get_close_matches(word, words, n=2, cutoff=0.6)
     return f"{' or '.join(close)}? " if close else ""
 
 

@@ -23,12 +23,26 @@ def check_ranges(cfg: DictConfig) -> None:
     Raises:
         ValueError: a setting out of its range.
     """
-    for key, least in (("trainer.max_epochs", 1), ("patience", 1), ("seed", 0)):
+    for key, least in (("trainer.max_epochs", 1), ("patience", 1), ("checkpoint.every_n_steps", 1), ("seed", 0)):
         value = OmegaConf.select(cfg, key)
-        if value is not None and value < least:
+        if value is not None and (type(value) is not int or value < least):
             raise ValueError(f"{key}={value}: wanted a whole number from {least} up")
+    if (minutes := cfg.checkpoint.every_n_minutes) is not None and not minutes > 0:
+        raise ValueError(f"checkpoint.every_n_minutes={minutes}: wanted a number above 0, or null")
     if cfg.resume not in ("auto", "never"):
         raise ValueError(f"resume={cfg.resume}: wanted auto or never")
+
+
+def check_optimizer(task: SegmentationTask) -> None:
+    """Make the optimiser and the schedule once, for what is wrong with them to be the user's error and not the run's.
+
+    Raises:
+        ValueError: a setting out of its range, of another kind, or that they do not have.
+    """
+    try:
+        task.configure_optimizers()
+    except TypeError as error:
+        raise ValueError(f"optimizer or schedule: {error}") from error
 
 
 def fit(cfg: DictConfig, run: Run, console: Console) -> None:
@@ -46,7 +60,7 @@ def fit(cfg: DictConfig, run: Run, console: Console) -> None:
         data.prepare_data()
         seed_everything(cfg.seed, verbose=False)
         task = build.task(cfg, num_classes=data.num_classes, class_pixels=data.class_pixels)
-        task.configure_optimizers()  # a learning rate below zero is the user's error, not the run's
+        check_optimizer(task)
         log, finite = RunLog(run.path, hyperparameters(cfg)), FiniteLoss()
         checkpoints = Checkpoints(run.checkpoints, stop=stop, finite=finite, **cfg.checkpoint)
         callbacks = [

@@ -76,7 +76,7 @@ def verify(run: Run) -> None:
     Raises:
         ValueError: it has no result, or the hashes differ.
     """
-    best, result = run.checkpoints / "best.ckpt", run.result
+    best, _, result = run.checkpoints / "best.ckpt", run.config, run.result  # without a config, it is no run
     if result is None:
         raise ValueError(f"{run.path} has no result.json, so it has not finished: finish it, or give verify=false")
     wanted = result["checkpoint"]["sha256"]

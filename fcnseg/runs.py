@@ -30,9 +30,15 @@ class RunFailedError(Exception):
 
 
 def name(cfg: DictConfig) -> str:
-    """A run's name: its choices, its seed and a fingerprint of its whole config; the same command, the same name."""
+    """A run's name: its choices, its seed and a fingerprint of its whole config; the same command, the same name.
+
+    Raises:
+        ValueError: a name given by the user that is no name of a folder.
+    """
     if cfg.name is not None:
-        return str(cfg.name)
+        if (given := str(cfg.name)) in ("", ".", "..") or "/" in given:
+            raise ValueError(f"name={given}: wanted the name of a folder in {cfg.runs}, without a /")
+        return given
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)
     identity = {key: value for key, value in config.items() if key not in UNNAMED}
@@ -155,7 +161,7 @@ class Run:
 
     def _start(self, cfg: DictConfig) -> None:
         (self.path / "result.json").unlink(missing_ok=True)
-        if cfg.resume == "never":
+        if cfg.resume == "never" and (self.path / ".hydra").is_dir():
             for path in self.path.iterdir():
                 if path.is_dir():
                     shutil.rmtree(path)

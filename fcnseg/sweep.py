@@ -6,7 +6,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -59,10 +59,11 @@ def _table(jobs: list[dict[str, Any]]) -> Table:
 
 
 @contextmanager
-def journalled(cfg: DictConfig) -> Iterator[dict[str, Any]]:
+def journalled(cfg: DictConfig, explain: Callable[[Exception], str]) -> Iterator[dict[str, Any]]:
     """Keep the entry of a job while it runs in the `with` block; in a sweep, its error is written down, not raised.
 
-    What the block puts into the entry (`miou`) goes into the sweep's table.
+    What the block puts into the entry (`miou`) goes into the sweep's table, and so does the last line of what `explain`
+    makes of an error.
     """
     hydra_cfg = HydraConfig.get()
     if hydra_cfg.mode != RunMode.MULTIRUN:
@@ -82,8 +83,9 @@ def journalled(cfg: DictConfig) -> Iterator[dict[str, Any]]:
         entry["status"] = "interrupted"
         raise
     except Exception as error:
-        entry |= {"status": "failed", "error": (str(error).strip() or type(error).__name__).splitlines()[-1]}
-        print(f"fcnseg: {error}", file=sys.stderr)
+        told = explain(error).strip() or type(error).__name__
+        entry |= {"status": "failed", "error": told.splitlines()[-1]}
+        print(f"fcnseg: {told}", file=sys.stderr)
     finally:
         write_json(path, {**entry, "seconds": round(time.perf_counter() - started, 1)})
 

@@ -122,7 +122,7 @@ def test_a_sound_data_set_is_told(command, root):
 
 def test_weights_of_another_network_are_told(command, tiny, tmp_path):
     torch.save({"conv1.weight": torch.zeros(2, 2)}, tmp_path / "other.pt")
-    outcome = command(train, *tiny("model=transfer"), f"model.weights={tmp_path}/other.pt")
+    outcome = command(train, *tiny("model=transfer"), "model.backbone=resnet18", f"model.weights={tmp_path}/other.pt")
     assert refused(outcome, "other.pt", "missing", "conv1.weight (2, 2)")
     assert not (tmp_path / "runs").exists()
 
@@ -134,7 +134,7 @@ def test_an_unwritable_folder_is_told(command, tiny, tmp_path):
 
 @pytest.mark.parametrize(
     ("args", "words"),
-    [([], ["run=<value>"]), (["run=nowhere"], ["no run in nowhere"]), (["rum=x"], ["rum", "run?"])],
+    [([], ["run=<value>"]), (["run=nowhere"], ["nowhere"]), (["rum=x"], ["rum", "run?"])],
     ids=["no run", "wrong run", "wrong key"],
 )
 def test_evaluate_tells_a_mistake(command, args, words):

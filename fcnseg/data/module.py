@@ -111,7 +111,12 @@ class VOCDataModule(LightningDataModule):
         """
         if self.packs:
             return
-        folder = self.source(self.root)
+        try:
+            folder = self.source(self.root)
+        except OSError as error:
+            raise ValueError(
+                f"data.root={self.root}: {error}; give a folder that can be read, or written to"
+            ) from error
         packs = {name: pack(folder, name, self.size) for name in ("train", "val")}
         if self.batch_size > (n := len(packs["train"].ids)):
             raise ValueError(f"data.batch_size={self.batch_size} is larger than the train split's {n} images: lower it")

@@ -149,6 +149,11 @@ def pack(folder: voc.Folder, image_set: str, size: int) -> Pack:
                 try:
                     _build(folder, draft, ids, size, f"Packing {image_set} at {size} px")
                     os.replace(draft, home)
+                except OSError as error:
+                    raise ValueError(
+                        f"cannot write the pack of {len(ids)} images at {size} px to {home.parent}: {error.strerror};"
+                        " make room there, or lower data.size"
+                    ) from error
                 finally:
                     shutil.rmtree(draft, ignore_errors=True)
     return _open(home)

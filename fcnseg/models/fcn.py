@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from fcnseg.models.layers import ConvBlock, DeconvBlock, pad_to_multiple, xavier_init
+from fcnseg.models.layers import ConvBlock, DeconvBlock, check_widths, pad_to_multiple, xavier_init
 
 
 class FCN(nn.Module):
@@ -21,6 +21,7 @@ class FCN(nn.Module):
 
     def __init__(self, num_classes: int, *, widths: Sequence[int] = (32, 64, 128, 256, 512)) -> None:
         super().__init__()
+        check_widths(widths)
         self.stride = 2 ** len(widths)
         down = (3, *widths)
         up = (widths[-1], *reversed(widths))

@@ -1,5 +1,7 @@
 """The blocks that more than one of the paper's networks is made of."""
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,6 +29,16 @@ class DeconvBlock(nn.Sequential):
             nn.ReLU(inplace=True),
             nn.BatchNorm2d(out_channels),
         )
+
+
+def check_widths(widths: Sequence[int]) -> None:
+    """Refuse channels of stages that are none.
+
+    Raises:
+        ValueError: no stage, or one without channels.
+    """
+    if not widths or min(widths) < 1:
+        raise ValueError(f"model.widths={list(widths)}: wanted the channels of every stage, whole numbers from 1 up")
 
 
 def xavier_init(net: nn.Module) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fcnseg.models.layers import pad_to_multiple, xavier_init
+from fcnseg.models.layers import check_widths, pad_to_multiple, xavier_init
 
 
 class DoubleConv(nn.Sequential):
@@ -53,6 +53,7 @@ class UNet(nn.Module):
 
     def __init__(self, num_classes: int, *, widths: Sequence[int] = (64, 128, 256, 512, 1024)) -> None:
         super().__init__()
+        check_widths(widths)
         self.stride = 2 ** (len(widths) - 1)
         self.stem = DoubleConv(3, widths[0])
         self.encoder = nn.ModuleList([DoubleConv(i, o) for i, o in pairwise(widths)])

@@ -6,7 +6,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fcnseg.models.layers import ConvBlock, DeconvBlock, pad_to_multiple, xavier_init
+from fcnseg.models.layers import ConvBlock, DeconvBlock, check_widths, pad_to_multiple, xavier_init
 
 
 def max_unpool(pooled: Tensor, indices: Tensor) -> Tensor:
@@ -41,6 +41,7 @@ class Wilson(nn.Module):
 
     def __init__(self, num_classes: int, *, widths: Sequence[int] = (32, 64, 128, 256, 512, 1024)) -> None:
         super().__init__()
+        check_widths(widths)
         self.stride = 2 ** (len(widths) - 1)
         self.stem = ConvBlock(3, widths[0], stride=1)
         self.encoder = nn.ModuleList([ConvBlock(i, o, stride=1) for i, o in pairwise(widths)])

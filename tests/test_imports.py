@@ -1,0 +1,91 @@
+"""Which module may import which: read from the source, so that nothing has to run."""
+
+import ast
+import sys
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import fcnseg
+
+PACKAGE = Path(fcnseg.__file__).parent
+FACTS = "fcnseg.data.voc"
+NETWORKS = {"torch", "torchvision", "torchmetrics"}  # all that networks, losses, metrics, augmentations use
+
+
+def module_name(path):
+    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+SOURCES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+DOORS = {name for name, path in SOURCES.items() if "\n@door(" in path.read_text()}
+
+
+def named(node):
+    """The modules that an import statement names: of `from a import b`, a.b where that is a module, else a."""
+    if isinstance(node, ast.Import):
+        return {alias.name for alias in node.names}
+    assert not node.level, "imports are absolute"
+    inner = {f"{node.module}.{alias.name}" for alias in node.names}
+    modules = {name for name in inner if name in SOURCES}
+    return modules if modules == inner else modules | {node.module}
+
+
+def imports(name, *, at_import_only=False):
+    """What a module imports: anywhere in it, or only when it is imported itself."""
+    tree = ast.parse(SOURCES[name].read_text())
+    statements = tree.body if at_import_only else ast.walk(tree)
+    return set().union(*(named(node) for node in statements if isinstance(node, (ast.Import, ast.ImportFrom))))
+
+
+def ours(name):
+    return {module for module in imports(name) if module.startswith("fcnseg")}
+
+
+def libraries(name):
+    return {module.split(".")[0] for module in imports(name)} - sys.stdlib_module_names - {"fcnseg"}
+
+
+def test_the_doors_are_known():
+    assert {"fcnseg.train", "fcnseg.evaluate", "fcnseg.data.__main__"} <= DOORS
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_nobody_imports_a_door(name):
+    assert not ours(name) & DOORS
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_hydra_is_known_to_few(name):
+    if name not in DOORS | {"fcnseg.door", "fcnseg.build", "fcnseg.runs", "fcnseg.fit", "fcnseg.sweep"}:
+        assert not libraries(name) & {"hydra", "omegaconf"}
+
+
+@pytest.mark.parametrize("name", [n for n in SOURCES if n.startswith("fcnseg.models")])
+def test_a_network_knows_torch_and_blocks(name):
+    assert libraries(name) <= NETWORKS
+    assert {module for module in ours(name) if not module.startswith("fcnseg.models.")} <= {FACTS}
+
+
+@pytest.mark.parametrize("name", ["fcnseg.losses", "fcnseg.metrics", "fcnseg.data.augment"])
+def test_a_piece_knows_torch_and_the_facts(name):
+    assert libraries(name) <= NETWORKS
+    assert ours(name) <= {FACTS}
+
+
+@pytest.mark.parametrize(
+    ("name", "known"), [(FACTS, set()), ("fcnseg.task", {"fcnseg.metrics"}), ("fcnseg.figures", {FACTS})]
+)
+def test_known_modules(name, known):
+    assert ours(name) <= known
+
+
+@pytest.mark.parametrize("name", [n for n in SOURCES if n.startswith("fcnseg.data") and n not in DOORS])
+def test_data_knows_data_only(name):
+    assert all(module.startswith("fcnseg.data.") for module in ours(name))
+
+
+def test_no_cycles():
+    graph = {name: imports(name, at_import_only=True) & SOURCES.keys() for name in SOURCES}
+    TopologicalSorter(graph).prepare()  # raises CycleError

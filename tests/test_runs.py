@@ -1,0 +1,287 @@
+import csv
+import hashlib
+import json
+import shutil
+
+import pytest
+from filelock import FileLock
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+from fcnseg import build, fit, results, runs
+from fcnseg.evaluate import evaluate
+from fcnseg.files import read_json, replacing, write_json, write_text
+from fcnseg.train import train
+
+EPOCHS = 3
+ARGS = [f"trainer.max_epochs={EPOCHS}", "optimizer.lr=0.05"]
+SCORES = ["loss", "mean_acc", "miou", "paper_acc", "paper_iou", "pixel_acc"]
+RESULT = {
+    *(
+        "metrics",
+        "confusion",
+        "iou",
+        "floor",
+        "split",
+        "images",
+        "size",
+        "data_fingerprint",
+        "parameters",
+        "best_epoch",
+        "epochs",
+    ),
+    *("seconds", "images_per_s", "commit", "dirty", "versions", "hardware", "precision", "checkpoint"),
+}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def run(home, train_in):
+    """A finished run of three epochs."""
+    return train_in(home, *ARGS)
+
+
+@pytest.fixture
+def again(command, tiny, run):
+    """The same command again, with these added."""
+    return lambda *args: command(train, *tiny(*ARGS, f"runs={run.parent}"), *args)
+
+
+@pytest.fixture
+def name_of(command, tiny, monkeypatch):
+    """The path of a command's run, without running it."""
+
+    def name_of(*args):
+        paths = []
+
+        def stop(cfg, run, console):
+            paths.append(run.path)
+            raise ValueError("far enough")
+
+        monkeypatch.setattr(fit, "fit", stop)
+        assert "far enough" in command(train, *tiny(), *args).err
+        return paths[0]
+
+    return name_of
+
+
+def rows(run):
+    with (run / "metrics.csv").open() as file:
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+
+def tables(out):
+    """The numbers that a command prints."""
+    return [line for line in out.splitlines() if line.startswith("│")]
+
+
+def events(run):
+    accumulator = EventAccumulator(str(run))
+    accumulator.Reload()
+    return accumulator
+
+
+def columns(run):
+    content = events(run).summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    return set(HParamsPluginData.FromString(content).session_start_info.hparams)
+
+
+def test_a_name_says_what_was_chosen(name_of):
+    path = name_of("aug=flip", "seed=3")
+    head, _, fingerprint = path.name.rpartition("-")
+    assert head == "shapes-fcn-flip-ce-adamw-constant-seed3"
+    assert len(fingerprint) == 8
+    assert int(fingerprint, 16) >= 0
+    assert str(path.parent) == "runs"
+
+
+def test_the_same_command_is_the_same_run(name_of):
+    path = name_of("seed=3", "data.batch_size=2")
+    assert name_of("data.batch_size=2", "seed=3") == path
+    assert name_of("data.batch_size=2", "seed=3", "resume=never") == path
+    assert name_of("seed=3", "data.batch_size=2", "runs=others").name == path.name
+    assert name_of("seed=3", "data.batch_size=2", "name=mine").name == "mine"
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["data.size=33", "model.widths=[4,9]", "patience=8", "+optimizer.weight_decay=0.5", "checkpoint.every_n_steps=9"],
+)
+def test_another_value_is_another_run(name_of, change):
+    one, other = name_of().name, name_of(change).name
+    assert one != other
+    assert one.rpartition("-")[0] == other.rpartition("-")[0]
+
+
+def test_a_sweep_is_a_run_for_every_choice(command, tiny, tmp_path):
+    outcome = command(train, "-m", *tiny(), "seed=0,1", "data.size=32,16")
+    assert outcome.code == 1  # half of it was wrong
+    assert outcome.err.count("data.size=16") == 2
+    assert "Traceback" not in outcome.err
+    done = [json.loads(path.read_text()) for path in tmp_path.glob("runs/*/result.json")]
+    assert [result["size"] for result in done] == [32, 32]
+
+
+def test_a_finished_run_holds(run):
+    files = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+    logs = {name for name in files if name.startswith("events.out.tfevents.")}
+    assert len(logs) == 1
+    assert files - logs == {
+        *(".hydra/config.yaml", ".lock", "status.json", "metrics.csv", "result.json"),
+        *(f"checkpoints/{name}" for name in ("best.ckpt", "last.ckpt", "previous.ckpt", "SHA256SUMS")),
+    }
+    assert runs.Run(run).status["status"] == "finished"
+    assert [row["epoch"] for row in rows(run)] == list(range(EPOCHS))
+
+
+def test_a_result_holds(run):
+    result = runs.Run(run).result
+    assert set(result) == RESULT
+    assert set(result["metrics"]) == {f"test/{name}" for name in SCORES}
+    assert (result["split"], result["size"], result["epochs"]) == ("official", 32, EPOCHS)
+    assert result["images"] == {"train": 8, "val": 4, "test": 4}
+    best = (run / "checkpoints" / "best.ckpt").read_bytes()
+    assert result["checkpoint"] == {"file": "best.ckpt", "sha256": hashlib.sha256(best).hexdigest()}
+
+
+def test_the_best_checkpoint_is_the_best_epoch_s(run):
+    mious = [row["val/miou"] for row in rows(run)]
+    best = mious.index(max(mious))
+    assert runs.Run(run).result["best_epoch"] == best
+    assert runs.Run(run).result["metrics"]["test/miou"] == pytest.approx(max(mious))  # official: val is test
+
+
+def test_a_finished_run_is_shown_and_not_repeated(again, run):
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    outcome = again()
+    assert outcome.code == 0
+    assert "has finished" in outcome.out
+    assert len(tables(outcome.out)) > 6
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+def test_resume_never_repeats_a_run(again, run):
+    before, metrics = (run / "metrics.csv").stat().st_mtime_ns, runs.Run(run).result["metrics"]
+    (run / "left over.txt").touch()
+    outcome = again("resume=never")
+    assert "has finished" not in outcome.out
+    assert (run / "metrics.csv").stat().st_mtime_ns > before
+    assert not (run / "left over.txt").exists()
+    assert runs.Run(run).result["metrics"] == pytest.approx(metrics)
+
+
+def test_an_interrupted_run_goes_on(command, tiny, tmp_path, monkeypatch, run):
+    step = fit.Checkpoints.on_train_batch_end
+
+    def interrupt(self, trainer, *args):
+        step(self, trainer, *args)
+        if trainer.global_step == 3:  # in mid-epoch
+            raise KeyboardInterrupt
+
+    args = [*tiny(*ARGS), "name=run", "checkpoint.every_n_steps=1"]
+    with monkeypatch.context() as patch:
+        patch.setattr(fit.Checkpoints, "on_train_batch_end", interrupt)
+        assert command(train, *args).code == 130
+    assert len(rows(tmp_path / "runs/run")) == 1
+    assert command(train, *args).code == 0
+    resumed = rows(tmp_path / "runs/run")
+    for row in resumed:  # the time is its own
+        row.update(images_per_s=pytest.approx(0, abs=1e9), seconds=pytest.approx(0, abs=1e9))
+    assert resumed == rows(run)
+
+
+def test_evaluate_measures_what_training_measured(command, again, run, root, tmp_path, monkeypatch):
+    measured, measure = [], results.measure
+    monkeypatch.setattr(results, "measure", lambda *args: measured.append(measure(*args)) or measured[0])
+    moved = shutil.copytree(run, tmp_path / "elsewhere" / "moved")
+    outcome = command(evaluate, f"run={moved}", f"data.root={root}")
+    assert outcome.code == 0
+    trained = runs.Run(run).result
+    assert measured[0] == {key: trained[key] for key in measured[0]}
+    assert tables(outcome.out) == tables(again().out)
+
+
+def test_a_run_is_rebuilt_from_its_folder(run):
+    cfg, task = runs.load(run)
+    assert not any(module.training for module in task.modules())
+    data = build.data(cfg)
+    data.prepare_data()
+    loss = build.trainer(cfg).validate(task, data, verbose=False)[0]
+    best = rows(run)[runs.Run(run).result["best_epoch"]]
+    assert loss == pytest.approx({name: best[name] for name in loss}, rel=1e-6)
+
+
+def test_a_damaged_run_is_told(command, again, run, tmp_path):
+    broken = shutil.copytree(run, tmp_path / "broken")
+    (broken / "checkpoints" / "best.ckpt").write_bytes(b"not a checkpoint")
+    outcome = command(evaluate, f"run={broken}")
+    assert (outcome.code, "best.ckpt" in outcome.err, "Traceback" in outcome.err) == (2, True, False)
+
+
+@pytest.mark.parametrize("content", ["", '{"metrics": {', "[1, 2]", "\ufeff{}"])
+def test_damaged_json_is_told(tmp_path, content):
+    path = tmp_path / "result.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"result\.json is damaged .*remove it"):
+        read_json(path)
+
+
+def test_json_comes_back(tmp_path):
+    path = tmp_path / "result.json"
+    assert read_json(path) is None
+    write_json(path, {"ö": [1.5, None]})
+    assert read_json(path) == {"ö": [1.5, None]}
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "file"
+    write_text(path, "old")
+
+    def write():
+        with replacing(path) as file:
+            file.write(b"half of the n")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_patience(tmp_path, train_in):
+    still = ["model=unet", "optimizer.lr=0"]  # no batch norm, whose statistics would move
+    run = train_in(tmp_path, *still, "patience=1", "trainer.max_epochs=5")
+    assert [row["epoch"] for row in rows(run)] == [0, 1]
+    assert (runs.Run(run).result["epochs"], runs.Run(run).result["best_epoch"]) == (2, 0)
+
+
+def test_another_process_at_the_run_is_told(again, run):
+    before = (run / "metrics.csv").read_bytes()
+    with FileLock(run / ".lock"):
+        outcome = again("resume=never")
+    assert outcome.code == 2
+    assert "another process" in outcome.err
+    assert (run / "metrics.csv").read_bytes() == before
+
+
+def test_tensorboard_has_every_epoch_once(run):
+    log = events(run)
+    each = {"train/loss", "lr", "images_per_s", *(f"val/{name}" for name in SCORES)}
+    final = {f"test/{name}" for name in SCORES}
+    assert set(log.Tags()["scalars"]) == each | final
+    for tag in each:
+        assert [event.step for event in log.Scalars(tag)] == list(range(EPOCHS))
+    assert [event.value for event in log.Scalars("val/miou")] == pytest.approx([r["val/miou"] for r in rows(run)])
+    metrics = runs.Run(run).result["metrics"]
+    assert {tag: log.Scalars(tag)[-1].value for tag in final} == pytest.approx(metrics)
+    assert log.Tags()["images"] == ["predictions"]
+    assert [event.step for event in log.Images("predictions")] == list(range(EPOCHS))
+
+
+def test_runs_have_the_same_hyperparameters(run, tmp_path, train_in):
+    other = train_in(tmp_path, "schedule=cosine", "aug=flip")
+    assert columns(run) == columns(other) >= {"model", "aug", "lr", "seed", "batch_size"}

@@ -1,0 +1,131 @@
+import pytest
+import torch
+from lightning import Callback, seed_everything
+from torch import nn
+from torchmetrics.classification import MulticlassJaccardIndex
+
+from fcnseg import build
+from fcnseg.data.module import normalize
+from fcnseg.data.voc import NUM_CLASSES, VOID
+from fcnseg.metrics import confusion, scores
+
+WIDTHS = "model.widths=[8,16,32]"
+PIXELS = torch.ones(NUM_CLASSES + 1)
+STEADY = "+optimizer.eps=0.01"  # Adam's first steps are signs of gradients otherwise, of rounding errors too
+SCRATCH = ["model=transfer", "model.backbone=resnet18", "model.weights=null"]
+
+GOLDEN = {  # losses of the first steps on shapes, float32, seed 0; no refactor may move them
+    # Fewer where batch norms over 16 values make the difference of two CPUs grow with every step.
+    ("model=fcn",): [3.5487, 3.53032, 3.50944],
+    ("model=fcn", WIDTHS): [3.19019, 3.24775, 3.187, 3.16444, 3.14313],
+    ("model=fcn", WIDTHS, "aug=flip"): [3.19892, 3.24719, 3.18134, 3.16333, 3.12858],
+    ("model=fcn", WIDTHS, "loss=weighted"): [3.36535, 3.35432, 3.29071, 3.30861, 3.30268],
+    ("model=wilson", WIDTHS): [3.30968, 3.3294, 3.31191, 3.22198, 3.22473],
+    ("model=unet", WIDTHS): [3.17748, 3.12967, 3.20513, 3.09756, 3.16552],
+    tuple(SCRATCH): [3.50135, 3.52651],
+}
+
+
+class Losses(Callback):
+    def __init__(self):
+        self.values = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.values.append(outputs["loss"].item())
+
+
+@pytest.fixture
+def made(compose, root):
+    """`made(*overrides)`: a run's data, task and trainer, and the losses of its steps once it is trained."""
+
+    def made(*overrides):
+        fixed = ["data=shapes", f"data.root={root}", "data.source.train=20", "data.source.val=6", "data.size=64"]
+        trainer = ["trainer.max_epochs=1", "trainer.accelerator=cpu", "trainer.precision=32-true"]
+        cfg = compose(*fixed, "data.batch_size=4", *trainer, *overrides)
+        data = build.data(cfg)
+        data.prepare_data()
+        seed_everything(cfg.seed, verbose=False)
+        task = build.task(cfg, num_classes=data.num_classes, class_pixels=data.class_pixels)
+        losses = Losses()
+        return data, task, build.trainer(cfg, callbacks=[losses]), losses.values
+
+    return made
+
+
+@pytest.fixture
+def task_of(compose):
+    return lambda *overrides: build.task(compose(*overrides), num_classes=NUM_CLASSES, class_pixels=PIXELS)
+
+
+@pytest.mark.parametrize("case", GOLDEN, ids=" ".join)
+def test_the_first_losses(made, case):
+    data, task, trainer, losses = made(*case, STEADY)
+    trainer.fit(task, data)
+    assert len(losses) == 5
+    assert losses[: len(GOLDEN[case])] == pytest.approx(GOLDEN[case], rel=1e-4)
+
+
+def test_four_images_are_learnt_by_heart(made):
+    data, task, trainer, losses = made(
+        WIDTHS, "data.size=32", "data.source.train=4", "trainer.max_epochs=60", "optimizer.lr=0.02"
+    )
+    trainer.fit(task, data)
+    assert losses[-1] < 0.25 * losses[0]
+
+
+def test_logged_metrics_are_those_of_the_predictions(made):
+    data, task, trainer, _ = made(WIDTHS)
+    logged = trainer.validate(task, data, verbose=False)[0]
+    index = MulticlassJaccardIndex(NUM_CLASSES, ignore_index=VOID)
+    task.eval()
+    matrices, losses = [], []
+    with torch.no_grad():
+        for image, mask, _ in data.val_dataloader():
+            logits = task(normalize(image))
+            matrices.append(confusion(logits.argmax(1), mask, NUM_CLASSES))
+            losses += [task.loss(logits, mask).item()] * len(mask)
+            index.update(logits.argmax(1), torch.where(mask == VOID, VOID, mask.long()))
+    direct = {f"val/{name}": score.item() for name, score in scores(torch.cat(matrices)).items()}
+    assert logged == pytest.approx({**direct, "val/loss": sum(losses) / len(losses)}, rel=1e-5)
+    assert logged["val/miou"] == pytest.approx(index.compute().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("model", "layout"),
+    [
+        (["model=fcn"], torch.channels_last),
+        (["model=wilson", WIDTHS], torch.channels_last),
+        (SCRATCH, torch.channels_last),
+        (["model=unet", WIDTHS], torch.contiguous_format),
+    ],
+    ids=["fcn", "wilson", "transfer", "unet"],
+)
+def test_memory_format(task_of, model, layout):
+    task = task_of(*model)
+    assert task.memory_format == layout
+    convolutions = [m for m in task.net.modules() if isinstance(m, nn.Conv2d) and m.kernel_size[0] > 1]
+    assert all(conv.weight.is_contiguous(memory_format=layout) for conv in convolutions)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "capabilities", "expected"),
+    [
+        ("auto", {"avx512_bf16": True}, "bf16-mixed"),
+        ("auto", {"amx_bf16": True, "avx512_bf16": False}, "bf16-mixed"),
+        ("auto", {"avx512_f": True}, "32-true"),
+        ("32-true", {"avx512_bf16": True}, "32-true"),
+        ("bf16-mixed", {}, "bf16-mixed"),
+    ],
+)
+def test_precision(monkeypatch, wanted, capabilities, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert build.precision(wanted, "cpu") == expected
+
+
+@pytest.mark.parametrize("freeze", [True, False])
+def test_frozen_weights_are_not_optimised(task_of, freeze):
+    task = task_of(*SCRATCH, f"model.freeze={freeze}")
+    optimizer = task.configure_optimizers()["optimizer"]
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    backbone = {id(p) for p in task.net.backbone.parameters()}
+    assert trained == {id(p) for p in task.net.parameters()} - (backbone if freeze else set())
