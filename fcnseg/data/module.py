@@ -40,7 +40,8 @@ class Loader:
     Args:
         pack: Where the pixels are; batches come out on its device.
         samples: (n,) int64: which of its images this split has.
-        batch_size: Images a batch; the last may have fewer.
+        batch_size: Images a batch; the last may have fewer, and in training an image left over joins the batch before it,
+            since batch norm cannot train on one value.
         seed: Of the order; None keeps the split's own.
         step: Tells how many batches the run has trained on.
     """
@@ -52,7 +53,14 @@ class Loader:
         self.seed, self.step = seed, step
 
     def __len__(self) -> int:
-        return -(-len(self.samples) // self.batch_size)
+        return len(self.batches(self.samples))
+
+    def batches(self, samples: Tensor) -> list[Tensor]:
+        """Cut (n,) samples into batches."""
+        batches = list(samples.split(self.batch_size))
+        if self.seed is not None and len(batches) > 1 and len(batches[-1]) == 1 < self.batch_size:
+            batches[-2:] = [torch.cat(batches[-2:])]
+        return batches
 
     def order(self, epoch: int) -> Tensor:
         """The (n,) samples in the order of `epoch`."""
@@ -64,7 +72,7 @@ class Loader:
     def __iter__(self) -> Iterator[Batch]:
         epoch, done = divmod(self.step(), len(self))
         samples = self.order(epoch).to(self.pack.images.device)
-        for sample in samples.split(self.batch_size)[done:]:
+        for sample in self.batches(samples)[done:]:
             image = self.pack.images[sample].permute(0, 3, 1, 2)  # (N, 3, S, S), channels_last
             yield Batch(image, self.pack.masks[sample], sample)
 
@@ -169,7 +177,7 @@ class VOCDataModule(LightningDataModule):
         """The names of the images of training step `step`, counted from 0."""
         loader = self._loader("train")
         epoch, batch = divmod(step, len(loader))
-        return self.names("train", loader.order(epoch).split(self.batch_size)[batch])
+        return self.names("train", loader.batches(loader.order(epoch))[batch])
 
     def _loader(self, stage: str) -> Loader:
         image_set, samples = self.parts[stage]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 CLASSES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -15,6 +15,9 @@ CLASSES = (
 NUM_CLASSES = len(CLASSES)
 BACKGROUND = 0
 VOID = 255  # the border round every object: neither right nor wrong
+
+# What Pillow raises for a damaged file (an UnidentifiedImageError is an OSError).
+BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB in 0..1: what every torchvision backbone was trained with
 STD = (0.229, 0.224, 0.225)
@@ -90,7 +93,7 @@ def read_image(path: Path) -> Image.Image:
             if upright.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255
                 upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
             return upright.convert("RGB")
-    except (OSError, SyntaxError, UnidentifiedImageError) as error:
+    except BROKEN as error:
         raise ValueError(
             f"broken image {path}: {error}; replace the file or take its name out of the image set"
         ) from error
@@ -111,7 +114,7 @@ def read_mask(path: Path, size: tuple[int, int] | None = None) -> Image.Image:
             file.load()
             mask = file if file.mode in ("P", "L") else None
             found = f"a picture of mode {file.mode}"
-    except (OSError, SyntaxError, UnidentifiedImageError) as error:
+    except BROKEN as error:
         raise ValueError(
             f"broken mask {path}: {error}; replace the file or take its name out of the image set"
         ) from error

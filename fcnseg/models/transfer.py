@@ -1,9 +1,10 @@
 """Transfer learning: a torchvision classification backbone, and Table 3's decoder on its last feature map."""
 
+from http.client import HTTPException
 from itertools import pairwise
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import cast
-from urllib.error import URLError
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ def _load(backbone: nn.Module, path: Path) -> None:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file raises whatever its first wrong byte leads to
         raise ValueError(f"cannot read model.weights={path}: {error}") from error
-    if not isinstance(state, dict):
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise ValueError(f"model.weights={path} holds a {type(state).__name__}, wanted a state dict of tensors by name")
     own = backbone.state_dict()
     missing = sorted(own.keys() - state.keys())
@@ -55,12 +56,12 @@ def _make(name: str, weights: str | None) -> nn.Module:
     known = models.list_models(module=models)
     if name not in known:
         raise ValueError(f"unknown model.backbone={name}: wanted one of torchvision's classifiers: {', '.join(known)}")
-    choices = ["DEFAULT", *models.get_model_weights(name).__members__]
+    choices = list(models.get_model_weights(name).__members__)
     if weights is not None and weights not in choices:
         raise ValueError(f"model.weights={weights}: wanted a file, null, or one of {', '.join(choices)} for {name}")
     try:
         return cast(nn.Module, models.get_model(name, weights=weights))
-    except (URLError, RuntimeError) as error:  # no answer, or a file of another hash
+    except (OSError, HTTPException, RuntimeError, UnpicklingError) as error:  # no answer, another hash, a damaged cache
         url = models.get_model_weights(name)[weights or "DEFAULT"].url
         raise ValueError(
             f"cannot download model.weights={weights} ({error}): fetch {url} by hand and give model.weights=<the file>"

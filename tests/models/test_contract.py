@@ -111,7 +111,7 @@ def test_xavier_uniform_weights_and_zero_biases(net):
             assert conv.weight.abs().max() <= bound, name
             if conv.weight.numel() > 100:
                 assert conv.weight.abs().max() > 0.9 * bound, name
-                assert conv.weight.std() == pytest.approx(bound / math.sqrt(3), rel=0.15), name
+                assert conv.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.15), name
             assert conv.bias is None or not conv.bias.any(), name
 
 

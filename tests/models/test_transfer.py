@@ -1,3 +1,4 @@
+import contextlib
 import functools
 import hashlib
 import os
@@ -134,6 +135,7 @@ class Evil:
         return os.mkdir, (str(self.mark),)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("write", [torch.save, lambda what, path: path.write_bytes(pickle.dumps(what))])
 def test_a_malicious_pickle_runs_nothing(tmp_path, write):
     mark, path = tmp_path / "mark", tmp_path / "evil.pth"
@@ -141,9 +143,9 @@ def test_a_malicious_pickle_runs_nothing(tmp_path, write):
     with pytest.raises(ValueError, match=r"cannot read model.weights=.*evil\.pth"):
         make_backbone(SMALL, str(path))
     assert not mark.exists()
-    with pytest.raises((AttributeError, TypeError)):  # the file does what it says if it is trusted
-        make_backbone(SMALL, None).load_state_dict(torch.load(path, weights_only=False))
-    assert mark.exists()
+    with contextlib.suppress(RuntimeError):
+        torch.load(path, weights_only=False)
+    assert mark.exists()  # the file is malicious
 
 
 @pytest.mark.parametrize(
@@ -153,7 +155,7 @@ def test_a_malicious_pickle_runs_nothing(tmp_path, write):
         ("deeplabv3_resnet50", None, "unknown model.backbone=deeplabv3_resnet50"),
         ("squeezenet1_0", None, r"model.backbone=squeezenet1_0 gives a map \(512, 3, 3\) of 64x64"),
         ("vit_b_16", None, "model.backbone=vit_b_16 has no feature map"),
-        (SMALL, "IMAGENET", f"model.weights=IMAGENET: .*DEFAULT, IMAGENET1K_V1 for {SMALL}"),
+        (SMALL, "IMAGENET", f"model.weights=IMAGENET: .*DEFAULT, IMAGENET1K_V1.* for {SMALL}"),
     ],
 )
 def test_what_there_is_not_is_refused(backbone, weights, told):
@@ -225,7 +227,9 @@ def test_freeze(state, save, freeze):
     assert all(p.grad is not None for p in (*net.decoder.parameters(), *net.classifier.parameters()))
     after = net.backbone.state_dict()
     changed = {name for name, value in before.items() if not torch.equal(after[name], value)}
-    assert changed == ({name for name in before if "running_" in name or "num_batches" in name} if not freeze else set())
+    assert changed == (
+        {name for name in before if "running_" in name or "num_batches" in name} if not freeze else set()
+    )
     assert not any(m.training for m in net.eval().modules())
 
 

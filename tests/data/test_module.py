@@ -1,0 +1,231 @@
+import shutil
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from fcnseg.data import voc
+from fcnseg.data.augment import Flip, draws, none
+from fcnseg.data.module import VOCDataModule, denormalize, normalize
+from fcnseg.data.shapes import shapes
+
+SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return shapes(tmp_path_factory.mktemp("shapes"), train=24, val=8, seed=0)
+
+
+@pytest.fixture
+def make(folder):
+    def made(source=lambda root: folder, **changes):
+        settings = {"split": "official", "size": SIZE, "batch_size": 10, "augment": none, "seed": 0} | changes
+        module = VOCDataModule("anywhere", source=source, **settings)
+        module.prepare_data()
+        module.setup()
+        return module
+
+    return made
+
+
+@pytest.fixture
+def listing(folder, tmp_path):
+    """Makes the data set with another list of its val images."""
+
+    def made(*numbers):
+        other = voc.Folder(shutil.copytree(folder.path, tmp_path / "VOC2012"))
+        names = "".join(f"shapes_{number:06d}\n" for number in numbers)
+        (other.path / "ImageSets" / "Segmentation" / "val.txt").write_text(names)
+        return lambda root: other
+
+    return made
+
+
+def at(module, step, *, training=True, epoch=0):
+    module.trainer = SimpleNamespace(training=training, current_epoch=epoch, global_step=step)
+    return module
+
+
+def samples(module, step=0):
+    """What is left of the epoch after `step` batches of the run, in order."""
+    return torch.cat([batch.sample for batch in at(module, step).train_dataloader()]).tolist()
+
+
+def test_batches_from_the_loader(make):
+    module = make()
+    loader = module.train_dataloader()
+    batches = list(loader)
+    assert [len(batch.image) for batch in batches] == [10, 10, 4]
+    assert len(loader) == 3
+    for image, mask, sample in batches:
+        n = len(sample)
+        assert (image.shape, mask.shape, sample.shape) == ((n, 3, SIZE, SIZE), (n, SIZE, SIZE), (n,))
+        assert (image.dtype, mask.dtype, sample.dtype) == (torch.uint8, torch.uint8, torch.int64)
+        assert image.is_contiguous(memory_format=torch.channels_last)
+        pack = module.packs["train"]
+        assert torch.equal(image.permute(0, 2, 3, 1), pack.images[sample])
+        assert torch.equal(mask, pack.masks[sample])
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_batches_on_the_device(make, training):
+    module = at(make(augment=Flip()), 0, training=training)
+    batch = next(iter(module.train_dataloader()))
+    image, mask, sample = module.on_after_batch_transfer(batch, 0)
+    assert (image.dtype, mask.dtype) == (torch.float32, torch.uint8)
+    assert image.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(sample, batch.sample)
+
+
+def test_the_loader_is_not_changed_by_what_the_device_does(make):
+    module = at(make(augment=Flip(horizontal=1)), 0)
+    before = module.packs["train"].images.clone()
+    for batch in module.train_dataloader():
+        module.on_after_batch_transfer(batch, 0)
+    assert torch.equal(module.packs["train"].images, before)
+
+
+@pytest.mark.parametrize("trainer", [None, SimpleNamespace(training=False, current_epoch=0)])
+def test_nothing_but_training_is_augmented(make, trainer):
+    module = make(augment=lambda *_: pytest.fail("augmented"))
+    module.trainer = trainer
+    batch = next(iter(module.val_dataloader()))
+    image, mask, _ = module.on_after_batch_transfer(batch, 0)
+    assert torch.equal(image, normalize(batch.image))
+    assert torch.equal(mask, batch.mask)
+
+
+@pytest.mark.parametrize(("seed", "epoch"), [(0, 0), (0, 3), (5, 0)])
+def test_training_is_augmented_by_seed_epoch_and_sample(make, seed, epoch):
+    module = make(augment=Flip(), seed=seed)
+    batch = next(iter(module.train_dataloader()))
+    image, mask, _ = at(module, 0, epoch=epoch).on_after_batch_transfer(batch, 0)
+    wanted = Flip()(batch.image, batch.mask, draws(seed, epoch, batch.sample))
+    assert torch.equal(denormalize(image), wanted[0])
+    assert torch.equal(mask, wanted[1])
+    assert not torch.equal(mask, batch.mask)
+
+
+def test_an_epoch_is_a_permutation_of_its_own(make):
+    epochs = [samples(make(seed=seed), step) for seed in (0, 1) for step in (0, 3, 6)]
+    assert all(sorted(epoch) == list(range(24)) for epoch in epochs)
+    assert len(set(map(tuple, epochs))) == 6
+
+
+def test_the_order_depends_on_seed_and_epoch_alone(make):
+    wanted = samples(make(), 3)
+    torch.manual_seed(99)
+    assert samples(make(augment=Flip()), 3) == wanted
+    assert samples(make(batch_size=1), 24) == wanted  # the same epoch in other batches
+
+
+@pytest.mark.parametrize("epoch", [0, 2])
+@pytest.mark.parametrize("done", [1, 2])
+def test_a_run_resumed_in_mid_epoch_gets_the_rest(make, epoch, done):
+    module = make()
+    assert samples(module, 3 * epoch + done) == samples(module, 3 * epoch)[10 * done :]
+
+
+@pytest.mark.parametrize("stage", ["val", "test"])
+def test_evaluation_is_in_the_files_order_whatever_the_step(make, folder, stage):
+    module = at(make(batch_size=5), 7)
+    batches = list(getattr(module, f"{stage}_dataloader")())
+    names = [name for batch in batches for name in module.names(stage, batch.sample)]
+    assert names == list(folder.ids("val"))
+    assert torch.equal(torch.cat([batch.mask for batch in batches]), module.packs["val"].masks)
+
+
+def test_official_split(make, folder):
+    module = make()
+    assert [module.count(stage) for stage in ("train", "val", "test")] == [24, 8, 8]
+    assert module.names("train", torch.tensor([0, 23])) == ["shapes_000000", "shapes_000023"]
+    assert module.names("val", torch.tensor([7, 0])) == ["shapes_000031", "shapes_000024"]
+    assert module.num_classes == 21
+    assert torch.equal(module.class_pixels, module.packs["train"].class_pixels)
+    assert module.fingerprint == f"{module.packs['train'].fingerprint}-{module.packs['val'].fingerprint}"
+
+
+@pytest.mark.parametrize("order", [range(24, 31), range(30, 23, -1)])
+def test_halves_are_fixed_by_the_names(make, listing, order):
+    """The SHA-256 of names 24 to 30 sorts them as 30, 28, 29, 26 | 27, 25, 24; each half keeps the file's order."""
+    module = make(listing(*order), split="halves")
+    halves = {
+        stage: [int(name[-2:]) for name in module.names(stage, torch.cat([batch.sample for batch in loader]))]
+        for stage, loader in (("val", module.val_dataloader()), ("test", module.test_dataloader()))
+    }
+    wanted = {"val": {26, 28, 29, 30}, "test": {24, 25, 27}}
+    assert halves == {stage: [number for number in order if number in half] for stage, half in wanted.items()}
+    assert [module.count(stage) for stage in ("train", "val", "test")] == [24, 4, 3]
+
+
+def test_a_data_set_is_prepared_once(make, folder):
+    calls = []
+
+    def source(root):
+        calls.append(str(root))
+        return folder
+
+    module = make(source)
+    packs = module.packs
+    module.prepare_data()
+    module.setup("test")
+    assert calls == ["anywhere"]
+    assert module.packs is packs
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"split": "thirds"}, "data.split=thirds: wanted one of official, halves"),
+        ({"size": 31}, "data.size=31: wanted .* from 32 up"),
+        ({"batch_size": 0}, "data.batch_size=0: wanted .* from 1 up"),
+        ({"batch_size": 25}, "data.batch_size=25 is larger than the train split's 24 images"),
+    ],
+)
+def test_settings_out_of_range(make, changes, told):
+    with pytest.raises(ValueError, match=told):
+        make(**changes)
+
+
+def test_the_greatest_settings_in_range(make):
+    assert len(make(batch_size=24, size=32).train_dataloader()) == 1
+
+
+def test_one_image_has_no_halves(make, listing):
+    source = listing(24)
+    with pytest.raises(ValueError, match=r"data\.split=halves wants at least 2 images in val, found 1"):
+        make(source, split="halves")
+    assert make(source).count("val") == 1
+
+
+def test_normalize_by_hand():
+    image = torch.tensor([[0, 255], [128, 255], [0, 255]], dtype=torch.uint8).view(1, 3, 1, 2)
+    wanted = [
+        [-0.485 / 0.229, (1 - 0.485) / 0.229],
+        [(128 / 255 - 0.456) / 0.224, (1 - 0.456) / 0.224],
+        [-0.406 / 0.225, (1 - 0.406) / 0.225],
+    ]
+    torch.testing.assert_close(normalize(image), torch.tensor(wanted).view(1, 3, 1, 2))
+    assert image.flatten().tolist() == [0, 255, 128, 255, 0, 255]  # left as it was
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_denormalize_gives_every_byte_back(memory_format):
+    image = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).repeat(2, 3, 1, 1)
+    image = image.contiguous(memory_format=memory_format)
+    normal = normalize(image)
+    assert normal.is_contiguous(memory_format=memory_format)
+    assert torch.equal(denormalize(normal), image)
+    assert torch.equal(denormalize(torch.tensor([-99.0, 99]).view(1, 1, 1, 2).expand(1, 3, 1, 2))[0, 0, 0],
+                       torch.tensor([0, 255], dtype=torch.uint8))  # fmt: skip
+
+
+def test_a_single_image_left_over_joins_the_batch_before_it(make):
+    packed = make().packs["train"]
+    sizes = lambda n, batch_size, seed: [  # noqa: E731
+        len(batch.mask) for batch in Loader(packed, torch.arange(n), batch_size=batch_size, seed=seed, step=lambda: 0)
+    ]
+    assert sizes(9, 4, 0) == [4, 5]
+    assert sizes(9, 4, None) == [4, 4, 1]  # validation trains no batch norm
+    assert sizes(3, 1, 0) == [1, 1, 1]

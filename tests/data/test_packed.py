@@ -1,0 +1,242 @@
+import os
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fcnseg.data import packed, voc
+from fcnseg.data.packed import pack
+from fcnseg.data.shapes import shapes
+
+SIZE = 48
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory):
+    return shapes(tmp_path_factory.mktemp("shapes"), train=12, val=4, seed=0)
+
+
+@pytest.fixture
+def folder(pristine, tmp_path):
+    """A data set of this test's own; files keep their times."""
+    return voc.Folder(shutil.copytree(pristine.path, tmp_path / "VOC2012"))
+
+
+def packs(folder):
+    """The packs and drafts beside the data set (not the locks)."""
+    home = folder.path / "packs"
+    return sorted(path.name for path in home.iterdir() if path.is_dir()) if home.exists() else []
+
+
+def assert_same(one, other):
+    assert torch.equal(one.images, other.images)
+    assert torch.equal(one.masks, other.masks)
+    assert torch.equal(one.class_pixels, other.class_pixels)
+    assert (one.ids, one.fingerprint) == (other.ids, other.fingerprint)
+
+
+@pytest.fixture
+def forbid_building(monkeypatch):
+    def forbid():
+        monkeypatch.setattr(packed, "_build", lambda *_: pytest.fail("built again"))
+
+    return forbid
+
+
+def test_pack_is_what_pillow_decodes(folder):
+    found = pack(folder, "train", SIZE)
+    names = (folder.path / "ImageSets" / "Segmentation" / "train.txt").read_text().split()
+    assert found.ids == tuple(names)
+    assert found.images.shape == (12, SIZE, SIZE, 3)
+    assert found.masks.shape == (12, SIZE, SIZE)
+    assert found.images.dtype == found.masks.dtype == torch.uint8
+    assert found.nbytes == 12 * SIZE * SIZE * 4
+    for row, name in enumerate(names):
+        image = Image.open(folder.path / "JPEGImages" / f"{name}.jpg").resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+        mask = Image.open(folder.path / "SegmentationClass" / f"{name}.png").resize(
+            (SIZE, SIZE), Image.Resampling.NEAREST
+        )
+        assert np.array_equal(found.images[row], np.asarray(image))
+        assert np.array_equal(found.masks[row], np.asarray(mask))
+
+
+def test_class_pixels_are_those_of_the_whole_masks(folder):
+    counts = sum(
+        np.bincount(np.asarray(Image.open(folder.mask(n))).ravel(), minlength=256) for n in folder.ids("train")
+    )
+    found = pack(folder, "train", SIZE).class_pixels
+    assert found.tolist() == [*counts[:21].tolist(), counts[255]]
+    assert found.dtype == torch.int64
+    assert found[-1] > 0
+    assert found.sum() > 12 * SIZE * SIZE
+
+
+def test_the_second_call_reads_the_same_pack(folder, forbid_building):
+    first = pack(folder, "train", SIZE)
+    forbid_building()
+    assert_same(pack(folder, "train", SIZE), first)
+
+
+def test_every_size_and_image_set_has_a_pack(folder):
+    for image_set, size in (("train", SIZE), ("train", 32), ("val", SIZE), ("train", SIZE)):
+        assert pack(folder, image_set, size).images.shape == (len(folder.ids(image_set)), size, size, 3)
+    assert [name.rsplit("-", 1)[0] for name in packs(folder)] == ["train-32", f"train-{SIZE}", f"val-{SIZE}"]
+
+
+def change_image(folder, name):
+    Image.open(folder.image(name)).rotate(180).save(folder.image(name), "JPEG")
+
+
+def change_mask(folder, name):
+    mask = Image.open(folder.mask(name))
+    mask.paste(7, (0, 0, mask.width, mask.height // 2))
+    mask.save(folder.mask(name))
+
+
+def change_list(folder, name):
+    names = [other for other in folder.ids("train") if other != name]
+    (folder.path / "ImageSets" / "Segmentation" / "train.txt").write_text("\n".join(names))
+
+
+def change_order(folder, name):
+    (folder.path / "ImageSets" / "Segmentation" / "train.txt").write_text("\n".join(folder.ids("train")[::-1]))
+
+
+@pytest.mark.parametrize("change", [change_image, change_mask, change_list, change_order])
+def test_changed_data_get_another_pack(folder, change):
+    before = pack(folder, "train", SIZE)
+    change(folder, before.ids[3])
+    after = pack(folder, "train", SIZE)
+    assert after.fingerprint != before.fingerprint
+    assert len(packs(folder)) == 2
+    name = before.ids[4]
+    assert torch.equal(after.images[after.ids.index(name)], before.images[4])
+    assert not (torch.equal(after.images, before.images) and torch.equal(after.masks, before.masks))
+
+
+def test_a_renamed_image_gets_another_pack(folder):
+    before = pack(folder, "train", SIZE)
+    folder.image(before.ids[0]).rename(folder.image("other"))
+    folder.mask(before.ids[0]).rename(folder.mask("other"))
+    names = ("other", *before.ids[1:])
+    (folder.path / "ImageSets" / "Segmentation" / "train.txt").write_text("\n".join(names))
+    after = pack(folder, "train", SIZE)
+    assert after.ids == names
+    assert after.fingerprint != before.fingerprint
+    assert torch.equal(after.images, before.images)
+
+
+def test_fingerprint_is_of_contents_not_of_times_or_size(folder):
+    before = pack(folder, "train", SIZE)
+    os.utime(folder.image(before.ids[0]), (1, 1))
+    assert_same(pack(folder, "train", SIZE), before)
+    assert len(packs(folder)) == 2  # the time decides whether to look again
+    assert pack(folder, "train", 32).fingerprint == before.fingerprint
+    assert pack(folder, "val", SIZE).fingerprint != before.fingerprint
+
+
+def truncate(folder, name):
+    folder.image(name).write_bytes(folder.image(name).read_bytes()[:200])
+
+
+def other_size(folder, name):
+    Image.open(folder.mask(name)).crop((0, 0, 30, 20)).save(folder.mask(name))
+
+
+def colour(folder, name):
+    Image.open(folder.mask(name)).convert("RGB").save(folder.mask(name))
+
+
+def stray_label(folder, name):
+    mask = Image.open(folder.mask(name))
+    mask.putpixel((0, 0), 21)
+    mask.save(folder.mask(name))
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (truncate, r"broken image .*{name}\.jpg"),
+        (other_size, r"mask .*{name}\.png is 30x20, its image \d+x\d+"),
+        (colour, r"mask .*{name}\.png is a picture of mode RGB"),
+        (stray_label, r"mask .*{name}\.png holds the labels \[21\]"),
+    ],
+)
+def test_broken_files_are_named_and_leave_nothing_behind(folder, damage, told):
+    name = folder.ids("train")[5]
+    damage(folder, name)
+    with pytest.raises(ValueError, match=told.format(name=name)):
+        pack(folder, "train", SIZE)
+    assert packs(folder) == []
+    assert len(pack(folder, "val", SIZE).ids) == 4  # the other image set is sound
+
+
+def test_all_broken_files_are_named_up_to_ten(folder):
+    for name in folder.ids("train"):
+        truncate(folder, name)
+    with pytest.raises(ValueError, match=r"and 2 more$") as caught:
+        pack(folder, "train", SIZE)
+    assert [name for name in folder.ids("train") if name in str(caught.value)] == list(folder.ids("train")[:10])
+
+
+def test_missing_files_are_named(folder):
+    first, second, *_ = folder.ids("train")
+    folder.image(first).unlink()
+    folder.mask(second).unlink()
+    with pytest.raises(ValueError, match=r"2 files of the image set 'train' are missing") as caught:
+        pack(folder, "train", SIZE)
+    assert str(caught.value).splitlines()[1:] == [str(folder.image(first)), str(folder.mask(second))]
+    assert packs(folder) == []
+
+
+def test_what_a_killed_build_left_is_no_pack(folder):
+    wanted = pack(folder, "train", SIZE)
+    home = next((folder.path / "packs").glob(f"train-{SIZE}-*/"))
+    draft = home.rename(home.with_suffix(".draft"))
+    (draft / "pack.json").unlink()
+    (draft / "stray").touch()
+    assert_same(pack(folder, "train", SIZE), wanted)
+    assert packs(folder) == [home.name]
+    assert sorted(path.name for path in home.iterdir()) == ["images.npy", "masks.npy", "pack.json"]
+
+
+def test_a_read_only_data_set_is_packed_into_the_cache(folder, tmp_path, monkeypatch, forbid_building):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder.path.chmod(0o555)
+    try:
+        found = pack(folder, "train", SIZE)
+        forbid_building()
+        assert_same(pack(folder, "train", SIZE), found)
+    finally:
+        folder.path.chmod(0o755)
+    assert packs(folder) == []
+    assert len(list((tmp_path / "cache" / "fcnseg" / "packs").glob(f"train-{SIZE}-*/"))) == 1
+
+
+def test_of_several_at_once_one_builds(folder, monkeypatch):
+    built = []
+    build = packed._build
+
+    def slow(*args):
+        built.append(args)
+        time.sleep(0.2)
+        build(*args)
+
+    monkeypatch.setattr(packed, "_build", slow)
+    with ThreadPoolExecutor(3) as pool:
+        first, *others = pool.map(lambda _: pack(folder, "train", SIZE), range(3))
+    assert len(built) == 1
+    for other in others:
+        assert_same(other, first)
+
+
+def test_writing_to_the_tensors_does_not_reach_the_disk(folder):
+    first, wanted = pack(folder, "train", SIZE), pack(folder, "train", SIZE)
+    first.images.fill_(0)
+    first.masks.fill_(21)
+    assert_same(pack(folder, "train", SIZE), wanted)
+    assert wanted.images.any()
