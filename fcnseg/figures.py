@@ -1,5 +1,7 @@
 """Pictures of images, masks and predictions, as uint8 RGB arrays."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -43,3 +45,10 @@ def panel(images: Tensor, truths: Tensor, predictions: Tensor) -> Picture:
             np.concatenate([np.pad(p, ((0, GAP), (0, GAP), (0, 0)), constant_values=255) for p in pictures], axis=1)
         )
     return np.asarray(np.concatenate(rows)[:-GAP, :-GAP], dtype=np.uint8)
+
+
+def legend(masks: Sequence[Tensor]) -> dict[str, str]:
+    """The classes in masks, of any shapes, with VOC's colours as #rrggbb."""
+    labels = sorted({label for mask in masks for label in mask.unique().tolist()})
+    names = [*voc.CLASSES, *["void"] * (256 - voc.NUM_CLASSES)]
+    return {names[label]: "#{:02x}{:02x}{:02x}".format(*voc.PALETTE[label]) for label in labels}

@@ -6,7 +6,7 @@ import torch
 
 from fcnseg.data import voc
 from fcnseg.data.augment import Flip, draws, none
-from fcnseg.data.module import VOCDataModule, denormalize, normalize
+from fcnseg.data.module import Loader, VOCDataModule, denormalize, normalize
 from fcnseg.data.shapes import shapes
 
 SIZE = 32

@@ -1,0 +1,330 @@
+import csv
+import json
+import re
+import shutil
+from dataclasses import replace
+from html.parser import HTMLParser
+from statistics import fmean, stdev
+
+import pytest
+
+from fcnseg import paper
+from fcnseg.report import published, report
+from fcnseg.reporting import content, html, tables
+from fcnseg.reporting.collect import collect, flat, read
+from fcnseg.reporting.compare import Evaluation, by_test_set, differences, experiments
+from fcnseg.reporting.document import Table, Text
+
+VOID_TAGS = {"meta", "img", "br", "link", "hr", "input"}
+
+
+class Page(HTMLParser):
+    """Checks the tags' balance, and keeps what is looked for."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.addresses, self.pictures, self.words = [], [], [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        if tag not in VOID_TAGS:
+            self.open.append(tag)
+        self.addresses += [value for name, value in attrs.items() if name in ("src", "href", "xlink:href")]
+        if tag in ("img", "svg"):
+            self.pictures.append(attrs.get("alt") or attrs.get("aria-label"))
+
+    def handle_startendtag(self, tag, attrs):
+        self.addresses += [value for name, value in attrs if name in ("src", "href", "xlink:href")]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.words.append(data.strip())
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, train_in):
+    """Four runs: two seeds of the baseline, a transfer run, and one at another size."""
+    folder = tmp_path_factory.mktemp("finished")
+    for overrides in (
+        ["experiment=baseline", "trainer.max_epochs=2"],
+        ["experiment=baseline", "trainer.max_epochs=2", "seed=1"],
+        ["experiment=transfer"],
+        ["model=fcn", "data.split=halves", "data.size=48"],
+    ):
+        train_in(folder, *overrides)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory, finished):
+    """The finished runs, and one of every way to be broken."""
+    folder = tmp_path_factory.mktemp("all") / "runs"
+    shutil.copytree(finished, folder)
+    whole = next(folder.glob("baseline*seed0*"))
+    for name in ("failed", "interrupted", "bad-result", "lacking-result", "bad-metrics", "bad-config"):
+        shutil.copytree(whole, folder / name)
+    (folder / "empty").mkdir()
+    for name in ("failed", "interrupted"):
+        (folder / name / "result.json").unlink()
+    (folder / "failed" / "status.json").write_text('{"status": "failed", "error": "OutOfMemoryError: too much"}')
+    (folder / "interrupted" / "status.json").write_text('{"status": "interrupted"}')
+    (folder / "bad-result" / "result.json").write_text('{"metrics": ')
+    (folder / "lacking-result" / "result.json").write_text('{"metrics": {}}')
+    (folder / "bad-metrics" / "metrics.csv").write_text("epoch,val/loss\n0,abc\n")
+    (folder / "bad-config" / ".hydra" / "config.yaml").write_text(": : [")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("reported") / "report"
+
+
+@pytest.fixture
+def out(command, folder, runs):
+    """The report on all of them, written once, and what was printed."""
+    if not folder.exists():
+        outcome = command(report, f"runs={runs}", f"out={folder}")
+        assert outcome.code == 0, outcome.err
+        (folder / "printed.txt").write_text(outcome.out)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def the_paper_s():
+    return published()
+
+
+@pytest.fixture(scope="session")
+def entries(finished):
+    return collect(str(finished))
+
+
+def plain(entry, cfg):
+    """A finished run's entry with another config, on all images of the paper's."""
+    config = flat({key: cfg[key] for key in cfg if key != "choices"})
+    return replace(entry, config=config | {"choices.data": "voc2012"}, result={**entry.result, "images": paper.IMAGES})
+
+
+@pytest.mark.parametrize("name", paper.EXPERIMENTS)
+def test_an_experiment_has_the_paper_s_settings(the_paper_s, name):
+    printed, settings = paper.EXPERIMENTS[name], the_paper_s[name]
+    assert (settings["optimizer.lr"], settings["trainer.max_epochs"]) == (printed.lr, printed.epochs)
+    assert (settings["patience"], settings["data.split"]) == (printed.patience, "halves")
+
+
+@pytest.mark.parametrize("name", paper.EXPERIMENTS)
+def test_the_paper_s_own_experiment_differs_in_nothing(the_paper_s, compose, entries, name):
+    cfg = compose(f"experiment={name}", "seed=7", "data.root=/elsewhere", "trainer.devices=2", "name=mine")
+    assert differences(plain(entries[0], cfg), the_paper_s[name]) == ()
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("trainer.max_epochs=3", "max_epochs 3 (paper: 50)"),
+        ("data.size=64", "size in pixels 64 (paper: 224)"),
+        ("data.split=official", "split official (paper: halves)"),
+        ("model.backbone=mobilenet_v2", "backbone mobilenet_v2 (paper: resnet34)"),
+        ("model.weights=null", "pretrained weights none (paper: DEFAULT)"),
+        ("patience=null", "patience none (paper: 9)"),
+        ("optimizer=adam", "optimizer Adam (paper: AdamW)"),
+        ("loss=ce", "weighted False (paper: True)"),
+        ("aug.horizontal=0", "horizontal 0 (paper: 0.5)"),
+    ],
+)
+def test_what_differs_is_told(the_paper_s, compose, entries, override, told):
+    cfg = compose("experiment=transfer", override)
+    found = differences(plain(entries[0], cfg), the_paper_s["transfer"])
+    assert told in found
+    assert len(found) <= 2  # with optimizer=adam or split=official no more than one other follows
+
+
+def test_a_part_of_voc_is_told(the_paper_s, compose, entries):
+    cfg = compose("experiment=unet")
+    entry = plain(entries[0], cfg)
+    entry = replace(entry, result={**entry.result, "images": {"train": 1464, "val": 112, "test": 111}})
+    assert differences(entry, the_paper_s["unet"]) == ("images 1464/112/111 (paper: 1464/725/724)",)
+
+
+def test_states_and_remarks(runs):
+    found = {path.name: read(path) for path in runs.iterdir()}
+    states = {name: entry.state for name, entry in found.items() if "-seed" not in name}
+    assert states == {
+        "failed": "failed",
+        "interrupted": "interrupted",
+        "bad-result": "broken",
+        "lacking-result": "broken",
+        "bad-metrics": "finished",
+        "bad-config": "broken",
+        "empty": "broken",
+    }
+    assert found["failed"].remarks == ("OutOfMemoryError: too much",)
+    assert "result.json is damaged" in found["bad-result"].remarks[0]
+    assert "lacks floor, iou" in found["lacking-result"].remarks[0]
+    assert "metrics.csv is damaged" in found["bad-metrics"].remarks[0]
+    assert "config.yaml is damaged" in found["bad-config"].remarks[0]
+    assert "no run in" in found["empty"].remarks[0]
+
+
+def test_a_killed_run_is_unfinished(runs, tmp_path):
+    run = shutil.copytree(runs / "interrupted", tmp_path / "run")
+    (run / "status.json").write_text('{"status": "running"}')
+    table = tables.unfinished([read(run)])
+    assert table.rows == [
+        ["run", "running", "2 of 2", "it is at work, or was killed: the same command goes on where it is"]
+    ]
+
+
+def test_the_floor_comes_first_and_seeds_are_averaged(entries, the_paper_s, finished):
+    found = experiments(entries, the_paper_s)
+    sets = list(by_test_set(found).items())
+    assert [[experiment.title for experiment in rows] for _, rows in sets] == [
+        ["baseline", "transfer (mobilenet_v3_small)"],
+        ["fcn-none-ce-constant"],
+    ]
+    table = tables.results(*sets[0])
+    results = [json.loads(path.read_text()) for path in sorted(finished.glob("baseline*/result.json"))]
+    assert table.rows[0][0].startswith("background everywhere")
+    assert table.rows[0][2] == f"{results[0]['floor']['paper_iou']:.4f}"
+    values = [result["metrics"]["test/paper_iou"] for result in results]
+    assert table.rows[1][:4] == [
+        "baseline\nnot the paper's setting, on shapes",
+        "2",
+        f"{fmean(values):.4f}\n± {stdev(values):.4f}",
+        "0.0634",
+    ]
+    assert all(len(row) == len(table.columns) == sum(span for _, span in table.groups) for row in table.rows)
+
+
+def test_experiments_of_one_name_are_told_apart(entries, the_paper_s):
+    other = replace(entries[0], config={**entries[0].config, "optimizer.lr": 0.5})
+    titles = [experiment.title for experiment in experiments([entries[0], other], the_paper_s)]
+    assert titles == ["baseline, lr 0.001", "baseline, lr 0.5"]
+
+
+def test_what_runs_do_not_share_is_told(entries, the_paper_s):
+    rows = tables.differing(experiments(entries, the_paper_s)).rows
+    assert ["size", "48 px", "fcn-none-ce-constant"] in rows
+    assert ["size", "32 px", "baseline; transfer (mobilenet_v3_small)"] in rows
+    assert tables.differing(experiments(entries[:1], the_paper_s)) is None
+
+
+def test_the_csv_has_every_run(out, runs):
+    with (out / "results.csv").open(newline="") as file:
+        rows = {row["run"]: row for row in csv.DictReader(file)}
+    assert rows.keys() == {path.name for path in runs.iterdir()}
+    for name, row in rows.items():
+        if row["state"] == "finished":
+            result = json.loads((runs / name / "result.json").read_text())
+            assert float(row["test/miou"]) == result["metrics"]["test/miou"]
+            assert float(row["floor/paper_iou"]) == result["floor"]["paper_iou"]
+    baseline = next(row for name, row in rows.items() if name.startswith("baseline"))
+    assert (baseline["paper_printed/iou"], baseline["config/optimizer.lr"]) == ("0.0634", "0.001")
+    assert (rows["failed"]["state"], rows["failed"]["test/miou"]) == ("failed", "")
+
+
+def test_the_page_is_whole_and_needs_nothing_else(out):
+    page = Page((out / "index.html").read_text())
+    assert all(address.startswith(("data:", "#")) for address in page.addresses)
+    assert page.pictures
+    assert all(page.pictures)
+    words = " ".join(page.words)
+    for told in (
+        "11 runs: 5 finished, 1 interrupted, 1 failed, 4 broken",
+        "2 test sets: compare within a table, not across.",
+        "Trained and tested on shapes, not on VOC-2012",
+        "transfer (mobilenet_v3_small)",
+        "max_epochs 2 (paper: 13)",
+        "Figure 2: baseline, 2 seeds",
+        "Figure 7: transfer",
+        "OutOfMemoryError: too much",
+        "best epoch",
+    ):
+        assert told in words
+
+
+def test_the_markdown_s_pictures_are_there(out):
+    text = (out / "report.md").read_text()
+    pictures = re.findall(r"\]\((figures/[^)]+)\)", text)
+    assert {name.split("/")[1].split("-")[0] for name in pictures} == {
+        "ablation",
+        "loss",
+        "masks",
+        "classes",
+        "confusion",
+    }
+    assert all((out / name).stat().st_size > 1000 for name in pictures)
+    table = next(part for part in text.split("\n\n") if part.startswith("| experiment"))
+    assert len({line.count("|") for line in table.splitlines()}) == 1
+
+
+def test_broken_folders_are_told_on_the_screen(out):
+    printed = (out / "printed.txt").read_text()
+    assert "empty (broken): no run in" in printed
+    assert printed.rstrip().endswith(f"The report is {out / 'index.html'}")
+
+
+def test_what_is_text_stays_text():
+    table = Table(("a|b", "n"), [["<b>&", "1|2\n± 3"]])
+    assert '<th scope="row">&lt;b&gt;&amp;</th><td>1|2<small>± 3</small></td>' in html._block(table)
+    assert "| <b>& | 1\\|2<br>± 3 |" in table._repr_markdown_()
+    assert "&lt;script" in html._block(Text("<script>"))
+
+
+def test_results_without_confusion_are_reported(entries, the_paper_s):
+    older = [replace(e, result={key: value for key, value in e.result.items() if key != "confusion"}) for e in entries]
+    found = experiments(older, the_paper_s)
+    assert all("not recorded" in block.text for block in content._confusions(found))
+    assert "Pixel shares: not recorded" in content.heat_map(*next(iter(by_test_set(found).items()))).caption
+
+
+def test_a_run_whose_checkpoint_is_gone_is_left_out_of_the_pictures(tmp_path, finished, the_paper_s):
+    shutil.copytree(finished, tmp_path / "runs")
+    next(tmp_path.glob("runs/transfer*/checkpoints/best.ckpt")).unlink()
+    sets = by_test_set(experiments(collect(str(tmp_path / "runs")), the_paper_s))
+    blocks = content._predictions(sets, None, None)
+    assert blocks[0].text.startswith("No predictions of transfer (mobilenet_v3_small)")
+    assert list(blocks[1].predictions) == ["baseline", "fcn-none-ce-constant"]
+    assert all(labels.shape == (48, 48) for labels in [blocks[1].truth, *blocks[1].predictions.values()])
+
+
+def test_images_are_chosen_by_name(command, finished, tmp_path):
+    run = next(finished.glob("transfer*"))
+    refused = command(report, f"runs={run}", "images=[2007_000033]")
+    assert refused.code == 2
+    name = re.search(r"such as (\w+)", refused.err)[1]
+    assert command(report, f"runs={run}", f"images=[{name}]").code == 0
+    assert [path.name for path in tmp_path.glob("report/figures/masks-*")] == [f"masks-{name}.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["runs=no/where"], "no folder no/where"),
+        (["runs=hollow"], "no run in hollow"),
+        (["runs=hollow/*"], "no run in hollow/*"),
+        (["runs={finished}/base*", "out=hollow/file"], "cannot write hollow/file"),
+        (["rusn=runs"], "runs?"),
+    ],
+)
+def test_wrong_use(command, tmp_path, finished, arguments, words):
+    (tmp_path / "hollow" / "inside").mkdir(parents=True)
+    (tmp_path / "hollow" / "file").write_text("")
+    outcome = command(report, *(argument.format(finished=finished) for argument in arguments))
+    assert outcome.code == 2, outcome
+    assert words in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("data", "images", "told"),
+    [("voc2012", 724, ""), ("voc2012", 111, "111 test images, not 724"), ("shapes", 724, "not on VOC-2012")],
+)
+def test_another_test_set_than_the_paper_s_is_told(data, images, told):
+    warned = content._unlike(Evaluation(data, "abc", "halves", 224, images))
+    assert told in warned if told else warned == ""
