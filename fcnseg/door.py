@@ -17,7 +17,7 @@ from rich.console import Console
 
 from fcnseg.runs import RunFailedError
 from fcnseg.signals import StopError
-from fcnseg.sweep import Journal, journalled, prepare_ray
+from fcnseg.sweep import Journal, check_devices, journalled, prepare_ray
 
 CONF = Path(__file__).parent.parent / "conf"
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130  # exit codes
@@ -42,6 +42,8 @@ def door(config_name: str) -> Callable[[Job], Callable[[], None]]:
                 try:
                     with journalled(cfg, lambda error: _explain(error, config_name)) as entry:
                         check_values(cfg, _defaults(config_name))
+                        if entry:  # a sweep's
+                            check_devices(cfg)
                         entry["miou"] = job(cfg)
                         return entry["miou"]
                 except Exception as error:  # not Hydra's to print: raised again below
@@ -56,7 +58,12 @@ def door(config_name: str) -> Callable[[Job], Callable[[], None]]:
             wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, where it would print and exit with 1
             try:
-                _sweep(command) if set(MULTIRUN) & set(sys.argv) else command()
+                if not set(MULTIRUN) & set(sys.argv):
+                    command()
+                elif config_name == "config":
+                    _sweep(command)
+                else:
+                    raise ValueError("-m sweeps over runs: it is python -m fcnseg.train's alone")
             except RunFailedError as error:
                 _leave(str(error), FAILED)
             except StopError as error:

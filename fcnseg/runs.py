@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import platform
 import shutil
 import sys
@@ -170,7 +171,10 @@ class Run:
         self.checkpoints.mkdir(exist_ok=True)
         (self.path / ".hydra").mkdir(exist_ok=True)
         write_text(self.path / ".hydra" / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
-        write_json(self.path / "status.json", {"status": "running", "host": platform.node(), "started": _now()})
+        write_json(
+            self.path / "status.json",
+            {"status": "running", "host": platform.node(), "pid": os.getpid(), "started": _now()},
+        )
 
     def _tell(self, status: str, **more: str) -> None:
         before = self.status or {}
