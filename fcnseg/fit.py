@@ -7,12 +7,13 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from fcnseg import build, results
-from fcnseg.callbacks import RunLog, Screen
+from fcnseg.callbacks import RunLog
 from fcnseg.checkpoint import Checkpoints, Patience, SafeCheckpointIO, load_weights, newest_good
 from fcnseg.data.module import VOCDataModule
 from fcnseg.files import write_json
 from fcnseg.guards import FiniteLoss, memory_explained
 from fcnseg.runs import Run, hyperparameters
+from fcnseg.screen import Screen
 from fcnseg.signals import stop_requests
 from fcnseg.task import SegmentationTask
 
