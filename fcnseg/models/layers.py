@@ -17,6 +17,18 @@ class ConvBlock(nn.Sequential):
         )
 
 
+class Deconv(nn.ConvTranspose2d):
+    """A transposed convolution whose bias is added apart: (N, in, H, W) -> (N, out, stride*H, stride*W).
+
+    The same weights and numbers; but oneDNN's own gradient of this bias takes the CPU as long as the rest of its backward.
+    """
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        assert self.bias is not None and not isinstance(self.padding, str)
+        x = F.conv_transpose2d(x, self.weight, None, self.stride, self.padding, self.output_padding)
+        return x.add_(self.bias.to(x.dtype)[:, None, None])
+
+
 class DeconvBlock(nn.Sequential):
     """3x3 transposed convolution, ReLU, batch norm: (N, in, H, W) -> (N, out, stride*H, stride*W).
 
@@ -25,7 +37,7 @@ class DeconvBlock(nn.Sequential):
 
     def __init__(self, in_channels: int, out_channels: int, *, stride: int) -> None:
         super().__init__(
-            nn.ConvTranspose2d(in_channels, out_channels, 3, stride, padding=1, output_padding=stride - 1),
+            Deconv(in_channels, out_channels, 3, stride, padding=1, output_padding=stride - 1),
             nn.ReLU(inplace=True),
             nn.BatchNorm2d(out_channels),
         )

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fcnseg.models.layers import check_widths, pad_to_multiple, xavier_init
+from fcnseg.models.layers import Deconv, check_widths, pad_to_multiple, xavier_init
 
 
 class DoubleConv(nn.Sequential):
@@ -32,7 +32,7 @@ class Up(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.up = nn.ConvTranspose2d(in_channels, out_channels, 2, stride=2)
+        self.up = Deconv(in_channels, out_channels, 2, stride=2)
         self.conv = DoubleConv(2 * out_channels, out_channels)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
