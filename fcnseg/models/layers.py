@@ -24,7 +24,8 @@ class Deconv(nn.ConvTranspose2d):
     """
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
-        assert self.bias is not None and not isinstance(self.padding, str)
+        assert self.bias is not None
+        assert not isinstance(self.padding, str)
         x = F.conv_transpose2d(x, self.weight, None, self.stride, self.padding, self.output_padding)
         return x.add_(self.bias.to(x.dtype)[:, None, None])
 
