@@ -1,0 +1,104 @@
+"""The least time that a training step could take on this machine, from its operations and the machine's own peaks."""
+
+import copy
+import time
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+FREE = {  # operations that move no byte
+    "_reshape_alias", "_unsafe_view", "alias", "as_strided", "detach", "empty", "empty_like", "expand", "permute",
+    "select", "slice", "split", "squeeze", "t", "transpose", "unbind", "unsqueeze", "view",
+}  # fmt: skip
+MATMUL = {"cpu": 2048, "cuda": 8192}  # rows of the matrices whose product tells the peak of arithmetic
+COPIED = 2**28  # bytes of the copy that tells the peak of memory traffic
+ADAM_BYTES = 28  # a parameter's traffic in float32: weight and two moments read and written, gradient read
+
+
+class Operations(TorchDispatchMode):
+    """Counts what runs under it: (FLOPs, bytes) of every operation, its inputs read and its outputs written once."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.counted: list[tuple[float, float]] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        packet = func.overloadpacket
+        if packet.__name__ not in FREE:
+            flops = flop_registry[packet](*args, **kwargs, out_val=out) if packet in flop_registry else 0
+            self.counted.append((flops, _nbytes((args, kwargs)) + _nbytes(out)))
+        return out
+
+
+def _nbytes(values: Any) -> int:
+    tensors = {id(value): value for value in tree_leaves(values) if isinstance(value, Tensor)}
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+
+
+def step_operations(
+    net: nn.Module, loss: nn.Module, *, batch_size: int, size: int, dtype: torch.dtype
+) -> list[tuple[float, float]]:
+    """(FLOPs, bytes) of every operation of a training step, counted on shapes alone, without any arithmetic.
+
+    Args:
+        net: (N, 3, H, W) images to (N, C, H, W) logits.
+        loss: Of logits and mask.
+        batch_size: N.
+        size: H and W.
+        dtype: What the network computes in; the loss and the optimiser compute in float32.
+    """
+    net, loss = copy.deepcopy(net).to("meta", dtype).train(), copy.deepcopy(loss).to("meta")
+    image = torch.empty(batch_size, 3, size, size, device="meta", dtype=dtype)
+    mask = torch.empty(batch_size, size, size, device="meta", dtype=torch.uint8)
+    with Operations() as operations:
+        loss(net(image), mask).backward()
+    trained = sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad)
+    return [*operations.counted, (0, trained * ADAM_BYTES)]
+
+
+def ideal_seconds(operations: list[tuple[float, float]], *, flops: float, bandwidth: float) -> float:
+    """Seconds if every operation were bound by arithmetic or by memory alone, one after the other."""
+    return sum(max(op_flops / flops, op_bytes / bandwidth) for op_flops, op_bytes in operations)
+
+
+def machine_peaks(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
+    """FLOP/s of a large matrix product, and bytes/s, read and written, of a large copy: the best of several."""
+    rows = MATMUL[device.type]
+    left, right = (torch.randn(rows, rows, device=device).to(dtype) for _ in range(2))
+    source = torch.ones(COPIED, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return {
+        "flops": 2 * rows**3 / min(seconds(lambda: left @ right, device)),
+        "bandwidth": 2 * COPIED / min(seconds(lambda: target.copy_(source), device)),
+    }
+
+
+def seconds(job: Any, device: torch.device, repeats: int = 10) -> list[float]:
+    """Wall-clock seconds of each of `repeats` calls, after one that is not counted."""
+    times = []
+    for _ in range(1 + repeats):
+        _wait(device)
+        start = time.perf_counter()
+        job()
+        _wait(device)
+        times.append(time.perf_counter() - start)
+    return times[1:]
+
+
+def typical(job: Any, device: torch.device, repeats: int = 10) -> float:
+    """The median of `seconds`."""
+    return median(seconds(job, device, repeats))
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,83 @@
+"""The figures as tables."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+Figures = Mapping[str, Any]
+UNITS = {"images_per_s": "images/s", "ms": "ms", "mb": "MB", "gb": "GB", "s": "s"}
+
+
+def arms(measured: Mapping[str, Figures]) -> Table:
+    """One row an arm."""
+    titles = [
+        "",
+        "images/s",
+        "from",
+        "to",
+        "s/epoch",
+        "x plain",
+        "roofline",
+        "host MB",
+        "GPU MB",
+        "syncs/step",
+        "precision",
+    ]
+    table = _table("Training: medians of blocks, and their spread", titles)
+    for name, row in measured.items():
+        if "failed" in row:
+            table.add_row(name, f"failed: {row['failed'].strip().splitlines()[-1]}")
+            continue
+        blocks, memory = row["images_per_s_of_blocks"], row["memory_mb"]
+        numbers = [row["images_per_s"], min(blocks), max(blocks), row["epoch_s"], row["ratio"], row.get("roofline")]
+        numbers += [memory["host"], memory["gpu"], row["syncs_per_step"]]
+        table.add_row(name, *map(_shown, numbers), row["precision"])
+    return table
+
+
+def cold(measured: Mapping[str, Figures]) -> Table:
+    """Seconds before the first step is done, an arm a row."""
+    done = {name: row["cold"] for name, row in measured.items() if "failed" not in row}
+    stages = list(next(iter(done.values()), {}))
+    table = _table("Seconds until the first step is done", ["", *stages, "all"])
+    for name, seconds in done.items():
+        table.add_row(name, *map(_shown, [*seconds.values(), sum(second or 0 for second in seconds.values())]))
+    return table
+
+
+def parts(measured: Mapping[str, Figures]) -> Table:
+    """One row a figure of a part."""
+    table = _table("Parts by themselves", ["", "", ""])
+    for part, figures in measured.items():
+        for name, value in figures.items():
+            table.add_row(part, name.replace("_", " "), _shown(value) if not isinstance(value, str) else value[-60:])
+    return table
+
+
+def growth(rows: list[Figures], beyond: Figures) -> tuple[Table, Table]:
+    """One row a point, and the pack beyond memory."""
+    titles = ["growing", "images", "size", "batch", "s/epoch", "ms/image", "ns/pixel", "pack MB", "peak MB"]
+    table = _table("Growth of a training epoch", titles)
+    for row in rows:
+        if "failed" in row:
+            table.add_row(row["growing"], f"failed: {row['failed'].strip().splitlines()[-1]}")
+            continue
+        per_image = row["epoch_s"] / row["images"]
+        numbers = [row["images"], row["size"], row["batch_size"], row["epoch_s"], per_image * 1e3]
+        numbers += [per_image / row["size"] ** 2 * 1e9, row["pack_mb"], row["memory_mb"]["host"]]
+        table.add_row(row["growing"], *map(_shown, numbers))
+    return table, parts({"a pack beyond memory": beyond})
+
+
+def _table(title: str, titles: list[str]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for position, text in enumerate(titles):
+        table.add_column(text, justify="right" if position else "left")
+    return table
+
+
+def _shown(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if abs(value) >= 1000 or isinstance(value, int) else f"{value:.3g}"

@@ -1,0 +1,133 @@
+"""The benchmark counts right, and runs; what it measures depends on the machine, so no test asserts a time."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from fcnseg.benchmark import benchmark, spell_out
+from fcnseg.benchmarks.compare import check_first_losses
+from fcnseg.benchmarks.conventional import image_loader, of_stock_layers
+from fcnseg.benchmarks.process import Plan, WorkerError, call
+from fcnseg.benchmarks.roofline import Operations, ideal_seconds, step_operations
+from fcnseg.build import data as build_data
+from fcnseg.models import FCN
+from fcnseg.runs import RunFailedError
+
+CPU = ["trainer.accelerator=cpu", "model.widths=[4,8]"]
+
+
+def test_a_convolution_counted_by_hand():
+    conv = nn.Conv2d(3, 8, 3, padding=1, bias=False, device="meta")
+    image = torch.empty(2, 3, 10, 10, device="meta")
+    with Operations() as operations:
+        conv(image)
+    flops = 2 * (2 * 8 * 10 * 10) * (3 * 3 * 3)  # a multiplication and an addition a tap, for every output
+    nbytes = 4 * (2 * 3 * 10 * 10 + 8 * 3 * 3 * 3 + 2 * 8 * 10 * 10)  # image, weights, output
+    assert operations.counted == [(flops, nbytes)]
+
+
+def test_a_view_moves_nothing():
+    with Operations() as operations:
+        torch.empty(4, 6, device="meta").t().reshape(3, 2, 4).permute(2, 0, 1)[0]
+    assert sum(nbytes for _, nbytes in operations.counted) == 0
+
+
+def test_backward_is_twice_forward():
+    net = nn.Sequential(nn.Conv2d(3, 5, 1, bias=False), nn.Conv2d(5, 5, 1, bias=False))
+
+    class Sum(nn.Module):
+        def forward(self, logits, mask):
+            return logits.sum()
+
+    counted = step_operations(net, Sum(), batch_size=2, size=8, dtype=torch.bfloat16)
+    first, second = 2 * 2 * 64 * 5 * 3, 2 * 2 * 64 * 5 * 5
+    assert sum(flops for flops, _ in counted) == first + second + 2 * second + first  # images want no gradient
+    assert counted[-1] == (0, 28 * (15 + 25))  # the optimiser
+
+
+def test_the_ideal_takes_the_slower_of_the_two():
+    assert ideal_seconds([(100, 1), (1, 30), (0, 10)], flops=10, bandwidth=5) == 10 + 6 + 2
+
+
+def test_both_sides_see_the_same_images(root, compose):
+    data = build_data(compose("data=shapes", f"data.root={root}", "data.source.train=8", "data.source.val=4"))
+    data.prepare_data()
+    data.batch_size = 4
+    ours, theirs = iter(data.train_dataloader()), iter(image_loader(data, torch.device("cpu")))
+    for _ in range(2):
+        batch = data.on_after_batch_transfer(next(ours), 0)
+        image, mask = next(theirs)
+        torch.testing.assert_close(batch.image, image, rtol=0, atol=1e-5)
+        assert torch.equal(batch.mask.long(), mask)
+
+
+def test_torchs_own_layers_compute_the_same():
+    torch.manual_seed(0)
+    net, image = FCN(21, widths=[4, 8]).eval(), torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        ours = net(image)
+        torch.testing.assert_close(of_stock_layers(net)(image), ours)
+    assert nn.ConvTranspose2d in {type(module) for module in net.modules()}
+
+
+class Said:
+    def __init__(self, name, loss, precision):
+        self.name, self.blocks, self.facts = name, [{"losses": [loss]}], {"precision": precision}
+
+
+@pytest.mark.parametrize(
+    ("loss", "precision", "agree"),
+    [(3.0002, "32-true", True), (3.001, "32-true", False), (3.02, "bf16-mixed", True), (3.04, "bf16-mixed", False)]
+    + [(float("nan"), "bf16-mixed", False)],
+)
+def test_first_losses_must_agree(loss, precision, agree):
+    arms = [Said("plain", 3.0, "32-true"), Said("fcnseg", loss, precision)]
+    if agree:
+        check_first_losses(arms)
+    else:
+        with pytest.raises(RunFailedError, match=r"plain.*fcnseg"):
+            check_first_losses(arms)
+
+
+def test_what_fails_in_a_worker_is_told(compose):
+    with pytest.raises(WorkerError, match="no_such_part"):
+        call("fcnseg.benchmarks.parts:no_such_part", Plan(compose(), 1, 1, 1))
+
+
+def test_quick_is_spelt_out():
+    assert spell_out(["model=fcn"]) == ["model=fcn"]
+    assert "data=shapes" in spell_out(["--quick"])
+    assert spell_out(["--quick", "steps=9"])[-1] == "steps=9"
+    assert "data=shapes" not in spell_out(["quick=true", "data=voc2012"])
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["steps=0"], ["steps=0", "1"]),
+        (["arms=[plain,fast]"], ["fast", "fcnseg"]),
+        (["growth=true"], ["growth", "data=shapes"]),
+        (["setps=3"], ["setps", "steps?"]),
+    ],
+)
+def test_refused(command, args, words):
+    outcome = command(benchmark, *args)
+    assert outcome.code == 2
+    assert all(word in outcome.err for word in words)
+
+
+def test_quick(command, root, tmp_path):
+    outcome = command(benchmark, *spell_out(["--quick", f"data.root={root}", *CPU, "json=figures.json"]))
+    assert outcome.code == 0, outcome.err
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert list(figures["arms"]) == ["plain", "lightning", "fcnseg"]
+    for arm in figures["arms"].values():
+        assert arm.keys() >= {"images_per_s", "epoch_s", "ratio", "roofline", "memory_mb", "cold", "first_loss"}
+        assert arm["first_loss"] == pytest.approx(figures["arms"]["plain"]["first_loss"], rel=1e-2)
+        assert arm["images_per_s"] > 0
+    assert figures["arms"]["plain"]["ratio"] == 1
+    assert figures["parts"].keys() == {"data_path", "packing", "metrics", "loop"}
+    assert not any("failed" in part for part in figures["parts"].values())
+    assert all(arm in outcome.out for arm in figures["arms"])
