@@ -52,9 +52,9 @@ def test_the_ideal_takes_the_slower_of_the_two():
 
 
 def test_both_sides_see_the_same_images(root, compose):
-    data = build_data(compose("data=shapes", f"data.root={root}", "data.source.train=8", "data.source.val=4"))
+    few = ["data.source.train=8", "data.source.val=4", "data.batch_size=4"]
+    data = build_data(compose("data=shapes", f"data.root={root}", *few))
     data.prepare_data()
-    data.batch_size = 4
     ours, theirs = iter(data.train_dataloader()), iter(image_loader(data, torch.device("cpu")))
     for _ in range(2):
         batch = data.on_after_batch_transfer(next(ours), 0)
@@ -79,8 +79,13 @@ class Said:
 
 @pytest.mark.parametrize(
     ("loss", "precision", "agree"),
-    [(3.0002, "32-true", True), (3.001, "32-true", False), (3.02, "bf16-mixed", True), (3.04, "bf16-mixed", False)]
-    + [(float("nan"), "bf16-mixed", False)],
+    [
+        (3.0002, "32-true", True),
+        (3.001, "32-true", False),
+        (3.02, "bf16-mixed", True),
+        (3.04, "bf16-mixed", False),
+        (float("nan"), "bf16-mixed", False),
+    ],
 )
 def test_first_losses_must_agree(loss, precision, agree):
     arms = [Said("plain", 3.0, "32-true"), Said("fcnseg", loss, precision)]

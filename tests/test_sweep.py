@@ -29,7 +29,9 @@ def launch(command, root):
     return lambda *overrides: command(train, "-m", "data=shapes", f"data.root={root}", *TINY, *overrides)
 
 
-HOLDS_THE_LOCK = "import sys, time, filelock as f; a = f.FileLock(sys.argv[1]); a.acquire(); print(flush=True); time.sleep(60)"
+HOLDS_THE_LOCK = (
+    "import sys, time, filelock as f; a = f.FileLock(sys.argv[1]); a.acquire(); print(flush=True); time.sleep(60)"
+)
 
 
 def states(tmp_path):

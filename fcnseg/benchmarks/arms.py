@@ -14,6 +14,7 @@ from fcnseg.benchmarks.clock import Clock, ClockCallback, peak_memory
 from fcnseg.benchmarks.conventional import StockModule, cross_entropy, image_loader, of_stock_layers
 from fcnseg.benchmarks.process import Link, Plan
 from fcnseg.data.module import VOCDataModule
+from fcnseg.guards import FiniteLoss
 from fcnseg.task import SegmentationTask
 
 
@@ -118,8 +119,8 @@ def lightning(ready: Ready) -> None:
 
 
 def fcnseg(ready: Ready) -> None:
-    """This package, as `python -m fcnseg.train` trains."""
-    trainer = build.trainer(ready.plan.cfg, callbacks=[ClockCallback(ready.clock)])
+    """This package, as `python -m fcnseg.train` trains, without what it does between epochs: validation and saving."""
+    trainer = build.trainer(ready.plan.cfg, callbacks=[FiniteLoss(), ClockCallback(ready.clock)])
     trainer.limit_val_batches = 0
     trainer.fit(ready.task, ready.data)
 

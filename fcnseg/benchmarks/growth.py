@@ -19,7 +19,7 @@ from fcnseg.data import packed
 from fcnseg.data.module import Loader
 from fcnseg.data.voc import NUM_CLASSES
 
-BEYOND = 1.25  # a pack of this many times the machine's memory,
+BEYOND = 2  # a pack of this many times the machine's memory,
 GATHERED = 50  # of which so many batches are taken
 
 

@@ -26,6 +26,7 @@ from fcnseg.data import voc
 from fcnseg.data.augment import Flip, draws
 from fcnseg.data.module import Batch, VOCDataModule, normalize
 from fcnseg.data.packed import pack
+from fcnseg.guards import FiniteLoss
 from fcnseg.losses import CrossEntropy
 from fcnseg.metrics import SegmentationMetrics
 from fcnseg.task import SegmentationTask
@@ -181,7 +182,7 @@ def loop(link: Link, plan: Plan) -> None:
         num_classes=voc.NUM_CLASSES,
     )
     moments = _Moments()
-    trainer = build.trainer(plan.cfg, callbacks=[moments])
+    trainer = build.trainer(plan.cfg, callbacks=[FiniteLoss(), moments])
     trainer.limit_val_batches = 0
     trainer.fit_loop.max_epochs = 2
     trainer.fit(task, DataLoader([batch] * TOY_STEPS, batch_size=None))  # type: ignore[arg-type]

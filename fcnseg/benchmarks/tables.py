@@ -6,33 +6,21 @@ from typing import Any
 from rich.table import Table
 
 Figures = Mapping[str, Any]
-UNITS = {"images_per_s": "images/s", "ms": "ms", "mb": "MB", "gb": "GB", "s": "s"}
 
 
 def arms(measured: Mapping[str, Figures]) -> Table:
     """One row an arm."""
-    titles = [
-        "",
-        "images/s",
-        "from",
-        "to",
-        "s/epoch",
-        "x plain",
-        "roofline",
-        "host MB",
-        "GPU MB",
-        "syncs/step",
-        "precision",
-    ]
-    table = _table("Training: medians of blocks, and their spread", titles)
+    titles = ["", "images/s", "spread", "s/epoch", "x plain", "roofline", "host MB", "GPU MB", "syncs", "in"]
+    table = _table("Training: medians of blocks; synchronisations a step", titles)
     for name, row in measured.items():
         if "failed" in row:
-            table.add_row(name, f"failed: {row['failed'].strip().splitlines()[-1]}")
+            table.add_row(name, f"failed: {_reason(row)}")
             continue
         blocks, memory = row["images_per_s_of_blocks"], row["memory_mb"]
-        numbers = [row["images_per_s"], min(blocks), max(blocks), row["epoch_s"], row["ratio"], row.get("roofline")]
-        numbers += [memory["host"], memory["gpu"], row["syncs_per_step"]]
-        table.add_row(name, *map(_shown, numbers), row["precision"])
+        spread = f"{_shown(min(blocks))}-{_shown(max(blocks))}"
+        numbers = [row["epoch_s"], row["ratio"], row["roofline"], memory["host"], memory["gpu"], row["syncs_per_step"]]
+        precision = row["precision"].removesuffix("-true").removesuffix("-mixed")
+        table.add_row(name, _shown(row["images_per_s"]), spread, *map(_shown, numbers), precision)
     return table
 
 
@@ -51,7 +39,7 @@ def parts(measured: Mapping[str, Figures]) -> Table:
     table = _table("Parts by themselves", ["", "", ""])
     for part, figures in measured.items():
         for name, value in figures.items():
-            table.add_row(part, name.replace("_", " "), _shown(value) if not isinstance(value, str) else value[-60:])
+            table.add_row(part, name.replace("_", " "), _reason(figures) if name == "failed" else _shown(value))
     return table
 
 
@@ -61,7 +49,7 @@ def growth(rows: list[Figures], beyond: Figures) -> tuple[Table, Table]:
     table = _table("Growth of a training epoch", titles)
     for row in rows:
         if "failed" in row:
-            table.add_row(row["growing"], f"failed: {row['failed'].strip().splitlines()[-1]}")
+            table.add_row(row["growing"], f"failed: {_reason(row)}")
             continue
         per_image = row["epoch_s"] / row["images"]
         numbers = [row["images"], row["size"], row["batch_size"], row["epoch_s"], per_image * 1e3]
@@ -75,6 +63,11 @@ def _table(title: str, titles: list[str]) -> Table:
     for position, text in enumerate(titles):
         table.add_column(text, justify="right" if position else "left")
     return table
+
+
+def _reason(row: Figures) -> str:
+    """The last line of a traceback."""
+    return str(row["failed"].strip().splitlines()[-1])
 
 
 def _shown(value: float | None) -> str:
