@@ -28,6 +28,18 @@ def _number(text: str) -> float:
     return int(text) if text.isdigit() else float(text)
 
 
+def _date_back(folder: Path, now: int) -> None:
+    """Date the event files of earlier parts of a run before `now`, in seconds.
+
+    TensorBoard reads them in the order of the dates in their names: after a clock was set back, the new file would come
+    first, and purge nothing.
+    """
+    for age, path in enumerate(sorted(folder.glob("events.out.tfevents.*"), reverse=True), start=1):
+        *head, date, rest = path.name.split(".", 4)
+        if int(date) > now - age:
+            path.rename(folder / ".".join([*head, f"{now - age:010}", rest]))
+
+
 class AfterEpoch(Callback):
     """Calls `after_epoch` when an epoch is complete: trained, validated, logged, and the schedule stepped.
 
@@ -76,6 +88,7 @@ class RunLog(AfterEpoch):
         self.hyperparameters = dict(hyperparameters)
         self.rows: list[Row] = []
         self._writer: SummaryWriter | None = None
+        self._logged = 0  # rows that TensorBoard has
         self._images = 0
         self._lr = 0.0
         self._started = self._trained = 0.0
@@ -85,7 +98,8 @@ class RunLog(AfterEpoch):
     def writer(self) -> SummaryWriter:
         """TensorBoard's; opened at its first use, and whatever an earlier part of the run logged too much is dropped."""
         if self._writer is None:
-            self._writer = SummaryWriter(str(self.path.parent), purge_step=self._epochs_done or None)
+            _date_back(self.path.parent, int(time.time()))
+            self._writer = SummaryWriter(str(self.path.parent), purge_step=self._logged)
         return self._writer
 
     @property
@@ -106,11 +120,13 @@ class RunLog(AfterEpoch):
         if stage == "fit" and self.path.exists():
             with self.path.open(newline="") as file:
                 self.rows = [{key: _number(text) for key, text in row.items()} for row in csv.DictReader(file)]
+            self._logged = len(self.rows)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Drop the rows of epochs that come again."""
         super().on_train_start(trainer, pl_module)
         self.rows = [row for row in self.rows if row["epoch"] < trainer.current_epoch]
+        self._logged = len(self.rows)
         experiment, start, _ = hparams(self.hyperparameters, dict.fromkeys(FINAL, 0.0))
         for summary in (experiment, start):
             self.writer._get_file_writer().add_summary(summary)
@@ -170,16 +186,19 @@ class RunLog(AfterEpoch):
         table.writeheader()
         table.writerows(self.rows)
         write_text(self.path, text.getvalue())
-        for name, value in self.rows[-1].items():
-            if name not in ("epoch", "step", "seconds"):
-                self.writer.add_scalar(name, value, epoch)
+        for row in self.rows[self._logged :]:
+            for name, value in row.items():
+                if name not in ("epoch", "step", "seconds"):
+                    self.writer.add_scalar(name, value, int(row["epoch"]))
         if self._samples:
             self.writer.add_image("predictions", panel(*self._samples), epoch, dataformats="HWC")
         self.writer.flush()
+        self._logged = len(self.rows)
 
-    def finish(self, metrics: Mapping[str, float]) -> None:
+    def finish(self, metrics: Mapping[str, float | None]) -> None:
         """Log the final metrics, beside which HPARAMS shows the hyperparameters, and close the files."""
         for name in FINAL:
-            self.writer.add_scalar(name, metrics[name], int(self.rows[-1]["epoch"]))
+            value = metrics[name]
+            self.writer.add_scalar(name, float("nan") if value is None else value, len(self.rows))
         self.writer._get_file_writer().add_summary(hparams(self.hyperparameters, dict.fromkeys(FINAL, 0.0))[2])
         self.writer.close()

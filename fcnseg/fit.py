@@ -8,10 +8,11 @@ from rich.console import Console
 
 from fcnseg import build, results
 from fcnseg.callbacks import RunLog
-from fcnseg.checkpoint import Checkpoints, Patience, SafeCheckpointIO, load_weights, newest_good
+from fcnseg.checkpoint import SafeCheckpointIO, fitting_weights, load_weights, newest_good
 from fcnseg.data.module import VOCDataModule
 from fcnseg.files import write_json
-from fcnseg.guards import FiniteLoss, memory_explained
+from fcnseg.guards import FiniteLoss, limits_explained
+from fcnseg.resume import Checkpoints, Patience
 from fcnseg.runs import Run, hyperparameters
 from fcnseg.screen import Screen
 from fcnseg.signals import stop_requests
@@ -72,9 +73,13 @@ def fit(cfg: DictConfig, run: Run, console: Console) -> None:
             checkpoints,
         ]
         trainer = build.trainer(cfg, callbacks=callbacks, checkpoint_io=SafeCheckpointIO())
-        with run.recorded(cfg), memory_explained(data.batch_size, data.size, str(trainer.precision)):
+        last = newest_good(run.checkpoints) if cfg.resume == "auto" else None
+        if last is not None:
+            fitting_weights(task, last)
+            run.check_data(data.fingerprint)
+        with run.recorded(cfg, data.fingerprint), limits_explained(data.batch_size, data.size, str(trainer.precision)):
             console.print(f"{run.path.name}: {data.count('train')} images, {trainer.precision}", soft_wrap=True)
-            trainer.fit(task, data, ckpt_path=newest_good(run.checkpoints), weights_only=True)
+            trainer.fit(task, data, ckpt_path=last, weights_only=True)
             if checkpoints.failed:
                 raise OSError("the last checkpoint could not be saved: make room, and the same command goes on")
             write_json(run.path / "result.json", _result(run, trainer, task, data, log, checkpoints))

@@ -74,14 +74,21 @@ def _data(trainer: Trainer) -> VOCDataModule:
 
 
 @contextmanager
-def memory_explained(batch_size: int, size: int, precision: str) -> Iterator[None]:
-    """Say what took the memory if there is too little of it in the `with` block.
+def limits_explained(batch_size: int, size: int, precision: str) -> Iterator[None]:
+    """Say which settings to change if a batch in the `with` block takes too much memory, or is too small.
 
     Raises:
-        MemoryError: there is too little.
+        MemoryError: there is too little memory.
+        ValueError: batch norm is left with one value a channel.
     """
     try:
         yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise ValueError(
+            f"data.batch_size={batch_size} at data.size={size} leaves batch norm one value a channel: raise either"
+        ) from error
     except (torch.OutOfMemoryError, RuntimeError, MemoryError, OSError) as error:
         cpu = "can't allocate memory" in str(error) or isinstance(error, MemoryError)
         if not (cpu or isinstance(error, torch.OutOfMemoryError) or getattr(error, "errno", None) == errno.ENOMEM):

@@ -102,7 +102,7 @@ class Run:
         return self.path / "checkpoints"
 
     @contextmanager
-    def recorded(self, cfg: DictConfig) -> Iterator[None]:
+    def recorded(self, cfg: DictConfig, data_fingerprint: str) -> Iterator[None]:
         """Make the folder and keep its status true while the run goes on in the `with` block.
 
         Raises:
@@ -110,7 +110,7 @@ class Run:
             RunFailedError: the block raised; the traceback is in status.json.
         """
         with self._locked():
-            self._start(cfg)
+            self._start(cfg, data_fingerprint)
             try:
                 yield
             except StopError:
@@ -160,7 +160,25 @@ class Run:
             head = f"the run {self.path} has other settings (wanted now, for its own): choose another name=, or resume=never"
             raise ValueError("\n".join([head, *rows]))
 
-    def _start(self, cfg: DictConfig) -> None:
+    def check_data(self, fingerprint: str) -> None:
+        """Refuse to go on with other data than the run began with.
+
+        Raises:
+            ValueError: the data set's files have changed.
+        """
+        before = (self.status or {}).get("data_fingerprint", fingerprint)
+        if before != fingerprint:
+            raise ValueError(
+                f"the data set has changed since {self.path} began ({before} then, {fingerprint} now): put the files back,"
+                " or start over with resume=never"
+            )
+
+    def close_books(self) -> None:
+        """Set the status of a run that was killed between its result and its status."""
+        if self.result is not None and (self.status or {}).get("status") != "finished":
+            self._tell("finished")
+
+    def _start(self, cfg: DictConfig, data_fingerprint: str) -> None:
         (self.path / "result.json").unlink(missing_ok=True)
         if cfg.resume == "never" and (self.path / ".hydra").is_dir():
             for path in self.path.iterdir():
@@ -171,10 +189,8 @@ class Run:
         self.checkpoints.mkdir(exist_ok=True)
         (self.path / ".hydra").mkdir(exist_ok=True)
         write_text(self.path / ".hydra" / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
-        write_json(
-            self.path / "status.json",
-            {"status": "running", "host": platform.node(), "pid": os.getpid(), "started": _now()},
-        )
+        here = {"host": platform.node(), "pid": os.getpid(), "data_fingerprint": data_fingerprint}
+        write_json(self.path / "status.json", {"status": "running", **here, "started": _now()})
 
     def _tell(self, status: str, **more: str) -> None:
         before = self.status or {}

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import current_thread, main_thread
 from types import FrameType
+from typing import Any
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 ON_SLURM = (signal.SIGUSR1, signal.SIGUSR2)  # sent before a job is preempted or out of time
@@ -33,6 +34,13 @@ class StopRequest:
         if again or not self.heeded:
             raise StopError(signum)
 
+    def watch(self) -> list[tuple[signal.Signals, Any]]:
+        """Receive the signals from here on; (signal, handler before) of each. Nothing off the main thread."""
+        if current_thread() is not main_thread():  # Python's signals belong to the main thread
+            return []
+        watched = STOPPING + (ON_SLURM if "SLURM_JOB_ID" in os.environ else ())
+        return [(signum, signal.signal(signum, self.receive)) for signum in watched]
+
     def obey(self) -> None:
         """Stop here if a signal has come.
 
@@ -50,15 +58,11 @@ def stop_requests() -> Iterator[StopRequest]:
     Whoever handled SLURM's warning before (submitit, which queues the job again) gets it once the block has ended.
     """
     request = StopRequest()
-    if current_thread() is not main_thread():  # Python's signals belong to the main thread
-        yield request
-        return
-    watched = STOPPING + (ON_SLURM if "SLURM_JOB_ID" in os.environ else ())
-    before = {signum: signal.signal(signum, request.receive) for signum in watched}
+    before = request.watch()
     try:
         yield request
     finally:
-        for signum, handler in before.items():
+        for signum, handler in before:
             signal.signal(signum, handler)
-        if request.signum in ON_SLURM and callable(before[signal.Signals(request.signum)]):
-            signal.raise_signal(request.signum)
+            if signum == request.signum and signum in ON_SLURM and callable(handler):
+                signal.raise_signal(signum)

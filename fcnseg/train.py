@@ -14,6 +14,7 @@ def train(cfg: DictConfig) -> float | None:
 
     run, screen = Run.of(cfg), console()
     if run.is_finished(cfg):
+        run.close_books()
         screen.print("This run has finished; resume=never repeats it.")
     else:
         fit(cfg, run, screen)

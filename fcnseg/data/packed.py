@@ -115,8 +115,11 @@ def _build(folder: voc.Folder, home: Path, ids: Sequence[str], size: int, title:
 
 def _open(home: Path) -> Pack:
     """Map a finished pack into memory; copy-on-write, so that nothing can change it by mistake."""
-    meta = json.loads((home / "pack.json").read_text(encoding="utf-8"))
-    images, masks = (torch.from_numpy(np.load(home / f"{name}.npy", mmap_mode="c")) for name in ("images", "masks"))
+    try:
+        meta = json.loads((home / "pack.json").read_text(encoding="utf-8"))
+        images, masks = (torch.from_numpy(np.load(home / f"{name}.npy", mmap_mode="c")) for name in ("images", "masks"))
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"the pack {home} is damaged ({error}): remove this folder, and it is built anew") from error
     return Pack(images, masks, tuple(meta["ids"]), torch.tensor(meta["class_pixels"]), meta["fingerprint"])
 
 

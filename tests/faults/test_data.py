@@ -169,13 +169,7 @@ def deep(command, net, *more):
     return [*args, f"model={net}", DEEP[net], *(["model.weights=null"] if net == "transfer" else []), *more]
 
 
-# Unfixed: remove the marks when it is mended.
-BATCH_NORM = pytest.mark.xfail(
-    strict=True, reason="BUG: batch norm's message, which names no setting, for a batch of one"
-)
-
-
-@pytest.mark.parametrize("net", [pytest.param(net, marks=[BATCH_NORM] * (net in ("fcn", "transfer"))) for net in DEEP])
+@pytest.mark.parametrize("net", DEEP)
 def test_a_batch_of_one_trains_or_says_what_to_raise(tmp_path, command, net):
     """Where batch norm would see one value a channel, it cannot; at 64 px all of them can."""
     outcome = run(tmp_path, *deep(command, net, "data.batch_size=1", "data.size=32"))
@@ -212,8 +206,6 @@ def test_data_changed_under_a_pack_are_packed_anew(tmp_path, folder, command):
     assert after["data_fingerprint"] != before["data_fingerprint"]
 
 
-# Unfixed: remove the mark when it is mended.
-@pytest.mark.xfail(strict=True, reason="BUG: a run goes on with other data than it began with")
 def test_data_changed_under_an_unfinished_run_are_noticed(tmp_path, folder, command):
     args = [*command, "checkpoint.every_n_steps=1"]
     assert run(tmp_path, *args, inject=partial(at, SegmentationTask, "training_step", 2, kill)).code == -9
@@ -229,8 +221,6 @@ def packs(folder):
     return sorted(path.name for path in (folder.path / "packs").glob("*") if path.is_dir())
 
 
-# Unfixed: remove the mark when it is mended.
-@pytest.mark.xfail(strict=True, reason="BUG: a truncated pack: mmap's message without the file or what to do")
 def test_a_damaged_pack_is_named(tmp_path, folder, command):
     packed.pack(folder, "train", 32)
     (home,) = (folder.path / "packs").glob("train-32-*/")

@@ -22,11 +22,12 @@ from injection import (
 )
 from torch.utils.tensorboard import SummaryWriter
 
-from fcnseg import checkpoint, fit, results
+from fcnseg import checkpoint, fit, results, resume
 from fcnseg.callbacks import RunLog
-from fcnseg.checkpoint import Checkpoints, newest_good
+from fcnseg.checkpoint import newest_good
 from fcnseg.data.module import VOCDataModule
 from fcnseg.files import read_json
+from fcnseg.resume import Checkpoints
 from fcnseg.runs import Run
 from fcnseg.task import SegmentationTask
 
@@ -49,7 +50,7 @@ MOMENTS = {  # steps 1 to 3 are the first epoch's, 4 to 6 the second's
     "in the writing of TensorBoard": partial(at, SummaryWriter, "add_image", 2, kill),
     "between the first epoch's logs and its save": partial(at, Checkpoints, "after_epoch", 1, kill),
     "between the last epoch's logs and its save": partial(at, Checkpoints, "after_epoch", 2, kill),
-    "between best.ckpt and last.ckpt": partial(at, checkpoint, "save", 1, kill, after=True, when=of_best),
+    "between best.ckpt and last.ckpt": partial(at, resume, "save", 1, kill, after=True, when=of_best),
     "first epoch saved": partial(at, Checkpoints, "after_epoch", 1, kill, after=True),
     "last epoch saved": partial(at, Checkpoints, "after_epoch", 2, kill, after=True),
     "in the test": partial(at, results, "measure", 1, kill),
@@ -58,22 +59,7 @@ MOMENTS = {  # steps 1 to 3 are the first epoch's, 4 to 6 the second's
 }
 
 
-def unfixed(reason):
-    """Remove the mark when the bug is mended: a test that passes unexpectedly fails."""
-    return pytest.mark.xfail(strict=True, reason=reason)
-
-
-EPOCH_0_TWICE = "BUG: RunLog.writer purges nothing from step 0 on, so a killed first epoch is twice in TensorBoard"
-FINALS_TWICE = "BUG: RunLog.finish logs test/* at the last epoch's step again; TensorBoard shows them twice"
-BUGS = {
-    "between the first epoch's logs and its save": EPOCH_0_TWICE,
-    "between best.ckpt and last.ckpt": EPOCH_0_TWICE,
-    "test logged": FINALS_TWICE,
-    "before result.json": FINALS_TWICE,
-}
-
-
-@pytest.mark.parametrize("moment", [pytest.param(m, marks=[unfixed(BUGS[m])] if m in BUGS else []) for m in MOMENTS])
+@pytest.mark.parametrize("moment", MOMENTS)
 def test_a_killed_run_ends_as_an_unbroken_one(tmp_path, args, same, moment):
     assert run(tmp_path, *args, inject=MOMENTS[moment]).code == -9
     path = tmp_path / "runs" / "run"
@@ -85,7 +71,6 @@ def test_a_killed_run_ends_as_an_unbroken_one(tmp_path, args, same, moment):
     same(path)
 
 
-@unfixed("BUG: killed between result.json and status.json, a finished run's status stays running for ever")
 def test_killed_after_its_result_a_run_has_finished(tmp_path, args, same):
     inject = partial(at, fit, "write_json", 1, kill, after=True)
     assert run(tmp_path, *args, inject=inject).code == -9
@@ -104,7 +89,6 @@ def elsewhere(other_file_system):
     assert list(other_file_system.iterdir()) == []
 
 
-@unfixed(EPOCH_0_TWICE)
 def test_a_checkpoint_torn_in_the_middle_leaves_the_one_before(tmp_path, args, same, elsewhere):
     def torn():
         elsewhere()
@@ -128,7 +112,7 @@ END_OF_EPOCH = {"owner": RunLog, "name": "after_epoch", "when": lambda *_: True}
     ("save", "operations", "steps", "finished"),
     [
         pytest.param(MID_SAVE, 12, (4, 5), (8, 9)),  # 8 and 9: between and after the two renames
-        pytest.param(END_OF_EPOCH, 24, (3,), range(25), marks=[pytest.mark.slow, unfixed(EPOCH_0_TWICE)]),
+        pytest.param(END_OF_EPOCH, 24, (3,), range(25), marks=pytest.mark.slow),
     ],
     ids=["within an epoch", "after an epoch"],
 )

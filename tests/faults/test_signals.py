@@ -51,13 +51,7 @@ MOMENTS = {
 }
 
 
-# Unfixed: remove the mark when it is mended.
-LIGHTNING = pytest.mark.xfail(
-    strict=True, reason="BUG: Lightning's own SIGTERM handler ends the run between two hooks: 130, and nothing saved"
-)
-
-
-@pytest.mark.parametrize("moment", [pytest.param(m, marks=[LIGHTNING] * (m == "after a validation")) for m in MOMENTS])
+@pytest.mark.parametrize("moment", MOMENTS)
 def test_a_signal_between_epochs(tmp_path, args, same, moment):
     inject, step, logged = MOMENTS[moment]
     assert run(tmp_path, *args, RARELY, inject=inject).code == 143

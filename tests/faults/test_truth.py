@@ -88,8 +88,6 @@ def test_weights_that_are_no_numbers_have_no_scores(tmp_path, unbroken_run):
     assert scores == ["-"] * 6, outcome.out
 
 
-# Unfixed: remove the mark when it is mended.
-@pytest.mark.xfail(strict=True, reason="BUG: the IoU of each class is shown, and put into result.json, for NaN logits")
 def test_weights_that_are_no_numbers_have_no_iou(tmp_path, unbroken_run):
     moved = shutil.copytree(unbroken_run(), tmp_path / "moved")
     best = load(moved / "checkpoints" / "best.ckpt")
@@ -143,10 +141,6 @@ def test_a_training_set_of_void_has_no_loss(tmp_path, folder):
         assert {row["train/loss"] for row in rows(tmp_path / "runs" / loss)} == {"0.0"}
 
 
-# Unfixed: remove the mark when it is mended.
-@pytest.mark.xfail(
-    strict=True, reason="BUG: RunLog.finish cannot log None, so a run whose test split is all void fails at its end"
-)
 def test_a_validation_set_of_void_has_no_scores(tmp_path, folder):
     outcome = run(tmp_path, *folder([HALF, HALF], [VOID, VOID]), "data.batch_size=2")
     assert outcome.code == 0, outcome.err
