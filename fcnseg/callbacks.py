@@ -175,12 +175,12 @@ class RunLog(AfterEpoch):
         times = {"images_per_s": round(speed, 2), "seconds": round(seconds, 3)}
         self.rows.append({"epoch": epoch, "step": trainer.global_step, "lr": self._lr, **metrics, **times})
         try:
-            self._write(trainer, epoch)
+            self._write(epoch)
         except OSError as error:  # a full disk: the rows are kept, and written with the next epoch's
             print(f"fcnseg: the logs of epoch {epoch + 1} could not be written: {error}", file=sys.stderr)
             self._writer = None
 
-    def _write(self, trainer: Trainer, epoch: int) -> None:
+    def _write(self, epoch: int) -> None:
         text = io.StringIO(newline="")
         table = csv.DictWriter(text, self.rows[-1].keys(), lineterminator="\n")
         table.writeheader()
@@ -197,6 +197,8 @@ class RunLog(AfterEpoch):
 
     def finish(self, metrics: Mapping[str, float | None]) -> None:
         """Log the final metrics, beside which HPARAMS shows the hyperparameters, and close the files."""
+        if self._logged < len(self.rows):  # the disk was full after the last epoch
+            self._write(len(self.rows) - 1)
         for name in FINAL:
             value = metrics[name]
             self.writer.add_scalar(name, float("nan") if value is None else value, len(self.rows))

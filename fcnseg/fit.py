@@ -73,16 +73,22 @@ def fit(cfg: DictConfig, run: Run, console: Console) -> None:
             checkpoints,
         ]
         trainer = build.trainer(cfg, callbacks=callbacks, checkpoint_io=SafeCheckpointIO())
-        last = newest_good(run.checkpoints) if cfg.resume == "auto" else None
-        if last is not None:
-            fitting_weights(task, last)
-            run.check_data(data.fingerprint)
-        with run.recorded(cfg, data.fingerprint), limits_explained(data.batch_size, data.size, str(trainer.precision)):
-            console.print(f"{run.path.name}: {data.count('train')} images, {trainer.precision}", soft_wrap=True)
-            trainer.fit(task, data, ckpt_path=last, weights_only=True)
-            if checkpoints.failed:
-                raise OSError("the last checkpoint could not be saved: make room, and the same command goes on")
-            write_json(run.path / "result.json", _result(run, trainer, task, data, log, checkpoints))
+        with run.locked():
+            if run.is_finished(cfg):  # by another process, since this one looked
+                return
+            last = newest_good(run.checkpoints) if cfg.resume == "auto" else None
+            if last is not None:
+                fitting_weights(task, last)
+                run.check_data(data.fingerprint)
+            with (
+                run.recorded(cfg, data.fingerprint),
+                limits_explained(data.batch_size, data.size, str(trainer.precision)),
+            ):
+                console.print(f"{run.path.name}: {data.count('train')} images, {trainer.precision}", soft_wrap=True)
+                trainer.fit(task, data, ckpt_path=last, weights_only=True)
+                if checkpoints.failed:
+                    raise OSError("the last checkpoint could not be saved: make room, and the same command goes on")
+                write_json(run.path / "result.json", _result(run, trainer, task, data, log, checkpoints))
 
 
 def _result(

@@ -103,28 +103,31 @@ class Run:
 
     @contextmanager
     def recorded(self, cfg: DictConfig, data_fingerprint: str) -> Iterator[None]:
-        """Make the folder and keep its status true while the run goes on in the `with` block.
+        """Keep the status of a locked run true while it goes on in the `with` block.
+
+        Raises:
+            RunFailedError: the block raised; the traceback is in status.json.
+        """
+        self._start(cfg, data_fingerprint)
+        try:
+            yield
+        except StopError:
+            self._tell("interrupted")
+            raise
+        except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
+            self._tell("interrupted")
+            raise KeyboardInterrupt from None
+        except BaseException as error:
+            self._tell("failed", error=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
+            raise RunFailedError(f"{self.path} failed: {type(error).__name__}: {error}") from error
+        self._tell("finished")
+
+    def locked(self) -> AcquireReturnProxy[FileLock]:
+        """Make the folder and keep other processes out of it in the `with` block.
 
         Raises:
             ValueError: the folder cannot be written, or another process is at this run.
-            RunFailedError: the block raised; the traceback is in status.json.
         """
-        with self._locked():
-            self._start(cfg, data_fingerprint)
-            try:
-                yield
-            except StopError:
-                self._tell("interrupted")
-                raise
-            except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
-                self._tell("interrupted")
-                raise KeyboardInterrupt from None
-            except BaseException as error:
-                self._tell("failed", error=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
-                raise RunFailedError(f"{self.path} failed: {type(error).__name__}: {error}") from error
-            self._tell("finished")
-
-    def _locked(self) -> AcquireReturnProxy[FileLock]:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             return FileLock(self.path / ".lock").acquire(timeout=0)

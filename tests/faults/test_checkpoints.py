@@ -8,6 +8,7 @@ import pytest
 import torch
 from injection import at, content, differences, evaluate, fill, kill, load, rows, run, tensorboard
 
+from fcnseg.callbacks import RunLog
 from fcnseg.checkpoint import SUMS, newest_good, save, sha256
 from fcnseg.files import read_json
 from fcnseg.resume import Checkpoints
@@ -212,7 +213,7 @@ def tries(outcome):
 def test_a_disk_full_for_a_while_costs_nothing(tmp_path, args, same, small_disk):
     """Full from step 4 to step 5: one try fails."""
     inject = partial(fill_between, small_disk, 4, 5)
-    outcome = run(tmp_path, *args, f"runs='{small_disk}'", inject=inject)
+    outcome = run(tmp_path, *args, "runs='small disk'", inject=inject)
     assert outcome.code == 0, outcome.err
     assert tries(outcome) == 1
     assert "kept last.ckpt of step 3" in outcome.out
@@ -222,7 +223,7 @@ def test_a_disk_full_for_a_while_costs_nothing(tmp_path, args, same, small_disk)
 def test_a_disk_full_at_the_end_of_an_epoch_loses_no_row(tmp_path, args, unbroken_run, small_disk):
     """Full from step 2, over the end of the first epoch, to step 4: saves at 2, before and after the validation."""
     inject = partial(fill_between, small_disk, 2, 4)
-    outcome = run(tmp_path, *args, f"runs='{small_disk}'", inject=inject)
+    outcome = run(tmp_path, *args, "runs='small disk'", inject=inject)
     assert outcome.code == 0, outcome.err
     assert tries(outcome) == 3
     assert "kept last.ckpt of step 1" in outcome.out
@@ -235,23 +236,35 @@ def test_a_disk_full_at_the_end_of_an_epoch_loses_no_row(tmp_path, args, unbroke
 
 def test_a_disk_full_at_the_end_of_an_epoch_leaves_tensorboard_whole(tmp_path, args, unbroken_run, small_disk):
     inject = partial(fill_between, small_disk, 2, 4)
-    assert run(tmp_path, *args, f"runs='{small_disk}'", inject=inject).code == 0
+    assert run(tmp_path, *args, "runs='small disk'", inject=inject).code == 0
     scalars = [item for item in tensorboard(unbroken_run()) if item[0] != "predictions"]
     assert [item for item in tensorboard(small_disk / "run") if item[0] != "predictions"] == scalars
 
 
+def test_a_disk_full_while_the_last_epoch_is_logged_loses_no_row(tmp_path, args, small_disk):
+    def inject():
+        at(RunLog, "after_epoch", 2, lambda *_: fill(small_disk))
+        at(Checkpoints, "after_epoch", 2, lambda *_: (small_disk / "filler").unlink())
+
+    outcome = run(tmp_path, *args, "runs='small disk'", inject=inject)
+    assert (outcome.code, "logs of epoch 2 could not be written" in outcome.err) == (0, True), outcome.err
+    assert len(rows(small_disk / "run")) == 2
+    wanted = [item for item in tensorboard(small_disk / "run") if item[0] == "val/miou"]
+    assert [step for _, step, _ in wanted] == [0, 1]
+
+
 def test_a_disk_full_to_the_end_is_told_by_the_exit_code(tmp_path, args, same, small_disk):
     inject = partial(fill_between, small_disk, 5, None)
-    outcome = run(tmp_path, *args, f"runs='{small_disk}'", inject=inject)
+    outcome = run(tmp_path, *args, "runs='small disk'", inject=inject)
     assert outcome.code == 1
     assert tries(outcome) == 3  # step 5, before and after the last validation
     assert "the last checkpoint could not be saved" in outcome.err
     assert not (small_disk / "run" / "result.json").exists()
     good = newest_good(small_disk / "run" / "checkpoints")
     assert load(good)["global_step"] == 4
-    assert run(tmp_path, *args, f"runs='{small_disk}'").code in (1, 2)  # still full
+    assert run(tmp_path, *args, "runs='small disk'").code in (1, 2)  # still full
     (small_disk / "filler").unlink()
-    outcome = run(tmp_path, *args, f"runs='{small_disk}'")
+    outcome = run(tmp_path, *args, "runs='small disk'")
     assert outcome.code == 0, outcome.err
     same(small_disk / "run")
 

@@ -59,7 +59,10 @@ MOMENTS = {  # steps 1 to 3 are the first epoch's, 4 to 6 the second's
 }
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+LIKE_OTHERS = ("in step 2", "in step 6", "optimiser has stepped", "before the first validation", "first epoch saved")
+
+
+@pytest.mark.parametrize("moment", [pytest.param(m, marks=[pytest.mark.slow] * (m in LIKE_OTHERS)) for m in MOMENTS])
 def test_a_killed_run_ends_as_an_unbroken_one(tmp_path, args, same, moment):
     assert run(tmp_path, *args, inject=MOMENTS[moment]).code == -9
     path = tmp_path / "runs" / "run"

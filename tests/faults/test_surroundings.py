@@ -7,6 +7,7 @@ import time
 from functools import partial
 
 import pytest
+from filelock import FileLock
 from injection import at, content, differences, evaluate, kill, load, mount, rows, run, start, tensorboard
 
 from fcnseg.files import read_json
@@ -44,6 +45,26 @@ def test_of_two_started_at_once_one_trains(tmp_path, args, same):
     same(tmp_path / "runs" / "run")
 
 
+def test_a_run_that_another_process_ends_meanwhile_is_not_trained_again(tmp_path, args, same):
+    """The second has seen that there is no result and no checkpoint; before it locks the run, the first ends."""
+
+    def of_run(lock, *_, **__):
+        return lock.lock_file.endswith("/.lock")
+
+    def hold(*_, **__):
+        (tmp_path / "holding").touch()
+        wait_for(tmp_path / "go")
+
+    second = start(tmp_path, *args, inject=partial(at, FileLock, "acquire", 1, hold, when=of_run))
+    wait_for(tmp_path / "holding")
+    assert run(tmp_path, *args).code == 0
+    trained = (tmp_path / "runs" / "run" / "checkpoints" / "last.ckpt").stat().st_mtime_ns
+    (tmp_path / "go").touch()
+    assert second.wait().code == 0
+    assert (tmp_path / "runs" / "run" / "checkpoints" / "last.ckpt").stat().st_mtime_ns == trained
+    same(tmp_path / "runs" / "run")
+
+
 def test_read_only_output_is_told(tmp_path, args):
     disk = tmp_path / "disk"
     if why := mount(disk, 1):
@@ -64,7 +85,7 @@ def test_an_output_folder_that_is_a_file_is_told(tmp_path, args):
     assert (outcome.code, "cannot write the run folder runs/run" in outcome.err) == (2, True)
 
 
-NAMES = ["two words é ü 猫", "a=b", "a,b"]
+NAMES = ["two words é ü 猫", pytest.param("a=b", marks=pytest.mark.slow), "a=b,c"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -120,7 +141,11 @@ def test_without_a_network_shapes_train(tmp_path, args, same):
     ("args", "told"),
     [
         (["data=voc2012"], ["no mirror sent VOCtrainval_11-May-2012.tar", "by hand and put it at"]),
-        (["model=transfer", "model.backbone=resnet18"], ["cannot download model.weights=DEFAULT", "by hand"]),
+        pytest.param(
+            ["model=transfer", "model.backbone=resnet18"],
+            ["cannot download model.weights=DEFAULT", "by hand"],
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["data", "weights"],
 )
@@ -203,10 +228,10 @@ def test_a_resume_with_other_settings_under_the_same_name_is_refused(tmp_path, a
 
 def test_a_resume_with_other_settings_and_no_name_is_a_run_of_its_own(tmp_path, args):
     args = [arg for arg in args if arg != "name=run"]
-    for other in ([], *([one] for one in OTHERS.values())):
+    for other in ([], *([OTHERS[setting]] for setting in ("seed", "model", "size"))):
         inject = partial(at, SegmentationTask, "training_step", 2, kill)
         assert run(tmp_path, *args, *other, inject=inject).code == -9
-    assert len(list((tmp_path / "runs").iterdir())) == 1 + len(OTHERS)
+    assert len(list((tmp_path / "runs").iterdir())) == 4
 
 
 @pytest.fixture

@@ -112,7 +112,7 @@ def folder(tmp_path):
                 noise = np.random.default_rng(i).integers(0, 256, (*mask.shape, 3), dtype=np.uint8)
                 Image.fromarray(noise).save(made.image(name))
                 Image.fromarray(mask).save(made.mask(name))
-        return ["data=voc2012", f"data.root={made.path}", *PLAIN]
+        return ["data=voc2012", "data.root=VOC2012", *PLAIN]
 
     return made
 
