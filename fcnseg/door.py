@@ -1,5 +1,7 @@
 """What every `python -m fcnseg.<verb>` goes through: Hydra, and a plain answer to what the user got wrong."""
 
+import gc
+import inspect
 import os
 import re
 import sys
@@ -18,12 +20,14 @@ from rich.console import Console
 from fcnseg.runs import RunFailedError
 from fcnseg.signals import StopError
 from fcnseg.sweep import Journal, check_devices, journalled, prepare_ray
+from fcnseg.usage import usage
 
 CONF = Path(__file__).parent.parent / "conf"
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130  # exit codes
 MAY_BE_NULL = ("patience", "checkpoint.every_n_minutes", "model.weights")  # besides what is null by default
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list"}
 MULTIRUN = ("-m", "--multirun")
+HELP = {"-h", "--help"}
 Job = Callable[[DictConfig], object]
 
 
@@ -36,6 +40,13 @@ def door(config_name: str) -> Callable[[Job], Callable[[], None]]:
 
     def decorate(job: Job) -> Callable[[], None]:
         def opened() -> None:
+            if HELP & set(sys.argv):
+                file = Path(inspect.getfile(job)).relative_to(Path(__file__).parent.parent)
+                module = ".".join(file.with_suffix("").parts).removesuffix(".__main__")
+                print(usage(CONF, config_name, f"python -m {module}", sys.argv[1:]))
+                return
+            # Importing torch makes a million objects that stay. Looking through them at the usual rate takes a second.
+            gc.set_threshold(100_000, 50, 100)
             errors: list[Exception] = []
 
             def checked(cfg: DictConfig) -> object:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from lightning import Trainer, seed_everything
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 
 from fcnseg import build, results
@@ -17,22 +17,6 @@ from fcnseg.runs import Run, hyperparameters
 from fcnseg.screen import Screen
 from fcnseg.signals import stop_requests
 from fcnseg.task import SegmentationTask
-
-
-def check_ranges(cfg: DictConfig) -> None:
-    """Refuse settings of the run itself that make no sense.
-
-    Raises:
-        ValueError: a setting out of its range.
-    """
-    for key, least in (("trainer.max_epochs", 1), ("patience", 1), ("checkpoint.every_n_steps", 1), ("seed", 0)):
-        value = OmegaConf.select(cfg, key)
-        if value is not None and (type(value) is not int or value < least):
-            raise ValueError(f"{key}={value}: wanted a whole number from {least} up")
-    if (minutes := cfg.checkpoint.every_n_minutes) is not None and not minutes > 0:
-        raise ValueError(f"checkpoint.every_n_minutes={minutes}: wanted a number above 0, or null")
-    if cfg.resume not in ("auto", "never"):
-        raise ValueError(f"resume={cfg.resume}: wanted auto or never")
 
 
 def check_optimizer(task: SegmentationTask) -> None:
@@ -55,7 +39,6 @@ def fit(cfg: DictConfig, run: Run, console: Console) -> None:
         RunFailedError: training failed; status.json has the traceback.
         StopError: a signal came; the run's state is saved.
     """
-    check_ranges(cfg)
     run.check_same(cfg)
     with stop_requests() as stop:
         data = build.data(cfg)

@@ -17,12 +17,17 @@ from typing import TYPE_CHECKING, Any
 from filelock import AcquireReturnProxy, FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
+from fcnseg.data import MIN_SIZE, SPLITS
 from fcnseg.files import read_json, write_json, write_text
 from fcnseg.signals import StopError
 
 if TYPE_CHECKING:  # torch takes seconds to import, and a run's state can be told without it
     from fcnseg.task import SegmentationTask
 
+LEAST = {
+    **{"trainer.max_epochs": 1, "patience": 1, "checkpoint.every_n_steps": 1, "seed": 0},
+    **{"data.size": MIN_SIZE, "data.batch_size": 1},
+}
 UNNAMED = ("name", "runs", "resume")  # what a run is called and where, not what it is
 
 
@@ -46,6 +51,23 @@ def name(cfg: DictConfig) -> str:
     fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
     choices = [choice for choice in cfg.choices.values() if choice]
     return "-".join([*choices, f"seed{cfg.seed}", fingerprint])
+
+
+def check_ranges(cfg: DictConfig) -> None:
+    """Refuse settings that make no sense, without waiting for the imports that whatever they are of needs.
+
+    Raises:
+        ValueError: a setting out of its range.
+    """
+    for key, least in LEAST.items():
+        value = OmegaConf.select(cfg, key)
+        if value is not None and (type(value) is not int or value < least):
+            raise ValueError(f"{key}={value}: wanted a whole number from {least} up")
+    if (minutes := cfg.checkpoint.every_n_minutes) is not None and not minutes > 0:
+        raise ValueError(f"checkpoint.every_n_minutes={minutes}: wanted a number above 0, or null")
+    for key, choices in (("resume", ("auto", "never")), ("data.split", SPLITS)):
+        if (value := OmegaConf.select(cfg, key)) not in choices:
+            raise ValueError(f"{key}={value}: wanted one of {', '.join(choices)}")
 
 
 def hyperparameters(cfg: DictConfig) -> dict[str, Any]:

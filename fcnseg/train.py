@@ -3,12 +3,13 @@
 from omegaconf import DictConfig
 
 from fcnseg.door import console, door
-from fcnseg.runs import Run
+from fcnseg.runs import Run, check_ranges
 
 
 @door("config")
 def train(cfg: DictConfig) -> float | None:
     """Train and test the run that `cfg` describes, or show it if it has finished; return its test mIoU."""
+    check_ranges(cfg)
     from fcnseg import results  # imports torch, which a refused command need not wait for
     from fcnseg.fit import fit
 

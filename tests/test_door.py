@@ -7,9 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
+from fcnseg.benchmark import benchmark
 from fcnseg.data import voc
 from fcnseg.data.__main__ import check_data
+from fcnseg.door import CONF
 from fcnseg.evaluate import evaluate
+from fcnseg.report import report
 from fcnseg.task import SegmentationTask
 from fcnseg.train import train
 
@@ -164,7 +167,38 @@ def test_the_traceback_on_demand(command, monkeypatch):
         command(train, "data=shapes", "data.size=big")
 
 
-def test_a_refused_command_does_not_wait_for_torch():
-    code = "import sys, fcnseg.train; assert 'torch' not in sys.modules; fcnseg.train.train()"
-    run = subprocess.run([sys.executable, "-c", f"{code}", "data.size=big"], capture_output=True, text=True)
-    assert (run.returncode, run.stderr[:8]) == (2, "fcnseg: ")
+WATCHED = """
+import atexit, sys, fcnseg.train
+atexit.register(lambda: print("waited for torch" if "torch" in sys.modules else "did not wait"))
+fcnseg.train.train()
+"""
+
+
+@pytest.mark.parametrize(
+    "arg", ["--help", "modle=fcn", "data.size=big", "data.size=3", "patience=0", "data.split=thirds"]
+)
+def test_what_needs_no_torch_does_not_wait_for_it(arg):
+    run = subprocess.run([sys.executable, "-c", WATCHED, arg], capture_output=True, text=True)
+    assert (run.returncode, run.stdout.splitlines()[-1]) == (0 if arg == "--help" else 2, "did not wait")
+
+
+@pytest.mark.parametrize("door", [train, evaluate, check_data, benchmark, report])
+def test_help_has_every_setting_with_its_comment(command, door):
+    config = {evaluate: "evaluate", benchmark: "benchmark", report: "report"}.get(door, "config")
+    code, out, _ = command(door, "--help")
+    assert code == 0
+    assert out.startswith("python -m fcnseg.")
+    assert "__main__" not in out
+    lines = (CONF / f"{config}.yaml").read_text().partition("_self_")[2].splitlines()
+    own = [line.strip() for line in lines if line.strip() and "- " not in line]
+    assert len(own) >= 4
+    assert set(own) <= {line.strip() for line in out.splitlines()}
+
+
+def test_help_is_of_the_choices_on_the_command_line(command):
+    out = command(train, "model=transfer", "data=shapes", "-h").out
+    assert "model:  # model=transfer" in out
+    assert "backbone: resnet34" in out
+    assert "val: 64" in out
+    assert "md5" not in out
+    assert "wilson" in command(train, "model=wilsn", "-h").out

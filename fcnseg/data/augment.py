@@ -49,6 +49,18 @@ def none(image: Tensor, mask: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
     return image, mask
 
 
+def choose(chosen: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    """`one` for the samples that are chosen, `other` for the rest.
+
+    As `torch.where`, whose choice a sample is read anew for every byte: six times as slow on the CPU.
+
+    Shape:
+        chosen (N,) bool; one, other (N, ...) uint8 -> (N, ...) uint8.
+    """
+    bits = chosen.byte().neg().view(-1, *[1] * (one.ndim - 1))  # 0 or 255
+    return one.bitwise_xor(other).bitwise_and_(bits).bitwise_xor_(other)
+
+
 class Flip:
     """Horizontal and vertical flips (section 3.2).
 
@@ -69,7 +81,7 @@ class Flip:
     def __call__(self, image: Tensor, mask: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
         """Flip each sample, or not, together with its mask."""
         for axis, p in self.flips:
-            flipped = (draw() < p)[:, None, None]  # (N, 1, 1)
-            image = torch.where(flipped[:, None], image.flip(axis), image)
-            mask = torch.where(flipped, mask.flip(axis), mask)
+            flipped = draw() < p
+            image = choose(flipped, image.flip(axis), image)
+            mask = choose(flipped, mask.flip(axis), mask)
         return image, mask

@@ -2,15 +2,16 @@
 
 import hashlib
 import json
+import mmap
 import os
 import shutil
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from filelock import FileLock
 from PIL.Image import Resampling
@@ -21,6 +22,10 @@ from fcnseg.data import voc
 
 FORMAT = 1  # goes up when the same files would be packed in another way
 SHOWN = 10  # broken files named in one message
+PART = 16  # images that a thread packs between two words with the others
+NORESERVE = 0x4000 if sys.platform == "linux" else 0  # MAP_NORESERVE, which Python's mmap has from 3.13 on
+
+Packed = tuple[list[int], str]  # of one image: (256,) pixels per label, and its files' digest
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ def _key(folder: voc.Folder, ids: Sequence[str], size: int) -> str:
 
 
 class _Writer:
-    """Decodes images into the two arrays; called from several threads, one image each (Pillow frees the lock)."""
+    """Decodes images into the two arrays; called from several threads (Pillow frees Python's lock)."""
 
     def __init__(self, folder: voc.Folder, home: Path, ids: Sequence[str], size: int) -> None:
         shape = (len(ids), size, size)
@@ -74,9 +79,12 @@ class _Writer:
         self.images = np.lib.format.open_memmap(home / "images.npy", "w+", np.uint8, (*shape, 3))
         self.masks = np.lib.format.open_memmap(home / "masks.npy", "w+", np.uint8, shape)
 
-    def __call__(self, job: tuple[int, str]) -> tuple[npt.NDArray[np.int64], str] | ValueError:
-        """Write image `job`; return its pixels per label and its files' digest, or what is wrong with it."""
-        row, name = job
+    def several(self, jobs: Sequence[tuple[int, str]]) -> list[Packed | ValueError]:
+        """Write several images."""
+        return [self(row, name) for row, name in jobs]
+
+    def __call__(self, row: int, name: str) -> Packed | ValueError:
+        """Write image `name` into `row`; what is known of it then, or what is wrong with it."""
         try:
             image = voc.read_image(self.folder.image(name))
             mask = voc.read_mask(self.folder.mask(name), image.size)
@@ -86,7 +94,7 @@ class _Writer:
         self.images[row] = np.asarray(image.resize(square, Resampling.BILINEAR))
         self.masks[row] = np.asarray(mask.resize(square, Resampling.NEAREST))
         digest = hashlib.sha256(self.folder.image(name).read_bytes() + self.folder.mask(name).read_bytes())
-        return np.asarray(np.bincount(np.asarray(mask).ravel(), minlength=256), dtype=np.int64), digest.hexdigest()
+        return mask.histogram(), digest.hexdigest()
 
     def flush(self) -> None:
         """Wait until the arrays are on the disk."""
@@ -96,9 +104,11 @@ class _Writer:
 
 def _build(folder: voc.Folder, home: Path, ids: Sequence[str], size: int, title: str) -> None:
     """Write the pack of `ids` into `home`, decoding on every core."""
-    writer = _Writer(folder, home, ids, size)
+    writer, jobs = _Writer(folder, home, ids, size), list(enumerate(ids))
+    parts = [jobs[start : start + PART] for start in range(0, len(jobs), PART)]
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        results = list(track(pool.map(writer, enumerate(ids)), description=title, total=len(ids), transient=True))
+        done = track(pool.map(writer.several, parts), description=title, total=len(parts), transient=True)
+        results = [result for part in done for result in part]
     if errors := [str(result) for result in results if isinstance(result, ValueError)]:
         more = f"\n... and {len(errors) - SHOWN} more" if len(errors) > SHOWN else ""
         raise ValueError("\n".join(errors[:SHOWN]) + more)
@@ -113,11 +123,23 @@ def _build(folder: voc.Folder, home: Path, ids: Sequence[str], size: int, title:
     (home / "pack.json").write_text(json.dumps(meta), encoding="utf-8")
 
 
+def _map(path: Path) -> Tensor:
+    """Map an array into memory; copy-on-write, so that nothing can change it by mistake.
+
+    NumPy's own copy-on-write reserves memory for a copy of all of it, which there is not for a pack that is larger.
+    """
+    array = np.load(path, mmap_mode="r")
+    with path.open("rb") as file:
+        flags, access = mmap.MAP_PRIVATE | NORESERVE, mmap.PROT_READ | mmap.PROT_WRITE
+        pages = mmap.mmap(file.fileno(), 0, flags, access)
+    return torch.frombuffer(pages, dtype=torch.uint8, offset=array.offset).view(array.shape)
+
+
 def _open(home: Path) -> Pack:
-    """Map a finished pack into memory; copy-on-write, so that nothing can change it by mistake."""
+    """Map a finished pack into memory."""
     try:
         meta = json.loads((home / "pack.json").read_text(encoding="utf-8"))
-        images, masks = (torch.from_numpy(np.load(home / f"{name}.npy", mmap_mode="c")) for name in ("images", "masks"))
+        images, masks = (_map(home / f"{name}.npy") for name in ("images", "masks"))
     except (OSError, ValueError, EOFError) as error:
         raise ValueError(f"the pack {home} is damaged ({error}): remove this folder, and it is built anew") from error
     return Pack(images, masks, tuple(meta["ids"]), torch.tensor(meta["class_pixels"]), meta["fingerprint"])

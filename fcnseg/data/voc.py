@@ -89,10 +89,11 @@ def read_image(path: Path) -> Image.Image:
     """
     try:
         with Image.open(path) as file:
-            upright = ImageOps.exif_transpose(file)
-            if upright.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255
-                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-            return upright.convert("RGB")
+            file.load()
+            ImageOps.exif_transpose(file, in_place=True)
+            if file.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255
+                return Image.fromarray((np.asarray(file) >> 8).astype(np.uint8)).convert("RGB")
+            return file if file.mode == "RGB" else file.convert("RGB")
     except BROKEN as error:
         raise ValueError(
             f"broken image {path}: {error}; replace the file or take its name out of the image set"
@@ -100,7 +101,7 @@ def read_image(path: Path) -> Image.Image:
 
 
 def read_mask(path: Path, size: tuple[int, int] | None = None) -> Image.Image:
-    """The class mask as an image of labels (mode "L"): 0..20, and 255 for void.
+    """The class mask as an image whose pixels are labels (mode "P" or "L"): 0..20, and 255 for void.
 
     Args:
         path: A palette PNG as VOC ships them, or a grey PNG of the labels themselves.
@@ -112,19 +113,19 @@ def read_mask(path: Path, size: tuple[int, int] | None = None) -> Image.Image:
     try:
         with Image.open(path) as file:
             file.load()
-            mask = file if file.mode in ("P", "L") else None
-            found = f"a picture of mode {file.mode}"
     except BROKEN as error:
         raise ValueError(
             f"broken mask {path}: {error}; replace the file or take its name out of the image set"
         ) from error
-    if mask is None:
-        raise ValueError(f"mask {path} is {found}, wanted labels: a palette PNG (mode P) or a grey one (mode L)")
-    if size is not None and mask.size != size:
+    if file.mode not in ("P", "L"):
         raise ValueError(
-            f"mask {path} is {mask.size[0]}x{mask.size[1]}, its image {size[0]}x{size[1]}: make them one size"
+            f"mask {path} is a picture of mode {file.mode}, wanted labels: a palette PNG (mode P) or a grey one (mode L)"
         )
-    labels = np.asarray(mask)
-    if strays := np.unique(labels[(labels >= NUM_CLASSES) & (labels != VOID)]).tolist():
+    if size is not None and file.size != size:
+        raise ValueError(
+            f"mask {path} is {file.size[0]}x{file.size[1]}, its image {size[0]}x{size[1]}: make them one size"
+        )
+    pixels = file.histogram()  # (256,), by label
+    if strays := [label for label in range(NUM_CLASSES, VOID) if pixels[label]]:
         raise ValueError(f"mask {path} holds the labels {strays}, wanted 0..{NUM_CLASSES - 1} and {VOID} for void")
-    return Image.fromarray(labels)
+    return file

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from fcnseg.data.augment import Flip, draws, none
+from fcnseg.data.augment import Flip, choose, draws, none
 
 SAMPLES = torch.arange(100_000)
 
@@ -69,6 +69,14 @@ def test_the_probability_is_that_of_flipping(p):
     mask = torch.tensor([[[1, 2]]], dtype=torch.uint8).expand(20_000, 1, 2)
     _, flipped = Flip(horizontal=p, vertical=0)(mask[:, None], mask, draws(0, 0, torch.arange(20_000)))
     assert (flipped[:, 0, 0] == 2).float().mean().item() == pytest.approx(p, abs=0.01)
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 4), (5, 4)])
+def test_choosing_is_where(shape):
+    one, other = torch.randint(0, 256, (2, 16, *shape), dtype=torch.uint8)
+    chosen = torch.rand(16) < 0.5
+    wanted = torch.where(chosen.view(-1, *[1] * len(shape)), one, other)
+    assert torch.equal(choose(chosen, one, other), wanted)
 
 
 def test_a_sample_is_flipped_alike_in_any_batch():

@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 import time
@@ -240,3 +241,19 @@ def test_writing_to_the_tensors_does_not_reach_the_disk(folder):
     first.masks.fill_(21)
     assert_same(pack(folder, "train", SIZE), wanted)
     assert wanted.images.any()
+
+
+def test_a_pack_larger_than_the_memory_opens(tmp_path):
+    """A hole in a file: it takes no room on the disk, and every pixel reads as 0."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    images = 2 * memory // (3 * 512**2)
+    for name, shape in (("images", (images, 512, 512, 3)), ("masks", (images, 512, 512))):
+        np.lib.format.open_memmap(tmp_path / f"{name}.npy", "w+", np.uint8, shape)
+    meta = {"ids": [], "class_pixels": [0] * 22, "fingerprint": ""}
+    (tmp_path / "pack.json").write_text(json.dumps(meta))
+    found = packed._open(tmp_path)
+    assert found.nbytes > 2 * memory
+    assert not found.images[-1].any()
+    found.images[-1].fill_(7)
+    assert found.images[-1].all()
+    assert not packed._open(tmp_path).images[-1].any()

@@ -191,7 +191,7 @@ def test_read_mask(file, mode, size):
         mask = mask.convert("P")
         mask.putpalette(voc.PALETTE.tobytes())
     found = voc.read_mask(file(mask), size)
-    assert found.mode == "L"
+    assert found.mode == mode
     assert np.array_equal(np.asarray(found), labels())
 
 

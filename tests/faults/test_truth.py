@@ -60,7 +60,8 @@ def test_logits_that_are_no_numbers_stop_the_run_at_the_validation(tmp_path, arg
     assert not (path / "result.json").exists()
 
 
-def test_infinite_logits_of_void_pixels_alone_stop_the_run(tmp_path, args):
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
+def test_infinite_logits_of_void_pixels_alone_stop_the_run(tmp_path, args, value):
     """No loss sees them."""
 
     def infinite(task, batch, _):
@@ -69,7 +70,7 @@ def test_infinite_logits_of_void_pixels_alone_stop_the_run(tmp_path, args):
 
     def spoil(logits):
         logits = logits.clone()
-        logits[0, :, 0, 0] = torch.inf
+        logits[0, 3, 0, 0] = value
         return logits
 
     outcome = run(tmp_path, *args, inject=partial(at, SegmentationTask, "validation_step", 1, infinite))
