@@ -5,6 +5,7 @@ import io
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -89,6 +90,7 @@ class RunLog(AfterEpoch):
         self.rows: list[Row] = []
         self._writer: SummaryWriter | None = None
         self._logged = 0  # rows that TensorBoard has
+        self._unlogged: list[Row] = []  # of an earlier part of the run
         self._images = 0
         self._lr = 0.0
         self._started = self._trained = 0.0
@@ -108,12 +110,12 @@ class RunLog(AfterEpoch):
         return median(row["images_per_s"] for row in self.rows) if self.rows else None
 
     def state_dict(self) -> dict[str, Any]:
-        """The epoch's learning rate, for a run resumed after its schedule has stepped."""
-        return {"lr": self._lr}
+        """The epoch's learning rate, for a run resumed after its schedule has stepped, and rows not written yet."""
+        return {"lr": self._lr, "unlogged": self.rows[self._logged :]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a saved state."""
-        self._lr = state_dict["lr"]
+        self._lr, self._unlogged = state_dict["lr"], state_dict["unlogged"]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Read the rows of an earlier part of this run."""
@@ -127,6 +129,7 @@ class RunLog(AfterEpoch):
         super().on_train_start(trainer, pl_module)
         self.rows = [row for row in self.rows if row["epoch"] < trainer.current_epoch]
         self._logged = len(self.rows)
+        self.rows += [row for row in self._unlogged if row["epoch"] >= self._logged]
         experiment, start, _ = hparams(self.hyperparameters, dict.fromkeys(FINAL, 0.0))
         for summary in (experiment, start):
             self.writer._get_file_writer().add_summary(summary)
@@ -194,6 +197,12 @@ class RunLog(AfterEpoch):
             self.writer.add_image("predictions", panel(*self._samples), epoch, dataformats="HWC")
         self.writer.flush()
         self._logged = len(self.rows)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Close the files: in a sweep, other jobs follow in this process."""
+        if self._writer:
+            with suppress(OSError):
+                self._writer.close()
 
     def finish(self, metrics: Mapping[str, float | None]) -> None:
         """Log the final metrics, beside which HPARAMS shows the hyperparameters, and close the files."""

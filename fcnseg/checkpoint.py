@@ -75,7 +75,8 @@ def newest_good(folder: Path) -> Path | None:
     """The checkpoint to go on from; None to start anew. Damaged ones are named on stderr and passed over."""
     found = [path for name in ("last.ckpt", "previous.ckpt") if (path := folder / name).exists()]
     best = folder / "best.ckpt"
-    if found and best.exists() and (wrong := damage(best)):
+    known = best.exists() or any(name == best.name for _, name in _sums(folder))
+    if found and known and (wrong := damage(best)):
         print(f"fcnseg: {best} {wrong}: its epoch is lost, so the run starts anew", file=sys.stderr)
         return None
     for path in found:
@@ -91,6 +92,20 @@ class SafeCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Write `checkpoint` to `path`; the one before is kept as `previous.ckpt`."""
         save(Path(path), checkpoint, keep="previous.ckpt")
+
+
+def check_epochs(max_epochs: int, path: Path) -> None:
+    """Refuse to go on from a checkpoint that has more epochs than are wanted.
+
+    Raises:
+        ValueError: it has.
+    """
+    done = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["epoch"]
+    if done > max_epochs:
+        raise ValueError(
+            f"trainer.max_epochs={max_epochs}, but {path} has {done} epochs behind it: raise it, or start over with"
+            " resume=never"
+        )
 
 
 def load_weights(task: LightningModule, path: Path) -> None:

@@ -13,20 +13,21 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
+from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from rich.console import Console
 
 from fcnseg.runs import RunFailedError
 from fcnseg.signals import StopError
-from fcnseg.sweep import Journal, check_devices, journalled, prepare_ray
+from fcnseg.sweep import Journal, journalled, prepare_launcher
 from fcnseg.usage import usage
 
 CONF = Path(__file__).parent.parent / "conf"
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130  # exit codes
 MAY_BE_NULL = ("patience", "checkpoint.every_n_minutes", "model.weights")  # besides what is null by default
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list"}
-MULTIRUN = ("-m", "--multirun")
+MULTIRUN = ("-m", "--multirun", "hydra.mode=MULTIRUN")
 HELP = {"-h", "--help"}
 Job = Callable[[DictConfig], object]
 
@@ -50,13 +51,14 @@ def door(config_name: str) -> Callable[[Job], Callable[[], None]]:
             errors: list[Exception] = []
 
             def checked(cfg: DictConfig) -> object:
+                def check() -> None:
+                    check_values(cfg, _defaults(config_name))
+
                 try:
-                    with journalled(cfg, lambda error: _explain(error, config_name)) as entry:
-                        check_values(cfg, _defaults(config_name))
-                        if entry:  # a sweep's
-                            check_devices(cfg)
-                        entry["miou"] = job(cfg)
-                        return entry["miou"]
+                    if HydraConfig.get().mode == RunMode.MULTIRUN:
+                        return journalled(cfg, check, job, lambda error: _explain(error, config_name))
+                    check()
+                    return job(cfg)
                 except Exception as error:  # not Hydra's to print: raised again below
                     errors.append(error)
                 return None
@@ -78,9 +80,9 @@ def door(config_name: str) -> Callable[[Job], Callable[[], None]]:
             except RunFailedError as error:
                 _leave(str(error), FAILED)
             except StopError as error:
-                _leave(f"{error}: the same command goes on", 128 + error.signum)
+                _leave(f"{error}: {_same_command()} goes on", 128 + error.signum)
             except KeyboardInterrupt:
-                _leave("interrupted: the same command goes on from the last checkpoint", INTERRUPTED)
+                _leave(f"interrupted: {_same_command()} goes on from the last checkpoint", INTERRUPTED)
             except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
                 if wants_traceback:
                     raise
@@ -93,14 +95,13 @@ def door(config_name: str) -> Callable[[Job], Callable[[], None]]:
 
 def _sweep(command: Callable[[], None]) -> None:
     """Run the jobs of a sweep, print the table of what became of them, and exit with 1 unless all have finished."""
-    if "hydra/launcher=gpus" in sys.argv:
-        prepare_ray()
-    runs = next((arg.removeprefix("runs=").strip("'\"") for arg in sys.argv if arg.startswith("runs=")), "runs")
-    journal, argv = Journal(Path(runs)), sys.argv
+    given = dict(arg.partition("=")[::2] for arg in sys.argv)
+    journal, argv = Journal(Path(given.get("runs", "runs").strip("'\""))), sys.argv
     program, *rest = (arg for arg in argv if arg not in MULTIRUN)
     # Hydra takes flags before overrides only.
     sys.argv = [program, "--multirun", *rest, f"hydra.sweep.dir='{journal.folder.absolute()}'"]
     try:
+        prepare_launcher(given.get("hydra/launcher", ""), journal)
         command()
     finally:
         sys.argv = argv
@@ -112,6 +113,10 @@ def _sweep(command: Callable[[], None]) -> None:
 def console() -> Console:
     """Where a command prints: the terminal, or 100 columns of text in a pipe or a file."""
     return Console() if sys.stdout.isatty() else Console(width=100)
+
+
+def _same_command() -> str:
+    return f"the same command{', without resume=never,' if 'resume=never' in sys.argv else ''}"
 
 
 def _leave(message: str, code: int) -> None:

@@ -11,6 +11,7 @@ from fcnseg.door import console, door
 def evaluate(cfg: DictConfig) -> float | None:
     """Rebuild the run, test its best weights, and print what training's own end printed; return its test mIoU."""
     from fcnseg import build, results, runs
+    from fcnseg.signals import stop_requests
 
     path = Path(cfg.run)
     if cfg.verify:
@@ -20,7 +21,8 @@ def evaluate(cfg: DictConfig) -> float | None:
         run_cfg.data.root = cfg.data.root
     data = build.data(run_cfg)
     data.prepare_data()
-    measured = results.measure(build.trainer(run_cfg), task, data)
+    with stop_requests():
+        measured = results.measure(build.trainer(run_cfg), task, data)
     results.show(measured, path, console())
     miou: float | None = measured["metrics"]["test/miou"]
     return miou

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from fcnseg import build, results
 from fcnseg.callbacks import RunLog
-from fcnseg.checkpoint import SafeCheckpointIO, fitting_weights, load_weights, newest_good
+from fcnseg.checkpoint import SafeCheckpointIO, check_epochs, damage, fitting_weights, load_weights, newest_good
 from fcnseg.data.module import VOCDataModule
 from fcnseg.files import write_json
 from fcnseg.guards import FiniteLoss, limits_explained
@@ -39,7 +39,6 @@ def fit(cfg: DictConfig, run: Run, console: Console) -> None:
         RunFailedError: training failed; status.json has the traceback.
         StopError: a signal came; the run's state is saved.
     """
-    run.check_same(cfg)
     with stop_requests() as stop:
         data = build.data(cfg)
         data.prepare_data()
@@ -62,6 +61,7 @@ def fit(cfg: DictConfig, run: Run, console: Console) -> None:
             last = newest_good(run.checkpoints) if cfg.resume == "auto" else None
             if last is not None:
                 fitting_weights(task, last)
+                check_epochs(cfg.trainer.max_epochs, last)
                 run.check_data(data.fingerprint)
             with (
                 run.recorded(cfg, data.fingerprint),
@@ -79,6 +79,8 @@ def _result(
 ) -> dict[str, Any]:
     """Test the best epoch's weights; all that result.json holds."""
     best = run.checkpoints / "best.ckpt"
+    if wrong := damage(best):
+        raise OSError(f"{best} {wrong}: the same command starts the run anew")
     load_weights(task, best)
     measured = results.measure(trainer, task, data)
     log.finish(measured["metrics"])

@@ -72,7 +72,7 @@ class Checkpoints(AfterEpoch):
             torch.set_rng_state(self._restored["cpu"])
             if len(self._restored["cuda"]) == torch.cuda.device_count():
                 torch.cuda.set_rng_state_all(self._restored["cuda"])
-            if self._max_epochs != trainer.max_epochs:
+            if self._max_epochs != trainer.max_epochs and not trainer.should_stop:  # by patience
                 extend_schedule(trainer)
         self._max_epochs = trainer.max_epochs
 
@@ -82,7 +82,20 @@ class Checkpoints(AfterEpoch):
         """Save between two batches if it is time or the run is to stop; after the last, the validation comes first."""
         if batch_idx + 1 < trainer.num_training_batches and self._due(trainer):
             self._save_last(trainer)
-            self.stop.obey()
+            self._obey()
+
+    def _obey(self) -> None:
+        """Stop here if a signal has come.
+
+        Raises:
+            StopError: it has.
+            OSError: it has, and the state could not be saved.
+        """
+        if self.failed and self.stop.signum is not None:
+            raise OSError(
+                "told to stop, but the state could not be saved: the same command goes on from the save before"
+            )
+        self.stop.obey()
 
     def _due(self, trainer: Trainer) -> bool:
         steps = self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0
@@ -108,7 +121,7 @@ class Checkpoints(AfterEpoch):
         progress.total.load_state_dict({**progress.total.state_dict(), "ready": 1, "started": 1})
         self._save_last(trainer)
         progress.load_state_dict(before)
-        self.stop.obey()
+        self._obey()
 
     def after_epoch(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
         """Save the epoch's weights if they are the best so far, then the state of the run."""
@@ -120,7 +133,7 @@ class Checkpoints(AfterEpoch):
         # Lightning's next act. Saved before it, the counters would make a resumed run skip the epoch that begins now.
         trainer.fit_loop.epoch_loop.batch_progress.reset_on_run()
         self._save_last(trainer)
-        self.stop.obey()
+        self._obey()
 
     def _save_last(self, trainer: Trainer) -> None:
         """Save the best weights if that is still to be done, then the run's state; say so if it fails."""
@@ -140,6 +153,7 @@ class Checkpoints(AfterEpoch):
         """From here on, nobody looks for a signal between batches."""
         super().on_train_end(trainer, pl_module)
         self.stop.heeded = False
+        self._obey()  # if one came since the last look
 
 
 def extend_schedule(trainer: Trainer) -> None:
@@ -151,12 +165,14 @@ def extend_schedule(trainer: Trainer) -> None:
     before = optimizer.param_groups[0]["lr"]
     for group in optimizer.param_groups:
         group["lr"] = group.pop("initial_lr")
+    restored = trainer.lr_scheduler_configs[0].scheduler
+    steps = restored.last_epoch  # one more than there are epochs, if the run was stopped before a validation
     schedule: LRScheduler = task.schedule(optimizer)  # type: ignore[operator]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the steps of the optimiser were taken in the earlier part of the run
-        for _ in range(trainer.current_epoch):
+        for _ in range(steps):
             schedule.step()
-    trainer.lr_scheduler_configs[0].scheduler.load_state_dict(schedule.state_dict())
+    restored.load_state_dict(schedule.state_dict())
     after = optimizer.param_groups[0]["lr"]
     print(
         f"fcnseg: trainer.max_epochs is now {trainer.max_epochs}: from epoch {trainer.current_epoch + 1} on, the learning rate"
@@ -175,3 +191,8 @@ class Patience(EarlyStopping):
         """Stop again if the saved state says so: Lightning forgets that it had stopped."""
         if self.wait_count >= self.patience:
             trainer.should_stop = True
+            print(f"fcnseg: patience={self.patience} has run out; a larger one trains on", file=sys.stderr)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a saved state, with this run's patience."""
+        super().load_state_dict({**state_dict, "patience": self.patience})

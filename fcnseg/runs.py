@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,9 +129,13 @@ class Run:
         """Keep the status of a locked run true while it goes on in the `with` block.
 
         Raises:
+            ValueError: the folder cannot be written.
             RunFailedError: the block raised; the traceback is in status.json.
         """
-        self._start(cfg, data_fingerprint)
+        try:
+            self._start(cfg, data_fingerprint)
+        except OSError as error:
+            raise self._unwritable(error) from error
         try:
             yield
         except StopError:
@@ -158,20 +163,27 @@ class Run:
                 f"another process is at the run {self.path}: wait for it, or choose another name="
             ) from error
         except OSError as error:
-            raise ValueError(
-                f"cannot write the run folder {self.path}: {error.strerror}; choose another with runs="
-            ) from error
+            raise self._unwritable(error) from error
 
-    def is_finished(self, cfg: DictConfig) -> bool:
-        """Whether there is nothing left to do for `cfg`: it has a result, and no more epochs are asked for."""
-        return (
-            cfg.resume == "auto"
-            and self.result is not None
-            and cfg.trainer.max_epochs <= self.config.trainer.max_epochs
+    def _unwritable(self, error: OSError) -> ValueError:
+        return ValueError(
+            f"cannot write the run folder {self.path}: {error.strerror}; make room there, or choose another with runs="
         )
 
+    def is_finished(self, cfg: DictConfig) -> bool:
+        """Whether there is nothing left to do for `cfg`: it has a result, and no more epochs or patience are asked for.
+
+        Raises:
+            ValueError: the run has other settings than `cfg`.
+        """
+        self.check_same(cfg)
+        if cfg.resume == "never" or self.result is None:
+            return False
+        limits = [(c.trainer.max_epochs, inf if c.patience is None else c.patience) for c in (cfg, self.config)]
+        return all(wanted <= had for wanted, had in zip(*limits, strict=True))
+
     def check_same(self, cfg: DictConfig) -> None:
-        """Refuse to go on with a run under settings other than its own; more epochs are no other run.
+        """Refuse to go on with a run under settings other than its own; more epochs or patience are no other run.
 
         Raises:
             ValueError: a table of what differs.
@@ -179,8 +191,11 @@ class Run:
         if cfg.resume == "never" or not (self.path / ".hydra" / "config.yaml").is_file():
             return
         old, new = (_flat(OmegaConf.to_container(config, resolve=True)) for config in (self.config, cfg))
-        keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
-        if differing := [key for key in keys if key not in (*UNNAMED, "trainer.max_epochs") and "T_max" not in key]:
+        may_differ = {*UNNAMED, "trainer.max_epochs", "patience"}
+        if all(settings.get("schedule.T_max") == settings["trainer.max_epochs"] for settings in (old, new)):
+            may_differ.add("schedule.T_max")
+        keys = sorted(old.keys() | new.keys())
+        if differing := [key for key in keys if old.get(key) != new.get(key) and key not in may_differ]:
             rows = [f"  {key}: {new.get(key)} for {old.get(key)}" for key in differing]
             head = f"the run {self.path} has other settings (wanted now, for its own): choose another name=, or resume=never"
             raise ValueError("\n".join([head, *rows]))
@@ -204,25 +219,37 @@ class Run:
             self._tell("finished")
 
     def _start(self, cfg: DictConfig, data_fingerprint: str) -> None:
+        """Say that the run goes on before anything is taken away: whatever moment a kill comes at, no status is false."""
+        here = {"host": platform.node(), "pid": os.getpid(), "data_fingerprint": data_fingerprint}
+        write_json(self.path / "status.json", {"status": "running", **here, "started": _now()})
         (self.path / "result.json").unlink(missing_ok=True)
         if cfg.resume == "never" and (self.path / ".hydra").is_dir():
-            for path in self.path.iterdir():
-                if path.is_dir():
-                    shutil.rmtree(path)
-                elif path.name != ".lock":
-                    path.unlink()
+            self._clear()
         self.checkpoints.mkdir(exist_ok=True)
         (self.path / ".hydra").mkdir(exist_ok=True)
         write_text(self.path / ".hydra" / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
-        here = {"host": platform.node(), "pid": os.getpid(), "data_fingerprint": data_fingerprint}
-        write_json(self.path / "status.json", {"status": "running", **here, "started": _now()})
+
+    def _clear(self) -> None:
+        """Remove what an earlier run left: its checkpoints first, its config last, so that a kill leaves no wrong pair."""
+        kept = (".lock", "status.json", ".hydra", self.checkpoints.name)
+        others = [path for path in self.path.iterdir() if path.name not in kept]
+        for path in [self.checkpoints, *others, self.path / ".hydra"]:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
     def _tell(self, status: str, **more: str) -> None:
-        before = self.status or {}
+        path, now = self.path / "status.json", {**(self.status or {}), "status": status, "ended": _now()}
         try:
-            write_json(self.path / "status.json", {**before, "status": status, "ended": _now(), **more})
-        except OSError as error:
-            print(f"fcnseg: {self.path / 'status.json'} could not be written: {error.strerror}", file=sys.stderr)
+            write_json(path, {**now, **more})
+        except OSError:  # a full disk; but the file has its room there already
+            try:
+                with path.open("r+") as file:
+                    json.dump(now, file)
+                    file.truncate()
+            except OSError as error:
+                print(f"fcnseg: {path} could not be written: {error.strerror}", file=sys.stderr)
 
 
 def _flat(config: Any, prefix: str = "") -> dict[str, Any]:

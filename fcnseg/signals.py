@@ -21,18 +21,25 @@ class StopError(BaseException):
 
 
 class StopRequest:
-    """Whether a signal has come. Where nothing will look at it (`heeded` is False), and the second time, it raises."""
+    """Whether a signal has come. Where nothing will look at it (`heeded` is False), it raises; so does a second Ctrl-C.
+
+    Any other second signal changes nothing: SLURM sends two of them before it preempts a job.
+    """
 
     def __init__(self) -> None:
         self.signum: int | None = None
         self.heeded = False
+        self.warned = False  # by SLURM
 
     def receive(self, signum: int, frame: FrameType | None) -> None:
         """Handle a signal: Python's `signal` calls this."""
-        again = self.signum is not None
-        self.signum = signum
-        if again or not self.heeded:
-            raise StopError(signum)
+        first, self.signum = self.signum is None, self.signum or signum
+        self.warned |= signum in ON_SLURM
+        if signum == signal.SIGINT and not first:
+            self.signum = signum
+        elif self.heeded or not first:
+            return
+        raise StopError(signum)
 
     def watch(self) -> list[tuple[signal.Signals, Any]]:
         """Receive the signals from here on; (signal, handler before) of each. Nothing off the main thread."""
@@ -55,7 +62,8 @@ class StopRequest:
 def stop_requests() -> Iterator[StopRequest]:
     """Notice Ctrl-C and SIGTERM, and on SLURM its warnings, in the `with` block.
 
-    Whoever handled SLURM's warning before (submitit, which queues the job again) gets it once the block has ended.
+    Whoever handled SLURM's warning before (submitit, which queues the job again) gets it once the block has ended,
+    whichever of the signals came first.
     """
     request = StopRequest()
     before = request.watch()
@@ -64,5 +72,7 @@ def stop_requests() -> Iterator[StopRequest]:
     finally:
         for signum, handler in before:
             signal.signal(signum, handler)
-            if signum == request.signum and signum in ON_SLURM and callable(handler):
-                signal.raise_signal(signum)
+        if request.warned:
+            for signum, handler in before:
+                if signum in ON_SLURM and callable(handler):
+                    signal.raise_signal(signum)

@@ -6,22 +6,24 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import chdir, contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
-from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 
 from fcnseg.files import read_json, write_json
 from fcnseg.runs import Run
 from fcnseg.signals import StopError
+
+PATIENCE = 60  # seconds that jobs elsewhere have, on Ctrl-C, to save their state
 
 
 class Journal:
@@ -29,11 +31,25 @@ class Journal:
 
     Args:
         runs: The folder of runs, which every job's machine can reach.
+
+    Raises:
+        ValueError: it cannot be written.
     """
 
     def __init__(self, runs: Path) -> None:
-        (runs / ".sweeps").mkdir(parents=True, exist_ok=True)
-        self.folder = Path(tempfile.mkdtemp(dir=runs / ".sweeps", prefix=time.strftime("%Y%m%d-%H%M%S-")))
+        try:
+            (runs / ".sweeps").mkdir(parents=True, exist_ok=True)
+            self.folder = Path(tempfile.mkdtemp(dir=runs / ".sweeps", prefix=time.strftime("%Y%m%d-%H%M%S-")))
+        except OSError as error:
+            raise ValueError(f"cannot write to {runs}: {error.strerror}; choose another folder with runs=") from error
+
+    def lost(self, number: int, overrides: Iterable[str], error: Exception) -> JobReturn:
+        """Job `number`'s process is gone; if it had no entry yet, it gets one here. Returns what the launcher waits for."""
+        path = self.folder / f"{number}.json"
+        if not path.exists():
+            told = str(error).strip() or type(error).__name__
+            write_json(path, {**_begun(overrides), "status": "failed", "error": told.splitlines()[-1]})
+        return JobReturn(status=JobStatus.COMPLETED)
 
     def close(self, console: Console) -> bool:
         """Print the table of the sweep and remove the files; whether every job has finished."""
@@ -48,36 +64,44 @@ class Journal:
         return all(job["status"] in ("finished", "skipped") for job in jobs)
 
 
+def _begun(overrides: Iterable[str]) -> dict[str, Any]:
+    """A job's entry while nothing is known of it but what was asked for."""
+    return {"run": ",".join(overrides), "status": "running"}
+
+
 def _table(jobs: list[dict[str, Any]]) -> Table:
     name = Column("run", overflow="fold")
     table = Table(name, "status", "mIoU", "seconds", "error", title=f"{len(jobs)} jobs", title_justify="left")
     for job in jobs:
         status = "killed" if job["status"] == "running" else job["status"]
         miou = "-" if job.get("miou") is None else f"{job['miou']:.4f}"
-        table.add_row(job["run"], status, miou, f"{job.get('seconds', 0):.1f}", job.get("error", ""))
+        table.add_row(escape(job["run"]), status, miou, f"{job.get('seconds', 0):.1f}", escape(job.get("error", "")))
     return table
 
 
-@contextmanager
-def journalled(cfg: DictConfig, explain: Callable[[Exception], str]) -> Iterator[dict[str, Any]]:
-    """Keep the entry of a job while it runs in the `with` block; in a sweep, its error is written down, not raised.
+def journalled(
+    cfg: DictConfig, check: Callable[[], None], job: Callable[[DictConfig], object], explain: Callable[[Exception], str]
+) -> object:
+    """Run a job of a sweep where the sweep was started, and keep its entry; its error is written down, not raised.
 
-    What the block puts into the entry (`miou`) goes into the sweep's table, and so does the last line of what `explain`
-    makes of an error.
+    Args:
+        cfg: The job's.
+        check: What it has to pass first.
+        job: Returns the mIoU.
+        explain: Makes text of an error; its last line goes into the sweep's table.
     """
     hydra_cfg = HydraConfig.get()
-    if hydra_cfg.mode != RunMode.MULTIRUN:
-        yield {}
-        return
-    run = Run.of(cfg)
-    done = "skipped" if run.is_finished(cfg) else "finished"
-    entry: dict[str, Any] = {"run": run.path.name, "status": "running"}
-    path, started = Path(hydra_cfg.sweep.dir) / f"{hydra_cfg.job.num}.json", time.perf_counter()
+    entry, started = _begun(hydra_cfg.overrides.task), time.perf_counter()
+    path = Path(hydra_cfg.sweep.dir) / f"{hydra_cfg.job.num}.json"
     write_json(path, entry)
     try:
-        with isolated():
-            yield entry
-        entry["status"] = done
+        with isolated(), chdir(hydra_cfg.runtime.cwd):
+            check()
+            check_devices(cfg)
+            run = Run.of(cfg)
+            entry["run"], done = run.path.name, "skipped" if run.is_finished(cfg) else "finished"
+            write_json(path, entry)
+            entry |= {"miou": job(cfg), "status": done}
     except (KeyboardInterrupt, StopError):
         entry["status"] = "interrupted"
         raise
@@ -87,6 +111,7 @@ def journalled(cfg: DictConfig, explain: Callable[[Exception], str]) -> Iterator
         print(f"fcnseg: {told}", file=sys.stderr)
     finally:
         write_json(path, {**entry, "seconds": round(time.perf_counter() - started, 1)})
+    return entry.get("miou")
 
 
 def check_devices(cfg: DictConfig) -> None:
@@ -106,6 +131,7 @@ def check_devices(cfg: DictConfig) -> None:
 @contextmanager
 def isolated() -> Iterator[None]:
     """Leave nothing behind for the next job of this process: environment, determinism, GPU memory."""
+    gc.collect()  # what the error of the job before has held on to until now
     environment = dict(os.environ)
     try:
         yield
@@ -119,33 +145,78 @@ def isolated() -> Iterator[None]:
             torch.cuda.empty_cache()
 
 
-def prepare_ray() -> None:
-    """Make the Ray launcher outlive killed jobs, and stop its jobs on Ctrl-C.
+def prepare_launcher(name: str, journal: Journal) -> None:
+    """Make the launcher `name` outlive jobs whose process dies, and stop its jobs on Ctrl-C.
 
-    As it is, a killed job ends the launcher, and with it all other jobs; Ctrl-C kills them before they can say so.
+    As they are, one killed job ends the launch, and with it the table of all others; Ctrl-C kills Ray's jobs before they
+    can say so, and leaves SLURM's running.
+
+    Raises:
+        ValueError: the launcher is not installed.
     """
+    prepare = {"gpus": _prepare_ray, "slurm": _prepare_submitit, "submitit_local": _prepare_submitit}.get(name)
+    try:
+        if prepare:
+            prepare(journal)
+    except ImportError as error:
+        extra = "ray" if name == "gpus" else "slurm"
+        raise ValueError(f"hydra/launcher={name} is not installed ({error}): uv sync --extra {extra}") from error
+
+
+def _prepare_ray(journal: Journal) -> None:
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # a job's environment is this one
     import ray
     import torch
     from hydra_plugins.hydra_ray_launcher import _core
 
-    OmegaConf.register_new_resolver("gpu_here", lambda: int(torch.cuda.is_available()), replace=True)
-    launch, jobs = vars(_core)["launch_job_on_ray"], []
+    OmegaConf.register_new_resolver(
+        "gpus_a_job", lambda cluster: int(bool(cluster) or torch.cuda.is_available()), replace=True
+    )
+    launch, jobs = vars(_core)["launch_job_on_ray"], {}
 
-    def launch_and_remember(*args: Any) -> Any:
-        jobs.append(launch(*args))
-        return jobs[-1]
+    def launch_and_remember(context: Any, remote: Any, cfg: DictConfig, *rest: Any) -> Any:
+        job = launch(context, remote, cfg, *rest)
+        jobs[job] = cfg.hydra
+        return job
 
     def get(job: Any) -> JobReturn:
         try:
             return cast(JobReturn, ray.get(job))
-        except ray.exceptions.RayError:  # the process died; its entry in the journal tells
-            return JobReturn(status=JobStatus.COMPLETED)
+        except ray.exceptions.RayError as error:
+            return journal.lost(jobs[job].job.num, jobs[job].overrides.task, error)
         except KeyboardInterrupt:
             for other in jobs:
                 ray.cancel(other)
-            ray.wait(jobs, num_returns=len(jobs), timeout=60)
+            ray.wait([*jobs], num_returns=len(jobs), timeout=PATIENCE)
             raise
 
     # The one thing the launcher uses of `ray` is `get`.
     vars(_core).update(launch_job_on_ray=launch_and_remember, ray=SimpleNamespace(get=get))
+
+
+def _prepare_submitit(journal: Journal) -> None:
+    from submitit.core.core import Executor, Job
+    from submitit.core.utils import UncompletedJobError
+
+    launch, wait = Executor.map_array, Job.results
+    jobs: list[Any] = []
+
+    def launch_and_remember(*args: Any) -> list[Any]:
+        jobs.extend(launch(*args))
+        return jobs
+
+    def results(job: Any) -> list[JobReturn]:
+        try:
+            return cast(list[JobReturn], wait(job))
+        except UncompletedJobError as error:
+            overrides, _, number, *_ = job.submission().args
+            return [journal.lost(number, overrides, error)]
+        except KeyboardInterrupt:
+            for other in jobs:
+                other.cancel(check=False)
+            deadline = time.monotonic() + PATIENCE
+            while time.monotonic() < deadline and not all(other.done() for other in jobs):
+                time.sleep(1)
+            raise
+
+    cast(Any, Executor).map_array, cast(Any, Job).results = launch_and_remember, results

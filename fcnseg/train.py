@@ -1,5 +1,7 @@
 """Train a network: `python -m fcnseg.train model=wilson aug=flip`."""
 
+import os
+
 from omegaconf import DictConfig
 
 from fcnseg.door import console, door
@@ -10,6 +12,8 @@ from fcnseg.runs import Run, check_ranges
 def train(cfg: DictConfig) -> float | None:
     """Train and test the run that `cfg` describes, or show it if it has finished; return its test mIoU."""
     check_ranges(cfg)
+    if os.environ.get("SLURM_RESTART_COUNT", "0") != "0":  # queued again: it is not to start over every time
+        cfg.resume = "auto"
     from fcnseg import results  # imports torch, which a refused command need not wait for
     from fcnseg.fit import fit
 

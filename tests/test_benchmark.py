@@ -136,3 +136,16 @@ def test_quick(command, root, tmp_path):
     assert figures["parts"].keys() == {"data_path", "packing", "metrics", "loop"}
     assert not any("failed" in part for part in figures["parts"].values())
     assert all(arm in outcome.out for arm in figures["arms"])
+
+
+@pytest.mark.slow
+def test_growth(command, tmp_path):
+    small = ["data=shapes", "data.source.train=8", "data.source.val=4", "data.size=32", "data.batch_size=2"]
+    outcome = command(benchmark, *small, *CPU, "growth=true", "json=figures.json")
+    assert outcome.code == 0, outcome.err
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert [row["images"] for row in figures["growth"]] == [8, 32, 128, *[8] * 6]
+    assert [row["size"] for row in figures["growth"][3:6]] == [32, 64, 128]
+    assert all(row["epoch_s"] > 0 for row in figures["growth"])
+    assert figures["beyond_memory"]["pack_gb"] > 1.9 * figures["beyond_memory"]["memory_gb"]
+    assert figures["beyond_memory"]["images_per_s"] > 0

@@ -5,10 +5,13 @@ import subprocess
 import sys
 import time
 
+import hydra
 import pytest
 import torch
+from rich.console import Console
 
 from fcnseg import sweep
+from fcnseg.door import CONF
 from fcnseg.evaluate import evaluate
 from fcnseg.task import SegmentationTask
 from fcnseg.train import train
@@ -151,21 +154,122 @@ def test_only_training_sweeps(command):
     assert "fcnseg.train" in err
 
 
-@pytest.mark.slow
-def test_jobs_run_through_ray_one_killed_one_failing(root, tmp_path):
-    pytest.importorskip("hydra_plugins.hydra_ray_launcher")
-    overrides = ["seed=0,1,2", "hydra/launcher=gpus", "trainer.max_epochs=60", "patience=null"]
+def test_what_is_wrong_before_a_job_begins_is_a_row_of_the_table(launch):
+    code, out, err = launch("name=a/b,c")
+    assert code == 1
+    table = out[out.index("2 jobs") :]
+    assert [table.count(f" {status} ") for status in ("failed", "finished")] == [1, 1]
+    assert "name=a/b" in table
+    assert "Traceback" not in err
+
+
+def test_a_number_that_is_text_names_the_run_as_the_job_does(launch, tmp_path):
+    assert launch("trainer.precision=32-true,32")[0] == 0
+    out = launch("trainer.precision=32-true,32")[1]
+    assert out[out.index("2 jobs") :].count(" skipped ") == 2
+
+
+def test_an_error_with_brackets_is_shown_whole(launch, monkeypatch):
+    def step(*_):
+        raise RuntimeError("[enforce fail at alloc.cpp:1] no room [/here]")
+
+    monkeypatch.setattr(SegmentationTask, "training_step", step)
+    code, out, _ = launch("seed=0,1")
+    assert code == 1
+    assert out.count("[enforce") == out.count("[/here]") == 2  # jobs
+
+
+def test_hydras_own_word_for_a_sweep_is_one(command, root):
+    code, out, _ = command(train, "data=shapes", f"data.root={root}", *TINY, "seed=0,1", "hydra.mode=MULTIRUN")
+    assert code == 0
+    assert "2 jobs" in out
+
+
+def test_a_job_whose_process_died_early_is_a_row(tmp_path, capsys):
+    journal = sweep.Journal(tmp_path / "runs")
+    journal.lost(0, ["seed=0"], RuntimeError("head\nno such module"))
+    assert not journal.close(Console(width=100))
+    out = capsys.readouterr().out
+    assert all(word in out for word in ("seed=0", "failed", "no such module"))
+
+
+def test_a_folder_that_cannot_be_written_is_told(launch, tmp_path):
+    (tmp_path / "file").touch()
+    code, _, err = launch("seed=0,1", "runs=file/runs")
+    assert (code, "cannot write to file/runs" in err, "runs=" in err) == (2, True, True)
+
+
+@pytest.mark.parametrize(
+    ("address", "fraction", "gpus"), [("null", None, 0), ("ray://there:1", None, 1), ("null", 0.25, 0.25)]
+)
+def test_a_gpu_a_job(tmp_path, address, fraction, gpus):
+    """On this machine if it has one, on a cluster always, or as much of one as is asked for."""
+    ray_core = pytest.importorskip("hydra_plugins.hydra_ray_launcher._core")
+    before = dict(vars(ray_core))
+    sweep.prepare_launcher("gpus", sweep.Journal(tmp_path))
+    vars(ray_core).update(before)
+    overrides = ["hydra/launcher=gpus", f"hydra.launcher.ray.init.address={address}"]
+    overrides += [f"hydra.launcher.ray.remote.num_gpus={fraction}"] if fraction else []
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        launcher = hydra.compose("config", overrides=overrides, return_hydra_config=True).hydra.launcher.ray
+    assert launcher.remote.num_gpus == gpus
+    assert (launcher.remote.max_calls, launcher.remote.max_retries) == (1, 0)
+    assert launcher.init.object_store_memory is None  # on a cluster, Ray refuses any other
+
+
+def test_slurms_launcher_asks_for_a_gpu_and_to_be_queued_again():
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = hydra.compose("config", overrides=["hydra/launcher=slurm"], return_hydra_config=True)
+    launcher = cfg.hydra.launcher
+    assert launcher._target_.endswith("SlurmLauncher")
+    assert (launcher.gpus_per_node, launcher.tasks_per_node, launcher.max_num_timeout) == (1, 1, 20)
+
+
+def in_processes(launcher, root, tmp_path, *overrides):
+    """A sweep in a process of its own, whose jobs are in theirs."""
     settings = ["data=shapes", f"data.root={root}", *(o for o in TINY if not o.startswith("trainer.max_epochs"))]
-    sweep_command = [sys.executable, "-m", "fcnseg.train", "-m", *settings, *overrides]
-    with (tmp_path / "out").open("w") as out:
-        running = subprocess.Popen(sweep_command, cwd=tmp_path, stdout=out, stderr=subprocess.STDOUT)
-        deadline = time.time() + 150
-        while time.time() < deadline and not (rows := list(tmp_path.glob("runs/*seed1*/metrics.csv"))):
-            time.sleep(0.2)
-        status = json.loads((rows[0].parent / "status.json").read_text())
-        os.kill(status["pid"], signal.SIGKILL)
-        code = running.wait(timeout=280)
+    settings += ["trainer.max_epochs=60", "patience=null", f"hydra/launcher={launcher}", *overrides]
+    out = (tmp_path / "out").open("w")
+    command = [sys.executable, "-m", "fcnseg.train", "-m", *settings]
+    return subprocess.Popen(command, cwd=tmp_path, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
+
+
+def status_of(tmp_path, run):
+    """What status.json of a run says, once it has trained an epoch."""
+    deadline = time.time() + 150
+    while time.time() < deadline and not (rows := list(tmp_path.glob(f"runs/*{run}*/metrics.csv"))):
+        time.sleep(0.2)
+    return json.loads((rows[0].parent / "status.json").read_text())
+
+
+def table(tmp_path):
     told = (tmp_path / "out").read_text()
-    table = told[told.index("3 jobs") :]
-    assert code == 1, told
-    assert [table.count(f" {status} ") for status in ("finished", "killed")] == [2, 1]
+    assert "jobs" in told, told
+    rows = told[told.index(" jobs") :]
+    words = ("finished", "skipped", "failed", "killed", "interrupted")
+    return {status: count for status in words if (count := rows.count(f" {status} "))}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["gpus", "submitit_local"])
+def test_jobs_in_processes_of_their_own_one_killed_one_failing(launcher, root, tmp_path):
+    """The others go on, and the same command again repeats what failed and resumes what was killed."""
+    choices = ["optimizer.lr=0.001,-1", "seed=0,1"]
+    running = in_processes(launcher, root, tmp_path, *choices)
+    os.kill(status_of(tmp_path, "seed1")["pid"], signal.SIGKILL)
+    assert running.wait(timeout=280) == 1
+    assert table(tmp_path) == {"finished": 1, "failed": 2, "killed": 1}
+    assert in_processes(launcher, root, tmp_path, *choices).wait(timeout=280) == 1
+    assert table(tmp_path) == {"finished": 1, "skipped": 1, "failed": 2}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["gpus", "submitit_local"])
+def test_ctrl_c_stops_jobs_in_processes_of_their_own(launcher, root, tmp_path):
+    running = in_processes(launcher, root, tmp_path, "seed=0,1", "trainer.max_epochs=100000")
+    assert [status_of(tmp_path, run)["status"] for run in ("seed0", "seed1")] == ["running"] * 2
+    running.send_signal(signal.SIGINT)
+    assert running.wait(timeout=120) == 130
+    assert set(states(tmp_path).values()) == {"interrupted"}
+    assert table(tmp_path) == {"interrupted": 2}

@@ -8,6 +8,7 @@ import pytest
 import torch
 from injection import at, content, differences, evaluate, fill, kill, load, rows, run, tensorboard
 
+from fcnseg import fit
 from fcnseg.callbacks import RunLog
 from fcnseg.checkpoint import SUMS, newest_good, save, sha256
 from fcnseg.files import read_json
@@ -239,6 +240,38 @@ def test_a_disk_full_at_the_end_of_an_epoch_leaves_tensorboard_whole(tmp_path, a
     assert run(tmp_path, *args, "runs='small disk'", inject=inject).code == 0
     scalars = [item for item in tensorboard(unbroken_run()) if item[0] != "predictions"]
     assert [item for item in tensorboard(small_disk / "run") if item[0] != "predictions"] == scalars
+
+
+def test_a_disk_full_while_an_epoch_is_logged_loses_no_row_if_the_run_is_killed_then(tmp_path, args, same, small_disk):
+    def inject():
+        at(RunLog, "after_epoch", 1, lambda *_: fill(small_disk))
+        at(Checkpoints, "after_epoch", 1, lambda *_: (small_disk / "filler").unlink())
+        at(Checkpoints, "after_epoch", 1, kill, after=True)
+
+    assert run(tmp_path, *args, "runs='small disk'", inject=inject).code == -9
+    assert not (small_disk / "run" / "metrics.csv").exists()
+    outcome = run(tmp_path, *args, "runs='small disk'")
+    assert outcome.code == 0, outcome.err
+    assert [row["epoch"] for row in rows(small_disk / "run")] == ["0", "1"]
+    wanted = [item for item in tensorboard(small_disk / "run") if item[0] == "val/miou"]
+    assert [step for _, step, _ in wanted] == [0, 1]
+
+
+@pytest.mark.parametrize("found", ["missing", "changed"])
+def test_a_best_checkpoint_lost_while_the_run_goes_on_is_noticed(tmp_path, args, same, found):
+    best = tmp_path / "runs" / "run" / "checkpoints" / "best.ckpt"
+
+    def lose(*_):
+        if found == "missing":
+            best.unlink()
+        else:
+            best.write_bytes(best.read_bytes()[:-1] + b"?")
+
+    outcome = run(tmp_path, *args, inject=partial(at, fit, "_result", 1, lose))
+    assert (outcome.code, "best.ckpt" in outcome.err) == (1, True), outcome
+    outcome = run(tmp_path, *args)
+    assert (outcome.code, "starts anew" in outcome.err) == (0, True), outcome
+    same(tmp_path / "runs" / "run")
 
 
 def test_a_disk_full_while_the_last_epoch_is_logged_loses_no_row(tmp_path, args, small_disk):

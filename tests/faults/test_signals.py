@@ -7,7 +7,7 @@ import time
 from functools import partial
 
 import pytest
-from injection import at, load, rows, run, send, start
+from injection import at, evaluate, fill, kill, load, rows, run, send, start
 
 from fcnseg import results
 from fcnseg.checkpoint import newest_good
@@ -99,17 +99,64 @@ def test_slurms_warnings(tmp_path, args, same, signum):
     same(tmp_path / "runs" / "run")
 
 
-def test_whoever_requeues_the_job_gets_slurms_warning_after_the_save(tmp_path, args):
-    """As submitit does: its handler of SIGUSR1 was there before ours."""
+SENT = {"SIGUSR2": [signal.SIGUSR2], "SIGUSR1": [signal.SIGUSR1], "both": [signal.SIGTERM, signal.SIGUSR2]}
+
+
+@pytest.mark.parametrize("sent", SENT)
+def test_whoever_requeues_the_job_gets_slurms_warning_after_the_save(tmp_path, args, sent):
+    """As submitit does: its handler was there before ours. SLURM preempts with SIGTERM as well."""
+
+    def warn(*_):
+        for signum in SENT[sent]:
+            send(signum)()
 
     def inject():
         os.environ.update(SLURM)
-        signal.signal(signal.SIGUSR1, lambda *_: print("requeued:", *state(tmp_path)))
-        in_step(5, signal.SIGUSR1)
+        signal.signal(SENT[sent][-1], lambda *_: print("requeued:", *state(tmp_path)))
+        at(SegmentationTask, "training_step", 5, warn)
 
     outcome = run(tmp_path, *args, RARELY, inject=inject)
-    assert outcome.code == 138
-    assert "requeued: interrupted 5" in outcome.out
+    assert outcome.code == 128 + SENT[sent][0]
+    assert outcome.out.count("requeued: interrupted 5") == 1
+
+
+def test_a_second_sigterm_does_not_cost_the_save(tmp_path, args, same):
+    inject = partial(at, SegmentationTask, "training_step", 5, lambda *_: [send(signal.SIGTERM)() for _ in range(2)])
+    assert run(tmp_path, *args, RARELY, inject=inject).code == 143
+    assert state(tmp_path) == ("interrupted", 5)
+    assert run(tmp_path, *args, RARELY).code == 0
+    same(tmp_path / "runs" / "run")
+
+
+def test_a_job_queued_again_goes_on_whatever_its_command_says(tmp_path, args, same):
+    outcome = run(tmp_path, *args, RARELY, "resume=never", inject=partial(in_step, 5, signal.SIGTERM))
+    assert "the same command, without resume=never, goes on" in outcome.err
+
+    def inject():
+        os.environ["SLURM_RESTART_COUNT"] = "1"
+        at(SegmentationTask, "training_step", 2, kill)  # one step is left
+
+    assert run(tmp_path, *args, RARELY, "resume=never", inject=inject).code == 0
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_evaluation_is_stopped(tmp_path, unbroken_run, signum):
+    inject = partial(at, SegmentationTask, "test_step", 1, send(signum))
+    outcome = run(tmp_path, f"run={unbroken_run()}", door=evaluate, inject=inject)
+    assert (outcome.code, "Traceback" in outcome.err) == (128 + signum, False), outcome
+
+
+def test_a_stop_whose_save_fails_says_so(tmp_path, args, same, small_disk):
+    def inject():
+        at(SegmentationTask, "training_step", 5, lambda *_: fill(small_disk))
+        in_step(5, signal.SIGTERM)
+
+    outcome = run(tmp_path, *args, "runs='small disk'", inject=inject)
+    assert (outcome.code, "the state could not be saved" in outcome.err) == (1, True), outcome
+    assert read_json(small_disk / "run" / "status.json")["status"] == "failed"
+    (small_disk / "filler").unlink()
+    assert run(tmp_path, *args, "runs='small disk'").code == 0
+    same(small_disk / "run")
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])

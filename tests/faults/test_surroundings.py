@@ -2,13 +2,15 @@
 
 import ctypes
 import os
+import shutil
+import signal
 import subprocess
 import time
 from functools import partial
 
 import pytest
 from filelock import FileLock
-from injection import at, content, differences, evaluate, kill, load, mount, rows, run, start, tensorboard
+from injection import at, content, differences, evaluate, kill, load, mount, rows, run, send, start, tensorboard
 
 from fcnseg.files import read_json
 from fcnseg.resume import Checkpoints
@@ -226,6 +228,34 @@ def test_a_resume_with_other_settings_under_the_same_name_is_refused(tmp_path, a
     same(tmp_path / "runs" / "run")
 
 
+def test_a_finished_run_does_not_answer_for_other_settings(tmp_path, args, unbroken_run):
+    shutil.copytree(unbroken_run(), tmp_path / "runs" / "run")
+    outcome = run(tmp_path, *args, "seed=1")
+    assert (outcome.code, "seed: 1 for 0" in outcome.err) == (2, True), outcome
+    outcome = run(tmp_path, *args, "-m", "seed=0,1")
+    assert outcome.code == 1
+    assert [outcome.out.count(f" {status} ") for status in ("skipped", "failed")] == [1, 1]
+
+
+@pytest.mark.parametrize("moment", range(1, 5))
+def test_starting_over_killed_while_it_clears_the_folder_mixes_nothing(tmp_path, args, unbroken_run, moment):
+    """The old run's weights are never taken for the new one's."""
+    path = shutil.copytree(unbroken_run(), tmp_path / "runs" / "run")
+    other = [*args, "seed=1"]
+
+    def inject():
+        at(shutil, "rmtree", (moment + 1) // 2, kill, after=moment % 2 == 0)
+
+    assert run(tmp_path, *other, "resume=never", inject=inject).code == -9
+    assert read_json(path / "status.json")["status"] == "running"
+    refused = run(tmp_path, *other)
+    if refused.code == 2:  # the old run's config is still there
+        assert "resume=never" in refused.err
+        assert run(tmp_path, *other, "resume=never").code == 0
+    assert run(tmp_path, *other, "runs=whole").code == 0
+    assert differences(content(path), content(tmp_path / "whole" / "run")) == []
+
+
 def test_a_resume_with_other_settings_and_no_name_is_a_run_of_its_own(tmp_path, args):
     args = [arg for arg in args if arg != "name=run"]
     for other in ([], *([OTHERS[setting]] for setting in ("seed", "model", "size"))):
@@ -275,6 +305,38 @@ def test_an_extension_killed_and_resumed_is_the_extension(tmp_path, args, longer
     outcome = run(tmp_path, *longer, "runs=killed")
     assert outcome.code == 0, outcome.err
     assert differences(content(tmp_path / "killed" / "run"), content(tmp_path / "whole" / "run")) == []
+
+
+def test_a_run_stopped_before_a_validation_can_be_extended(tmp_path, args, longer):
+    """Its schedule has stepped already, its epoch does not count yet."""
+    inject = partial(at, SegmentationTask, "validation_step", 2, send(signal.SIGTERM))
+    assert run(tmp_path, *args, inject=inject).code == 143
+    assert run(tmp_path, *longer).code == 0
+    assert [float(row["lr"]) for row in rows(tmp_path / "runs" / "run")] == pytest.approx([0.01, 0.005, 0.0025])
+
+
+def test_fewer_epochs_than_there_are_is_refused(tmp_path, args):
+    assert run(tmp_path, *args, inject=partial(at, SegmentationTask, "test_step", 1, kill)).code == -9
+    outcome = run(tmp_path, *args, "trainer.max_epochs=1")
+    assert (outcome.code, "has 2 epochs behind it" in outcome.err) == (2, True), outcome
+    assert run(tmp_path, *args).code == 0
+
+
+def test_another_end_of_the_schedule_alone_is_another_run(tmp_path, args, unbroken_run):
+    shutil.copytree(unbroken_run(), tmp_path / "runs" / "run")
+    outcome = run(tmp_path, *args, "schedule.T_max=7")
+    assert (outcome.code, "schedule.T_max: 7 for 2" in outcome.err) == (2, True), outcome
+
+
+def test_a_run_whose_patience_ran_out_goes_on_with_more(tmp_path, args):
+    args = [*args, "optimizer.lr=0", "model=unet", "model.widths=[4,8]", "trainer.max_epochs=4", "schedule=constant"]
+    assert run(tmp_path, *args, "patience=1").code == 0
+    assert len(rows(tmp_path / "runs" / "run")) == 2
+    longer = run(tmp_path, *args, "patience=1", "trainer.max_epochs=5")
+    assert (longer.code, "patience=1 has run out" in longer.err, "follows" in longer.err) == (0, True, False)
+    assert len(rows(tmp_path / "runs" / "run")) == 2
+    assert run(tmp_path, *args, "patience=2", "trainer.max_epochs=5").code == 0
+    assert len(rows(tmp_path / "runs" / "run")) == 3
 
 
 def test_patience_that_ran_out_stays_so(tmp_path, args):
