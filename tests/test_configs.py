@@ -7,6 +7,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from fcnseg.door import CONF
+from fcnseg.paper import EXPERIMENTS
 from fcnseg.train import train
 
 FILES = sorted(CONF.rglob("*.yaml"))
@@ -14,6 +15,36 @@ CHOICES = [f"{path.parent.name}={path.stem}" for path in sorted(CONF.glob("*/*.y
 PRESETS = [choice for choice in CHOICES if choice.startswith(("experiment=", "debug="))]
 GROUPS = sorted({path.parent for path in FILES} - {CONF})
 MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
+
+# Tables 5 to 11: network, augmentation, loss, schedule, optimizer, learning rate, epochs, patience. Every improvement is
+# kept by the rows below it.
+PAPER = {
+    "baseline": ("fcn", "none", "ce", "constant", "adamw", 0.001, 13, 3),
+    "cosine": ("fcn", "none", "ce", "cosine", "adamw", 0.001, 30, 3),
+    "flip": ("fcn", "flip", "ce", "cosine", "adamw", 0.001, 30, 9),
+    "weighted": ("fcn", "flip", "weighted", "cosine", "adamw", 0.00185, 30, 9),
+    "wilson": ("wilson", "flip", "weighted", "cosine", "adamw", 0.00185, 30, 9),
+    "transfer": ("transfer", "flip", "weighted", "cosine", "adamw", 0.00185, 50, 9),
+    "unet": ("unet", "flip", "weighted", "cosine", "adamw", 0.001, 30, 9),
+}
+MEANING = {  # of the table's words, by the paper's Tables 1 to 4 and Sections 3 and 4
+    "fcn": {"_target_": "fcnseg.models.FCN", "widths": [32, 64, 128, 256, 512]},
+    "wilson": {"_target_": "fcnseg.models.Wilson", "widths": [32, 64, 128, 256, 512, 1024]},
+    "transfer": {
+        "_target_": "fcnseg.models.Transfer",
+        "backbone": "resnet34",
+        "weights": "DEFAULT",
+        "freeze": False,
+    },
+    "unet": {"_target_": "fcnseg.models.UNet", "widths": [64, 128, 256, 512, 1024]},
+    "none": {"_target_": "fcnseg.data.augment.none"},
+    "flip": {"_target_": "fcnseg.data.augment.Flip", "horizontal": 0.5, "vertical": 0.5},
+    "ce": {"_target_": "fcnseg.losses.CrossEntropy", "weighted": False},
+    "weighted": {"_target_": "fcnseg.losses.CrossEntropy", "weighted": True},
+    "constant": {"_target_": "torch.optim.lr_scheduler.ConstantLR", "factor": 1.0},
+    "cosine": {"_target_": "torch.optim.lr_scheduler.CosineAnnealingLR", "T_max": "${trainer.max_epochs}"},
+    "adamw": {"_target_": "torch.optim.AdamW", "fused": True},
+}
 
 
 def leaves(cfg, prefix=""):
@@ -44,6 +75,21 @@ def test_every_choice_trains(command, tiny, choice, tmp_path):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_changes_only_what_there_is(compose, preset):
     assert strays(compose, preset) == set()
+
+
+def test_every_experiment_of_the_paper_s_is_a_row():
+    assert list(PAPER) == list(EXPERIMENTS)  # a user's own may lie beside them
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_an_experiment_has_what_its_row_has(compose, name):
+    cfg = compose(f"experiment={name}")
+    *words, lr, epochs, patience = PAPER[name]
+    for group, word in zip(("model", "aug", "loss", "schedule", "optimizer"), words, strict=True):
+        found = OmegaConf.to_container(cfg[group])
+        assert {key: value for key, value in found.items() if key not in ("_partial_", "lr")} == MEANING[word]
+    assert (cfg.optimizer.lr, cfg.trainer.max_epochs, cfg.patience) == (lr, epochs, patience)
+    assert (cfg.data.batch_size, cfg.data.size, cfg.data.split) == (16, 224, "halves")
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,20 @@
 """The README's commands and examples are run, small."""
 
+import json
 import re
 import shlex
 import shutil
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+import torch
 import yaml
 
-from fcnseg import evaluate, report, train
+from fcnseg import evaluate, losses, models, report, train
 from fcnseg.data import __main__ as data
-from fcnseg.data.augment import draws
+from fcnseg.data import augment, voc
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 CONF = Path(__file__).parent.parent / "conf"
@@ -18,6 +22,7 @@ BLOCKS = {
     language: re.findall(rf"```{language}\n(.*?)```", README, re.S)
     for language in ("bash", "console", "python", "yaml")
 }
+CONFIGS = dict(re.findall(r"`(conf/\w+/\w+\.yaml)`:\n\n```yaml\n(.*?)```", README, re.S))
 COMMANDS = [
     line.split("#")[0].partition("python -m fcnseg.")[2].strip()
     for block in BLOCKS["bash"]
@@ -92,35 +97,79 @@ def test_a_refusal_is_shown_as_it_is(command):
         assert err.strip() == shown.strip()
 
 
-def test_the_network_of_the_example_is_one():
-    import torch
+@pytest.fixture
+def extended(tmp_path, monkeypatch):
+    """Every example where the README puts it: in the package, and in a copy of conf/."""
 
-    code = next(block for block in BLOCKS["python"] if "class Tiny" in block)
-    names = {}
-    exec(code, names)
-    assert names["Tiny"](21)(torch.zeros(2, 3, 37, 50)).shape == (2, 21, 37, 50)
+    def add(name, owner, code):
+        exec(code, names := vars(owner).copy())
+        monkeypatch.setattr(owner, name, names[name], raising=False)
+
+    def example(text):
+        return next(block for block in BLOCKS["python"] if text in block)
+
+    tiny = ModuleType("fcnseg.models.tiny")
+    exec(example("class Tiny"), vars(tiny))
+    monkeypatch.setitem(sys.modules, tiny.__name__, tiny)
+    add("Tiny", models, re.search(r"add `(.*?)` to `fcnseg/models/__init__\.py`", README)[1])
+    add("darken", augment, example("def darken"))
+    add("Focal", losses, example("class Focal"))
+    monkeypatch.setattr("fcnseg.door.CONF", shutil.copytree(CONF, tmp_path / "conf"))
+    for path, text in CONFIGS.items():
+        (tmp_path / path).write_text(text, encoding="utf-8")
 
 
-def test_the_augmentation_of_the_example_is_one():
-    import torch
+def test_the_network_of_the_example_is_one(extended):
+    assert models.Tiny(21)(torch.zeros(2, 3, 37, 50)).shape == (2, 21, 37, 50)
 
-    code = next(block for block in BLOCKS["python"] if "def darken" in block)
-    names = vars(__import__("fcnseg.data.augment", fromlist=["Draw"])).copy()
-    exec(code, names)
+
+def test_the_augmentation_of_the_example_is_one(extended):
     image, mask = torch.full((4, 3, 8, 8), 200, dtype=torch.uint8), torch.zeros(4, 8, 8, dtype=torch.uint8)
-    darker, same = names["darken"](image, mask, draws(0, 0, torch.arange(4)))
+    darker, same = augment.darken(image, mask, augment.draws(0, 0, torch.arange(4)))
     assert darker.dtype == torch.uint8
     assert darker.shape == image.shape
     assert len(darker.flatten(1).amax(1).unique()) == 4
     assert same is mask
 
 
-def test_the_experiment_of_the_example_runs(command, root, tmp_path, monkeypatch):
-    text = next(block for block in BLOCKS["yaml"] if "override /model" in block)
-    assert yaml.safe_load(text)["optimizer"]["lr"] == 0.0005
-    shutil.copytree(CONF, tmp_path / "conf")
-    (tmp_path / "conf" / "experiment" / "mine.yaml").write_text(text, encoding="utf-8")
-    monkeypatch.setattr("fcnseg.door.CONF", tmp_path / "conf")
-    code, out, err = command(train.train, *smaller(["experiment=mine"], root))
-    assert code == 0, err
-    assert "mine-shapes-wilson" in out
+def test_the_loss_of_the_example_is_one(extended):
+    pixels, mask = torch.tensor([4, 3, 1, 2]), torch.tensor([[[0, 1], [2, voc.VOID]]], dtype=torch.uint8)
+    logits = torch.randn(1, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    plain = losses.CrossEntropy(pixels, weighted=True)(logits, mask)
+    torch.testing.assert_close(losses.Focal(pixels, gamma=0)(logits, mask), plain)
+    assert 0 < losses.Focal(pixels, gamma=2)(logits, mask) < plain
+
+
+def test_every_config_of_an_example_has_its_place():
+    assert list(CONFIGS.values()) == BLOCKS["yaml"]
+    assert [path.split("/")[1] for path in CONFIGS] == ["model", "aug", "loss", "experiment"]
+
+
+@pytest.mark.parametrize("path", CONFIGS)
+def test_an_example_trains(path, command, extended, root, tmp_path):
+    group, choice = Path(path).parent.name, Path(path).stem
+    outcome = command(train.train, *smaller([f"{group}={choice}"], root))
+    assert outcome.code == 0, outcome.err
+    config = yaml.safe_load(next(tmp_path.glob(f"runs/*{choice}*/.hydra/config.yaml")).read_text())
+    wanted = yaml.safe_load(CONFIGS[path])
+    if group == "experiment":
+        assert (config["choices"]["model"], config["optimizer"]["lr"]) == ("wilson", wanted["optimizer"]["lr"])
+    else:
+        assert config[group] == wanted
+    assert json.loads(next(tmp_path.glob("runs/*/result.json")).read_text())["metrics"]["test/loss"] > 0
+
+
+def test_a_data_set_in_the_layout_shown_trains(command, root, tmp_path):
+    mine = tmp_path / "mine"
+    for name in ("JPEGImages", "SegmentationClass", "ImageSets"):
+        shutil.copytree(voc.Folder.find(root).path / name, mine / name)
+    for line in re.search(r"```\n\.\./mine/\n(.*?)```", README, re.S)[1].splitlines():
+        assert list(mine.glob(line.split()[0].replace("<name>", "*")))
+    lines = [line.replace("../mine", str(mine)) for line in COMMANDS if "../mine" in line]
+    assert [line.split()[0] for line in lines] == ["data", "train"]
+    for line in lines:
+        door, *overrides = shlex.split(line)
+        few = ["data=voc2012", "data.size=32", "data.batch_size=4", "trainer.max_epochs=1"]
+        outcome = command(DOORS[door], *overrides, *few)
+        assert outcome.code == 0, outcome.err
+    assert len(list(tmp_path.glob("runs/voc2012-*/result.json"))) == 1

@@ -5,15 +5,18 @@ import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from statistics import fmean, stdev
+from urllib.parse import unquote
 
 import pytest
+import torch
+from PIL import Image
 
-from fcnseg import paper
+from fcnseg import charts, paper
 from fcnseg.report import published, report
-from fcnseg.reporting import content, html, tables
+from fcnseg.reporting import content, html, markdown, tables
 from fcnseg.reporting.collect import collect, flat, read
 from fcnseg.reporting.compare import Evaluation, by_test_set, differences, experiments
-from fcnseg.reporting.document import Table, Text
+from fcnseg.reporting.document import Chart, Folded, Gallery, Section, Table, Text
 
 VOID_TAGS = {"meta", "img", "br", "link", "hr", "input"}
 
@@ -166,10 +169,42 @@ def test_states_and_remarks(runs):
     }
     assert found["failed"].remarks == ("OutOfMemoryError: too much",)
     assert "result.json is damaged" in found["bad-result"].remarks[0]
-    assert "lacks floor, iou" in found["lacking-result"].remarks[0]
+    assert "lacks all or part of floor, iou" in found["lacking-result"].remarks[0]
     assert "metrics.csv is damaged" in found["bad-metrics"].remarks[0]
     assert "config.yaml is damaged" in found["bad-config"].remarks[0]
     assert "no run in" in found["empty"].remarks[0]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"images": {"train": 8, "val": 4}},
+        {"images": 4},
+        {"metrics": [0.5]},
+        {"metrics": None},
+        {"metrics": {"test/miou": "0.5"}},
+        {"floor": {"miou": 0.1}},
+        {"size": "large"},
+        {"split": 2},
+    ],
+    ids=str,
+)
+def test_a_result_that_lacks_a_part_is_incomplete(finished, tmp_path, damage):
+    run = shutil.copytree(next(finished.glob("baseline*seed0*")), tmp_path / "run")
+    result = json.loads((run / "result.json").read_text())
+    (run / "result.json").write_text(json.dumps(result | damage))
+    entry = read(run)
+    assert (entry.state, entry.result, len(entry.remarks)) == ("broken", {}, 1)
+    assert f"result.json is incomplete: it lacks all or part of {next(iter(damage))};" in entry.remarks[0]
+
+
+def test_a_config_that_is_a_list_does_not_end_the_report(command, finished, tmp_path):
+    runs = shutil.copytree(finished, tmp_path / "runs")
+    (next(runs.glob("baseline*seed1*")) / ".hydra" / "config.yaml").write_text("- 1\n- 2\n")
+    outcome = command(report)
+    assert outcome.code == 0, outcome.err
+    assert "4 runs: 3 finished, 1 broken" in outcome.out
+    assert "config.yaml is damaged" in outcome.out
 
 
 def test_a_killed_run_is_unfinished(runs, tmp_path):
@@ -262,6 +297,27 @@ def test_the_markdown_s_pictures_are_there(out):
     assert all((out / name).stat().st_size > 1000 for name in pictures)
     table = next(part for part in text.split("\n\n") if part.startswith("| experiment"))
     assert len({line.count("|") for line in table.splitlines()}) == 1
+
+
+def test_pictures_of_one_name_have_a_file_each(tmp_path):
+    def chart(name, height):
+        figure = charts.loss_curves([charts.Curve([1], [1], best=0, stopped=False)])
+        figure.set_figheight(height)
+        return Chart(name, "caption", figure)
+
+    def gallery(*models):
+        mask = torch.zeros(8, 8, dtype=torch.uint8)
+        return Gallery("x", mask.expand(3, 8, 8), mask, dict.fromkeys(models, mask))
+
+    shown = [chart("a (b)", 2), chart("a (b)-2", 3), chart("a (b)", 4), chart("a (b)", 5)]
+    first = Section("first", [*shown[:2], gallery("fcn")])
+    second = Section("second", [Folded("more", [shown[2]]), shown[3], gallery("fcn", "unet")])
+    markdown.write(tmp_path, "title", "lead", [first, second])
+    links = re.findall(r"\]\((figures/[^) ]+)\)", (tmp_path / "report.md").read_text())
+    assert len(set(links)) == 6
+    sizes = [Image.open(tmp_path / unquote(link)).size for link in links]
+    assert sizes[:2] + sizes[3:5] == [charts.picture(block.figure).size for block in shown]
+    assert sizes[2] != sizes[5]
 
 
 def test_broken_folders_are_told_on_the_screen(out):

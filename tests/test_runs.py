@@ -285,3 +285,19 @@ def test_tensorboard_has_every_epoch_once(run):
 def test_runs_have_the_same_hyperparameters(run, tmp_path, train_in):
     other = train_in(tmp_path, "schedule=cosine", "aug=flip")
     assert columns(run) == columns(other) >= {"model", "aug", "lr", "seed", "batch_size"}
+
+
+def test_hparams_has_the_same_columns_for_every_network(run, tmp_path, train_in):
+    groups = {"experiment", "data", "model", "aug", "loss", "optimizer", "schedule"}
+    numbers = {"lr", "batch_size", "size", "split", "max_epochs", "seed"}
+    for path, model in ((run, "fcn"), (train_in(tmp_path, "model=transfer", "optimizer=adam"), "transfer")):
+        log = events(path)
+        tab, start = (
+            HParamsPluginData.FromString(log.summary_metadata[f"_hparams_/{part}"].plugin_data.content)
+            for part in ("experiment", "session_start_info")
+        )
+        metrics = {info.name.tag for info in tab.experiment.metric_infos}
+        assert metrics == {f"test/{name}" for name in SCORES} <= set(log.Tags()["scalars"])
+        assert {info.name for info in tab.experiment.hparam_infos} == groups | numbers
+        assert set(start.session_start_info.hparams) == groups | numbers
+        assert start.session_start_info.hparams["model"].string_value == model

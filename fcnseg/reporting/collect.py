@@ -11,8 +11,11 @@ from fcnseg.runs import Run
 
 T = TypeVar("T")
 Config = dict[str, Any]  # full names of settings, such as trainer.max_epochs, to their values
-MEASURED = ("metrics", "floor", "iou", "split", "images", "size", "data_fingerprint", "parameters")
-RESULT = (*MEASURED, "best_epoch", "epochs", "seconds")
+SCORES = ("miou", "pixel_acc", "mean_acc", "paper_iou", "paper_acc")
+# What a result must have to be reported: tables of numbers and what must be in them, numbers, and texts.
+TABLES: dict[str, tuple[str, ...]] = {"metrics": (), "floor": SCORES, "iou": (), "images": ("train", "val", "test")}
+NUMBERS = ("size", "parameters", "best_epoch", "epochs", "seconds")
+TEXTS = ("split", "data_fingerprint")
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ def read(path: Path) -> Entry:
         try:
             return reading()
         except Exception as error:  # whatever a damaged file leads to: the other runs are still to be reported
-            told = str(error).splitlines()[0]
+            told = next(iter(str(error).splitlines()), type(error).__name__)
             remarks.append(told if str(path) in told else f"{path / file} is damaged ({told})")
             return None
 
@@ -106,9 +109,22 @@ def read(path: Path) -> Entry:
 def _complete(result: dict[str, Any] | None, path: Path) -> dict[str, Any]:
     if result is None:
         return {}
-    if missing := [key for key in RESULT if key not in result]:
-        raise ValueError(f"{path / 'result.json'} is incomplete: it lacks {', '.join(missing)}; train the run again")
+    good = {
+        **{key: _is_table(result.get(key), names) for key, names in TABLES.items()},
+        **{key: isinstance(result.get(key), int | float) for key in NUMBERS},
+        **{key: isinstance(result.get(key), str) for key in TEXTS},
+    }
+    if lacking := [key for key in good if not good[key]]:
+        told = f"{path / 'result.json'} is incomplete: it lacks all or part of {', '.join(lacking)}"
+        raise ValueError(f"{told}; resume=never trains the run again")
     return result
+
+
+def _is_table(value: object, names: Sequence[str]) -> bool:
+    """Whether it maps `names`, and whatever else, to numbers; None is NaN."""
+    if not isinstance(value, Mapping):
+        return False
+    return value.keys() >= set(names) and all(isinstance(number, int | float | None) for number in value.values())
 
 
 def _rows(path: Path) -> list[dict[str, float]]:

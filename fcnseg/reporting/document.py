@@ -43,7 +43,7 @@ class Chart:
     """A figure with its caption.
 
     Attributes:
-        name: Of its file, without a suffix.
+        name: Of its file, without a suffix; a number follows where several charts have one name.
         caption: What it shows.
         figure: Drawn by `fcnseg.charts`.
         wide: Takes the page's whole width, and scrolls where that is too little.

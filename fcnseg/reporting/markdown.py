@@ -1,7 +1,9 @@
 """The report as Markdown, its pictures in files beside it."""
 
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
+from urllib.parse import quote
 
 from fcnseg import charts
 from fcnseg.reporting.document import Block, Chart, Folded, Gallery, Section, Table, Text
@@ -10,31 +12,34 @@ from fcnseg.reporting.document import Block, Chart, Folded, Gallery, Section, Ta
 def write(folder: Path, title: str, lead: str, sections: Sequence[Section]) -> None:
     """Write `folder/report.md` and `folder/figures/*.png`."""
     (folder / "figures").mkdir(parents=True, exist_ok=True)
-    parts = [f"# {title}", lead]
+    parts, taken = [f"# {title}", lead], set[str]()
     for section in sections:
-        parts += [f"## {section.title}", *(_block(block, folder) for block in section.blocks)]
+        parts += [f"## {section.title}", *(_block(block, folder, taken) for block in section.blocks)]
     (folder / "report.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
-def _block(block: Block, folder: Path) -> str:
+def _block(block: Block, folder: Path, taken: set[str]) -> str:
+    """The block as text; its pictures get names that are not yet `taken`."""
     match block:
         case Text():
             return f"> **Note.** {block.text}" if block.warning else block.text
         case Table():
             return block._repr_markdown_()
         case Chart():
-            return f"{_picture(block, folder)}\n\n*{block.caption}*"
+            return f"{_picture(block, folder, taken)}\n\n*{block.caption}*"
         case Gallery():
-            return _block(_as_chart(block), folder)
+            return _block(_as_chart(block), folder, taken)
         case Folded():
-            inside = "\n\n".join(_block(inner, folder) for inner in block.blocks)
+            inside = "\n\n".join(_block(inner, folder, taken) for inner in block.blocks)
             return f"<details><summary>{block.title}</summary>\n\n{inside}\n\n</details>"
 
 
-def _picture(chart: Chart, folder: Path) -> str:
-    path = folder / "figures" / f"{chart.name}.png"
-    charts.picture(chart.figure).save(path)
-    return f"![{chart.caption}](figures/{path.name})"
+def _picture(chart: Chart, folder: Path, taken: set[str]) -> str:
+    names = (chart.name if number == 1 else f"{chart.name}-{number}" for number in count(1))
+    name = next(name for name in names if name not in taken)  # charts of two test sets may have one
+    taken.add(name)
+    charts.picture(chart.figure).save(folder / "figures" / f"{name}.png")
+    return f"![{chart.caption}](figures/{quote(name)}.png)"
 
 
 def _as_chart(gallery: Gallery) -> Chart:

@@ -7,14 +7,13 @@ from typing import Any
 
 from fcnseg import paper
 from fcnseg.data import voc
-from fcnseg.reporting.collect import Entry
+from fcnseg.reporting.collect import SCORES, Entry
 from fcnseg.reporting.compare import Evaluation, Experiment, Published, Stat, differences
 from fcnseg.reporting.document import Table
 
 PAPER_COLUMNS = ("IoU", "paper's IoU", "acc.", "paper's acc.", "loss", "paper's loss")
 VOC_COLUMNS = ("mIoU", "pixel acc.", "mean acc.")
 COST_COLUMNS = ("parameters", "s per epoch", "best epoch")
-SCORES = ("miou", "pixel_acc", "mean_acc", "paper_iou", "paper_acc")
 
 
 def results(test_set: Evaluation, experiments: Sequence[Experiment]) -> Table:
