@@ -46,8 +46,7 @@ def door(config_name: str) -> Callable[[Job], Callable[[], None]]:
                 module = ".".join(file.with_suffix("").parts).removesuffix(".__main__")
                 print(usage(CONF, config_name, f"python -m {module}", sys.argv[1:]))
                 return
-            # Importing torch makes a million objects that stay. Looking through them at the usual rate takes a second.
-            gc.set_threshold(100_000, 50, 100)
+            collect_rarely()
             errors: list[Exception] = []
 
             def checked(cfg: DictConfig) -> object:
@@ -91,6 +90,11 @@ def door(config_name: str) -> Callable[[Job], Callable[[], None]]:
         return opened
 
     return decorate
+
+
+def collect_rarely() -> None:
+    """Importing torch makes a million objects that stay: at its usual rate, Python looks through them for over a second."""
+    gc.set_threshold(100_000, 50, 100)
 
 
 def _sweep(command: Callable[[], None]) -> None:

@@ -100,13 +100,14 @@ class Run:
         """The whole config it was started with.
 
         Raises:
-            ValueError: there is no run here.
+            ValueError: there is no run here, or its config is damaged.
         """
         path = self.path / ".hydra" / "config.yaml"
         if not path.is_file():
             raise ValueError(f"no run in {self.path}: found no {path}; give the folder of a run, such as runs/<name>")
         cfg = OmegaConf.load(path)
-        assert isinstance(cfg, DictConfig)
+        if not isinstance(cfg, DictConfig):
+            raise ValueError(f"{path} is damaged: it holds no settings")
         return cfg
 
     @property

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import hydra
 import pytest
 import torch
 import yaml
@@ -67,13 +68,25 @@ def test_training_commands_run(line, command, root):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("line", [line for line in COMMANDS if " -m " in line and "gpus" not in line])
+@pytest.mark.parametrize("line", [line for line in COMMANDS if " -m " in line and "launcher" not in line])
 def test_sweeps_run(line, command, root):
     overrides = [re.sub(r"^experiment=baseline,.*", "experiment=baseline,flip", o) for o in shlex.split(line)[1:]]
     overrides = [re.sub(r"^(model=fcn|seed=0|loss=ce),.*", r"\1", override) for override in overrides]
     code, out, err = command(train.train, *smaller(overrides, root))
     assert code == 0, err
     assert "2 jobs" in out
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if "hydra/launcher" in line])
+def test_launchers_take_their_settings(line):
+    """Ray and SLURM themselves: `test_sweep.py`; a setting that a launcher does not have is refused here."""
+    pytest.importorskip("hydra_plugins.hydra_ray_launcher")
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    overrides = [override for override in shlex.split(line)[2:] if override.startswith("hydra")]
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        assert hydra.compose("config", overrides=overrides, return_hydra_config=True).hydra.launcher
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"), pytest.raises(Exception, match="no_such_setting"):
+        hydra.compose("config", overrides=[*overrides, "hydra.launcher.no_such_setting=1"], return_hydra_config=True)
 
 
 def test_the_other_doors_run(command, a_run, root, tmp_path):
