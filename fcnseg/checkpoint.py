@@ -75,8 +75,9 @@ def newest_good(folder: Path) -> Path | None:
     """The checkpoint to go on from; None to start anew. Damaged ones are named on stderr and passed over."""
     found = [path for name in ("last.ckpt", "previous.ckpt") if (path := folder / name).exists()]
     best = folder / "best.ckpt"
-    known = best.exists() or any(name == best.name for _, name in _sums(folder))
-    if found and known and (wrong := damage(best)):
+    listed = any(name == best.name for _, name in _sums(folder))
+    begun = best.with_name(f".{best.name}.new").exists()  # listed, and killed before it was put in its place
+    if found and (best.exists() or (listed and not begun)) and (wrong := damage(best)):
         print(f"fcnseg: {best} {wrong}: its epoch is lost, so the run starts anew", file=sys.stderr)
         return None
     for path in found:

@@ -1,5 +1,6 @@
 """Files that are there whole or not at all."""
 
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -8,11 +9,23 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 
+def sync_folder(path: Path) -> None:
+    """Wait until the names in the folder `path` are on the disk: without it, a power loss can undo or reorder renames."""
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a network file system that cannot sync folders
+            raise
+    finally:
+        os.close(folder)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open a new `path` for writing; a kill or an error at any moment leaves the old file as it was.
+    """Open a new `path` for writing; a kill, an error or a power loss at any moment leaves the old file as it was.
 
-    Written in the same folder, since a rename across file systems would be a copy, synced, then renamed.
+    Written in the same folder, since a rename across file systems would be a copy; synced, renamed, and the folder synced.
     """
     draft = path.with_name(f".{path.name}.draft")
     try:
@@ -21,6 +34,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
+        sync_folder(path.parent)
     finally:
         draft.unlink(missing_ok=True)
 

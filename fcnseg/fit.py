@@ -39,6 +39,7 @@ def fit(cfg: DictConfig, run: Run, console: Console) -> None:
         RunFailedError: training failed; status.json has the traceback.
         StopError: a signal came; the run's state is saved.
     """
+    code = results.code()  # now: a commit made while the run trains is not its code
     with stop_requests() as stop:
         data = build.data(cfg)
         data.prepare_data()
@@ -71,11 +72,17 @@ def fit(cfg: DictConfig, run: Run, console: Console) -> None:
                 trainer.fit(task, data, ckpt_path=last, weights_only=True)
                 if checkpoints.failed:
                     raise OSError("the last checkpoint could not be saved: make room, and the same command goes on")
-                write_json(run.path / "result.json", _result(run, trainer, task, data, log, checkpoints))
+                write_json(run.path / "result.json", _result(run, trainer, task, data, log, checkpoints, code))
 
 
 def _result(
-    run: Run, trainer: Trainer, task: SegmentationTask, data: VOCDataModule, log: RunLog, checkpoints: Checkpoints
+    run: Run,
+    trainer: Trainer,
+    task: SegmentationTask,
+    data: VOCDataModule,
+    log: RunLog,
+    checkpoints: Checkpoints,
+    code: dict[str, str | bool | None],
 ) -> dict[str, Any]:
     """Test the best epoch's weights; all that result.json holds."""
     best = run.checkpoints / "best.ckpt"
@@ -90,4 +97,4 @@ def _result(
         "seconds": round(sum(row["seconds"] for row in log.rows), 1),
         "images_per_s": log.images_per_second,
     }
-    return {**measured, **trained, **results.provenance(trainer, best)}
+    return {**measured, **trained, **results.provenance(trainer, best, code=code)}

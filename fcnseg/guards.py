@@ -3,18 +3,37 @@
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from fcnseg.data.module import VOCDataModule
+from fcnseg.task import SegmentationTask
 
 LOOKED_AT_EVERY = 50  # steps: on a GPU, looking waits for it
+OUT_OF_MEMORY = (  # what a RuntimeError of PyTorch, C++, CUDA, cuBLAS, cuDNN and oneDNN says then
+    "can't allocate memory",
+    "std::bad_alloc",
+    "CUDA error: out of memory",
+    "ALLOC_FAILED",
+    "ALLOCATION_FAILED",
+    "could not create a memory",
+    "could not create a primitive",
+)
 
 
 class DivergedError(RuntimeError):
     """The loss or the logits are no longer numbers."""
+
+
+def _first_bad(first: Tensor | None, number: int, value: Tensor) -> Tensor:
+    """`first`, or `number` if `value` () is the first that is not finite; -1 for none. On its device, without waiting."""
+    numbered = torch.full_like(value, number, dtype=torch.long)
+    if first is None:
+        first = torch.full_like(numbered, -1)
+    return torch.where((first < 0) & ~value.isfinite(), numbered, first)
 
 
 class FiniteLoss(Callback):
@@ -22,6 +41,20 @@ class FiniteLoss(Callback):
 
     def __init__(self) -> None:
         self._first: Tensor | None = None  # (): the first step whose loss was not finite, or -1
+        self._first_validated: Tensor | None = None  # (): the same of this validation's batches
+        self._lr = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """The last step's learning rate, for a run resumed in the validation after it."""
+        return {"lr": self._lr}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a saved state."""
+        self._lr = state_dict["lr"]
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
+        """Remember this step's learning rate: after an epoch's last, the schedule has changed it before anybody looks."""
+        self._lr = trainer.optimizers[0].param_groups[0]["lr"]
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
@@ -29,10 +62,7 @@ class FiniteLoss(Callback):
         """Remember on the device whether this step's loss was finite; look now and then, on the CPU every time."""
         assert isinstance(outputs, dict)
         loss: Tensor = outputs["loss"]
-        step = torch.full_like(loss, trainer.global_step - 1, dtype=torch.long)
-        if self._first is None:
-            self._first = torch.full_like(step, -1)
-        self._first = torch.where((self._first < 0) & ~loss.isfinite(), step, self._first)
+        self._first = _first_bad(self._first, trainer.global_step - 1, loss)
         if loss.device.type == "cpu" or trainer.global_step % LOOKED_AT_EVERY == 0:
             self.look(trainer)
 
@@ -44,27 +74,51 @@ class FiniteLoss(Callback):
         """
         if self._first is None or (step := int(self._first)) < 0:
             return
-        data, lr = _data(trainer), trainer.optimizers[0].param_groups[0]["lr"]
         raise DivergedError(
             f"the loss of step {step} (epoch {step // int(trainer.num_training_batches) + 1}) is NaN or infinite."
-            f" Learning rate: {lr:g}. The batch's images: {', '.join(data.trained_on(step))}. Lower optimizer.lr, set"
+            f" {self._remedies(_data(trainer).trained_on(step))}"
+        )
+
+    def _remedies(self, images: list[str]) -> str:
+        return (
+            f"Learning rate: {self._lr:g}. The batch's images: {', '.join(images)}. Lower optimizer.lr, set"
             " trainer.precision=32-true, or look these images over with python -m fcnseg.data"
         )
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look, at the latest at the epoch's end."""
+        self._first_validated = None
         if not trainer.sanity_checking and trainer.optimizers:
             self.look(trainer)
 
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: object,
+        batch: object,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Remember on the device from which batch on the sum of the losses, to which NaN logits add NaN, is not finite."""
+        assert isinstance(pl_module, SegmentationTask)
+        self._first_validated = _first_bad(self._first_validated, batch_idx, pl_module.losses["val/loss"].total)
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop if the validation's loss or logits were not finite."""
-        loss = trainer.callback_metrics["val/loss"]
-        if not loss.isfinite():
-            raise DivergedError(
-                f"the validation's loss or logits after step {trainer.global_step} are NaN or infinite, though the training's"
-                f" loss ({trainer.callback_metrics.get('train/loss', 'first epoch')}) was not: lower optimizer.lr or set"
-                " trainer.precision=32-true"
-            )
+        """Stop if the validation's loss or logits were not finite.
+
+        Raises:
+            DivergedError: as `look` does.
+        """
+        if self._first_validated is None or (number := int(self._first_validated)) < 0:
+            return
+        data = _data(trainer)
+        loader = data.val_dataloader()
+        images = data.names("val", loader.batches(loader.samples)[number])
+        raise DivergedError(
+            f"the validation's loss or logits after step {trainer.global_step} are NaN or infinite, though the training's"
+            f" loss ({trainer.callback_metrics.get('train/loss', 'first epoch')}) was not. {self._remedies(images)}"
+        )
 
 
 def _data(trainer: Trainer) -> VOCDataModule:
@@ -79,21 +133,26 @@ def limits_explained(batch_size: int, size: int, precision: str) -> Iterator[Non
 
     Raises:
         MemoryError: there is too little memory.
-        ValueError: batch norm is left with one value a channel.
+        ValueError: batch norm, or instance norm, is left with one value a channel.
     """
     try:
         yield
     except ValueError as error:
-        if "more than 1 value per channel" not in str(error):
+        if "more than 1 value per channel" in str(error):
+            raise ValueError(
+                f"data.batch_size={batch_size} at data.size={size} leaves batch norm one value a channel: raise either"
+            ) from error
+        if "more than 1 spatial element" in str(error):
+            raise ValueError(f"data.size={size} leaves instance norm one value a channel: raise it") from error
+        raise
+    except (RuntimeError, MemoryError, OSError) as error:
+        told = any(words in str(error) for words in OUT_OF_MEMORY)
+        kind = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or getattr(error, "errno", None) == errno.ENOMEM
+        if not (told or kind):
             raise
-        raise ValueError(
-            f"data.batch_size={batch_size} at data.size={size} leaves batch norm one value a channel: raise either"
-        ) from error
-    except (torch.OutOfMemoryError, RuntimeError, MemoryError, OSError) as error:
-        cpu = "can't allocate memory" in str(error) or isinstance(error, MemoryError)
-        if not (cpu or isinstance(error, torch.OutOfMemoryError) or getattr(error, "errno", None) == errno.ENOMEM):
-            raise
+        first_line, _, _ = str(error).partition("\n")
+        smaller = "" if "16" in precision else ", or set trainer.precision=bf16-mixed"
         raise MemoryError(
             f"out of memory with data.batch_size={batch_size}, data.size={size}, trainer.precision={precision}: lower"
-            f" data.batch_size, then data.size, or set trainer.precision=bf16-mixed ({str(error).splitlines()[0]})"
+            f" data.batch_size, then data.size{smaller} ({first_line})"
         ) from error

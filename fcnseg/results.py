@@ -55,15 +55,20 @@ def measure(trainer: Trainer, task: SegmentationTask, data: VOCDataModule) -> di
     }
 
 
-def provenance(trainer: Trainer, checkpoint: Path) -> dict[str, Any]:
-    """Which code, versions, hardware and checkpoint a result comes from."""
+def code() -> dict[str, str | bool | None]:
+    """The commit of this package's checkout, and whether files differ from it; None where there is no git or no checkout."""
+    changes = _git("status", "--porcelain")
+    return {"commit": _git("rev-parse", "HEAD"), "dirty": None if changes is None else bool(changes)}
+
+
+def provenance(trainer: Trainer, checkpoint: Path, *, code: dict[str, str | bool | None]) -> dict[str, Any]:
+    """Which code (as `code` gave it before training), versions, hardware and checkpoint a result comes from."""
     device = trainer.strategy.root_device
     hardware = (
         torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     )
     return {
-        "commit": _git("rev-parse", "HEAD"),
-        "dirty": bool(_git("status", "--porcelain")),
+        **code,
         "versions": {package: version(package) for package in PACKAGES},
         "hardware": hardware,
         "precision": str(trainer.precision),

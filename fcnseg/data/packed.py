@@ -78,6 +78,10 @@ class _Writer:
         self.folder, self.size = folder, size
         self.images = np.lib.format.open_memmap(home / "images.npy", "w+", np.uint8, (*shape, 3))
         self.masks = np.lib.format.open_memmap(home / "masks.npy", "w+", np.uint8, shape)
+        if hasattr(os, "posix_fallocate"):  # where a disk fills up under a mapped file, the process is killed by SIGBUS
+            for path in (home / "images.npy", home / "masks.npy"):
+                with path.open("r+b") as file:
+                    os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
     def several(self, jobs: Sequence[tuple[int, str]]) -> list[Packed | ValueError]:
         """Write several images."""

@@ -1,6 +1,8 @@
 """Transfer learning: a torchvision classification backbone, and Table 3's decoder on its last feature map."""
 
-from http.client import HTTPException
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from pickle import UnpicklingError
@@ -14,6 +16,7 @@ from fcnseg.models.layers import DeconvBlock, pad_to_multiple, xavier_init
 
 STRIDE = 32  # five deconvolutions of stride 2
 HEADS = ("avgpool", "classifier", "fc", "head", "heads", "flatten")  # torchvision's names for what follows the features
+WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # an environment variable that torch.load reads
 
 
 def _load(backbone: nn.Module, path: Path) -> None:
@@ -47,6 +50,19 @@ def _load(backbone: nn.Module, path: Path) -> None:
     backbone.load_state_dict({k: v for k, v in state.items() if k in own})
 
 
+@contextmanager
+def _no_code() -> Iterator[None]:
+    """Let torch load weights alone in the `with` block: torchvision has it run whatever code the file holds."""
+    before = os.environ.get(WEIGHTS_ONLY)
+    os.environ[WEIGHTS_ONLY] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[WEIGHTS_ONLY]
+        if before is not None:
+            os.environ[WEIGHTS_ONLY] = before
+
+
 def _is_file(weights: str | None) -> bool:
     return weights is not None and (Path(weights).suffix != "" or Path(weights).exists())
 
@@ -59,12 +75,17 @@ def _make(name: str, weights: str | None) -> nn.Module:
     choices = list(models.get_model_weights(name).__members__)
     if weights is not None and weights not in choices:
         raise ValueError(f"model.weights={weights}: wanted a file, null, or one of {', '.join(choices)} for {name}")
+    if weights is None:
+        return cast(nn.Module, models.get_model(name))
+    url = models.get_model_weights(name)[weights].url
     try:
-        return cast(nn.Module, models.get_model(name, weights=weights))
-    except (OSError, HTTPException, RuntimeError, UnpicklingError) as error:  # no answer, another hash, a damaged cache
-        url = models.get_model_weights(name)[weights or "DEFAULT"].url
+        with _no_code():
+            return cast(nn.Module, models.get_model(name, weights=weights))
+    except Exception as error:  # no answer, another hash, or whatever a damaged file's first wrong byte leads to
+        cached = Path(torch.hub.get_dir(), "checkpoints", Path(url).name)
+        why = f"{cached} is damaged or holds code: remove it" if isinstance(error, UnpicklingError) else error
         raise ValueError(
-            f"cannot download model.weights={weights} ({error}): fetch {url} by hand and give model.weights=<the file>"
+            f"cannot download model.weights={weights} ({why}): fetch {url} by hand and give model.weights=<the file>"
         ) from error
 
 

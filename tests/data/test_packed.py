@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import shutil
@@ -192,6 +193,20 @@ def test_missing_files_are_named(folder):
         pack(folder, "train", SIZE)
     assert str(caught.value).splitlines()[1:] == [str(folder.image(first)), str(folder.mask(second))]
     assert packs(folder) == []
+
+
+def test_a_disk_too_small_is_told_before_it_is_full(folder, monkeypatch):
+    """A mapped file would find out by SIGBUS: tests/faults shows it on a real one."""
+
+    def full(file, start, length):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full)
+        with pytest.raises(ValueError, match="No space left on device; make room there"):
+            pack(folder, "train", SIZE)
+    assert packs(folder) == []
+    assert len(pack(folder, "train", SIZE).ids) == 12
 
 
 def test_what_a_killed_build_left_is_no_pack(folder):

@@ -183,6 +183,14 @@ def test_a_batch_of_one_trains_or_says_what_to_raise(tmp_path, command, net):
         assert outcome.code == 0, outcome.err
 
 
+def test_instance_norm_of_one_value_says_what_to_raise(tmp_path, command):
+    """One stage more than U-Net ships with."""
+    args = [arg for arg in command if not arg.startswith("model")]
+    outcome = run(tmp_path, *args, "model=unet", "model.widths=[2,2,2,2,2,2]")
+    assert outcome.code == 1
+    assert "data.size=32 leaves instance norm one value a channel: raise it" in outcome.err
+
+
 @pytest.mark.parametrize("net", ["fcn", pytest.param("transfer", marks=pytest.mark.slow)])
 def test_an_image_left_over_at_an_epoch_s_end_trains(tmp_path, command, net):
     """Eight images in batches of seven."""
@@ -229,6 +237,16 @@ def test_a_damaged_pack_is_named(tmp_path, folder, command):
     outcome = run(tmp_path, *command)
     assert "Traceback" not in outcome.err
     assert outcome.code == 0 or (outcome.code == 2 and str(home.relative_to(tmp_path)) in outcome.err), outcome.err
+
+
+def test_a_disk_too_small_for_a_pack_says_so(folder, command, small_disk):
+    """Twelve images of 512 pixels take 12 MB."""
+    moved = voc.Folder(shutil.copytree(folder.path, small_disk / "VOC2012"))
+    outcome = run(small_disk.parent, *command, f"data.root='{moved.path}'", "data.size=512")
+    assert (outcome.code, "No space left on device; make room there, or lower data.size" in outcome.err) == (2, True)
+    assert packs(moved) == []
+    assert not (small_disk.parent / "runs").exists()
+    assert run(small_disk.parent, *command, f"data.root='{moved.path}'").code == 0
 
 
 MOMENTS = {

@@ -114,8 +114,8 @@ END_OF_EPOCH = {"owner": RunLog, "name": "after_epoch", "when": lambda *_: True}
 @pytest.mark.parametrize(
     ("save", "operations", "steps", "finished"),
     [
-        pytest.param(MID_SAVE, 12, (4, 5), (8, 9)),  # 8 and 9: between and after the two renames
-        pytest.param(END_OF_EPOCH, 24, (3,), range(25), marks=pytest.mark.slow),
+        pytest.param(MID_SAVE, 15, (4, 5), (10, 11)),  # 10 and 11: between and after the two renames
+        pytest.param(END_OF_EPOCH, 30, (3,), range(31), marks=pytest.mark.slow),
     ],
     ids=["within an epoch", "after an epoch"],
 )

@@ -117,7 +117,7 @@ def test_without_git_the_commit_is_unknown(tmp_path, args, which):
     outcome = run(tmp_path, *args, inject=inject, with_git=True)
     assert outcome.code == 0, outcome.err
     result = read_json(tmp_path / "runs" / "run" / "result.json")
-    assert (result["commit"], result["dirty"]) == (None, False)
+    assert (result["commit"], result["dirty"]) == (None, None)
     outcome = run(tmp_path, *args, "name='with git'", with_git=True)
     commit = read_json(tmp_path / "runs" / "with git" / "result.json")["commit"]
     assert outcome.code == 0

@@ -1,20 +1,25 @@
 """Runs that tell the truth: no number where there is none, and the reason and the remedy where a run cannot go on."""
 
+import os
 import re
 import resource
 import shutil
+import signal
+import subprocess
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from injection import at, evaluate, load, rows, run
+from injection import at, evaluate, load, rows, run, send
 from PIL import Image
 
+from fcnseg import results
 from fcnseg.checkpoint import save
 from fcnseg.data import voc
 from fcnseg.files import read_json
+from fcnseg.guards import limits_explained
 from fcnseg.task import SegmentationTask
 
 PLAIN = ["model=fcn", "model.widths=[4,8]", "data.size=32", "trainer.max_epochs=2", "trainer.accelerator=cpu"]
@@ -49,22 +54,52 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, args, precision):
     assert (again.code, "NaN or infinite" in again.err) == (1, True)
 
 
+@pytest.mark.parametrize(("step", "rate"), [(3, "0.01"), (6, "0.005")])
+def test_the_rate_told_is_that_of_the_step(tmp_path, args, step, rate):
+    """The last of an epoch, after which a cosine over two epochs has gone down to a half, and then to 0."""
+
+    def spoil(task, *_):
+        task.net.register_forward_hook(lambda _, __, logits: logits * torch.nan)
+
+    outcome = run(tmp_path, *args, inject=partial(at, SegmentationTask, "training_step", step, spoil))
+    assert outcome.code == 1
+    assert f"the loss of step {step - 1} " in outcome.err
+    assert f"Learning rate: {rate}. " in outcome.err
+
+
 def test_logits_that_are_no_numbers_stop_the_run_at_the_validation(tmp_path, args):
     """One step an epoch: the training's loss was a number, and the weights after it give none."""
     outcome = run(tmp_path, *args, "data.batch_size=24", "optimizer.lr=1e30")
     assert outcome.code == 1
-    assert "the validation's loss or logits after step 1 are NaN or infinite" in outcome.err
+    (told,) = [line for line in outcome.err.splitlines() if "NaN or infinite" in line]
+    assert "the validation's loss or logits after step 1 are NaN or infinite" in told
+    assert "Learning rate: 1e+30" in told
+    assert all(remedy in told for remedy in ("optimizer.lr", "trainer.precision=32-true", "python -m fcnseg.data"))
     path = tmp_path / "runs" / "run"
     assert not (path / "metrics.csv").exists()
     assert not (path / "checkpoints" / "best.ckpt").exists()
     assert not (path / "result.json").exists()
 
 
+def test_a_run_resumed_in_the_validation_tells_the_rate_of_the_step_before(tmp_path, args):
+    def spoil(task, *_):
+        task.net.register_forward_hook(lambda _, __, logits: logits * torch.nan)
+
+    inject = partial(at, SegmentationTask, "validation_step", 2, send(signal.SIGTERM))
+    assert run(tmp_path, *args, inject=inject).code == 128 + signal.SIGTERM
+    outcome = run(tmp_path, *args, inject=partial(at, SegmentationTask, "validation_step", 1, spoil))
+    assert outcome.code == 1
+    assert "logits after step 6 are NaN or infinite" in outcome.err
+    assert "Learning rate: 0.005. " in outcome.err
+
+
 @pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
-def test_infinite_logits_of_void_pixels_alone_stop_the_run(tmp_path, args, value):
-    """No loss sees them."""
+def test_infinite_logits_of_void_pixels_alone_stop_the_run(tmp_path, args, data, value):
+    """No loss sees them. Four batches of two; the third has them."""
+    seen = tmp_path / "seen"
 
     def infinite(task, batch, _):
+        seen.write_text(" ".join(map(str, batch[2].tolist())))
         batch[1][0, 0, 0] = voc.VOID
         task.net.register_forward_hook(lambda _, __, logits: spoil(logits))
 
@@ -73,9 +108,14 @@ def test_infinite_logits_of_void_pixels_alone_stop_the_run(tmp_path, args, value
         logits[0, 3, 0, 0] = value
         return logits
 
-    outcome = run(tmp_path, *args, inject=partial(at, SegmentationTask, "validation_step", 1, infinite))
+    args = [*args, "data.batch_size=2"]
+    outcome = run(tmp_path, *args, inject=partial(at, SegmentationTask, "validation_step", 3, infinite))
     assert outcome.code == 1
-    assert "logits after step 3 are NaN or infinite" in outcome.err
+    (told,) = [line for line in outcome.err.splitlines() if "NaN or infinite" in line]
+    assert "logits after step 12 are NaN or infinite" in told
+    (val,) = data.rglob("val.txt")
+    ids = val.read_text().split()
+    assert re.findall(r"shapes_\d{6}", told) == [ids[int(sample)] for sample in seen.read_text().split()]
 
 
 def test_weights_that_are_no_numbers_have_no_scores(tmp_path, unbroken_run):
@@ -186,3 +226,88 @@ def test_out_of_memory_says_what_to_lower(tmp_path, folder):
     told = "out of memory with data.batch_size=8, data.size=512, trainer.precision=32-true: lower data.batch_size"
     assert told in outcome.err
     assert read_json(tmp_path / "runs" / "run" / "status.json")["error"].startswith("MemoryError")
+
+
+SAID = [
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried to ..."),
+    RuntimeError("std::bad_alloc"),
+    RuntimeError("could not create a memory object"),
+    RuntimeError("could not create a primitive"),
+    RuntimeError(
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other API call"
+    ),
+    RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    OSError(12, "Cannot allocate memory"),
+    MemoryError(),
+]
+
+
+@pytest.mark.parametrize("error", SAID, ids=str)
+def test_out_of_memory_is_known_whoever_says_it(error):
+    with (
+        pytest.raises(
+            MemoryError, match=r"data.batch_size=8, data.size=512.*: lower .* or set trainer.precision=bf16-mixed"
+        ),
+        limits_explained(8, 512, "32-true"),
+    ):
+        raise error
+
+
+def test_out_of_memory_in_half_precision_does_not_advise_it():
+    with pytest.raises(MemoryError) as caught, limits_explained(8, 512, "bf16-mixed"):
+        raise MemoryError
+    assert "or set" not in str(caught.value)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA error: an illegal memory access"), OSError(2, "no such file")])
+def test_other_errors_pass(error):
+    with pytest.raises(type(error)) as caught, limits_explained(8, 512, "32-true"):
+        raise error
+    assert caught.value is error
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A repository of one commit in the place of this package's; `checkout(*command)` runs git there."""
+    path = tmp_path / "checkout"
+    path.mkdir()
+    for name, value in {"GIT_DIR": path / ".git", "GIT_WORK_TREE": path, "GIT_CONFIG_GLOBAL": os.devnull}.items():
+        monkeypatch.setenv(name, str(value))
+    for who in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{who}_NAME", "somebody")
+        monkeypatch.setenv(f"GIT_{who}_EMAIL", "somebody@example.org")
+
+    def git(*command):
+        return subprocess.run(["git", *command], check=True, capture_output=True, text=True).stdout.strip()
+
+    git("init", "--quiet")
+    git("commit", "--quiet", "--allow-empty", "--message=first")
+    return git
+
+
+def test_the_code_is_a_commit_and_whether_there_is_more(tmp_path, checkout):
+    commit = checkout("rev-parse", "HEAD")
+    assert results.code() == {"commit": commit, "dirty": False}
+    (tmp_path / "checkout" / "new.py").touch()
+    assert results.code() == {"commit": commit, "dirty": True}
+
+
+@pytest.mark.parametrize(("name", "value"), [("PATH", ""), ("GIT_DIR", "none")], ids=["no git", "no checkout"])
+def test_without_git_the_code_is_unknown(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    assert results.code() == {"commit": None, "dirty": None}
+
+
+def test_a_commit_made_while_a_run_trains_is_not_its_code(tmp_path, args, checkout):
+    commit = checkout("rev-parse", "HEAD")
+
+    def inject():
+        at(SegmentationTask, "training_step", 2, lambda *_: checkout("commit", "--allow-empty", "--message=second"))
+
+    outcome = run(tmp_path, *args, inject=inject, with_git=True)
+    assert outcome.code == 0, outcome.err
+    assert checkout("rev-parse", "HEAD") != commit
+    assert read_json(tmp_path / "runs" / "run" / "result.json")["commit"] == commit

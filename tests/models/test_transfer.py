@@ -113,7 +113,10 @@ def test_no_state_dict(save, what):
         make_backbone(SMALL, save(what))
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"<html>no</html>"])
+DAMAGES = [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"<html>no</html>"]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_corrupt_file(state, tmp_path, save, damage):
     path = tmp_path / "some.pth"
     save(state)
@@ -135,8 +138,11 @@ class Evil:
         return os.mkdir, (str(self.mark),)
 
 
+WRITERS = [torch.save, lambda what, path: path.write_bytes(pickle.dumps(what))]
+
+
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-@pytest.mark.parametrize("write", [torch.save, lambda what, path: path.write_bytes(pickle.dumps(what))])
+@pytest.mark.parametrize("write", WRITERS)
 def test_a_malicious_pickle_runs_nothing(tmp_path, write):
     mark, path = tmp_path / "mark", tmp_path / "evil.pth"
     write({"conv1.0.weight": Evil(mark)}, path)
@@ -213,6 +219,35 @@ def test_a_failed_download_names_the_url(site, tmp_path, monkeypatch, kind):
     with pytest.raises(ValueError, match=rf"cannot download model\.weights=DEFAULT .* fetch {url} by hand"):
         make_backbone(SMALL, "DEFAULT")
     assert not list((tmp_path / "home").rglob("*.pth"))
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("write", WRITERS)
+def test_a_malicious_pickle_among_downloads_runs_nothing(site, tmp_path, monkeypatch, write):
+    _, address = site
+    mark, cached = tmp_path / "mark", tmp_path / "home" / "hub" / "checkpoints" / "small-00000000.pth"
+    cached.parent.mkdir(parents=True)
+    write({"conv1.0.weight": Evil(mark)}, cached)
+    url = f"{address}/{cached.name}"
+    point(monkeypatch, url)
+    with pytest.raises(ValueError, match=rf"{cached} is damaged or holds code: remove it\): fetch {url} by hand"):
+        make_backbone(SMALL, "DEFAULT")
+    assert not mark.exists()
+    with contextlib.suppress(RuntimeError):
+        models.get_model(SMALL, weights="DEFAULT")
+    assert mark.exists()  # torchvision would have run it, and does again
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_download_names_the_url(state, site, tmp_path, monkeypatch, damage):
+    _, address = site
+    cached = tmp_path / "home" / "hub" / "checkpoints" / "small-00000000.pth"
+    cached.parent.mkdir(parents=True)
+    torch.save(state, cached)
+    cached.write_bytes(damage(cached.read_bytes()))
+    point(monkeypatch, url := f"{address}/{cached.name}")
+    with pytest.raises(ValueError, match=rf"cannot download model\.weights=DEFAULT .* fetch {url} by hand"):
+        make_backbone(SMALL, "DEFAULT")
 
 
 @pytest.mark.parametrize("freeze", [True, False])
