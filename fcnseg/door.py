@@ -6,7 +6,9 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,54 +44,68 @@ def door(config_name: str) -> Callable[[Job], Callable[[], None]]:
     def decorate(job: Job) -> Callable[[], None]:
         def opened() -> None:
             if HELP & set(sys.argv):
-                file = Path(inspect.getfile(job)).relative_to(Path(__file__).parent.parent)
-                module = ".".join(file.with_suffix("").parts).removesuffix(".__main__")
-                print(usage(CONF, config_name, f"python -m {module}", sys.argv[1:]))
+                print(usage(CONF, config_name, f"python -m {_module(job)}", sys.argv[1:]))
                 return
             collect_rarely()
-            errors: list[Exception] = []
-
-            def checked(cfg: DictConfig) -> object:
-                def check() -> None:
-                    check_values(cfg, _defaults(config_name))
-
-                try:
-                    if HydraConfig.get().mode == RunMode.MULTIRUN:
-                        return journalled(cfg, check, job, lambda error: _explain(error, config_name))
-                    check()
-                    return job(cfg)
-                except Exception as error:  # not Hydra's to print: raised again below
-                    errors.append(error)
-                return None
-
-            def command() -> None:
-                hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(checked)()
-                for error in errors:
-                    raise error
-
-            wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
-            os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, where it would print and exit with 1
-            try:
+            command = partial(_run, job, config_name)
+            with _plain_answers(config_name):
                 if not set(MULTIRUN) & set(sys.argv):
                     command()
                 elif config_name == "config":
                     _sweep(command)
                 else:
                     raise ValueError("-m sweeps over runs: it is python -m fcnseg.train's alone")
-            except RunFailedError as error:
-                _leave(str(error), FAILED)
-            except StopError as error:
-                _leave(f"{error}: {_same_command()} goes on", 128 + error.signum)
-            except KeyboardInterrupt:
-                _leave(f"interrupted: {_same_command()} goes on from the last checkpoint", INTERRUPTED)
-            except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
-                if wants_traceback:
-                    raise
-                _leave(_explain(error, config_name), WRONG_USE)
 
         return opened
 
     return decorate
+
+
+def _module(job: Job) -> str:
+    """What `python -m` calls the module of a door."""
+    file = Path(inspect.getfile(job)).relative_to(Path(__file__).parent.parent)
+    return ".".join(file.with_suffix("").parts).removesuffix(".__main__")
+
+
+def _run(job: Job, config_name: str) -> None:
+    """Have Hydra run `job`, or each job of a sweep; raise the first error that is not in the sweep's journal."""
+    errors: list[Exception] = []
+
+    def checked(cfg: DictConfig) -> object:
+        def check() -> None:
+            check_values(cfg, _defaults(config_name))
+
+        try:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                return journalled(cfg, check, job, lambda error: _explain(error, config_name))
+            check()
+            return job(cfg)
+        except Exception as error:  # not Hydra's to print: raised again below
+            errors.append(error)
+        return None
+
+    hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(checked)()
+    for error in errors:
+        raise error
+
+
+@contextmanager
+def _plain_answers(config_name: str) -> Iterator[None]:
+    """Answer an error in the `with` block with one message and an exit code."""
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, where it would print and exit with 1
+    try:
+        yield
+    except RunFailedError as error:
+        _leave(str(error), FAILED)
+    except StopError as error:
+        _leave(f"{error}: {_same_command()} goes on", 128 + error.signum)
+    except KeyboardInterrupt:
+        _leave(f"interrupted: {_same_command()} goes on from the last checkpoint", INTERRUPTED)
+    except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
+        if wants_traceback:
+            raise
+        _leave(_explain(error, config_name), WRONG_USE)
 
 
 def collect_rarely() -> None:

@@ -13,8 +13,9 @@ from fcnseg.data.module import VOCDataModule
 from fcnseg.files import write_json
 from fcnseg.guards import FiniteLoss, limits_explained
 from fcnseg.resume import Checkpoints, Patience
-from fcnseg.runs import Run, hyperparameters
+from fcnseg.runs import Run
 from fcnseg.screen import Screen
+from fcnseg.settings import hyperparameters
 from fcnseg.signals import stop_requests
 from fcnseg.task import SegmentationTask
 

@@ -1,6 +1,5 @@
-"""The run folder: its name, what it holds, and how a run is rebuilt from it."""
+"""The run folder: what it holds, and how a run is rebuilt from it."""
 
-import hashlib
 import json
 import os
 import platform
@@ -18,70 +17,16 @@ from typing import TYPE_CHECKING, Any
 from filelock import AcquireReturnProxy, FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
-from fcnseg.data import MIN_SIZE, SPLITS
+from fcnseg import settings
 from fcnseg.files import read_json, write_json, write_text
 from fcnseg.signals import StopError
 
 if TYPE_CHECKING:  # torch takes seconds to import, and a run's state can be told without it
     from fcnseg.task import SegmentationTask
 
-LEAST = {
-    **{"trainer.max_epochs": 1, "patience": 1, "checkpoint.every_n_steps": 1, "seed": 0},
-    **{"data.size": MIN_SIZE, "data.batch_size": 1},
-}
-UNNAMED = ("name", "runs", "resume")  # what a run is called and where, not what it is
-
 
 class RunFailedError(Exception):
     """A run failed on its own; its status.json has the traceback."""
-
-
-def name(cfg: DictConfig) -> str:
-    """A run's name: its choices, its seed and a fingerprint of its whole config; the same command, the same name.
-
-    Raises:
-        ValueError: a name given by the user that is no name of a folder.
-    """
-    if cfg.name is not None:
-        if (given := str(cfg.name)) in ("", ".", "..") or "/" in given:
-            raise ValueError(f"name={given}: wanted the name of a folder in {cfg.runs}, without a /")
-        return given
-    config = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(config, dict)
-    identity = {key: value for key, value in config.items() if key not in UNNAMED}
-    fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
-    choices = [choice for choice in cfg.choices.values() if choice]
-    return "-".join([*choices, f"seed{cfg.seed}", fingerprint])
-
-
-def check_ranges(cfg: DictConfig) -> None:
-    """Refuse settings that make no sense, without waiting for the imports that whatever they are of needs.
-
-    Raises:
-        ValueError: a setting out of its range.
-    """
-    for key, least in LEAST.items():
-        value = OmegaConf.select(cfg, key)
-        if value is not None and (type(value) is not int or value < least):
-            raise ValueError(f"{key}={value}: wanted a whole number from {least} up")
-    if (minutes := cfg.checkpoint.every_n_minutes) is not None and not minutes > 0:
-        raise ValueError(f"checkpoint.every_n_minutes={minutes}: wanted a number above 0, or null")
-    for key, choices in (("resume", ("auto", "never")), ("data.split", SPLITS)):
-        if (value := OmegaConf.select(cfg, key)) not in choices:
-            raise ValueError(f"{key}={value}: wanted one of {', '.join(choices)}")
-
-
-def hyperparameters(cfg: DictConfig) -> dict[str, Any]:
-    """What runs are compared by: the same columns for every run."""
-    return {
-        **{group: cfg.choices[group] or "" for group in cfg.choices},
-        "lr": cfg.optimizer.lr,
-        "batch_size": cfg.data.batch_size,
-        "size": cfg.data.size,
-        "split": cfg.data.split,
-        "max_epochs": cfg.trainer.max_epochs,
-        "seed": cfg.seed,
-    }
 
 
 @dataclass(frozen=True)
@@ -93,7 +38,7 @@ class Run:
     @classmethod
     def of(cls, cfg: DictConfig) -> "Run":
         """The run that `cfg` describes."""
-        return cls(Path(cfg.runs) / name(cfg))
+        return cls(Path(cfg.runs) / settings.name(cfg))
 
     @property
     def config(self) -> DictConfig:
@@ -191,13 +136,8 @@ class Run:
         """
         if cfg.resume == "never" or not (self.path / ".hydra" / "config.yaml").is_file():
             return
-        old, new = (_flat(OmegaConf.to_container(config, resolve=True)) for config in (self.config, cfg))
-        may_differ = {*UNNAMED, "trainer.max_epochs", "patience"}
-        if all(settings.get("schedule.T_max") == settings["trainer.max_epochs"] for settings in (old, new)):
-            may_differ.add("schedule.T_max")
-        keys = sorted(old.keys() | new.keys())
-        if differing := [key for key in keys if old.get(key) != new.get(key) and key not in may_differ]:
-            rows = [f"  {key}: {new.get(key)} for {old.get(key)}" for key in differing]
+        if differing := settings.differences(self.config, cfg):
+            rows = [f"  {key}: {new} for {old}" for key, (old, new) in differing.items()]
             head = f"the run {self.path} has other settings (wanted now, for its own): choose another name=, or resume=never"
             raise ValueError("\n".join([head, *rows]))
 
@@ -251,17 +191,6 @@ class Run:
                     file.truncate()
             except OSError as error:
                 print(f"fcnseg: {path} could not be written: {error.strerror}", file=sys.stderr)
-
-
-def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Every setting by its full name."""
-    if not isinstance(config, dict):
-        return {prefix: config}
-    return {
-        full: value
-        for key, node in config.items()
-        for full, value in _flat(node, f"{prefix}.{key}" if prefix else key).items()
-    }
 
 
 def _now() -> str:

@@ -110,6 +110,9 @@ def journalled(
         entry |= {"status": "failed", "error": told.splitlines()[-1]}
         print(f"fcnseg: {told}", file=sys.stderr)
     finally:
+        gc.collect()  # here: until its handling has ended, an error holds on to the network and the images of its job
+        if torch := sys.modules.get("torch"):
+            torch.cuda.empty_cache()
         write_json(path, {**entry, "seconds": round(time.perf_counter() - started, 1)})
     return entry.get("miou")
 
@@ -130,8 +133,7 @@ def check_devices(cfg: DictConfig) -> None:
 
 @contextmanager
 def isolated() -> Iterator[None]:
-    """Leave nothing behind for the next job of this process: environment, determinism, GPU memory."""
-    gc.collect()  # what the error of the job before has held on to until now
+    """Leave nothing behind for the next job of this process: environment and determinism."""
     environment = dict(os.environ)
     try:
         yield
@@ -141,8 +143,6 @@ def isolated() -> Iterator[None]:
         if torch := sys.modules.get("torch"):
             torch.use_deterministic_algorithms(False)
             torch.backends.cudnn.benchmark = torch.backends.cudnn.deterministic = False
-            gc.collect()
-            torch.cuda.empty_cache()
 
 
 def prepare_launcher(name: str, journal: Journal) -> None:

@@ -5,7 +5,8 @@ import os
 from omegaconf import DictConfig
 
 from fcnseg.door import console, door
-from fcnseg.runs import Run, check_ranges
+from fcnseg.runs import Run
+from fcnseg.settings import check_ranges
 
 
 @door("config")

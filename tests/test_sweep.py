@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 
 import hydra
 import pytest
@@ -119,6 +120,20 @@ def test_nothing_leaks_from_job_to_job():
         torch.use_deterministic_algorithms(True)
     assert "LEFT_BEHIND" not in os.environ
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_a_failed_job_s_network_is_gone_when_the_next_begins(launch, monkeypatch):
+    """With the GPU memory that it would have held."""
+    networks, gone = [], []
+
+    def fails(task, batch, batch_idx):
+        gone.append([network() is None for network in networks])
+        networks.append(weakref.ref(task.net))
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr(SegmentationTask, "training_step", fails)
+    assert launch("seed=0,1,2")[0] == 1
+    assert gone == [[], [True], [True, True]]
 
 
 def test_a_job_of_a_sweep_gives_what_it_gives_alone(launch, command, root, tmp_path):
