@@ -21,6 +21,7 @@ STARTS = {  # what an arm imports before anything else happens
     "lightning": "torch, torchvision, torchmetrics, lightning",
     "fcnseg": "fcnseg.door; fcnseg.door.collect_rarely(); import fcnseg.fit",
 }
+GROWTH = {"images": (1, 4, 16), "size": (1, 2, 4), "batch_size": (1, 2, 4)}  # times what the config has
 PARTS = ("data_path", "packing", "metrics", "loop")
 QUICK = ("arms=[plain,lightning,fcnseg]", "repeats=1", "steps=2", "data.size=32", "data.batch_size=4")
 QUICK_SHAPES = ("data=shapes", "data.source.train=8", "data.source.val=4")
@@ -60,6 +61,11 @@ def check(cfg: DictConfig) -> None:
         )
     if cfg.growth and "train" not in cfg.data.source:
         raise ValueError("growth=true wants a data set of any size: data=shapes")
+    least = 2 * max(GROWTH["batch_size"]) * cfg.data.batch_size  # two batches of the largest
+    if cfg.growth and cfg.data.source.train < least:
+        raise ValueError(
+            f"data.source.train={cfg.data.source.train}: growth=true wants {least} images of train, or more"
+        )
 
 
 def comparison(plan: Plan, cfg: DictConfig, tell: Tell) -> dict[str, Any]:
@@ -95,7 +101,7 @@ def growth(plan: Plan, tell: Tell) -> dict[str, Any]:
     """Whole epochs of more and more images, of larger ones and of larger batches, and a pack larger than the memory."""
     data = plan.cfg.data
     rows = []
-    for growing, factors in (("images", (1, 4, 16)), ("size", (1, 2, 4)), ("batch_size", (1, 2, 4))):
+    for growing, factors in GROWTH.items():
         for factor in factors:
             point = plan.cfg.copy()
             node = point.data.source if growing == "images" else point.data

@@ -114,6 +114,7 @@ def test_quick_is_spelt_out():
         (["steps=0"], ["steps=0", "1"]),
         (["arms=[plain,fast]"], ["fast", "fcnseg"]),
         (["growth=true"], ["growth", "data=shapes"]),
+        (["growth=true", "data=shapes", "data.batch_size=64"], ["data.source.train=256", "512"]),
         (["setps=3"], ["setps", "steps?"]),
     ],
 )
@@ -140,11 +141,11 @@ def test_quick(command, root, tmp_path):
 
 @pytest.mark.slow
 def test_growth(command, tmp_path):
-    small = ["data=shapes", "data.source.train=8", "data.source.val=4", "data.size=32", "data.batch_size=2"]
+    small = ["data=shapes", "data.source.train=16", "data.source.val=4", "data.size=32", "data.batch_size=2"]
     outcome = command(benchmark, *small, *CPU, "growth=true", "json=figures.json")
     assert outcome.code == 0, outcome.err
     figures = json.loads((tmp_path / "figures.json").read_text())
-    assert [row["images"] for row in figures["growth"]] == [8, 32, 128, *[8] * 6]
+    assert [row["images"] for row in figures["growth"]] == [16, 64, 256, *[16] * 6]
     assert [row["size"] for row in figures["growth"][3:6]] == [32, 64, 128]
     assert all(row["epoch_s"] > 0 for row in figures["growth"])
     assert figures["beyond_memory"]["pack_gb"] > 1.9 * figures["beyond_memory"]["memory_gb"]

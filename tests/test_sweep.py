@@ -247,7 +247,14 @@ def in_processes(launcher, root, tmp_path, *overrides):
     settings += ["trainer.max_epochs=60", "patience=null", f"hydra/launcher={launcher}", *overrides]
     out = (tmp_path / "out").open("w")
     command = [sys.executable, "-m", "fcnseg.train", "-m", *settings]
-    return subprocess.Popen(command, cwd=tmp_path, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
+    return subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stdout=out,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # these tests may run where Ctrl-C is ignored
+    )
 
 
 def status_of(tmp_path, run):
@@ -285,6 +292,9 @@ def test_ctrl_c_stops_jobs_in_processes_of_their_own(launcher, root, tmp_path):
     running = in_processes(launcher, root, tmp_path, "seed=0,1", "trainer.max_epochs=100000")
     assert [status_of(tmp_path, run)["status"] for run in ("seed0", "seed1")] == ["running"] * 2
     running.send_signal(signal.SIGINT)
-    assert running.wait(timeout=120) == 130
+    try:
+        assert running.wait(timeout=120) == 130
+    finally:
+        running.kill()
     assert set(states(tmp_path).values()) == {"interrupted"}
     assert table(tmp_path) == {"interrupted": 2}
