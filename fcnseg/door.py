@@ -20,9 +20,10 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from rich.console import Console
 
+from fcnseg.launchers import prepare_launcher
 from fcnseg.runs import RunFailedError
 from fcnseg.signals import StopError
-from fcnseg.sweep import Journal, journalled, prepare_launcher
+from fcnseg.sweep import Journal, journalled
 from fcnseg.usage import usage
 
 CONF = Path(__file__).parent.parent / "conf"

@@ -1,4 +1,4 @@
-"""Sweeps: `-m` on the command line, one job after another here or many at once on GPUs, and the table at their end."""
+"""Sweeps: `-m` on the command line; their jobs, wherever they run, and the table of what became of them."""
 
 import gc
 import os
@@ -9,12 +9,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import chdir, contextmanager, suppress
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
@@ -22,8 +21,6 @@ from rich.table import Column, Table
 from fcnseg.files import read_json, write_json
 from fcnseg.runs import Run
 from fcnseg.signals import StopError
-
-PATIENCE = 60  # seconds that jobs elsewhere have, on Ctrl-C, to save their state
 
 
 class Journal:
@@ -143,80 +140,3 @@ def isolated() -> Iterator[None]:
         if torch := sys.modules.get("torch"):
             torch.use_deterministic_algorithms(False)
             torch.backends.cudnn.benchmark = torch.backends.cudnn.deterministic = False
-
-
-def prepare_launcher(name: str, journal: Journal) -> None:
-    """Make the launcher `name` outlive jobs whose process dies, and stop its jobs on Ctrl-C.
-
-    As they are, one killed job ends the launch, and with it the table of all others; Ctrl-C kills Ray's jobs before they
-    can say so, and leaves SLURM's running.
-
-    Raises:
-        ValueError: the launcher is not installed.
-    """
-    prepare = {"gpus": _prepare_ray, "slurm": _prepare_submitit, "submitit_local": _prepare_submitit}.get(name)
-    try:
-        if prepare:
-            prepare(journal)
-    except ImportError as error:
-        extra = "ray" if name == "gpus" else "slurm"
-        raise ValueError(f"hydra/launcher={name} is not installed ({error}): uv sync --extra {extra}") from error
-
-
-def _prepare_ray(journal: Journal) -> None:
-    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # a job's environment is this one
-    import ray
-    import torch
-    from hydra_plugins.hydra_ray_launcher import _core
-
-    OmegaConf.register_new_resolver(
-        "gpus_a_job", lambda cluster: int(bool(cluster) or torch.cuda.is_available()), replace=True
-    )
-    launch, jobs = vars(_core)["launch_job_on_ray"], {}
-
-    def launch_and_remember(context: Any, remote: Any, cfg: DictConfig, *rest: Any) -> Any:
-        job = launch(context, remote, cfg, *rest)
-        jobs[job] = cfg.hydra
-        return job
-
-    def get(job: Any) -> JobReturn:
-        try:
-            return cast(JobReturn, ray.get(job))
-        except ray.exceptions.RayError as error:
-            return journal.lost(jobs[job].job.num, jobs[job].overrides.task, error)
-        except KeyboardInterrupt:
-            for other in jobs:
-                ray.cancel(other)
-            ray.wait([*jobs], num_returns=len(jobs), timeout=PATIENCE)
-            raise
-
-    # The one thing the launcher uses of `ray` is `get`.
-    vars(_core).update(launch_job_on_ray=launch_and_remember, ray=SimpleNamespace(get=get))
-
-
-def _prepare_submitit(journal: Journal) -> None:
-    from submitit.core.core import Executor, Job
-    from submitit.core.utils import UncompletedJobError
-
-    launch, wait = Executor.map_array, Job.results
-    jobs: list[Any] = []
-
-    def launch_and_remember(*args: Any) -> list[Any]:
-        jobs.extend(launch(*args))
-        return jobs
-
-    def results(job: Any) -> list[JobReturn]:
-        try:
-            return cast(list[JobReturn], wait(job))
-        except UncompletedJobError as error:
-            overrides, _, number, *_ = job.submission().args
-            return [journal.lost(number, overrides, error)]
-        except KeyboardInterrupt:
-            for other in jobs:
-                other.cancel(check=False)
-            deadline = time.monotonic() + PATIENCE
-            while time.monotonic() < deadline and not all(other.done() for other in jobs):
-                time.sleep(1)
-            raise
-
-    cast(Any, Executor).map_array, cast(Any, Job).results = launch_and_remember, results

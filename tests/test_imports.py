@@ -58,7 +58,7 @@ def test_nobody_imports_a_door(name):
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_hydra_is_known_to_few(name):
-    few = {f"fcnseg.{room}" for room in ("door", "build", "runs", "settings", "fit", "sweep", "usage")}
+    few = {f"fcnseg.{room}" for room in ("door", "build", "runs", "settings", "fit", "sweep", "launchers", "usage")}
     if name not in DOORS | few:
         assert not libraries(name) & {"hydra", "omegaconf"}
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from fcnseg import sweep
+from fcnseg import launchers, sweep
 from fcnseg.door import CONF
 from fcnseg.evaluate import evaluate
 from fcnseg.task import SegmentationTask
@@ -221,7 +221,7 @@ def test_a_gpu_a_job(tmp_path, address, fraction, gpus):
     """On this machine if it has one, on a cluster always, or as much of one as is asked for."""
     ray_core = pytest.importorskip("hydra_plugins.hydra_ray_launcher._core")
     before = dict(vars(ray_core))
-    sweep.prepare_launcher("gpus", sweep.Journal(tmp_path))
+    launchers.prepare_launcher("gpus", sweep.Journal(tmp_path))
     vars(ray_core).update(before)
     overrides = ["hydra/launcher=gpus", f"hydra.launcher.ray.init.address={address}"]
     overrides += [f"hydra.launcher.ray.remote.num_gpus={fraction}"] if fraction else []
