@@ -75,14 +75,13 @@ class Run:
         """Keep the status of a locked run true while it goes on in the `with` block.
 
         Raises:
-            ValueError: the folder cannot be written.
-            RunFailedError: the block raised; the traceback is in status.json.
+            RunFailedError: the folder cannot be written, or the block raised; the traceback is in status.json.
         """
         try:
-            self._start(cfg, data_fingerprint)
-        except OSError as error:
-            raise self._unwritable(error) from error
-        try:
+            try:
+                self._start(cfg, data_fingerprint)
+            except OSError as error:
+                raise self._unwritable(error) from error
             yield
         except StopError:
             self._tell("interrupted")

@@ -1,6 +1,7 @@
 """What is around a run: other runs, disks that cannot be written, names, git, the network, the clock, other settings."""
 
 import ctypes
+import errno
 import os
 import shutil
 import signal
@@ -12,9 +13,14 @@ import pytest
 from filelock import FileLock
 from injection import at, content, differences, evaluate, kill, load, mount, rows, run, send, start, tensorboard
 
+from fcnseg import runs
 from fcnseg.files import read_json
 from fcnseg.resume import Checkpoints
 from fcnseg.task import SegmentationTask
+
+
+def no_room(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def wait_for(path):
@@ -79,6 +85,21 @@ def test_read_only_output_is_told(tmp_path, args):
     assert outcome.code == 2
     assert f"cannot write the run folder {disk}/runs/run" in outcome.err
     assert "choose another with runs=" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("action", "code", "status"),
+    [(no_room, 1, "failed"), (send(signal.SIGTERM), 143, "interrupted")],
+    ids=["no room", "SIGTERM"],
+)
+def test_a_run_that_ends_while_its_folder_is_made_says_so(tmp_path, args, same, action, code, status):
+    """After its status said "running", before its config is written."""
+    outcome = run(tmp_path, *args, inject=partial(at, runs, "write_text", 1, action))
+    assert outcome.code == code, outcome.err
+    assert ("make room there" in outcome.err) == (status == "failed")
+    assert read_json(tmp_path / "runs" / "run" / "status.json")["status"] == status
+    assert run(tmp_path, *args).code == 0
+    same(tmp_path / "runs" / "run")
 
 
 def test_an_output_folder_that_is_a_file_is_told(tmp_path, args):
