@@ -1,8 +1,9 @@
 """What stops a run instead of letting it end with numbers that mean nothing."""
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from math import isfinite
 from typing import Any
 
 import torch
@@ -28,20 +29,18 @@ class DivergedError(RuntimeError):
     """The loss or the logits are no longer numbers."""
 
 
-def _first_bad(first: Tensor | None, number: int, value: Tensor) -> Tensor:
-    """`first`, or `number` if `value` () is the first that is not finite; -1 for none. On its device, without waiting."""
-    numbered = torch.full_like(value, number, dtype=torch.long)
-    if first is None:
-        first = torch.full_like(numbered, -1)
-    return torch.where((first < 0) & ~value.isfinite(), numbered, first)
+def _first_bad(values: Sequence[Tensor]) -> int | None:
+    """The position of the first of some () values that is not finite; None if all are. Waits for the GPU, once."""
+    numbers = torch.stack(list(values)).tolist() if values else []
+    return next((position for position, number in enumerate(numbers) if not isfinite(number)), None)
 
 
 class FiniteLoss(Callback):
     """Stops the run when a loss is NaN or infinite, before anything of it is saved or shown as a result."""
 
     def __init__(self) -> None:
-        self._first: Tensor | None = None  # (): the first step whose loss was not finite, or -1
-        self._first_validated: Tensor | None = None  # (): the same of this validation's batches
+        self._unseen: dict[int, Tensor] = {}  # the losses of the steps since the last look
+        self._validated: list[Tensor] = []  # the sum of the losses after each batch of this validation
         self._lr = 0.0
 
     def state_dict(self) -> dict[str, Any]:
@@ -59,10 +58,10 @@ class FiniteLoss(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        """Remember on the device whether this step's loss was finite; look now and then, on the CPU every time."""
+        """Keep this step's loss; look now and then, on the CPU every time."""
         assert isinstance(outputs, dict)
         loss: Tensor = outputs["loss"]
-        self._first = _first_bad(self._first, trainer.global_step - 1, loss)
+        self._unseen[trainer.global_step - 1] = loss
         if loss.device.type == "cpu" or trainer.global_step % LOOKED_AT_EVERY == 0:
             self.look(trainer)
 
@@ -72,8 +71,10 @@ class FiniteLoss(Callback):
         Raises:
             DivergedError: with the step, the learning rate, the batch's images and the remedies.
         """
-        if self._first is None or (step := int(self._first)) < 0:
+        if (bad := _first_bad(list(self._unseen.values()))) is None:
+            self._unseen.clear()
             return
+        step = list(self._unseen)[bad]
         raise DivergedError(
             f"the loss of step {step} (epoch {step // int(trainer.num_training_batches) + 1}) is NaN or infinite."
             f" {self._remedies(_data(trainer).trained_on(step))}"
@@ -87,7 +88,7 @@ class FiniteLoss(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look, at the latest at the epoch's end."""
-        self._first_validated = None
+        self._validated = []
         if not trainer.sanity_checking and trainer.optimizers:
             self.look(trainer)
 
@@ -100,9 +101,9 @@ class FiniteLoss(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Remember on the device from which batch on the sum of the losses, to which NaN logits add NaN, is not finite."""
+        """Keep the sum of the losses, to which NaN logits add NaN."""
         assert isinstance(pl_module, SegmentationTask)
-        self._first_validated = _first_bad(self._first_validated, batch_idx, pl_module.losses["val/loss"].total)
+        self._validated.append(pl_module.losses["val/loss"].total.clone())
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop if the validation's loss or logits were not finite.
@@ -110,7 +111,7 @@ class FiniteLoss(Callback):
         Raises:
             DivergedError: as `look` does.
         """
-        if self._first_validated is None or (number := int(self._first_validated)) < 0:
+        if (number := _first_bad(self._validated)) is None:
             return
         data = _data(trainer)
         loader = data.val_dataloader()

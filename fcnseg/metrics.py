@@ -109,7 +109,7 @@ class RunningMean(nn.Module):
 
     def add(self, value: Tensor, count: int) -> None:
         """Add the mean `value` of `count` things."""
-        self.total += value.detach() * count
+        self.total.add_(value.detach(), alpha=count)
         self.count += count
 
     def mean(self) -> Tensor:
