@@ -24,19 +24,14 @@ GATHERED = 50  # of which so many batches are taken
 
 
 class EpochClock(Callback):
-    """Seconds of the last epoch, its first step left out, which pays for the start, and made good for.
+    """Seconds of the last epoch, its first step left out, which pays for the start, and made good for."""
 
-    After two steps, torch has all the memory it takes; `torch_mb` is the peak until then, and what comes later is data.
-    """
-
-    seconds = torch_mb = 0.0
+    seconds = 0.0
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Start after the first step, stop after the last."""
-        if batch_idx == 1:
-            self.torch_mb = peak_memory(pl_module.device)["host"] or 0.0
         if batch_idx == 0:
             self._start = time.perf_counter()
         elif trainer.is_last_batch:
@@ -46,17 +41,26 @@ class EpochClock(Callback):
 
 
 def epoch(link: Link, plan: Plan) -> None:
-    """Answers seconds and memory of a whole training epoch of `plan.cfg`, and the size of its packs."""
-    data, clock = build.data(plan.cfg), EpochClock()
+    """Answers seconds and memory of a whole training epoch of `plan.cfg`, and the size of its packs.
+
+    Before it, as many steps on the first two batches alone show what memory torch takes; what comes on top is the data's.
+    """
+    data = build.data(plan.cfg)
     data.prepare_data()
     task = build_task(plan, data)
-    trainer = build.trainer(plan.cfg, callbacks=[clock])
-    trainer.limit_val_batches = 0
-    trainer.fit_loop.max_epochs = 1
-    trainer.fit(task, data)
+    images = torch.arange(data.count("train"))
+    peaks = []
+    for samples in (images % (2 * data.batch_size), images):
+        data.parts["train"] = ("train", samples)
+        trainer = build.trainer(plan.cfg, callbacks=[clock := EpochClock()])
+        trainer.limit_val_batches = 0
+        trainer.fit_loop.max_epochs = 1
+        trainer.fit(task, data)
+        peaks.append(peak_memory(trainer.strategy.root_device))
+    few, whole = peaks
     pack_mb = sum(pack.nbytes for pack in data.packs.values()) / 1e6
-    memory = {**peak_memory(trainer.strategy.root_device), "host_torch": clock.torch_mb}
-    link.send({"images": data.count("train"), "epoch_s": clock.seconds, "pack_mb": pack_mb, "memory_mb": memory})
+    memory = {**whole, "host_torch": few["host"]}
+    link.send({"images": len(images), "epoch_s": clock.seconds, "pack_mb": pack_mb, "memory_mb": memory})
 
 
 def beyond_memory(link: Link, plan: Plan) -> None:

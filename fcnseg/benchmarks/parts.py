@@ -1,20 +1,16 @@
-"""Parts of a run by themselves: the data path, the packing, the metrics, the loop, and the machine's limits."""
+"""Parts of a run by themselves: the data path, the packing, the metrics, and the machine's limits."""
 
 import os
 import time
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from lightning import Callback, LightningModule, Trainer
 from PIL.Image import Resampling
-from torch import Tensor, nn
-from torch.optim.lr_scheduler import ConstantLR
-from torch.utils.data import DataLoader
+from torch import Tensor
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from fcnseg import build
@@ -24,16 +20,11 @@ from fcnseg.benchmarks.process import Link, Plan
 from fcnseg.benchmarks.roofline import ideal_seconds, machine_peaks, step_operations, typical
 from fcnseg.data import voc
 from fcnseg.data.augment import Flip, draws
-from fcnseg.data.module import Batch, VOCDataModule, normalize
+from fcnseg.data.module import VOCDataModule, normalize
 from fcnseg.data.packed import pack
-from fcnseg.guards import FiniteLoss
-from fcnseg.losses import CrossEntropy
 from fcnseg.metrics import SegmentationMetrics
-from fcnseg.task import SegmentationTask
 
 DECODED = 100  # images that tell one core's speed
-TOY_STEPS = 150
-TOY_SHAPE = (4, 3, 8, 8)  # so small that what is left of a step is the loop
 
 
 def limits(link: Link, plan: Plan) -> None:
@@ -159,56 +150,3 @@ def metrics(link: Link, plan: Plan) -> None:
 def _scores(state: SegmentationMetrics) -> None:
     state._computed = None  # torchmetrics would give the same answer again
     state.compute()
-
-
-class _Moments(Callback):
-    """The time of every step's end."""
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        self.times.append(time.perf_counter())
-
-
-def loop(link: Link, plan: Plan) -> None:
-    """Answers milliseconds that the host spends on a step beyond a bare loop, with a network of next to no work."""
-    torch.set_num_threads(1)
-    precision = build.precision(plan.cfg.trainer.precision, plan.cfg.trainer.accelerator)
-    device = device_of(plan.cfg.trainer.accelerator)
-    image, mask = torch.randn(TOY_SHAPE), torch.zeros(TOY_SHAPE[0], *TOY_SHAPE[2:], dtype=torch.uint8)
-    batch = Batch(image, mask, torch.arange(len(mask)))
-    task = SegmentationTask(
-        nn.Conv2d(3, voc.NUM_CLASSES, 1),
-        loss=CrossEntropy(torch.ones(voc.NUM_CLASSES + 1), weighted=False),
-        optimizer=partial(torch.optim.AdamW, fused=True),
-        schedule=ConstantLR,
-        num_classes=voc.NUM_CLASSES,
-    )
-    moments = _Moments()
-    trainer = build.trainer(plan.cfg, callbacks=[FiniteLoss(), moments])
-    trainer.limit_val_batches = 0
-    trainer.fit_loop.max_epochs = 2
-    trainer.fit(task, DataLoader([batch] * TOY_STEPS, batch_size=None))  # type: ignore[arg-type]
-    bare = _bare_loop(task.to(device), [Batch(*(part.to(device) for part in batch))] * TOY_STEPS, precision)
-    ours = _step_seconds(moments.times[-TOY_STEPS:])
-    link.send({"bare_ms": bare * 1e3, "trainer_ms": ours * 1e3, "overhead_ms": (ours - bare) * 1e3})
-
-
-def _bare_loop(task: SegmentationTask, batches: list[Batch], precision: str) -> float:
-    optimizer = torch.optim.AdamW(task.net.parameters(), fused=True)
-    times = []
-    for image, mask, _ in batches:
-        optimizer.zero_grad()
-        with torch.autocast(image.device.type, torch.bfloat16, enabled=precision != "32-true"):
-            loss = task.loss(task.net(image), mask)
-        loss.backward()
-        optimizer.step()
-        times.append(time.perf_counter())
-    return _step_seconds(times)
-
-
-def _step_seconds(ends: list[float]) -> float:
-    return median(end - before for before, end in pairwise(ends[10:]))  # the first ones are cold

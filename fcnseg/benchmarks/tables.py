@@ -47,7 +47,7 @@ def growth(rows: list[Figures], beyond: Figures) -> tuple[Table, Table]:
     """One row a point, and the pack beyond memory."""
     titles = ["growing", "images", "size", "batch", "s/epoch", "ms/image", "ns/pixel", "pack MB", "peak MB", "data MB"]
     table = _table(
-        "Growth of a training epoch; data MB: the peak of memory beyond what torch takes in two steps", titles
+        "Growth of a training epoch; data MB: the peak of memory beyond that of as many steps on two batches", titles
     )
     for row in rows:
         if "failed" in row:
