@@ -24,7 +24,13 @@ STARTS = {  # what an arm imports before anything else happens
     "fcnseg": "fcnseg.door; fcnseg.door.collect_rarely(); import fcnseg.fit",
 }
 GROWTH = {"images": (1, 4, 16), "size": (1, 2, 4), "batch_size": (1, 2, 4)}  # times what the config has
-PARTS = {"data_path": "parts", "packing": "parts", "metrics": "parts", "loop": "loop"}  # and where they are
+PARTS = {  # and where they are
+    "operations": "operations",
+    "data_path": "parts",
+    "packing": "parts",
+    "metrics": "parts",
+    "loop": "loop",
+}
 QUICK = ("arms=[plain,lightning,fcnseg]", "repeats=1", "steps=2", "data.size=32", "data.batch_size=4")
 QUICK_SHAPES = ("data=shapes", "data.source.train=8", "data.source.val=4")
 
@@ -43,7 +49,7 @@ def benchmark(cfg: DictConfig) -> None:
     else:
         screen.print(tables.arms(figures["arms"]), tables.cold(figures["arms"]))
     if figures.get("parts"):
-        screen.print(tables.parts(figures["parts"]))
+        screen.print(tables.operations(figures["operations"]), tables.parts(figures["parts"]))
     if cfg.json is not None:
         write_json(Path(cfg.json), {"config": OmegaConf.to_container(cfg), **figures})
 
@@ -85,11 +91,14 @@ def comparison(plan: Plan, cfg: DictConfig, tell: Tell) -> dict[str, Any]:
         if "failed" not in figures:
             figures["cold"] = {"start": None if cfg.quick else start_seconds(name), **figures["cold"]}
             figures["roofline"] = figures["images_per_s"] / limits[figures["precision"]]["images_per_s"]
+    figures = {"arms": arms, "limits": limits}
+    if not cfg.parts:
+        return figures
     parts: dict[str, Any] = {}
-    for part, module in PARTS.items() if cfg.parts else ():
+    for part, module in PARTS.items():
         tell(part.replace("_", " "))
         parts[part] = _or_failure(f"fcnseg.benchmarks.{module}:{part}", plan)
-    return {"arms": arms, "limits": limits, "parts": parts}
+    return {**figures, "operations": parts.pop("operations"), "parts": parts}
 
 
 def start_seconds(arm: str) -> float:

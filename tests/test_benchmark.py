@@ -10,7 +10,7 @@ from fcnseg.benchmark import benchmark, spell_out
 from fcnseg.benchmarks.compare import check_first_losses
 from fcnseg.benchmarks.conventional import image_loader, of_stock_layers
 from fcnseg.benchmarks.process import Plan, WorkerError, call
-from fcnseg.benchmarks.roofline import Operations, ideal_seconds, step_operations
+from fcnseg.benchmarks.roofline import Operation, Operations, ideal_seconds, step_operations
 from fcnseg.build import data as build_data
 from fcnseg.models import FCN
 from fcnseg.runs import RunFailedError
@@ -25,13 +25,13 @@ def test_a_convolution_counted_by_hand():
         conv(image)
     flops = 2 * (2 * 8 * 10 * 10) * (3 * 3 * 3)  # a multiplication and an addition a tap, for every output
     nbytes = 4 * (2 * 3 * 10 * 10 + 8 * 3 * 3 * 3 + 2 * 8 * 10 * 10)  # image, weights, output
-    assert operations.counted == [(flops, nbytes)]
+    assert operations.counted == [Operation("convolution", ((2, 3, 10, 10), (8, 3, 3, 3)), flops, nbytes)]
 
 
 def test_a_view_moves_nothing():
     with Operations() as operations:
         torch.empty(4, 6, device="meta").t().reshape(3, 2, 4).permute(2, 0, 1)[0]
-    assert sum(nbytes for _, nbytes in operations.counted) == 0
+    assert sum(operation.nbytes for operation in operations.counted) == 0
 
 
 def test_backward_is_twice_forward():
@@ -43,12 +43,23 @@ def test_backward_is_twice_forward():
 
     counted = step_operations(net, Sum(), batch_size=2, size=8, dtype=torch.bfloat16)
     first, second = 2 * 2 * 64 * 5 * 3, 2 * 2 * 64 * 5 * 5
-    assert sum(flops for flops, _ in counted) == first + second + 2 * second + first  # images want no gradient
-    assert counted[-1] == (0, 28 * (15 + 25))  # the optimiser
+    assert (
+        sum(operation.flops for operation in counted) == first + second + 2 * second + first
+    )  # images want no gradient
+    assert counted[-1] == Operation("adam", (), 0, 28 * (15 + 25))
 
 
 def test_the_ideal_takes_the_slower_of_the_two():
-    assert ideal_seconds([(100, 1), (1, 30), (0, 10)], flops=10, bandwidth=5) == 10 + 6 + 2
+    operations = [Operation("", (), flops, nbytes) for flops, nbytes in ((100, 1), (1, 30), (0, 10))]
+    assert ideal_seconds(operations, flops=10, bandwidth=5) == 10 + 6 + 2
+
+
+def test_operations_are_timed_if_asked():
+    matrix = torch.ones(64, 64)
+    with Operations() as untimed, Operations(timed_on=torch.device("cpu")) as timed:
+        matrix @ matrix
+    assert [(operation.name, operation.seconds > 0) for operation in timed.counted] == [("mm", True)]
+    assert [(operation.name, operation.seconds > 0) for operation in untimed.counted] == [("mm", False)]
 
 
 def test_both_sides_see_the_same_images(root, compose):
@@ -137,6 +148,10 @@ def test_quick(command, root, tmp_path):
     assert figures["parts"].keys() == {"data_path", "packing", "metrics", "loop"}
     assert not any("failed" in part for part in figures["parts"].values())
     assert all(arm in outcome.out for arm in figures["arms"])
+    counted = {row["name"]: row for row in figures["operations"]["operations"]}
+    assert counted.keys() >= {"convolution", "convolution_backward", "native_batch_norm", "nll_loss_forward"}
+    assert all(row["ms"] > 0 and row["ideal_ms"] >= 0 for row in counted.values())
+    assert "convolution_backward" in outcome.out
 
 
 @pytest.mark.slow

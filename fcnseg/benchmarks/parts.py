@@ -39,8 +39,8 @@ def limits(link: Link, plan: Plan) -> None:
         answer[precision] = {
             **peaks,
             "images_per_s": data.batch_size / ideal_seconds(operations, **peaks),
-            "flops_per_image": sum(flops for flops, _ in operations) / data.batch_size,
-            "bytes_per_image": sum(nbytes for _, nbytes in operations) / data.batch_size,
+            "flops_per_image": sum(operation.flops for operation in operations) / data.batch_size,
+            "bytes_per_image": sum(operation.nbytes for operation in operations) / data.batch_size,
         }
     link.send(answer)
 

@@ -76,7 +76,7 @@ class Worker:
 
     def __init__(self, work: str, *args: Any) -> None:
         context = get_context("forkserver")
-        context.set_forkserver_preload(["fcnseg.benchmarks.parts", "fcnseg.benchmarks.loop"])
+        context.set_forkserver_preload([f"fcnseg.benchmarks.{name}" for name in ("parts", "loop", "operations")])
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_run, args=(Link(theirs), work, args))
         self._process.start()

@@ -3,7 +3,7 @@
 import copy
 import time
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,34 +20,66 @@ COPIED = 2**28  # bytes of the copy that tells the peak of memory traffic
 ADAM_BYTES = 28  # a parameter's traffic in float32: weight and two moments read and written, gradient read
 
 
-class Operations(TorchDispatchMode):
-    """Counts what runs under it: (FLOPs, bytes) of every operation, its inputs read and its outputs written once."""
+class Operation(NamedTuple):
+    """One operation, as it was called.
 
-    def __init__(self) -> None:
+    Attributes:
+        name: Torch's, such as "convolution_backward".
+        shapes: Of the tensors it was given.
+        flops: Floating-point operations.
+        nbytes: Bytes, its inputs read and its outputs written once.
+        seconds: That it took, if that was asked for.
+    """
+
+    name: str
+    shapes: tuple[tuple[int, ...], ...]
+    flops: float
+    nbytes: float
+    seconds: float = 0.0
+
+    def ideal_seconds(self, *, flops: float, bandwidth: float) -> float:
+        """Seconds if it were bound by arithmetic or by memory alone."""
+        return max(self.flops / flops, self.nbytes / bandwidth)
+
+
+class Operations(TorchDispatchMode):
+    """Counts the operations that run under it; times them too, each by itself, if it is told on which device."""
+
+    def __init__(self, timed_on: torch.device | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.counted: list[tuple[float, float]] = []
+        self.counted: list[Operation] = []
+        self.timed_on = timed_on
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
+        kwargs, packet = kwargs or {}, func.overloadpacket
+        inputs = _tensors((args, kwargs))
+        shapes = tuple(tuple(tensor.shape) for tensor in inputs)
+        start = self._now()
         out = func(*args, **kwargs)
-        packet = func.overloadpacket
+        seconds = self._now() - start
         if packet.__name__ not in FREE:
             flops = flop_registry[packet](*args, **kwargs, out_val=out) if packet in flop_registry else 0
-            self.counted.append((flops, _nbytes((args, kwargs)) + _nbytes(out)))
+            nbytes = sum(tensor.nbytes for tensor in [*inputs, *_tensors(out)])
+            self.counted.append(Operation(packet.__name__, shapes, flops, nbytes, seconds))
         return out
 
+    def _now(self) -> float:
+        if self.timed_on is None:
+            return 0.0
+        _wait(self.timed_on)
+        return time.perf_counter()
 
-def _nbytes(values: Any) -> int:
-    tensors = {id(value): value for value in tree_leaves(values) if isinstance(value, Tensor)}
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+
+def _tensors(values: Any) -> list[Tensor]:
+    return list({id(value): value for value in tree_leaves(values) if isinstance(value, Tensor)}.values())
 
 
 def step_operations(
     net: nn.Module, loss: nn.Module, *, batch_size: int, size: int, dtype: torch.dtype
-) -> list[tuple[float, float]]:
-    """(FLOPs, bytes) of every operation of a training step, counted on shapes alone, without any arithmetic.
+) -> list[Operation]:
+    """Every operation of a training step, counted on shapes alone, without any arithmetic.
 
     Args:
         net: (N, 3, H, W) images to (N, C, H, W) logits.
@@ -62,12 +94,12 @@ def step_operations(
     with Operations() as operations:
         loss(net(image), mask).backward()
     trained = sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad)
-    return [*operations.counted, (0, trained * ADAM_BYTES)]
+    return [*operations.counted, Operation("adam", (), 0, trained * ADAM_BYTES)]
 
 
-def ideal_seconds(operations: list[tuple[float, float]], *, flops: float, bandwidth: float) -> float:
+def ideal_seconds(operations: list[Operation], *, flops: float, bandwidth: float) -> float:
     """Seconds if every operation were bound by arithmetic or by memory alone, one after the other."""
-    return sum(max(op_flops / flops, op_bytes / bandwidth) for op_flops, op_bytes in operations)
+    return sum(operation.ideal_seconds(flops=flops, bandwidth=bandwidth) for operation in operations)
 
 
 def machine_peaks(device: torch.device, dtype: torch.dtype) -> dict[str, float]:

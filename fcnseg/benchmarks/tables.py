@@ -1,11 +1,12 @@
 """The figures as tables."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
 
 Figures = Mapping[str, Any]
+LISTED = 12  # operations that are shown one by one
 
 
 def arms(measured: Mapping[str, Figures]) -> Table:
@@ -41,6 +42,28 @@ def parts(measured: Mapping[str, Figures]) -> Table:
         for name, value in figures.items():
             table.add_row(part, name.replace("_", " "), _reason(figures) if name == "failed" else _shown(value))
     return table
+
+
+def operations(measured: Figures) -> Table:
+    """One row an operation, the one that loses the most time first."""
+    table = _table("A step's operations", ["", "calls", "ms", "ideal", "lost", "tensors"])
+    table.columns[-1].justify = "left"
+    if "failed" in measured:
+        table.add_row(f"failed: {_reason(measured)}")
+        return table
+    rows = measured["operations"]
+    for row in rows[:LISTED]:
+        shapes = "  ".join("x".join(map(str, shape)) for shape in row["shapes"][:3] if shape)
+        table.add_row(row["name"], *_time_lost([row]), shapes)
+    table.add_row("the others", *_time_lost(rows[LISTED:]), end_section=True)
+    table.add_row("all", *_time_lost(rows))
+    table.add_row("the step", "", _shown(measured["step_ms"]))
+    return table
+
+
+def _time_lost(rows: Sequence[Figures]) -> tuple[str, ...]:
+    calls, taken, ideal = (sum(row[name] for row in rows) for name in ("calls", "ms", "ideal_ms"))
+    return str(calls), *map(_shown, (taken, ideal, taken - ideal))
 
 
 def growth(rows: list[Figures], beyond: Figures) -> tuple[Table, Table]:
