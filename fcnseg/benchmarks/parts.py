@@ -19,7 +19,7 @@ from fcnseg.benchmarks.conventional import image_loader
 from fcnseg.benchmarks.process import Link, Plan
 from fcnseg.benchmarks.roofline import ideal_seconds, machine_peaks, step_operations, typical
 from fcnseg.data import voc
-from fcnseg.data.augment import Flip, draws
+from fcnseg.data.augment import EpochDraws, Flip
 from fcnseg.data.module import VOCDataModule, normalize
 from fcnseg.data.packed import pack
 from fcnseg.metrics import SegmentationMetrics
@@ -61,8 +61,9 @@ def data_path(link: Link, plan: Plan) -> None:
 
 
 def _gather(data: VOCDataModule, device: torch.device) -> None:
+    made = EpochDraws(data.seed, 0, len(data.packs["train"].ids), device)
     for image, mask, sample in data.train_dataloader():
-        image, mask = data.augment(image.to(device), mask.to(device), draws(data.seed, 0, sample.to(device)))
+        image, mask = data.augment(image.to(device), mask.to(device), made.of(sample.to(device)))
         normalize(image)
 
 

@@ -5,6 +5,7 @@ same shapes, and `draw()` giving every sample of the batch its next random numbe
 """
 
 from collections.abc import Callable
+from itertools import count
 
 import torch
 from torch import Tensor
@@ -42,6 +43,35 @@ def draws(seed: int, epoch: int, sample: Tensor) -> Draw:
         return (state >> 8).float() / 2**24
 
     return draw
+
+
+class EpochDraws:
+    """The `draws` of all samples in an epoch, made once: a batch's next one is a single gather.
+
+    Made for every batch, they are some sixty operations on a few numbers, which a GPU's host takes longer to launch than
+    the flips take.
+
+    Args:
+        seed: The run's seed.
+        epoch: The epoch, from 0.
+        samples: How many samples there are in the image set.
+        device: Where the batches are.
+    """
+
+    def __init__(self, seed: int, epoch: int, samples: int, device: torch.device) -> None:
+        self._next = draws(seed, epoch, torch.arange(samples, device=device))
+        self._drawn: list[Tensor] = []  # (samples,) each: everybody's first, second, ... number
+
+    def of(self, sample: Tensor) -> Draw:
+        """What `draws` gives for a batch's (N,) samples."""
+        places = count()
+
+        def draw() -> Tensor:
+            if (place := next(places)) == len(self._drawn):
+                self._drawn.append(self._next())
+            return self._drawn[place].index_select(0, sample)
+
+        return draw
 
 
 def none(image: Tensor, mask: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """From a data set to batches on the device: `VOCDataModule`."""
 
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from lightning import LightningDataModule
 from torch import Tensor
 
 from fcnseg.data import MIN_SIZE, SPLITS, voc
-from fcnseg.data.augment import Augmentation, draws
+from fcnseg.data.augment import Augmentation, EpochDraws
 from fcnseg.data.packed import Pack, pack
 
 Source = Callable[[Path], voc.Folder]
@@ -205,8 +205,13 @@ class VOCDataModule(LightningDataModule):
         """Augment (in training) and normalise, on the device."""
         image, mask, sample = batch
         if self.trainer and self.trainer.training:
-            image, mask = self.augment(image, mask, draws(self.seed, self.trainer.current_epoch, sample))
+            samples = len(self.packs["train"].ids)
+            made = _epoch_draws(self.seed, self.trainer.current_epoch, samples, sample.device)
+            image, mask = self.augment(image, mask, made.of(sample))
         return Batch(normalize(image), mask, sample)
+
+
+_epoch_draws = lru_cache(maxsize=1)(EpochDraws)
 
 
 @cache  # on a GPU, making a tensor waits for it

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from fcnseg.data.augment import Flip, choose, draws, none
+from fcnseg.data.augment import EpochDraws, Flip, choose, draws, none
 
 SAMPLES = torch.arange(100_000)
 
@@ -24,6 +24,13 @@ def batch(n=8):
 def drawn(seed, epoch, sample, times=1):
     draw = draws(seed, epoch, torch.as_tensor(sample))
     return torch.stack([draw() for _ in range(times)])
+
+
+def test_an_epochs_draws_are_those_of_its_batches():
+    made = EpochDraws(3, 2, 50, torch.device("cpu"))
+    for sample in torch.randperm(50, generator=torch.Generator().manual_seed(0)).split(16):
+        ours, wanted = made.of(sample), draws(3, 2, sample)
+        assert all(torch.equal(ours(), wanted()) for _ in range(3))
 
 
 @pytest.mark.parametrize("p", [{"horizontal": 0.5}, {"vertical": 0.5}, {"horizontal": 0.3, "vertical": 0.7}])
