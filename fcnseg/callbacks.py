@@ -93,7 +93,7 @@ class RunLog(AfterEpoch):
         self._unlogged: list[Row] = []  # of an earlier part of the run
         self._images = 0
         self._lr = 0.0
-        self._started = self._trained = 0.0
+        self._started = self._training = self._trained = 0.0
         self._samples: tuple[Tensor, Tensor, Tensor] | None = None
 
     @property
@@ -144,6 +144,11 @@ class RunLog(AfterEpoch):
     def _start_clock(self) -> None:
         self._started, self._images = time.perf_counter(), 0
 
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
+        """The epoch's training begins: what was saved since the epoch began is not part of it."""
+        if not self._images:
+            self._training = time.perf_counter()
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: Any, batch_idx: int
     ) -> None:
@@ -173,7 +178,7 @@ class RunLog(AfterEpoch):
     def after_epoch(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
         """Add the epoch's row."""
         metrics = {name: value.item() for name, value in sorted(trainer.callback_metrics.items())}
-        speed = self._images / (self._trained - self._started)
+        speed = self._images / (self._trained - self._training)
         seconds = time.perf_counter() - self._started
         times = {"images_per_s": round(speed, 2), "seconds": round(seconds, 3)}
         self.rows.append({"epoch": epoch, "step": trainer.global_step, "lr": self._lr, **metrics, **times})

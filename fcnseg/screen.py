@@ -40,7 +40,7 @@ class Screen(AfterEpoch):
         if not self.console.is_terminal or now - self._shown_at < 0.5:
             return
         self._shown_at = now
-        done, seconds = self.run_log._images, now - self.run_log._started
+        done, seconds = self.run_log._images, now - self.run_log._training
         batches = trainer.num_training_batches
         told = [f"loss {pl_module.losses['train/loss'].mean().item():.4f}"]
         told += [f"mIoU {self.run_log.rows[-1]['val/miou']:.4f}"] if self.run_log.rows else []

@@ -2,15 +2,18 @@ import csv
 import hashlib
 import json
 import shutil
+import time
+from types import SimpleNamespace
 
 import pytest
 from filelock import FileLock
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from fcnseg import build, fit, results, runs
+from fcnseg import build, callbacks, fit, results, runs
 from fcnseg.evaluate import evaluate
 from fcnseg.files import read_json, replacing, write_json, write_text
+from fcnseg.resume import Checkpoints
 from fcnseg.train import train
 
 EPOCHS = 3
@@ -301,3 +304,22 @@ def test_hparams_has_the_same_columns_for_every_network(run, tmp_path, train_in)
         assert {info.name for info in tab.experiment.hparam_infos} == groups | numbers
         assert set(start.session_start_info.hparams) == groups | numbers
         assert start.session_start_info.hparams["model"].string_value == model
+
+
+def test_the_speed_of_an_epoch_is_that_of_its_training(command, tiny, tmp_path, monkeypatch):
+    """By a clock that a save puts on by an hour."""
+    late = 0
+    save = Checkpoints._save_last
+
+    def slow(*args):
+        nonlocal late
+        save(*args)
+        late += 3600
+
+    clock = SimpleNamespace(perf_counter=lambda: time.perf_counter() + late, time=time.time)
+    monkeypatch.setattr(callbacks, "time", clock)
+    monkeypatch.setattr(Checkpoints, "_save_last", slow)
+    assert command(train, *tiny(*ARGS, "name=run")).code == 0
+    logged = rows(tmp_path / "runs/run")
+    assert [row["images_per_s"] > 1 for row in logged] == [True] * EPOCHS
+    assert [row["seconds"] > 3600 for row in logged] == [False, True, True]
