@@ -18,7 +18,7 @@ from fcnseg.signals import StopRequest
 
 
 class Checkpoints(AfterEpoch):
-    """Saves `last.ckpt` after every epoch and within it, and `best.ckpt` (weights only) whenever val/miou is higher.
+    """Saves `last.ckpt` after an epoch and within it, and with it `best.ckpt` (weights only) if val/miou has been higher.
 
     `last.ckpt` is taken between epochs, when metrics are logged and the schedule has stepped, between two batches, or
     before a validation; the states of the random number generators go with it. A save that fails is said and does not
@@ -28,6 +28,8 @@ class Checkpoints(AfterEpoch):
         folder: Where they go.
         stop: Asks the run to stop, which it does as soon as its state is saved.
         finite: Looked at before every save.
+        min_seconds: After an epoch, but the last, save only if the last save is so long ago: on a GPU an epoch may take
+            less time than its save.
         every_n_steps: Also save within an epoch, after so many steps; None: not.
         every_n_minutes: The same by time.
     """
@@ -38,11 +40,12 @@ class Checkpoints(AfterEpoch):
         *,
         stop: StopRequest,
         finite: FiniteLoss,
+        min_seconds: float = 0,
         every_n_steps: int | None = None,
         every_n_minutes: float | None = None,
     ) -> None:
         super().__init__()
-        self.folder, self.stop, self.finite = folder, stop, finite
+        self.folder, self.stop, self.finite, self.min_seconds = folder, stop, finite, min_seconds
         self.every_n_steps, self.every_n_seconds = every_n_steps, every_n_minutes and every_n_minutes * 60
         self.best_score, self.best_epoch = float("-inf"), -1
         self.failed = False
@@ -72,6 +75,8 @@ class Checkpoints(AfterEpoch):
             torch.set_rng_state(self._restored["cpu"])
             if len(self._restored["cuda"]) == torch.cuda.device_count():
                 torch.cuda.set_rng_state_all(self._restored["cuda"])
+            else:
+                print("fcnseg: another number of GPUs than before: dropout on a GPU will draw anew", file=sys.stderr)
             if self._max_epochs != trainer.max_epochs and not trainer.should_stop:  # by patience
                 extend_schedule(trainer)
         self._max_epochs = trainer.max_epochs
@@ -124,15 +129,16 @@ class Checkpoints(AfterEpoch):
         self._obey()
 
     def after_epoch(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
-        """Save the epoch's weights if they are the best so far, then the state of the run."""
+        """Keep the epoch's weights if they are the best so far; save them and the state of the run if it is time."""
         score = trainer.callback_metrics["val/miou"].item()
         if score > self.best_score or self.best_epoch < 0:
             self.best_score, self.best_epoch = score, epoch
-            weights = {name: value.detach().cpu().clone() for name, value in pl_module.state_dict().items()}
+            weights = {name: value.to("cpu", copy=True) for name, value in pl_module.state_dict().items()}
             self._best_unsaved = {"state_dict": weights, "epoch": epoch, "global_step": trainer.global_step}
-        # Lightning's next act. Saved before it, the counters would make a resumed run skip the epoch that begins now.
-        trainer.fit_loop.epoch_loop.batch_progress.reset_on_run()
-        self._save_last(trainer)
+        if time.monotonic() - self._saved_at >= self.min_seconds or self.stop.signum is not None:
+            # Lightning's next act. Saved before it, the counters would make a resumed run skip the epoch that begins now.
+            trainer.fit_loop.epoch_loop.batch_progress.reset_on_run()
+            self._save_last(trainer)
         self._obey()
 
     def _save_last(self, trainer: Trainer) -> None:
@@ -150,7 +156,8 @@ class Checkpoints(AfterEpoch):
         self._saved_at = time.monotonic()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """From here on, nobody looks for a signal between batches."""
+        """Save the last epoch; from here on, nobody looks for a signal between batches."""
+        self._saved_at = float("-inf")
         super().on_train_end(trainer, pl_module)
         self.stop.heeded = False
         self._obey()  # if one came since the last look

@@ -4,13 +4,22 @@ import hashlib
 import json
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from fcnseg.data import MIN_SIZE, SPLITS
 
 LEAST = {
     **{"trainer.max_epochs": 1, "patience": 1, "checkpoint.every_n_steps": 1, "seed": 0},
     **{"data.size": MIN_SIZE, "data.batch_size": 1},
+}
+ONE_DEVICE = "a run trains on one device; hydra/launcher=gpus gives every run of a sweep a GPU of its own"
+WHOLE_EPOCHS = "a run trains on all images and validates after every epoch; trainer.max_epochs says how long"
+UNSUPPORTED = {  # of Lightning's settings, each with the reason, or the remedy
+    "accumulate_grad_batches": "raise data.batch_size",
+    "gradient_clip_val": "lower optimizer.lr: fused optimisers, which are the fast ones, do not clip",
+    "overfit_batches": "debug=overfit does it",
+    **dict.fromkeys(("num_nodes", "strategy"), ONE_DEVICE),
+    **dict.fromkeys(("check_val_every_n_epoch", "max_steps", "min_steps", "val_check_interval"), WHOLE_EPOCHS),
 }
 UNNAMED = ("name", "runs", "resume")  # what a run is called and where, not what it is
 
@@ -43,6 +52,14 @@ def check_ranges(cfg: DictConfig) -> None:
         value = OmegaConf.select(cfg, key)
         if value is not None and (type(value) is not int or value < least):
             raise ValueError(f"{key}={value}: wanted a whole number from {least} up")
+    for key, reason in UNSUPPORTED.items():
+        if key in cfg.trainer:
+            raise ValueError(f"trainer.{key}={cfg.trainer[key]} cannot be set: {reason}")
+    devices = cfg.trainer.devices
+    if devices not in (1, "1") and not (isinstance(devices, ListConfig) and len(devices) == 1):
+        raise ValueError(f"trainer.devices={devices}: wanted 1, or a list of one: {ONE_DEVICE}")
+    if not (seconds := cfg.checkpoint.min_seconds) >= 0:
+        raise ValueError(f"checkpoint.min_seconds={seconds}: wanted a number from 0 up")
     if (minutes := cfg.checkpoint.every_n_minutes) is not None and not minutes > 0:
         raise ValueError(f"checkpoint.every_n_minutes={minutes}: wanted a number above 0, or null")
     for key, choices in (("resume", ("auto", "never")), ("data.split", SPLITS)):

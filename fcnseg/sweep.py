@@ -13,7 +13,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
@@ -94,7 +94,6 @@ def journalled(
     try:
         with isolated(), chdir(hydra_cfg.runtime.cwd):
             check()
-            check_devices(cfg)
             run = Run.of(cfg)
             entry["run"], done = run.path.name, "skipped" if run.is_finished(cfg) else "finished"
             write_json(path, entry)
@@ -112,20 +111,6 @@ def journalled(
             torch.cuda.empty_cache()
         write_json(path, {**entry, "seconds": round(time.perf_counter() - started, 1)})
     return entry.get("miou")
-
-
-def check_devices(cfg: DictConfig) -> None:
-    """Refuse a job on several devices: every one of its processes would run the whole sweep again.
-
-    Raises:
-        ValueError: it asks for several.
-    """
-    devices = cfg.trainer.devices
-    if devices not in (1, "1") and not (isinstance(devices, ListConfig) and len(devices) == 1):
-        raise ValueError(
-            f"trainer.devices={devices} in a sweep: wanted 1, since every process of a job on several devices would run"
-            " the whole sweep again; several GPUs take a job each with hydra/launcher=gpus"
-        )
 
 
 @contextmanager

@@ -28,6 +28,7 @@ SMALL = {
     "model.backbone": "mobilenet_v3_small",
     "model.weights": "null",
     "trainer.max_epochs": "1",
+    "checkpoint.min_seconds": "0",
     "trainer.accelerator": "cpu",
     "trainer.precision": "32-true",
 }

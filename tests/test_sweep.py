@@ -80,10 +80,10 @@ def test_a_job_with_wrong_settings_is_a_row_of_the_table(launch, tmp_path):
 
 
 @pytest.mark.parametrize("devices", ["2", "[0,1]", "auto", "-1"])
-def test_a_job_on_several_devices_is_refused_with_the_reason(launch, devices):
+def test_a_job_on_several_devices_is_refused_with_the_remedy(launch, devices):
     code, _, err = launch(f"trainer.devices={devices}", "seed=0,1")
     assert code == 1
-    assert "the whole sweep again" in err
+    assert "hydra/launcher=gpus" in err
 
 
 def test_an_unknown_choice_ends_before_any_job(launch, tmp_path):

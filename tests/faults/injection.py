@@ -45,7 +45,7 @@ def tiny(root, net="fcn"):
         *("data=shapes", f"data.root='{root}'", "data.size=32", "data.batch_size=8"),
         *("data.source.train=24", "data.source.val=8", "aug=flip", "schedule=cosine", *NETS[net]),
         *(f"trainer.max_epochs={epochs}", "trainer.accelerator=cpu", "trainer.precision=32-true"),
-        *("optimizer.lr=0.01", f"checkpoint.every_n_steps={steps}", "name=run"),
+        *("optimizer.lr=0.01", f"checkpoint.every_n_steps={steps}", "checkpoint.min_seconds=0", "name=run"),
     ]
 
 

@@ -81,6 +81,31 @@ def test_killed_after_its_result_a_run_has_finished(tmp_path, args, same):
     same(tmp_path / "runs" / "run")
 
 
+SELDOM = ["checkpoint.min_seconds=1000", "checkpoint.every_n_steps=null"]  # as where epochs are shorter than saves
+
+
+def test_an_epoch_that_was_not_saved_comes_again(tmp_path, args, same):
+    path = tmp_path / "runs" / "run"
+    inject = partial(at, SegmentationTask, "training_step", 5, kill)
+    assert run(tmp_path, *args, *SELDOM, inject=inject).code == -9
+    assert newest_good(path / "checkpoints") is None
+    assert run(tmp_path, *args, *SELDOM, inject=partial(at, results, "measure", 1, kill)).code == -9
+    assert load(newest_good(path / "checkpoints"))["global_step"] == 6  # the last epoch is saved in any case
+    outcome = run(tmp_path, *args, *SELDOM)
+    assert outcome.code == 0, outcome.err
+    same(path)
+
+
+def test_a_signal_saves_what_was_not_saved(tmp_path, args, same):
+    path = tmp_path / "runs" / "run"
+    inject = partial(at, SegmentationTask, "training_step", 5, send(signal.SIGTERM))
+    assert run(tmp_path, *args, *SELDOM, inject=inject).code == 143
+    assert load(path / "checkpoints" / "last.ckpt")["global_step"] == 5
+    assert (path / "checkpoints" / "best.ckpt").exists()
+    assert run(tmp_path, *args, *SELDOM).code == 0
+    same(path)
+
+
 @pytest.fixture
 def elsewhere(other_file_system):
     """TMPDIR on another file system, where a rename would be a copy."""
