@@ -22,6 +22,7 @@ OUT_OF_MEMORY = (  # what a RuntimeError of PyTorch, C++, CUDA, cuBLAS, cuDNN an
     "ALLOCATION_FAILED",
     "could not create a memory",
     "could not create a primitive",
+    "unable to find an engine",
 )
 
 

@@ -42,7 +42,8 @@ class CrossEntropy(nn.Module):
         rows = logits.permute(0, 2, 3, 1).flatten(0, 2).float()  # (N*H*W, C)
         labels = mask.flatten().long()
         weight = self.weight if self.weighted else None
-        total = F.cross_entropy(rows, labels, weight=weight, ignore_index=VOID, reduction="sum")
+        # Summed apart: CUDA's own sum over rows runs in a single block of threads.
+        total = F.cross_entropy(rows, labels, weight=weight, ignore_index=VOID, reduction="none").sum()
         counted = labels != VOID
         size = self.weight[labels.where(counted, 0)].mul(counted).sum() if self.weighted else counted.sum()
         return total / size.clamp_min(torch.finfo(torch.float32).tiny)

@@ -31,9 +31,11 @@ class Clock:
         self._times: list[float] = []
         self._watch = ExitStack()
         self._warned: list[warnings.WarningMessage] = []
+        self._made, self._setup = time.perf_counter(), 0.0
 
     def begin(self) -> None:
-        """A block starts, as soon as it is this arm's turn."""
+        """A block starts, as soon as it is this arm's turn; what was done before the first is its set-up."""
+        self._setup = self._setup or time.perf_counter() - self._made
         self._wants_syncs = self.link.wait() == "syncs"
         self._losses, self._times = [], []
         self._read()
@@ -63,9 +65,10 @@ class Clock:
         self._watch.callback(torch.cuda.set_sync_debug_mode, "default")
 
     def _report(self) -> None:
-        warned = [warning for warning in self._warned if "synchroniz" in str(warning.message)]
+        warned = [warning for warning in self._warned if "called a synchronizing" in str(warning.message)]
         self.link.send(
             {
+                "setup": self._setup,
                 "first_step": self._times[1] - self._times[0],
                 "seconds": self._times[-1] - self._times[-2],
                 "losses": [loss.item() for loss in self._losses],

@@ -57,7 +57,11 @@ class Arm:
         speed = median(speeds)
         return {
             **self.facts,
-            "cold": {**self.facts["cold"], "first step": self.blocks[0]["first_step"]},
+            "cold": {
+                **self.facts["cold"],
+                "set-up": self.blocks[0]["setup"],
+                "first step": self.blocks[0]["first_step"],
+            },
             "images_per_s": speed,
             "images_per_s_of_blocks": speeds,
             "epoch_s": EPOCH / speed,

@@ -32,11 +32,11 @@ class EpochClock(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Start after the first step, stop after the last."""
+        if pl_module.device.type == "cuda" and (batch_idx == 0 or trainer.is_last_batch):
+            torch.cuda.synchronize(pl_module.device)
         if batch_idx == 0:
             self._start = time.perf_counter()
         elif trainer.is_last_batch:
-            if pl_module.device.type == "cuda":
-                torch.cuda.synchronize(pl_module.device)
             self.seconds = (time.perf_counter() - self._start) * (batch_idx + 1) / batch_idx
 
 

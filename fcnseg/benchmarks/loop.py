@@ -63,8 +63,7 @@ def loop(link: Link, plan: Plan) -> None:
     precision = build.precision(plan.cfg.trainer.precision, plan.cfg.trainer.accelerator)
     device = device_of(plan.cfg.trainer.accelerator)
     image, mask = torch.randn(TOY_SHAPE), torch.zeros(TOY_SHAPE[0], *TOY_SHAPE[2:], dtype=torch.uint8)
-    batch = Batch(image, mask, torch.arange(len(mask)))
-    on_device = Batch(*(part.to(device) for part in batch))
+    batch = Batch(*(part.to(device) for part in (image, mask, torch.arange(len(mask)))))
     ours, bare = [], []
     for _ in range(plan.repeats):  # in turns
         task = SegmentationTask(
@@ -75,7 +74,7 @@ def loop(link: Link, plan: Plan) -> None:
             num_classes=voc.NUM_CLASSES,
         )
         ours.append(_run_loop(plan, task, batch))
-        bare.append(_bare_loop(task.to(device), [on_device] * TOY_STEPS, precision))
+        bare.append(_bare_loop(task.to(device), [batch] * TOY_STEPS, precision))
     overhead = median(run - loop for run, loop in zip(ours, bare, strict=True))
     link.send({"bare_ms": median(bare) * 1e3, "trainer_ms": median(ours) * 1e3, "overhead_ms": overhead * 1e3})
 

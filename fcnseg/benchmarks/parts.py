@@ -49,6 +49,7 @@ def data_path(link: Link, plan: Plan) -> None:
     """Answers images/s of batches flipped and normalised, without training, of this package and of a DataLoader."""
     device = device_of(plan.cfg.trainer.accelerator)
     data = prepare_data(plan)
+    data.packs = {name: pack.to(device) for name, pack in data.packs.items()}
     data.augment = Flip()
     data.parts["train"] = ("train", torch.arange(len(data.packs["train"].ids)))
     workers = image_loader(data, device, persistent=True)  # their start is not counted

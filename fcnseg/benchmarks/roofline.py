@@ -16,7 +16,7 @@ FREE = {  # operations that move no byte
     "select", "slice", "split", "squeeze", "t", "transpose", "unbind", "unsqueeze", "view",
 }  # fmt: skip
 MATMUL = {"cpu": 2048, "cuda": 8192}  # rows of the matrices whose product tells the peak of arithmetic
-COPIED = 2**28  # bytes of the copy that tells the peak of memory traffic
+COPIED = {"cpu": 2**28, "cuda": 2**32}  # bytes of the copy that tells the peak of memory traffic
 ADAM_BYTES = 28  # a parameter's traffic in float32: weight and two moments read and written, gradient read
 
 
@@ -61,7 +61,8 @@ class Operations(TorchDispatchMode):
         seconds = self._now() - start
         if packet.__name__ not in FREE:
             flops = flop_registry[packet](*args, **kwargs, out_val=out) if packet in flop_registry else 0
-            nbytes = sum(tensor.nbytes for tensor in [*inputs, *_tensors(out)])
+            outputs = _tensors(_changed(func, args)) if out is None else _tensors(out)
+            nbytes = sum(tensor.nbytes for tensor in [*inputs, *outputs])
             self.counted.append(Operation(packet.__name__, shapes, flops, nbytes, seconds))
         return out
 
@@ -70,6 +71,11 @@ class Operations(TorchDispatchMode):
             return 0.0
         _wait(self.timed_on)
         return time.perf_counter()
+
+
+def _changed(func: Any, args: tuple[Any, ...]) -> list[Any]:
+    """The arguments that `func` changes in place."""
+    return [value for argument, value in zip(func._schema.arguments, args, strict=False) if argument.is_write]
 
 
 def _tensors(values: Any) -> list[Tensor]:
@@ -104,14 +110,15 @@ def ideal_seconds(operations: list[Operation], *, flops: float, bandwidth: float
 
 def machine_peaks(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
     """FLOP/s of a large matrix product, and bytes/s, read and written, of a large copy: the best of several."""
-    rows = MATMUL[device.type]
+    rows, copied = MATMUL[device.type], COPIED[device.type]
     left, right = (torch.randn(rows, rows, device=device).to(dtype) for _ in range(2))
-    source = torch.ones(COPIED, dtype=torch.uint8, device=device)
+    source = torch.ones(copied, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    return {
-        "flops": 2 * rows**3 / min(seconds(lambda: left @ right, device)),
-        "bandwidth": 2 * COPIED / min(seconds(lambda: target.copy_(source), device)),
-    }
+    precise = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")  # TF32 where there is one: CUDA's convolutions take it by themselves
+    flops = 2 * rows**3 / min(seconds(lambda: left @ right, device))
+    torch.set_float32_matmul_precision(precise)
+    return {"flops": flops, "bandwidth": 2 * copied / min(seconds(lambda: target.copy_(source), device))}
 
 
 def seconds(job: Any, device: torch.device, repeats: int = 10) -> list[float]:

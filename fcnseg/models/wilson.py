@@ -21,7 +21,7 @@ def max_unpool(pooled: Tensor, indices: Tensor) -> Tensor:
     n, c, h, w = pooled.shape
     values = pooled.permute(0, 2, 3, 1).reshape(n, h * w, c)
     places = indices.permute(0, 2, 3, 1).reshape(n, h * w, c)
-    unpooled = values.new_zeros(n, 4 * h * w, c).scatter(1, places, values)
+    unpooled = values.new_zeros(n, 4 * h * w, c).scatter_(1, places, values)
     return unpooled.view(n, 2 * h, 2 * w, c).permute(0, 3, 1, 2)  # (N, C, 2H, 2W)
 
 
