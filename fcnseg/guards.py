@@ -1,7 +1,7 @@
 """What stops a run instead of letting it end with numbers that mean nothing."""
 
 import errno
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from math import isfinite
 from typing import Any
@@ -30,7 +30,7 @@ class DivergedError(RuntimeError):
     """The loss or the logits are no longer numbers."""
 
 
-def _first_bad(values: Sequence[Tensor]) -> int | None:
+def _first_bad(values: Collection[Tensor]) -> int | None:
     """The position of the first of some () values that is not finite; None if all are. Waits for the GPU, once."""
     numbers = torch.stack(list(values)).tolist() if values else []
     return next((position for position, number in enumerate(numbers) if not isfinite(number)), None)
@@ -72,7 +72,7 @@ class FiniteLoss(Callback):
         Raises:
             DivergedError: with the step, the learning rate, the batch's images and the remedies.
         """
-        if (bad := _first_bad(list(self._unseen.values()))) is None:
+        if (bad := _first_bad(self._unseen.values())) is None:
             self._unseen.clear()
             return
         step = list(self._unseen)[bad]

@@ -16,7 +16,6 @@ ONE_DEVICE = "a run trains on one device; hydra/launcher=gpus gives every run of
 WHOLE_EPOCHS = "a run trains on all images and validates after every epoch; trainer.max_epochs says how long"
 UNSUPPORTED = {  # of Lightning's settings, each with the reason, or the remedy
     "accumulate_grad_batches": "raise data.batch_size",
-    "gradient_clip_val": "lower optimizer.lr: fused optimisers, which are the fast ones, do not clip",
     "overfit_batches": "debug=overfit does it",
     **dict.fromkeys(("num_nodes", "strategy"), ONE_DEVICE),
     **dict.fromkeys(("check_val_every_n_epoch", "max_steps", "min_steps", "val_check_interval"), WHOLE_EPOCHS),
@@ -55,6 +54,10 @@ def check_ranges(cfg: DictConfig) -> None:
     for key, reason in UNSUPPORTED.items():
         if key in cfg.trainer:
             raise ValueError(f"trainer.{key}={cfg.trainer[key]} cannot be set: {reason}")
+    if (clip := cfg.trainer.get("gradient_clip_val")) is not None and cfg.optimizer.get("fused"):
+        raise ValueError(
+            f"trainer.gradient_clip_val={clip}: a fused optimiser does not clip; add optimizer.fused=false"
+        )
     devices = cfg.trainer.devices
     if devices not in (1, "1") and not (isinstance(devices, ListConfig) and len(devices) == 1):
         raise ValueError(f"trainer.devices={devices}: wanted 1, or a list of one: {ONE_DEVICE}")

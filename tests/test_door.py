@@ -48,6 +48,7 @@ WRONG = [  # arguments, and words of the message
     (["trainer.max_epochs=0"], ["trainer.max_epochs=0", "1"]),
     (["trainer.devices=2"], ["trainer.devices=2", "hydra/launcher=gpus"]),
     (["+trainer.accumulate_grad_batches=2"], ["accumulate_grad_batches=2", "data.batch_size"]),
+    (["+trainer.gradient_clip_val=1"], ["gradient_clip_val=1", "optimizer.fused=false"]),
     (["+trainer.max_steps=3"], ["max_steps=3", "max_epochs"]),
     (["checkpoint.min_seconds=-1"], ["checkpoint.min_seconds=-1", "0"]),
     (["patience=0"], ["patience=0", "1"]),

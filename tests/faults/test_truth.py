@@ -8,6 +8,7 @@ import signal
 import subprocess
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,11 +16,11 @@ import torch
 from injection import at, evaluate, load, rows, run, send
 from PIL import Image
 
-from fcnseg import results
+from fcnseg import guards, results
 from fcnseg.checkpoint import save
 from fcnseg.data import voc
 from fcnseg.files import read_json
-from fcnseg.guards import limits_explained
+from fcnseg.guards import DivergedError, FiniteLoss, limits_explained
 from fcnseg.task import SegmentationTask
 
 PLAIN = ["model=fcn", "model.widths=[4,8]", "data.size=32", "trainer.max_epochs=2", "trainer.accelerator=cpu"]
@@ -311,3 +312,22 @@ def test_a_commit_made_while_a_run_trains_is_not_its_code(tmp_path, args, checko
     assert outcome.code == 0, outcome.err
     assert checkout("rev-parse", "HEAD") != commit
     assert read_json(tmp_path / "runs" / "run" / "result.json")["commit"] == commit
+
+
+def test_of_losses_looked_at_together_the_first_bad_one_is_named(monkeypatch):
+    """As on a GPU, where they are not looked at after every step."""
+    trainer = SimpleNamespace(num_training_batches=3)
+    monkeypatch.setattr(guards, "_data", lambda _: SimpleNamespace(trained_on=lambda step: [f"image of step {step}"]))
+    finite = FiniteLoss()
+    finite._unseen = {step: torch.tensor(1.0) for step in range(5)}
+    finite.look(trainer)
+    finite._unseen |= {
+        5: torch.tensor(2.0),
+        6: torch.tensor(3.0),
+        7: torch.tensor(torch.inf),
+        8: torch.tensor(torch.nan),
+    }
+    for _ in range(2):  # whoever looks again, before a save, is told again
+        with pytest.raises(DivergedError, match=r"the loss of step 7 \(epoch 3\) .*image of step 7"):
+            finite.look(trainer)
+    assert min(finite._unseen) == 5
