@@ -2,8 +2,9 @@
 
 Each network is trained once unbroken. Then the same command is started, killed and started again until the run ends, which
 has to be where the unbroken one ended, bit for bit (weights, optimiser, schedule, generators, metrics.csv, TensorBoard,
-result.json); then the next run, until the network's share of the kills is spent. Commands run in forks of one process that
-has imported everything: a start costs a fork here, not the ten seconds of importing torch, which resume times leave out.
+result.json); then the next run, until the network's share of the kills is spent. Every other run is saved seldom, as where
+epochs are shorter than their save. Commands run in forks of one process that has imported everything: a start costs a fork
+here, not the seconds of importing torch, which resume times leave out.
 """
 
 import argparse
@@ -27,6 +28,10 @@ from fcnseg.checkpoint import newest_good  # noqa: E402
 
 EPOCHS = {"transfer": 3}  # whose files are large; of the others:
 MORE = 10
+SAVED = (  # the first is the unbroken run's too
+    ["checkpoint.every_n_steps=2"],
+    ["checkpoint.every_n_steps=null", "checkpoint.min_seconds=0.2"],
+)
 
 
 def note(path, *_, **__):
@@ -43,9 +48,9 @@ def launch(folder, args):
 
 def soak(folder, data, net, kills, rng):
     """(kills, kills whose run ended as the unbroken one, seconds to the first new step after each, what differed)."""
-    args = [*tiny(data, net), f"trainer.max_epochs={EPOCHS.get(net, MORE)}", "checkpoint.every_n_steps=2"]
+    args = [*tiny(data, net), f"trainer.max_epochs={EPOCHS.get(net, MORE)}"]
     for name in ("packed", "unbroken"):
-        began, process, _ = launch(folder, [*args, f"runs={name}"])
+        began, process, _ = launch(folder, [*args, *SAVED[0], f"runs={name}"])
         outcome = process.wait(600)
         assert outcome.code == 0, outcome.err
         whole = time.monotonic() - began
@@ -57,7 +62,7 @@ def soak(folder, data, net, kills, rng):
         path, here = folder / str(number) / "run", 0
         while True:
             resumes = newest_good(path / "checkpoints") is not None
-            began, process, first_step = launch(folder, [*args, f"runs={number}"])
+            began, process, first_step = launch(folder, [*args, *SAVED[number % 2], f"runs={number}"])
             if done < kills:
                 time.sleep(rng.uniform(0.25, 1.1) * whole)
                 process.send(signal.SIGKILL)  # if it has ended by itself, a zombie gets it
