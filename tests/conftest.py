@@ -1,4 +1,4 @@
-"""Doors run in this process: importing torch and Lightning anew would cost every test eight seconds."""
+"""Doors run in this process: importing torch and Lightning anew would cost every test seconds."""
 
 import contextlib
 import io

@@ -91,7 +91,7 @@ class Process:
                 skip_hydra(*parsed)
             if not with_git:
                 results._git = lambda *_: None  # slow, and somebody may commit between two runs
-            # A real restart comes ten seconds after the start before it (imports); TensorBoard names its files by
+            # A real restart comes seconds after the start before it (imports); TensorBoard names its files by
             # the second, so a fork's clock has to do the same.
             now, later = time.time, 10 * Process.started
             time.time = lambda: now() + later
