@@ -47,6 +47,7 @@ def limits(link: Link, plan: Plan) -> None:
 
 def data_path(link: Link, plan: Plan) -> None:
     """Answers images/s of batches flipped and normalised, without training, of this package and of a DataLoader."""
+    build.keep_freed_memory()  # as a run does
     device = device_of(plan.cfg.trainer.accelerator)
     data = prepare_data(plan)
     data.packs = {name: pack.to(device) for name, pack in data.packs.items()}
