@@ -6,16 +6,19 @@ from lightning import Trainer, seed_everything
 from omegaconf import DictConfig
 from rich.console import Console
 
-from fcnseg import build, results
-from fcnseg.callbacks import RunLog
-from fcnseg.checkpoint import SafeCheckpointIO, check_epochs, damage, fitting_weights, load_weights, newest_good
+from fcnseg import build
+from fcnseg.callbacks.checkpoints import Checkpoints
+from fcnseg.callbacks.early_stopping import Patience
+from fcnseg.callbacks.finite_loss import FiniteLoss
+from fcnseg.callbacks.progress import Screen
+from fcnseg.callbacks.run_log import RunLog
 from fcnseg.data.module import VOCDataModule
 from fcnseg.files import write_json
-from fcnseg.guards import FiniteLoss, limits_explained
-from fcnseg.resume import Checkpoints, Patience
-from fcnseg.runs import Run
-from fcnseg.screen import Screen
-from fcnseg.settings import hyperparameters
+from fcnseg.limits import limits_explained
+from fcnseg.runs import provenance, result
+from fcnseg.runs.checkpoint import SafeCheckpointIO, check_epochs, damage, fitting_weights, load_weights, newest_good
+from fcnseg.runs.folder import Run
+from fcnseg.runs.settings import hyperparameters
 from fcnseg.signals import stop_requests
 from fcnseg.task import SegmentationTask
 
@@ -40,7 +43,7 @@ def fit(cfg: DictConfig, run: Run, console: Console) -> None:
         RunFailedError: training failed; status.json has the traceback.
         StopError: a signal came; the run's state is saved.
     """
-    code = results.code()  # now: a commit made while the run trains is not its code
+    code = provenance.code()  # now: a commit made while the run trains is not its code
     with stop_requests() as stop:
         data = build.data(cfg)
         data.prepare_data()
@@ -90,7 +93,7 @@ def _result(
     if wrong := damage(best):
         raise OSError(f"{best} {wrong}: the same command starts the run anew")
     load_weights(task, best)
-    measured = results.measure(trainer, task, data)
+    measured = result.measure(trainer, task, data)
     log.finish(measured["metrics"])
     trained = {
         "best_epoch": checkpoints.best_epoch,
@@ -98,4 +101,4 @@ def _result(
         "seconds": round(sum(row["seconds"] for row in log.rows), 1),
         "images_per_s": log.images_per_second,
     }
-    return {**measured, **trained, **results.provenance(trainer, best, code=code)}
+    return {**measured, **trained, **provenance.provenance(trainer, best, code=code)}

@@ -8,16 +8,10 @@ from threading import current_thread, main_thread
 from types import FrameType
 from typing import Any
 
+from fcnseg.errors import StopError
+
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 ON_SLURM = (signal.SIGUSR1, signal.SIGUSR2)  # sent before a job is preempted or out of time
-
-
-class StopError(BaseException):
-    """A signal asks the run to stop. No `Exception`, as KeyboardInterrupt is none: a sweep must not go on after it."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name}")
-        self.signum = signum
 
 
 class StopRequest:

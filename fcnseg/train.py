@@ -4,19 +4,19 @@ import os
 
 from omegaconf import DictConfig
 
-from fcnseg.door import console, door
-from fcnseg.runs import Run
-from fcnseg.settings import check_ranges
+from fcnseg.cli.command import command, console
+from fcnseg.runs.folder import Run
+from fcnseg.runs.settings import check_ranges
 
 
-@door("config")
+@command("config")
 def train(cfg: DictConfig) -> float | None:
     """Train and test the run that `cfg` describes, or show it if it has finished; return its test mIoU."""
     check_ranges(cfg)
     if os.environ.get("SLURM_RESTART_COUNT", "0") != "0":  # queued again: it is not to start over every time
         cfg.resume = "auto"
-    from fcnseg import results  # imports torch, which a refused command need not wait for
     from fcnseg.fit import fit
+    from fcnseg.runs import result as results  # imports torch, which a refused command need not wait for
 
     run, screen = Run.of(cfg), console()
     if run.is_finished(cfg):

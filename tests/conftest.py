@@ -13,8 +13,8 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
+from fcnseg.cli.command import CONF
 from fcnseg.data.shapes import shapes
-from fcnseg.door import CONF
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # numbers are pinned on the CPU
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # nets this small wait for their threads

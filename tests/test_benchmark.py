@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from fcnseg.benchmark import benchmark, spell_out
-from fcnseg.benchmarks.compare import check_first_losses
-from fcnseg.benchmarks.conventional import image_loader, of_stock_layers
-from fcnseg.benchmarks.process import Plan, WorkerError, call
-from fcnseg.benchmarks.roofline import Operation, Operations, ideal_seconds, step_operations
+from fcnseg.benchmark.__main__ import benchmark, spell_out
+from fcnseg.benchmark.compare import check_first_losses
+from fcnseg.benchmark.conventional import image_loader, of_stock_layers
+from fcnseg.benchmark.process import Plan, WorkerError, call
+from fcnseg.benchmark.roofline import Operation, Operations, ideal_seconds, step_operations
 from fcnseg.build import data as build_data
+from fcnseg.errors import RunFailedError
 from fcnseg.models import FCN
-from fcnseg.runs import RunFailedError
 
 CPU = ["trainer.accelerator=cpu", "model.widths=[4,8]"]
 
@@ -109,7 +109,7 @@ def test_first_losses_must_agree(loss, precision, agree):
 
 def test_what_fails_in_a_worker_is_told(compose):
     with pytest.raises(WorkerError, match="no_such_part"):
-        call("fcnseg.benchmarks.parts:no_such_part", Plan(compose(), 1, 1, 1))
+        call("fcnseg.benchmark.parts:no_such_part", Plan(compose(), 1, 1, 1))
 
 
 def test_quick_is_spelt_out():

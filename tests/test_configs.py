@@ -6,8 +6,8 @@ import pytest
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from fcnseg.door import CONF
-from fcnseg.paper import EXPERIMENTS
+from fcnseg.cli.command import CONF
+from fcnseg.report.paper import EXPERIMENTS
 from fcnseg.train import train
 
 FILES = sorted(CONF.rglob("*.yaml"))

@@ -7,12 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
-from fcnseg.benchmark import benchmark
+from fcnseg.benchmark.__main__ import benchmark
+from fcnseg.check import check_data
+from fcnseg.cli.command import CONF
 from fcnseg.data import voc
-from fcnseg.data.__main__ import check_data
-from fcnseg.door import CONF
 from fcnseg.evaluate import evaluate
-from fcnseg.report import report
+from fcnseg.report.__main__ import report
 from fcnseg.task import SegmentationTask
 from fcnseg.train import train
 

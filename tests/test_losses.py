@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from fcnseg.data import voc
-from fcnseg.data.check import Span, Survey
+from fcnseg.data.survey import Span, Survey
 from fcnseg.losses import CrossEntropy, class_weights
 
 # Counted from the official masks of VOC-2012's train set: 21 classes, then void.

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from fcnseg.reporting.document import Table
+from fcnseg.report.document import Table
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 SHOWN = {"results.ipynb": {Table, Image.Image}, "predictions.ipynb": {Image.Image}}

@@ -13,9 +13,10 @@ import pytest
 import torch
 import yaml
 
-from fcnseg import evaluate, losses, models, report, train
-from fcnseg.data import __main__ as data
+from fcnseg import check as data
+from fcnseg import evaluate, losses, models, train
 from fcnseg.data import augment, voc
+from fcnseg.report import __main__ as report
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 CONF = Path(__file__).parent.parent / "conf"
@@ -127,7 +128,7 @@ def extended(tmp_path, monkeypatch):
     add("Tiny", models, re.search(r"add `(.*?)` to `fcnseg/models/__init__\.py`", README)[1])
     add("darken", augment, example("def darken"))
     add("Focal", losses, example("class Focal"))
-    monkeypatch.setattr("fcnseg.door.CONF", shutil.copytree(CONF, tmp_path / "conf"))
+    monkeypatch.setattr("fcnseg.cli.command.CONF", shutil.copytree(CONF, tmp_path / "conf"))
     for path, text in CONFIGS.items():
         (tmp_path / path).write_text(text, encoding="utf-8")
 

@@ -11,12 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from fcnseg import charts, paper
-from fcnseg.report import published, report
-from fcnseg.reporting import content, html, markdown, tables
-from fcnseg.reporting.collect import collect, flat, read
-from fcnseg.reporting.compare import Evaluation, by_test_set, differences, experiments
-from fcnseg.reporting.document import Chart, Folded, Gallery, Section, Table, Text
+from fcnseg.report import charts, content, html, markdown, paper, tables
+from fcnseg.report.__main__ import published, report
+from fcnseg.report.collect import collect, flat, read
+from fcnseg.report.compare import Evaluation, by_test_set, differences, experiments
+from fcnseg.report.document import Chart, Folded, Gallery, Section, Table, Text
 
 VOID_TAGS = {"meta", "img", "br", "link", "hr", "input"}
 

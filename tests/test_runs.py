@@ -10,10 +10,14 @@ from filelock import FileLock
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from fcnseg import build, callbacks, fit, results, runs
+from fcnseg import build, fit
+from fcnseg.callbacks import run_log as callbacks
+from fcnseg.callbacks.checkpoints import Checkpoints
 from fcnseg.evaluate import evaluate
 from fcnseg.files import read_json, replacing, write_json, write_text
-from fcnseg.resume import Checkpoints
+from fcnseg.runs import folder as runs
+from fcnseg.runs import rebuild
+from fcnseg.runs import result as results
 from fcnseg.train import train
 
 EPOCHS = 3
@@ -209,7 +213,7 @@ def test_evaluate_measures_what_training_measured(command, again, run, root, tmp
 
 
 def test_a_run_is_rebuilt_from_its_folder(run):
-    cfg, task = runs.load(run)
+    cfg, task = rebuild.load(run)
     assert not any(module.training for module in task.modules())
     data = build.data(cfg)
     data.prepare_data()

@@ -11,8 +11,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from fcnseg import launchers, sweep
-from fcnseg.door import CONF
+from fcnseg.cli import launchers, sweep
+from fcnseg.cli.command import CONF
 from fcnseg.evaluate import evaluate
 from fcnseg.task import SegmentationTask
 from fcnseg.train import train

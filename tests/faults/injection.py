@@ -20,12 +20,14 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import fcnseg.door
-from fcnseg import fit, losses, models, results  # noqa: F401  (the doors import them late: here once, before forking)
+import fcnseg.cli.command
+from fcnseg import fit, losses, models  # noqa: F401
+from fcnseg.cli.command import CONF
 from fcnseg.data import shapes  # noqa: F401
-from fcnseg.door import CONF
 from fcnseg.evaluate import evaluate  # noqa: F401
 from fcnseg.files import read_json
+from fcnseg.runs import provenance
+from fcnseg.runs import result as results  # noqa: F401  (the doors import them late: here once, before forking)
 from fcnseg.train import train
 
 TIME = ("images_per_s", "seconds")  # what no two runs have in common
@@ -90,7 +92,7 @@ class Process:
             if parsed:
                 skip_hydra(*parsed)
             if not with_git:
-                results._git = lambda *_: None  # slow, and somebody may commit between two runs
+                provenance._git = lambda *_: None  # slow, and somebody may commit between two runs
             # A real restart comes seconds after the start before it (imports); TensorBoard names its files by
             # the second, so a fork's clock has to do the same.
             now, later = time.time, 10 * Process.started
@@ -146,13 +148,13 @@ def parse(*args):
         own = HydraConfig.instance().cfg
         with open_dict(cfg):
             del cfg["hydra"]
-        return own, cfg, fcnseg.door._defaults("config")
+        return own, cfg, fcnseg.cli.command._defaults("config")
 
 
 def skip_hydra(own, cfg, defaults):
     """Put the parsed command line where Hydra would put it: its parsing is half of a tiny run's time."""
     HydraConfig.instance().cfg = own
-    fcnseg.door._defaults = lambda _: defaults
+    fcnseg.cli.command._defaults = lambda _: defaults
     hydra.main = lambda **_: lambda job: lambda: job(cfg)
 
 

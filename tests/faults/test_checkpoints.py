@@ -9,10 +9,10 @@ import torch
 from injection import at, content, differences, evaluate, fill, kill, load, rows, run, tensorboard
 
 from fcnseg import fit
-from fcnseg.callbacks import RunLog
-from fcnseg.checkpoint import SUMS, newest_good, save, sha256
+from fcnseg.callbacks.checkpoints import Checkpoints
+from fcnseg.callbacks.run_log import RunLog
 from fcnseg.files import read_json
-from fcnseg.resume import Checkpoints
+from fcnseg.runs.checkpoint import SUMS, newest_good, save, sha256
 from fcnseg.task import SegmentationTask
 
 

@@ -22,13 +22,16 @@ from injection import (
 )
 from torch.utils.tensorboard import SummaryWriter
 
-from fcnseg import checkpoint, fit, results, resume
-from fcnseg.callbacks import RunLog
-from fcnseg.checkpoint import newest_good
+from fcnseg import fit
+from fcnseg.callbacks import checkpoints as resume
+from fcnseg.callbacks.checkpoints import Checkpoints
+from fcnseg.callbacks.run_log import RunLog
 from fcnseg.data.module import VOCDataModule
 from fcnseg.files import read_json
-from fcnseg.resume import Checkpoints
-from fcnseg.runs import Run
+from fcnseg.runs import checkpoint
+from fcnseg.runs import result as results
+from fcnseg.runs.checkpoint import newest_good
+from fcnseg.runs.folder import Run
 from fcnseg.task import SegmentationTask
 
 

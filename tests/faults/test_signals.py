@@ -9,10 +9,10 @@ from functools import partial
 import pytest
 from injection import at, evaluate, fill, kill, load, rows, run, send, start
 
-from fcnseg import results
-from fcnseg.checkpoint import newest_good
 from fcnseg.data import packed
 from fcnseg.files import read_json
+from fcnseg.runs import result as results
+from fcnseg.runs.checkpoint import newest_good
 from fcnseg.task import SegmentationTask
 
 RARELY = "checkpoint.every_n_steps=null"

@@ -13,9 +13,9 @@ import pytest
 from filelock import FileLock
 from injection import at, content, differences, evaluate, kill, load, mount, rows, run, send, start, tensorboard
 
-from fcnseg import runs
+from fcnseg.callbacks.checkpoints import Checkpoints
 from fcnseg.files import read_json
-from fcnseg.resume import Checkpoints
+from fcnseg.runs import folder as runs
 from fcnseg.task import SegmentationTask
 
 

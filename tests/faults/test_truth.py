@@ -16,11 +16,14 @@ import torch
 from injection import at, evaluate, load, rows, run, send
 from PIL import Image
 
-from fcnseg import guards, results
-from fcnseg.checkpoint import save
+from fcnseg.callbacks import finite_loss as guards
+from fcnseg.callbacks.finite_loss import FiniteLoss
 from fcnseg.data import voc
+from fcnseg.errors import DivergedError
 from fcnseg.files import read_json
-from fcnseg.guards import DivergedError, FiniteLoss, limits_explained
+from fcnseg.limits import limits_explained
+from fcnseg.runs import result as results
+from fcnseg.runs.checkpoint import save
 from fcnseg.task import SegmentationTask
 
 PLAIN = ["model=fcn", "model.widths=[4,8]", "data.size=32", "trainer.max_epochs=2", "trainer.accelerator=cpu"]
@@ -47,7 +50,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, args, precision):
     assert "step 1 (epoch 1)" in told
     assert "Learning rate: 1e+30" in told
     assert sorted(re.findall(r"shapes_\d{6}", told)) == sorted(seen.read_text().split())
-    assert all(remedy in told for remedy in ("optimizer.lr", "trainer.precision=32-true", "python -m fcnseg.data"))
+    assert all(remedy in told for remedy in ("optimizer.lr", "trainer.precision=32-true", "python -m fcnseg.check"))
     path = tmp_path / "runs" / "run"
     assert (read_json(path / "status.json")["status"], (path / "result.json").exists()) == ("failed", False)
     assert not (path / "metrics.csv").exists()
@@ -75,7 +78,7 @@ def test_logits_that_are_no_numbers_stop_the_run_at_the_validation(tmp_path, arg
     (told,) = [line for line in outcome.err.splitlines() if "NaN or infinite" in line]
     assert "the validation's loss or logits after step 1 are NaN or infinite" in told
     assert "Learning rate: 1e+30" in told
-    assert all(remedy in told for remedy in ("optimizer.lr", "trainer.precision=32-true", "python -m fcnseg.data"))
+    assert all(remedy in told for remedy in ("optimizer.lr", "trainer.precision=32-true", "python -m fcnseg.check"))
     path = tmp_path / "runs" / "run"
     assert not (path / "metrics.csv").exists()
     assert not (path / "checkpoints" / "best.ckpt").exists()

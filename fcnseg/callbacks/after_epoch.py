@@ -1,0 +1,35 @@
+"""A callback that acts when an epoch is complete."""
+
+from lightning import Callback, LightningModule, Trainer
+
+
+class AfterEpoch(Callback):
+    """Calls `after_epoch` when an epoch is complete: trained, validated, logged, and the schedule stepped.
+
+    That is the start of the next epoch or the end of training: at Lightning's `on_train_epoch_end` the task has not logged
+    yet, and the epoch still counts as unfinished in what is saved.
+    """
+
+    def __init__(self) -> None:
+        self._epochs_done = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the epochs that a resumed run has behind it as done."""
+        self._epochs_done = trainer.current_epoch
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The epoch before this one is complete."""
+        self._complete(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The last epoch is complete."""
+        self._complete(trainer, pl_module)
+
+    def _complete(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch > self._epochs_done:
+            self._epochs_done = trainer.current_epoch
+            self.after_epoch(trainer, pl_module, trainer.current_epoch - 1)
+
+    def after_epoch(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
+        """Epoch `epoch`, counted from 0, is complete."""
+        raise NotImplementedError

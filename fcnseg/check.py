@@ -1,0 +1,28 @@
+"""Look a data set over: `python -m fcnseg.check data.root=<folder>`."""
+
+import sys
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from fcnseg.cli.command import WRONG_USE, command, console
+
+
+@command("config")
+def check_data(cfg: DictConfig) -> None:
+    """Print what the data set holds, and every problem by file name; exit with 2 if there are any."""
+    from hydra.utils import instantiate
+
+    from fcnseg.data import survey
+
+    folder = instantiate(cfg.data.source)(Path(cfg.data.root))
+    surveys = [survey.survey(folder, image_set) for image_set in ("train", "val")]
+    screen = console()
+    screen.print(f"{folder.path}", highlight=False, soft_wrap=True)
+    survey.render(surveys, screen)
+    if any(survey.problems for survey in surveys):
+        sys.exit(WRONG_USE)
+
+
+if __name__ == "__main__":
+    check_data()

@@ -1,0 +1,1 @@
+"""What every command shares: its config, its help, its messages, its sweeps."""

@@ -1,0 +1,90 @@
+"""Launchers of sweeps whose jobs run in processes of their own: Ray, on GPUs, and submitit, on SLURM."""
+
+import os
+import time
+from types import SimpleNamespace
+from typing import Any, cast
+
+from hydra.core.utils import JobReturn
+from omegaconf import DictConfig, OmegaConf
+
+from fcnseg.cli.sweep import Journal
+
+PATIENCE = 60  # seconds that jobs have, on Ctrl-C, to save their state
+
+
+def prepare_launcher(name: str, journal: Journal) -> None:
+    """Make the launcher `name` outlive jobs whose process dies, and stop its jobs on Ctrl-C.
+
+    As they are, one killed job ends the launch, and with it the table of all others; Ctrl-C kills Ray's jobs before they
+    can say so, and leaves SLURM's running.
+
+    Raises:
+        ValueError: the launcher is not installed.
+    """
+    prepare = {"gpus": _prepare_ray, "slurm": _prepare_submitit, "submitit_local": _prepare_submitit}.get(name)
+    try:
+        if prepare:
+            prepare(journal)
+    except ImportError as error:
+        extra = "ray" if name == "gpus" else "slurm"
+        raise ValueError(f"hydra/launcher={name} is not installed ({error}): uv sync --extra {extra}") from error
+
+
+def _prepare_ray(journal: Journal) -> None:
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # a job's environment is this one
+    import ray
+    import torch
+    from hydra_plugins.hydra_ray_launcher import _core
+
+    OmegaConf.register_new_resolver(
+        "gpus_a_job", lambda cluster: int(bool(cluster) or torch.cuda.is_available()), replace=True
+    )
+    launch, jobs = vars(_core)["launch_job_on_ray"], {}
+
+    def launch_and_remember(context: Any, remote: Any, cfg: DictConfig, *rest: Any) -> Any:
+        job = launch(context, remote, cfg, *rest)
+        jobs[job] = cfg.hydra
+        return job
+
+    def get(job: Any) -> JobReturn:
+        try:
+            return cast(JobReturn, ray.get(job))
+        except ray.exceptions.RayError as error:
+            return journal.lost(jobs[job].job.num, jobs[job].overrides.task, error)
+        except KeyboardInterrupt:
+            for other in jobs:
+                ray.cancel(other)
+            ray.wait([*jobs], num_returns=len(jobs), timeout=PATIENCE)
+            raise
+
+    # The one thing the launcher uses of `ray` is `get`.
+    vars(_core).update(launch_job_on_ray=launch_and_remember, ray=SimpleNamespace(get=get))
+
+
+def _prepare_submitit(journal: Journal) -> None:
+    from submitit.core.core import Executor, Job
+    from submitit.core.utils import UncompletedJobError
+
+    launch, wait = Executor.map_array, Job.results
+    jobs: list[Any] = []
+
+    def launch_and_remember(*args: Any) -> list[Any]:
+        jobs.extend(launch(*args))
+        return jobs
+
+    def results(job: Any) -> list[JobReturn]:
+        try:
+            return cast(list[JobReturn], wait(job))
+        except UncompletedJobError as error:
+            overrides, _, number, *_ = job.submission().args
+            return [journal.lost(number, overrides, error)]
+        except KeyboardInterrupt:
+            for other in jobs:
+                other.cancel(check=False)
+            deadline = time.monotonic() + PATIENCE
+            while time.monotonic() < deadline and not all(other.done() for other in jobs):
+                time.sleep(1)
+            raise
+
+    cast(Any, Executor).map_array, cast(Any, Job).results = launch_and_remember, results

@@ -1,0 +1,19 @@
+"""The errors that a command answers each in its own way."""
+
+import signal
+
+
+class RunFailedError(Exception):
+    """A run failed on its own; its status.json has the traceback."""
+
+
+class DivergedError(RuntimeError):
+    """The loss or the logits are no longer numbers."""
+
+
+class StopError(BaseException):
+    """A signal asks the run to stop. No `Exception`, as KeyboardInterrupt is none: a sweep must not go on after it."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name}")
+        self.signum = signum

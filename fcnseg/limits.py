@@ -1,0 +1,64 @@
+"""Memory: what a step frees is kept, and a step that needs too much says which settings to lower."""
+
+import ctypes
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+OUT_OF_MEMORY = (  # what a RuntimeError of PyTorch, C++, CUDA, cuBLAS, cuDNN and oneDNN says then
+    "can't allocate memory",
+    "std::bad_alloc",
+    "CUDA error: out of memory",
+    "ALLOC_FAILED",
+    "ALLOCATION_FAILED",
+    "could not create a memory",
+    "could not create a primitive",
+    "unable to find an engine",
+)
+
+
+@contextmanager
+def limits_explained(batch_size: int, size: int, precision: str) -> Iterator[None]:
+    """Say which settings to change if a batch in the `with` block takes too much memory, or is too small.
+
+    Raises:
+        MemoryError: there is too little memory.
+        ValueError: batch norm, or instance norm, is left with one value a channel.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" in str(error):
+            raise ValueError(
+                f"data.batch_size={batch_size} at data.size={size} leaves batch norm one value a channel: raise either"
+            ) from error
+        if "more than 1 spatial element" in str(error):
+            raise ValueError(f"data.size={size} leaves instance norm one value a channel: raise it") from error
+        raise
+    except (RuntimeError, MemoryError, OSError) as error:
+        told = any(words in str(error) for words in OUT_OF_MEMORY)
+        kind = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or getattr(error, "errno", None) == errno.ENOMEM
+        if not (told or kind):
+            raise
+        first_line, _, _ = str(error).partition("\n")
+        smaller = "" if "16" in precision else ", or set trainer.precision=bf16-mixed"
+        raise MemoryError(
+            f"out of memory with data.batch_size={batch_size}, data.size={size}, trainer.precision={precision}: lower"
+            f" data.batch_size, then data.size{smaller} ({first_line})"
+        ) from error
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep what a step frees for the next step, instead of handing it back page by page.
+
+    On the CPU this alone trains the FCN half as fast again; where there is no glibc, nothing happens.
+    """
+    trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # mallopt's parameters
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+    except OSError:
+        return
+    for parameter, value in ((mmap_threshold, 2**30), (trim_threshold, 2**31 - 1), (top_pad, 2**26)):
+        libc.mallopt(parameter, value)

@@ -1,0 +1,1 @@
+"""The run folder: its name, its settings, its checkpoints and its result."""

@@ -1,0 +1,189 @@
+"""The run folder: what it holds, and how a run is rebuilt from it."""
+
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+from typing import Any
+
+from filelock import AcquireReturnProxy, FileLock, Timeout
+from omegaconf import DictConfig, OmegaConf
+
+from fcnseg.errors import RunFailedError, StopError
+from fcnseg.files import read_json, write_json, write_text
+from fcnseg.runs import settings
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder, which may not be there yet."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, cfg: DictConfig) -> "Run":
+        """The run that `cfg` describes."""
+        return cls(Path(cfg.runs) / settings.name(cfg))
+
+    @property
+    def config(self) -> DictConfig:
+        """The whole config it was started with.
+
+        Raises:
+            ValueError: there is no run here, or its config is damaged.
+        """
+        path = self.path / ".hydra" / "config.yaml"
+        if not path.is_file():
+            raise ValueError(f"no run in {self.path}: found no {path}; give the folder of a run, such as runs/<name>")
+        cfg = OmegaConf.load(path)
+        if not isinstance(cfg, DictConfig):
+            raise ValueError(f"{path} is damaged: it holds no settings")
+        return cfg
+
+    @property
+    def status(self) -> dict[str, Any] | None:
+        """What status.json says: `status` is running, finished, failed or interrupted."""
+        return read_json(self.path / "status.json")
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """What result.json says; None unless the run has finished."""
+        return read_json(self.path / "result.json")
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of last.ckpt and best.ckpt."""
+        return self.path / "checkpoints"
+
+    @contextmanager
+    def recorded(self, cfg: DictConfig, data_fingerprint: str) -> Iterator[None]:
+        """Keep the status of a locked run true while it goes on in the `with` block.
+
+        Raises:
+            RunFailedError: the folder cannot be written, or the block raised; the traceback is in status.json.
+        """
+        try:
+            try:
+                self._start(cfg, data_fingerprint)
+            except OSError as error:
+                raise self._unwritable(error) from error
+            yield
+        except StopError:
+            self._tell("interrupted")
+            raise
+        except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
+            self._tell("interrupted")
+            raise KeyboardInterrupt from None
+        except BaseException as error:
+            self._tell("failed", error=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
+            raise RunFailedError(f"{self.path} failed: {type(error).__name__}: {error}") from error
+        self._tell("finished")
+
+    def locked(self) -> AcquireReturnProxy[FileLock]:
+        """Make the folder and keep other processes out of it in the `with` block.
+
+        Raises:
+            ValueError: the folder cannot be written, or another process is at this run.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            return FileLock(self.path / ".lock").acquire(timeout=0)
+        except Timeout as error:
+            raise ValueError(
+                f"another process is at the run {self.path}: wait for it, or choose another name="
+            ) from error
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> ValueError:
+        return ValueError(
+            f"cannot write the run folder {self.path}: {error.strerror}; make room there, or choose another with runs="
+        )
+
+    def is_finished(self, cfg: DictConfig) -> bool:
+        """Whether there is nothing left to do for `cfg`: it has a result, and no more epochs or patience are asked for.
+
+        Raises:
+            ValueError: the run has other settings than `cfg`.
+        """
+        self.check_same(cfg)
+        if cfg.resume == "never" or self.result is None:
+            return False
+        limits = [(c.trainer.max_epochs, inf if c.patience is None else c.patience) for c in (cfg, self.config)]
+        return all(wanted <= had for wanted, had in zip(*limits, strict=True))
+
+    def check_same(self, cfg: DictConfig) -> None:
+        """Refuse to go on with a run under settings other than its own; more epochs or patience are no other run.
+
+        Raises:
+            ValueError: a table of what differs.
+        """
+        if cfg.resume == "never" or not (self.path / ".hydra" / "config.yaml").is_file():
+            return
+        if differing := settings.differences(self.config, cfg):
+            rows = [f"  {key}: {new} for {old}" for key, (old, new) in differing.items()]
+            head = f"the run {self.path} has other settings (wanted now, for its own): choose another name=, or resume=never"
+            raise ValueError("\n".join([head, *rows]))
+
+    def check_data(self, fingerprint: str) -> None:
+        """Refuse to go on with other data than the run began with.
+
+        Raises:
+            ValueError: the data set's files have changed.
+        """
+        before = (self.status or {}).get("data_fingerprint", fingerprint)
+        if before != fingerprint:
+            raise ValueError(
+                f"the data set has changed since {self.path} began ({before} then, {fingerprint} now): put the files back,"
+                " or start over with resume=never"
+            )
+
+    def close_books(self) -> None:
+        """Set the status of a run that was killed between its result and its status."""
+        if self.result is not None and (self.status or {}).get("status") != "finished":
+            self._tell("finished")
+
+    def _start(self, cfg: DictConfig, data_fingerprint: str) -> None:
+        """Say that the run goes on before anything is taken away: whatever moment a kill comes at, no status is false."""
+        here = {"host": platform.node(), "pid": os.getpid(), "data_fingerprint": data_fingerprint}
+        write_json(self.path / "status.json", {"status": "running", **here, "started": _now()})
+        (self.path / "result.json").unlink(missing_ok=True)
+        if cfg.resume == "never" and (self.path / ".hydra").is_dir():
+            self._clear()
+        self.checkpoints.mkdir(exist_ok=True)
+        (self.path / ".hydra").mkdir(exist_ok=True)
+        write_text(self.path / ".hydra" / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+
+    def _clear(self) -> None:
+        """Remove what an earlier run left: its checkpoints first, its config last, so that a kill leaves no wrong pair."""
+        kept = (".lock", "status.json", ".hydra", self.checkpoints.name)
+        others = [path for path in self.path.iterdir() if path.name not in kept]
+        for path in [self.checkpoints, *others, self.path / ".hydra"]:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+    def _tell(self, status: str, **more: str) -> None:
+        path, now = self.path / "status.json", {**(self.status or {}), "status": status, "ended": _now()}
+        try:
+            write_json(path, {**now, **more})
+        except OSError:  # a full disk; but the file has its room there already
+            try:
+                with path.open("r+") as file:
+                    json.dump(now, file)
+                    file.truncate()
+            except OSError as error:
+                print(f"fcnseg: {path} could not be written: {error.strerror}", file=sys.stderr)
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")

@@ -1,0 +1,61 @@
+"""Where a result comes from: code, versions, hardware and checkpoint."""
+
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Trainer
+
+from fcnseg.runs.checkpoint import sha256
+from fcnseg.runs.folder import Run
+
+PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core")
+
+
+def code() -> dict[str, str | bool | None]:
+    """The commit of this package's checkout, and whether files differ from it; None where there is no git or no checkout."""
+    changes = _git("status", "--porcelain")
+    return {"commit": _git("rev-parse", "HEAD"), "dirty": None if changes is None else bool(changes)}
+
+
+def provenance(trainer: Trainer, checkpoint: Path, *, code: dict[str, str | bool | None]) -> dict[str, Any]:
+    """Which code (as `code` gave it before training), versions, hardware and checkpoint a result comes from."""
+    device = trainer.strategy.root_device
+    hardware = (
+        torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    )
+    return {
+        **code,
+        "versions": {package: version(package) for package in PACKAGES},
+        "hardware": hardware,
+        "precision": str(trainer.precision),
+        "checkpoint": {"file": checkpoint.name, "sha256": sha256(checkpoint)},
+    }
+
+
+def verify(run: Run) -> None:
+    """Refuse a run whose best checkpoint is not the one its result was measured on.
+
+    Raises:
+        ValueError: it has no result, or the hashes differ.
+    """
+    best, _, result = run.checkpoints / "best.ckpt", run.config, run.result  # without a config, it is no run
+    if result is None:
+        raise ValueError(f"{run.path} has no result.json, so it has not finished: finish it, or give verify=false")
+    wanted = result["checkpoint"]["sha256"]
+    if not best.is_file() or (found := sha256(best)) != wanted:
+        found = found if best.is_file() else "no such file"
+        raise ValueError(
+            f"{best} is not the checkpoint of this run's result (sha256 {found}, wanted {wanted}): verify=false tests it"
+        )
+
+
+def _git(*command: str) -> str | None:
+    """What git says of this package's own checkout; None if it is none, or there is no git."""
+    try:
+        run = subprocess.run(["git", *command], cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return run.stdout.strip()

@@ -1,0 +1,28 @@
+"""A trained network, rebuilt from its run folder."""
+
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+
+from fcnseg import build
+from fcnseg.data.voc import NUM_CLASSES
+from fcnseg.runs.checkpoint import load_weights
+from fcnseg.runs.folder import Run
+from fcnseg.task import SegmentationTask
+
+
+def load(path: str | Path, checkpoint: str = "best") -> tuple[DictConfig, SegmentationTask]:
+    """Rebuild a run from its folder: its config, and its task with the weights of `checkpoint`, on the CPU.
+
+    Raises:
+        ValueError: no run in this folder, or no such checkpoint.
+    """
+    run = Run(Path(path))
+    cfg = run.config
+    if "weights" in cfg.model:
+        cfg.model.weights = None  # the checkpoint has them
+    placeholder = torch.ones(NUM_CLASSES + 1)  # the checkpoint has the loss's class weights, too
+    task = build.task(cfg, num_classes=NUM_CLASSES, class_pixels=placeholder)
+    load_weights(task, run.checkpoints / f"{checkpoint}.ckpt")
+    return cfg, task.eval()

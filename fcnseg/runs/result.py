@@ -1,0 +1,78 @@
+"""A run's result: what it holds, how it is measured and how it is shown."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from lightning import Trainer
+from rich.console import Console
+from rich.table import Table
+
+from fcnseg.data.module import VOCDataModule
+from fcnseg.data.voc import CLASSES
+from fcnseg.metrics import all_background, iou_per_class, scores
+from fcnseg.task import SegmentationTask
+
+TITLES = {
+    "miou": "mIoU",
+    "pixel_acc": "pixel accuracy",
+    "mean_acc": "mean accuracy",
+    "paper_iou": "paper's IoU",
+    "paper_acc": "paper's accuracy",
+}
+
+
+def _number(value: float) -> float | None:
+    """A number as JSON has it: NaN is null."""
+    return None if math.isnan(value) else value
+
+
+def measure(trainer: Trainer, task: SegmentationTask, data: VOCDataModule) -> dict[str, Any]:
+    """Test `task` as it is: its metrics, IoU of every class, and the floor, all from the same masks."""
+    trainer.test(task, data, verbose=False)
+    matrices = task.metrics["test"].all_matrices()
+    loss = trainer.callback_metrics["test/loss"].double().cpu()
+    iou = (iou_per_class(matrices[:, :-1].sum(0)).cpu() + 0 * loss).tolist()  # as the scores: none if logits are NaN
+    floor = scores(all_background(matrices))
+    return {
+        "metrics": {
+            name: _number(value.item()) for name, value in trainer.callback_metrics.items() if name.startswith("test/")
+        },
+        "iou": {name: _number(value) for name, value in zip(CLASSES, iou, strict=True)},
+        "confusion": matrices.sum(0).tolist(),  # (22, 21): truth, void last, by prediction
+        "floor": {name: _number(value.item()) for name, value in floor.items()},
+        "split": data.split,
+        "images": {stage: data.count(stage) for stage in ("train", "val", "test")},
+        "size": data.size,
+        "data_fingerprint": data.fingerprint,
+        "parameters": sum(parameter.numel() for parameter in task.net.parameters()),
+    }
+
+
+def show(result: dict[str, Any], path: Path, console: Console) -> None:
+    """Print a result: its metrics beside the floor, IoU of every class, and where everything is."""
+    title = f"{result['images']['test']} test images ({result['split']} split) at {result['size']} px"
+    table = Table("", "this run", "all background", title=title, title_justify="left")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, words in TITLES.items():
+        table.add_row(words, _shown(result["metrics"][f"test/{name}"]), _shown(result["floor"][name]))
+    table.add_row("loss", _shown(result["metrics"]["test/loss"]), "")
+    console.print(table)
+    present = {name: iou for name, iou in result["iou"].items() if iou is not None}
+    classes = Table(*["class", "IoU"] * 3, title="IoU of each class present", title_justify="left")
+    cells = [cell for name, iou in present.items() for cell in (name, _shown(iou))]
+    for start in range(0, len(cells), 6):
+        classes.add_row(*cells[start : start + 6])
+    console.print(classes)
+    if "best_epoch" in result:
+        speed = f", {result['images_per_s']:.1f} images/s" if result["images_per_s"] else ""
+        epochs = f"best epoch {result['best_epoch'] + 1} of {result['epochs']}"
+        console.print(
+            f"{epochs}, {result['seconds']:.1f} s{speed}, {result['parameters']:,} parameters", highlight=False
+        )
+    console.print(f"everything is in {path}", highlight=False, soft_wrap=True)
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

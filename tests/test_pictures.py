@@ -1,0 +1,97 @@
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+import torch
+
+from fcnseg import pictures as figures
+from fcnseg.data import voc
+from fcnseg.report import charts
+
+IMAGE = torch.full((3, 4, 6), 100, dtype=torch.uint8)
+MASK = torch.zeros(4, 6, dtype=torch.uint8)
+MASK[0, 0], MASK[1, 1] = 15, 255  # person, void
+
+
+def texts(figure):
+    svg = ET.fromstring(charts.svg(figure))
+    return [element.text for element in svg.iter("{http://www.w3.org/2000/svg}text")]
+
+
+def test_colours_are_voc_s():
+    assert figures.colour(MASK)[0, 0].tolist() == [192, 128, 128]
+    assert figures.colour(MASK)[3, 3].tolist() == [0, 0, 0]
+
+
+def test_an_overlay_leaves_background_alone():
+    laid = figures.overlay(IMAGE, MASK, opacity=0.5)
+    assert laid[3, 3].tolist() == [100, 100, 100]
+    assert laid[0, 0].tolist() == [146, 114, 114]
+
+
+def test_a_panel_has_a_row_a_sample_and_four_pictures():
+    panel = figures.panel(torch.stack([IMAGE, IMAGE]), torch.stack([MASK, MASK]), torch.stack([MASK, MASK]).long())
+    assert panel.shape == (2 * 4 + figures.GAP, 4 * 6 + 3 * figures.GAP, 3)
+    assert (panel[:4, 6 : 6 + figures.GAP] == 255).all()
+
+
+def test_a_legend_names_the_classes_there_are():
+    assert figures.legend([MASK, torch.tensor([1])]) == {
+        "background": "#000000",
+        "aeroplane": "#800000",
+        "person": "#c08080",
+        "void": "#e0e0c0",
+    }
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_loss_curves_mark_the_best_epoch_and_the_stop(stopped):
+    figure = charts.loss_curves([charts.Curve([3, 2, 1], [3, 2, 2.5], best=1, stopped=stopped)])
+    lines = {line.get_label(): line for line in figure.axes[0].lines}
+    assert lines["training"].get_xydata().tolist() == [[1, 3], [2, 2], [3, 1]]
+    assert lines["best epoch"].get_xydata().tolist() == [[2, 2]]
+    assert ("early stop" in lines) == stopped
+    if stopped:
+        assert lines["early stop"].get_xydata().tolist() == [[3, 2.5]]
+
+
+def test_the_legend_names_a_line_once_for_several_seeds():
+    curve = charts.Curve([3, 2], [3, 2], best=1, stopped=False)
+    assert texts(charts.loss_curves([curve, curve])).count("training") == 1
+
+
+def test_a_heat_map_has_means_shares_and_gaps():
+    iou = np.full((voc.NUM_CLASSES, 1), np.nan)
+    iou[:3, 0] = 0.9, 0.25, 0.05
+    shown = texts(charts.class_heat_map(iou, ["wilson"], [0.75, 0.25, *[None] * 19]))
+    assert {"wilson", "background 75.0%", "aeroplane 25.0%", "bicycle", "0.40", "0.90", "0.25", "0.05"} <= set(shown)
+    assert shown.count("-") == voc.NUM_CLASSES - 3
+
+
+def test_a_confusion_matrix_is_in_percent_of_the_row():
+    matrix = np.zeros((voc.NUM_CLASSES, voc.NUM_CLASSES))
+    matrix[0, :3] = 60, 35, 5
+    numbers = [text for text in texts(charts.confusion_matrix(matrix)) if text.isdigit()]
+    assert numbers == ["60", "35"]
+
+
+def test_an_ablation_tells_what_was_added():
+    first = charts.Step("FCN", 0.05, 0, 0.06, None)
+    shown = texts(charts.ablation([first, charts.Step("+ flips", 0.07, 0.01, 0.05, (0.02, -0.01))], floor=0.04))
+    assert {"FCN", "+ flips", "ours +0.0200", "paper's -0.0100", "background everywhere"} <= set(shown)
+
+
+def test_a_gallery_shows_every_mask_alone_and_over_the_image():
+    figure = charts.gallery(IMAGE, MASK, {"fcn": MASK, "unet": MASK})
+    pictures = [axes.images[0].get_array() for axes in figure.axes if axes.images]
+    assert len(pictures) == 1 + 2 * 3
+    assert {"image", "truth", "fcn", "unet", "person", "void"} <= set(texts(figure))
+
+
+def test_ink_is_the_page_s_and_a_picture_is_on_white():
+    curve = charts.Curve([3, 2], [3, 2], best=1, stopped=False)
+    svg = charts.svg(charts.loss_curves([curve]))
+    assert "currentColor" in svg
+    assert charts.INK not in svg
+    assert svg == charts.svg(charts.loss_curves([curve]))
+    assert charts.picture(charts.loss_curves([curve])).convert("RGB").getpixel((0, 0)) == (255, 255, 255)
