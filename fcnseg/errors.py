@@ -1,6 +1,7 @@
-"""The errors that a command answers each in its own way."""
+"""The errors that a command answers each in its own way, and warnings."""
 
 import signal
+import sys
 
 
 class RunFailedError(Exception):
@@ -17,3 +18,8 @@ class StopError(BaseException):
     def __init__(self, signum: int) -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name}")
         self.signum = signum
+
+
+def warn(message: str) -> None:
+    """Print a warning on stderr, as every command words it."""
+    print(f"fcnseg: {message}", file=sys.stderr, flush=True)

@@ -6,6 +6,13 @@ from torchmetrics import Metric
 
 from fcnseg.data.voc import BACKGROUND
 
+SCORES = {  # every score by its name in results and logs, with its title for people; the first is what epochs are chosen by
+    "miou": "mIoU",
+    "pixel_acc": "pixel accuracy",
+    "mean_acc": "mean accuracy",
+    "paper_iou": "paper's IoU",
+    "paper_acc": "paper's accuracy",
+}
 PAPER_BATCH = 16  # the batches that the paper averages over, whatever this run's batch size is
 
 

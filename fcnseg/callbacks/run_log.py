@@ -19,11 +19,12 @@ from torch.utils.tensorboard.summary import hparams
 from fcnseg.callbacks.after_epoch import AfterEpoch
 from fcnseg.data.module import denormalize
 from fcnseg.files import write_text
+from fcnseg.metrics import SCORES
 from fcnseg.pictures import panel
 
 Row = dict[str, float]
 SHOWN = 4  # images in the panel of predictions
-FINAL = tuple(f"test/{name}" for name in ("miou", "pixel_acc", "mean_acc", "paper_iou", "paper_acc", "loss"))
+FINAL = tuple(f"test/{name}" for name in (*SCORES, "loss"))
 
 
 def _number(text: str) -> float:

@@ -1,5 +1,6 @@
 """The run folder: what it holds, and how a run is rebuilt from it."""
 
+import csv
 import json
 import os
 import platform
@@ -57,6 +58,19 @@ class Run:
     def result(self) -> dict[str, Any] | None:
         """What result.json says; None unless the run has finished."""
         return read_json(self.path / "result.json")
+
+    @property
+    def epochs(self) -> list[dict[str, float]]:
+        """The rows of metrics.csv, one an epoch; empty if there is no such file.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        path = self.path / "metrics.csv"
+        if not path.exists():
+            return []
+        with path.open(newline="", encoding="utf-8") as file:
+            return [{key: _number(text) for key, text in row.items()} for row in csv.DictReader(file)]
 
     @property
     def checkpoints(self) -> Path:
@@ -183,6 +197,10 @@ class Run:
                     file.truncate()
             except OSError as error:
                 print(f"fcnseg: {path} could not be written: {error.strerror}", file=sys.stderr)
+
+
+def _number(text: str) -> float:
+    return int(text) if text.isdigit() else float(text)
 
 
 def _now() -> str:

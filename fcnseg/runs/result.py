@@ -10,16 +10,8 @@ from rich.table import Table
 
 from fcnseg.data.module import VOCDataModule
 from fcnseg.data.voc import CLASSES
-from fcnseg.metrics import all_background, iou_per_class, scores
+from fcnseg.metrics import SCORES, all_background, iou_per_class, scores
 from fcnseg.task import SegmentationTask
-
-TITLES = {
-    "miou": "mIoU",
-    "pixel_acc": "pixel accuracy",
-    "mean_acc": "mean accuracy",
-    "paper_iou": "paper's IoU",
-    "paper_acc": "paper's accuracy",
-}
 
 
 def _number(value: float) -> float | None:
@@ -55,7 +47,7 @@ def show(result: dict[str, Any], path: Path, console: Console) -> None:
     table = Table("", "this run", "all background", title=title, title_justify="left")
     for column in table.columns[1:]:
         column.justify = "right"
-    for name, words in TITLES.items():
+    for name, words in SCORES.items():
         table.add_row(words, _shown(result["metrics"][f"test/{name}"]), _shown(result["floor"][name]))
     table.add_row("loss", _shown(result["metrics"]["test/loss"]), "")
     console.print(table)

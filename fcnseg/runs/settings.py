@@ -85,7 +85,7 @@ def hyperparameters(cfg: DictConfig) -> dict[str, Any]:
 
 def differences(old: DictConfig, new: DictConfig) -> dict[str, tuple[Any, Any]]:
     """What makes two configs two runs: (old, new) of every such setting; more epochs or patience are none."""
-    befores, afters = (_flat(OmegaConf.to_container(cfg, resolve=True)) for cfg in (old, new))
+    befores, afters = (flatten(cfg) for cfg in (old, new))
     may_differ = {*UNNAMED, "trainer.max_epochs", "patience"}
     if all(flat.get("schedule.T_max") == flat["trainer.max_epochs"] for flat in (befores, afters)):
         may_differ.add("schedule.T_max")
@@ -93,12 +93,19 @@ def differences(old: DictConfig, new: DictConfig) -> dict[str, tuple[Any, Any]]:
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1] and key not in may_differ}
 
 
-def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Every setting by its full name."""
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """A nested config as one level: full names of settings, such as `trainer.max_epochs`, to their values.
+
+    Args:
+        config: Plain dictionaries, or a DictConfig, whose interpolations are then resolved. A list is one value.
+        prefix: The full name of `config` itself.
+    """
+    if isinstance(config, DictConfig):
+        config = OmegaConf.to_container(config, resolve=True)
     if not isinstance(config, dict):
         return {prefix: config}
     return {
         full: value
         for key, node in config.items()
-        for full, value in _flat(node, f"{prefix}.{key}" if prefix else key).items()
+        for full, value in flatten(node, f"{prefix}.{key}" if prefix else str(key)).items()
     }
