@@ -1,13 +1,16 @@
-"""From a config to objects: the only place that instantiates."""
+"""From a config to objects: the only place that instantiates what the command line names."""
 
 import logging
 import warnings
 from collections.abc import Sequence
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import BatchSizeFinder, Checkpoint, GradientAccumulationScheduler, LearningRateFinder
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import CheckpointIO
 from omegaconf import DictConfig
 from torch import Tensor, nn
@@ -15,6 +18,9 @@ from torch import Tensor, nn
 from fcnseg import limits
 from fcnseg.data.module import VOCDataModule
 from fcnseg.task import SegmentationTask
+
+Entry = TypeVar("Entry")
+STEP_CHANGERS = (BatchSizeFinder, GradientAccumulationScheduler, LearningRateFinder)
 
 
 def data(cfg: DictConfig) -> VOCDataModule:
@@ -27,7 +33,7 @@ def task(cfg: DictConfig, *, num_classes: int, class_pixels: Tensor) -> Segmenta
 
     Args:
         cfg: The whole config.
-        num_classes: Of the data.
+        num_classes: The number of classes of the data, void not counted.
         class_pixels: (num_classes + 1,) pixels of every class in train, then of void.
     """
     net = instantiate(cfg.model, num_classes=num_classes)
@@ -41,11 +47,67 @@ def task(cfg: DictConfig, *, num_classes: int, class_pixels: Tensor) -> Segmenta
     )
 
 
+def loggers(cfg: DictConfig) -> list[Logger]:
+    """The loggers of `cfg.logger`, which come after the run's own.
+
+    Raises:
+        ValueError: an entry is not a Lightning logger, or its package is not installed.
+    """
+    return _entries(cfg, "logger", Logger)  # type: ignore[type-abstract]
+
+
+def callbacks(cfg: DictConfig) -> list[Callback]:
+    """The callbacks of `cfg.callbacks`, which are added to those of every run.
+
+    Raises:
+        ValueError: an entry is not a Lightning callback, or changes the steps of an epoch, on which resuming depends.
+    """
+    found = _entries(cfg, "callbacks", Callback)
+    for callback in found:
+        if isinstance(callback, STEP_CHANGERS):
+            raise ValueError(
+                f"callbacks: {type(callback).__name__} changes the steps of an epoch, so that a run could not be resumed"
+                " exactly; set data.batch_size and optimizer.lr themselves"
+            )
+    return found
+
+
+def _entries(cfg: DictConfig, group: str, kind: type[Entry]) -> list[Entry]:
+    entries = []
+    for name, node in cfg[group].items():
+        try:
+            entry = instantiate({key: value for key, value in node.items() if key != "only_watches"})
+        except InstantiationException as error:
+            if isinstance(error.__cause__, ModuleNotFoundError):
+                missing = f"{group}.{name}: {node._target_} needs a package that is not installed"
+                raise ValueError(
+                    f'{missing}: pip install {name}, or "fcnseg[{name}]" for an extra of this package'
+                ) from error
+            raise
+        if not isinstance(entry, kind):
+            raise ValueError(
+                f"{group}.{name} is of the type {type(entry).__name__}: wanted a Lightning {kind.__name__}"
+            )
+        entries.append(entry)
+    return entries
+
+
 def trainer(
-    cfg: DictConfig, *, callbacks: Sequence[Callback] = (), checkpoint_io: CheckpointIO | None = None
+    cfg: DictConfig,
+    *,
+    callbacks: Sequence[Callback] = (),
+    loggers: Sequence[Logger] = (),
+    checkpoint_io: CheckpointIO | None = None,
 ) -> Trainer:
-    """Lightning's Trainer of `cfg.trainer`, quiet: what a run has to say, our callbacks say."""
-    quieten()
+    """Lightning's Trainer of `cfg.trainer`; what it prints by itself, a run's own callbacks print.
+
+    Args:
+        cfg: The whole config.
+        callbacks: All callbacks of the trainer.
+        loggers: All loggers of the trainer.
+        checkpoint_io: Reads and writes checkpoints; None for a trainer that has none.
+    """
+    silence_lightning()
     limits.keep_freed_memory()
     return cast(
         Trainer,
@@ -54,8 +116,8 @@ def trainer(
             precision=precision(cfg.trainer.precision, cfg.trainer.accelerator),
             callbacks=list(callbacks),
             plugins=[checkpoint_io] if checkpoint_io else None,
-            logger=False,
-            enable_checkpointing=False,
+            logger=list(loggers),
+            enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
@@ -82,7 +144,7 @@ def precision(wanted: str, accelerator: str) -> str:
     return "bf16-mixed" if has_bf16 else "32-true"
 
 
-def quieten() -> None:
+def silence_lightning() -> None:
     """Silence Lightning's hints, which do not fit a loader without workers and a run folder of our own."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")

@@ -1,19 +1,23 @@
-"""The errors that a command answers each in its own way, and warnings."""
+"""The errors that a command answers each in its own way; and warnings."""
 
 import signal
 import sys
 
 
 class RunFailedError(Exception):
-    """A run failed on its own; its status.json has the traceback."""
+    """A run failed while it trained; its status.json has the traceback."""
 
 
 class DivergedError(RuntimeError):
-    """The loss or the logits are no longer numbers."""
+    """The loss or the logits became NaN or infinite."""
 
 
 class StopError(BaseException):
-    """A signal asks the run to stop. No `Exception`, as KeyboardInterrupt is none: a sweep must not go on after it."""
+    """A signal asks the run to stop. Like KeyboardInterrupt it is not an `Exception`: a sweep must stop, too.
+
+    Args:
+        signum: The number of the signal.
+    """
 
     def __init__(self, signum: int) -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name}")
@@ -21,5 +25,5 @@ class StopError(BaseException):
 
 
 def warn(message: str) -> None:
-    """Print a warning on stderr, as every command words it."""
+    """Print a warning on stderr, in the form in which every command prints its messages."""
     print(f"fcnseg: {message}", file=sys.stderr, flush=True)

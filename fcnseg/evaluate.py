@@ -17,7 +17,7 @@ def evaluate(cfg: DictConfig) -> float | None:
 
     path = Path(cfg.run)
     if cfg.verify:
-        provenance.verify(Run(path))
+        provenance.check_checkpoint(Run(path))
     run_cfg, task = rebuild.load(path)
     if cfg.data.root is not None:
         run_cfg.data.root = cfg.data.root

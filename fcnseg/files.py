@@ -3,7 +3,7 @@
 import errno
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,18 +21,27 @@ def sync_folder(path: Path) -> None:
         os.close(folder)
 
 
+def draft_of(path: Path) -> Path:
+    """Where a file or folder lies while it is written: beside `path`, since a rename across file systems would be a copy."""
+    return path.with_name(f".{path.name}.draft")
+
+
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path, *, before_rename: Callable[[Path], None] | None = None) -> Iterator[BinaryIO]:
     """Open a new `path` for writing; a kill, an error or a power loss at any moment leaves the old file as it was.
 
-    Written in the same folder, since a rename across file systems would be a copy; synced, renamed, and the folder synced.
+    Args:
+        path: The file, whose draft is written, synced to the disk and renamed.
+        before_rename: What to do with the whole draft before it takes the place of the old file.
     """
-    draft = path.with_name(f".{path.name}.draft")
+    draft = draft_of(path)
     try:
         with draft.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        if before_rename:
+            before_rename(draft)
         draft.replace(path)
         sync_folder(path.parent)
     finally:

@@ -1,42 +1,36 @@
-"""One run, from its config to its result."""
+"""One run from its config to its result: seed, build, fit, test, write."""
 
 from typing import Any
 
-from lightning import Trainer, seed_everything
+from lightning import seed_everything
 from omegaconf import DictConfig
 from rich.console import Console
 
 from fcnseg import build
 from fcnseg.callbacks.checkpoints import Checkpoints
 from fcnseg.callbacks.early_stopping import Patience
+from fcnseg.callbacks.epoch_log import EpochLog
 from fcnseg.callbacks.finite_loss import FiniteLoss
-from fcnseg.callbacks.progress import Screen
-from fcnseg.callbacks.run_log import RunLog
+from fcnseg.callbacks.progress import RunProgress
 from fcnseg.data.module import VOCDataModule
 from fcnseg.files import write_json
 from fcnseg.limits import limits_explained
 from fcnseg.runs import provenance, result
-from fcnseg.runs.checkpoint import SafeCheckpointIO, check_epochs, damage, fitting_weights, load_weights, newest_good
+from fcnseg.runs.checkpoint import SafeCheckpointIO, damage, load_weights, newest_good
 from fcnseg.runs.folder import Run
+from fcnseg.runs.run_log import RunLog
 from fcnseg.runs.settings import hyperparameters
-from fcnseg.signals import stop_requests
+from fcnseg.signals import StopRequest, stop_requests
 from fcnseg.task import SegmentationTask
 
 
-def check_optimizer(task: SegmentationTask) -> None:
-    """Make the optimiser and the schedule once, for what is wrong with them to be the user's error and not the run's.
-
-    Raises:
-        ValueError: a setting out of its range, of another kind, or that they do not have.
-    """
-    try:
-        task.configure_optimizers()
-    except TypeError as error:
-        raise ValueError(f"optimizer or schedule: {error}") from error
-
-
 def fit(cfg: DictConfig, run: Run, console: Console) -> None:
-    """Train `cfg` in its folder, from its last good checkpoint on if there is one; test its best weights; write result.json.
+    """Train a run in its folder, from its last good checkpoint on if there is one; test its best weights; write result.json.
+
+    Args:
+        cfg: The run's whole config.
+        run: The run, whose folder may not be there yet.
+        console: The console that the progress is printed to.
 
     Raises:
         ValueError: something in `cfg`, the data set or the folder is not as it should be; nothing was trained.
@@ -50,55 +44,97 @@ def fit(cfg: DictConfig, run: Run, console: Console) -> None:
         seed_everything(cfg.seed, verbose=False)
         task = build.task(cfg, num_classes=data.num_classes, class_pixels=data.class_pixels)
         check_optimizer(task)
-        log, finite = RunLog(run.path, hyperparameters(cfg)), FiniteLoss()
-        checkpoints = Checkpoints(run.checkpoints, stop=stop, finite=finite, **cfg.checkpoint)
-        callbacks = [
-            finite,
-            log,
-            Screen(log, console),
-            *([Patience(cfg.patience)] if cfg.patience else []),
-            checkpoints,
-        ]
-        trainer = build.trainer(cfg, callbacks=callbacks, checkpoint_io=SafeCheckpointIO())
+        training = Training(cfg, run, stop, console)
         with run.locked():
             if run.is_finished(cfg):  # by another process, since this one looked
                 return
-            last = newest_good(run.checkpoints) if cfg.resume == "auto" else None
-            if last is not None:
-                fitting_weights(task, last)
-                check_epochs(cfg.trainer.max_epochs, last)
-                run.check_data(data.fingerprint)
-            with (
-                run.recorded(cfg, data.fingerprint),
-                limits_explained(data.batch_size, data.size, str(trainer.precision)),
-            ):
-                console.print(f"{run.path.name}: {data.count('train')} images, {trainer.precision}", soft_wrap=True)
-                trainer.fit(task, data, ckpt_path=last, weights_only=True)
-                if checkpoints.failed:
-                    raise OSError("the last checkpoint could not be saved: make room, and the same command goes on")
-                write_json(run.path / "result.json", _result(run, trainer, task, data, log, checkpoints, code))
+            training.resume(task, data)
+            with run.recorded(cfg, data.fingerprint), limits_explained(data.batch_size, data.size, training.precision):
+                training.fit(task, data)
+                write_json(run.path / "result.json", {**training.test(task, data), **code})
 
 
-def _result(
-    run: Run,
-    trainer: Trainer,
-    task: SegmentationTask,
-    data: VOCDataModule,
-    log: RunLog,
-    checkpoints: Checkpoints,
-    code: dict[str, str | bool | None],
-) -> dict[str, Any]:
-    """Test the best epoch's weights; all that result.json holds."""
-    best = run.checkpoints / "best.ckpt"
-    if wrong := damage(best):
-        raise OSError(f"{best} {wrong}: the same command starts the run anew")
-    load_weights(task, best)
-    measured = result.measure(trainer, task, data)
-    log.finish(measured["metrics"])
-    trained = {
-        "best_epoch": checkpoints.best_epoch,
-        "epochs": trainer.current_epoch,
-        "seconds": round(sum(row["seconds"] for row in log.rows), 1),
-        "images_per_s": log.images_per_second,
-    }
-    return {**measured, **trained, **provenance.provenance(trainer, best, code=code)}
+def check_optimizer(task: SegmentationTask) -> None:
+    """Make the optimiser and the schedule once, so that a wrong setting of theirs is refused before training.
+
+    Raises:
+        ValueError: a setting is out of its range, of another kind, or unknown to them.
+    """
+    try:
+        task.configure_optimizers()
+    except TypeError as error:
+        raise ValueError(f"optimizer or schedule: {error}") from error
+
+
+class Training:
+    """A trainer with the callbacks and loggers of a run.
+
+    Args:
+        cfg: The run's whole config.
+        run: The run.
+        stop: Tells the callbacks whether the run is to stop.
+        console: The console that the progress is printed to.
+    """
+
+    def __init__(self, cfg: DictConfig, run: Run, stop: StopRequest, console: Console) -> None:
+        self.cfg, self.run, self.console = cfg, run, console
+        self.log, self.files, finite = RunLog(run), SafeCheckpointIO(), FiniteLoss()
+        self.checkpoints = Checkpoints(run.checkpoints, stop=stop, finite=finite, **cfg.checkpoint)
+        epoch_log = EpochLog(self.log, hyperparameters(cfg))
+        patience = [Patience(cfg.patience)] if cfg.patience else []
+        ours = [finite, epoch_log, RunProgress(epoch_log, console), *patience, self.checkpoints]
+        self.trainer = build.trainer(
+            cfg,
+            callbacks=[*ours, *build.callbacks(cfg)],
+            loggers=[self.log, *build.loggers(cfg)],
+            checkpoint_io=self.files,
+        )
+        self.precision = str(self.trainer.precision)
+        self.resumed: str | None = None
+
+    def resume(self, task: SegmentationTask, data: VOCDataModule) -> None:
+        """Open the run's newest good checkpoint, if there is one and resume=auto.
+
+        Raises:
+            ValueError: the checkpoint is one of another network, another data set or more epochs.
+        """
+        last = newest_good(self.run.checkpoints) if self.cfg.resume == "auto" else None
+        if last is not None:
+            self.files.open(last, task, self.cfg.trainer.max_epochs)
+            self.run.check_data(data.fingerprint)
+            self.resumed = str(last)
+
+    def fit(self, task: SegmentationTask, data: VOCDataModule) -> None:
+        """Train, from the opened checkpoint on if there is one.
+
+        Raises:
+            OSError: the last state could not be saved.
+        """
+        self.console.print(f"{self.run.path.name}: {data.count('train')} images, {self.precision}", soft_wrap=True)
+        self.trainer.fit(task, data, ckpt_path=self.resumed, weights_only=True)
+        if self.checkpoints.failed:
+            raise OSError("the last checkpoint could not be saved: make room, and the same command resumes the run")
+
+    def test(self, task: SegmentationTask, data: VOCDataModule) -> dict[str, Any]:
+        """Test the best epoch's weights.
+
+        Returns:
+            All that result.json holds but for the code.
+
+        Raises:
+            OSError: the best epoch's weights are missing or damaged.
+        """
+        best = self.run.checkpoints / "best.ckpt"
+        if wrong := damage(best):
+            raise OSError(f"{best} {wrong}: the same command starts the run again from the beginning")
+        load_weights(task, best)
+        measured = result.measure(self.trainer, task, data)
+        self.log.finish()
+        return {
+            **measured,
+            "best_epoch": self.checkpoints.best_epoch,
+            "epochs": self.trainer.current_epoch,
+            "seconds": round(sum(row["seconds"] for row in self.log.rows), 1),
+            "images_per_s": self.log.images_per_second,
+            **provenance.provenance(self.trainer, best),
+        }

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: noticed at once, obeyed between two batches."""
+"""Signals that ask a run to stop: noticed at once, acted on between two batches, when the run's state is saved."""
 
 import os
 import signal
@@ -15,38 +15,48 @@ ON_SLURM = (signal.SIGUSR1, signal.SIGUSR2)  # sent before a job is preempted or
 
 
 class StopRequest:
-    """Whether a signal has come. Where nothing will look at it (`heeded` is False), it raises; so does a second Ctrl-C.
+    """Tells whether a signal has asked the run to stop.
 
-    Any other second signal changes nothing: SLURM sends two of them before it preempts a job.
+    A signal raises a `StopError` at once unless it is `deferred`, that is, unless a callback looks for it between two
+    batches. A second Ctrl-C raises in any case. Any other second signal changes nothing: SLURM sends two of them.
+
+    Attributes:
+        signum: The number of the signal that has come; None before one has.
+        deferred: Whether somebody looks for signals and saves the run's state first.
+        warned: Whether SLURM has sent one of its warnings.
     """
 
     def __init__(self) -> None:
         self.signum: int | None = None
-        self.heeded = False
-        self.warned = False  # by SLURM
+        self.deferred = False
+        self.warned = False
 
     def receive(self, signum: int, frame: FrameType | None) -> None:
-        """Handle a signal: Python's `signal` calls this."""
+        """Handle a signal: this is what `signal.signal` is given."""
         first, self.signum = self.signum is None, self.signum or signum
         self.warned |= signum in ON_SLURM
         if signum == signal.SIGINT and not first:
             self.signum = signum
-        elif self.heeded or not first:
+        elif self.deferred or not first:
             return
         raise StopError(signum)
 
     def watch(self) -> list[tuple[signal.Signals, Any]]:
-        """Receive the signals from here on; (signal, handler before) of each. Nothing off the main thread."""
-        if current_thread() is not main_thread():  # Python's signals belong to the main thread
+        """Handle the signals from here on.
+
+        Returns:
+            Each signal with its handler before. Empty off the main thread, to which Python's signals belong.
+        """
+        if current_thread() is not main_thread():
             return []
         watched = STOPPING + (ON_SLURM if "SLURM_JOB_ID" in os.environ else ())
         return [(signum, signal.signal(signum, self.receive)) for signum in watched]
 
-    def obey(self) -> None:
+    def stop_if_asked(self) -> None:
         """Stop here if a signal has come.
 
         Raises:
-            StopError: it has.
+            StopError: a signal has come.
         """
         if self.signum is not None:
             raise StopError(self.signum)
@@ -54,9 +64,9 @@ class StopRequest:
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Notice Ctrl-C and SIGTERM, and on SLURM its warnings, in the `with` block.
+    """Handle Ctrl-C and SIGTERM, and on SLURM its warnings, in the `with` block.
 
-    Whoever handled SLURM's warning before (submitit, which queues the job again) gets it once the block has ended,
+    The handler of SLURM's warning before (submitit's, which queues the job again) is called once the block has ended,
     whichever of the signals came first.
     """
     request = StopRequest()

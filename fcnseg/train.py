@@ -20,7 +20,7 @@ def train(cfg: DictConfig) -> float | None:
 
     run, screen = Run.of(cfg), console()
     if run.is_finished(cfg):
-        run.close_books()
+        run.close()
         screen.print("This run has finished; resume=never repeats it.")
     else:
         fit(cfg, run, screen)

@@ -7,7 +7,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from fcnseg.cli.command import CONF
-from fcnseg.report.paper import EXPERIMENTS
+from fcnseg.paper import EXPERIMENTS
 from fcnseg.train import train
 
 FILES = sorted(CONF.rglob("*.yaml"))

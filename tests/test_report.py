@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from fcnseg.report import charts, content, html, markdown, paper, tables
+from fcnseg import paper
+from fcnseg.report import charts, content, html, markdown, tables
 from fcnseg.report.__main__ import published, report
 from fcnseg.report.collect import collect, flat, read
 from fcnseg.report.compare import Evaluation, by_test_set, differences, experiments

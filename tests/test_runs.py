@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from fcnseg import build, fit
-from fcnseg.callbacks import run_log as callbacks
+from fcnseg.callbacks import epoch_log
 from fcnseg.callbacks.checkpoints import Checkpoints
 from fcnseg.evaluate import evaluate
 from fcnseg.files import read_json, replacing, write_json, write_text
@@ -58,24 +58,6 @@ def again(command, tiny, run):
     return lambda *args: command(train, *tiny(*ARGS, f"runs={run.parent}"), *args)
 
 
-@pytest.fixture
-def name_of(command, tiny, monkeypatch):
-    """The path of a command's run, without running it."""
-
-    def name_of(*args):
-        paths = []
-
-        def stop(cfg, run, console):
-            paths.append(run.path)
-            raise ValueError("far enough")
-
-        monkeypatch.setattr(fit, "fit", stop)
-        assert "far enough" in command(train, *tiny(), *args).err
-        return paths[0]
-
-    return name_of
-
-
 def rows(run):
     with (run / "metrics.csv").open() as file:
         return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
@@ -95,33 +77,6 @@ def events(run):
 def columns(run):
     content = events(run).summary_metadata["_hparams_/session_start_info"].plugin_data.content
     return set(HParamsPluginData.FromString(content).session_start_info.hparams)
-
-
-def test_a_name_says_what_was_chosen(name_of):
-    path = name_of("aug=flip", "seed=3")
-    head, _, fingerprint = path.name.rpartition("-")
-    assert head == "shapes-fcn-flip-ce-adamw-constant-seed3"
-    assert len(fingerprint) == 8
-    assert int(fingerprint, 16) >= 0
-    assert str(path.parent) == "runs"
-
-
-def test_the_same_command_is_the_same_run(name_of):
-    path = name_of("seed=3", "data.batch_size=2")
-    assert name_of("data.batch_size=2", "seed=3") == path
-    assert name_of("data.batch_size=2", "seed=3", "resume=never") == path
-    assert name_of("seed=3", "data.batch_size=2", "runs=others").name == path.name
-    assert name_of("seed=3", "data.batch_size=2", "name=mine").name == "mine"
-
-
-@pytest.mark.parametrize(
-    "change",
-    ["data.size=33", "model.widths=[4,9]", "patience=8", "+optimizer.weight_decay=0.5", "checkpoint.every_n_steps=9"],
-)
-def test_another_value_is_another_run(name_of, change):
-    one, other = name_of().name, name_of(change).name
-    assert one != other
-    assert one.rpartition("-")[0] == other.rpartition("-")[0]
 
 
 def test_a_sweep_is_a_run_for_every_choice(command, tiny, tmp_path):
@@ -295,7 +250,7 @@ def test_runs_have_the_same_hyperparameters(run, tmp_path, train_in):
 
 
 def test_hparams_has_the_same_columns_for_every_network(run, tmp_path, train_in):
-    groups = {"experiment", "data", "model", "aug", "loss", "optimizer", "schedule"}
+    groups = {"debug", "experiment", "data", "model", "aug", "loss", "optimizer", "schedule"}
     numbers = {"lr", "batch_size", "size", "split", "max_epochs", "seed"}
     for path, model in ((run, "fcn"), (train_in(tmp_path, "model=transfer", "optimizer=adam"), "transfer")):
         log = events(path)
@@ -321,7 +276,7 @@ def test_the_speed_of_an_epoch_is_that_of_its_training(command, tiny, tmp_path, 
         late += 3600
 
     clock = SimpleNamespace(perf_counter=lambda: time.perf_counter() + late, time=time.time)
-    monkeypatch.setattr(callbacks, "time", clock)
+    monkeypatch.setattr(epoch_log, "time", clock)
     monkeypatch.setattr(Checkpoints, "_save_last", slow)
     assert command(train, *tiny(*ARGS, "name=run")).code == 0
     logged = rows(tmp_path / "runs/run")

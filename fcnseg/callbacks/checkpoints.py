@@ -1,6 +1,9 @@
-"""Saving a run so that it goes on exactly: the same weights, logs and learning rates as if it had never stopped."""
+"""The callback that saves a run so that it resumes exactly: the same weights, logs and learning rates as if never stopped.
 
-import sys
+Lightning's ModelCheckpoint does not keep that promise: it saves no state of the random number generators, saves after an
+epoch with counters from which the next epoch is skipped, and writes over the last good file (pytorch-lightning#18780, #21253).
+"""
+
 import time
 import warnings
 from pathlib import Path
@@ -8,29 +11,31 @@ from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 from torch.optim.lr_scheduler import LRScheduler
 
 from fcnseg.callbacks.after_epoch import AfterEpoch
+from fcnseg.callbacks.counters import before_validation, begin_next_epoch
 from fcnseg.callbacks.finite_loss import FiniteLoss
+from fcnseg.errors import warn
 from fcnseg.runs.checkpoint import save
 from fcnseg.signals import StopRequest
 
 
-class Checkpoints(AfterEpoch):
-    """Saves `last.ckpt` after an epoch and within it, and with it `best.ckpt` (weights only) if val/miou has been higher.
+class Checkpoints(AfterEpoch, Checkpoint):
+    """Saves `last.ckpt` after an epoch and within it, and `best.ckpt` (weights only) when val/miou is higher than before.
 
-    `last.ckpt` is taken between epochs, when metrics are logged and the schedule has stepped, between two batches, or
-    before a validation; the states of the random number generators go with it. A save that fails is said and does not
-    stop the run.
+    `last.ckpt` is taken between two epochs, when metrics are logged and the schedule has stepped, between two batches, or
+    before a validation. A save that fails is reported and does not stop the run.
 
     Args:
-        folder: Where they go.
-        stop: Asks the run to stop, which it does as soon as its state is saved.
-        finite: Looked at before every save.
-        min_seconds: After an epoch, but the last, save only if the last save is so long ago: on a GPU an epoch may take
+        folder: The folder that the files go to.
+        stop: Tells whether the run is to stop, which it does as soon as its state is saved.
+        finite: The check of the losses, done before every save.
+        min_seconds: An epoch, but for the last, is saved only if the last save is this long ago: on a GPU an epoch may take
             less time than its save.
-        every_n_steps: Also save within an epoch, after so many steps; None: not.
-        every_n_minutes: The same by time.
+        every_n_steps: The number of steps between two saves within an epoch; None for no such saves.
+        every_n_minutes: The minutes between two saves within an epoch; None for no such saves.
     """
 
     def __init__(
@@ -50,33 +55,35 @@ class Checkpoints(AfterEpoch):
         self.failed = False
         self._best_unsaved: dict[str, Any] | None = None
         self._saved_at = time.monotonic()
-        self._restored: dict[str, Any] | None = None
+        self._generators: dict[str, Any] | None = None  # their restored states
         self._max_epochs: int | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The best epoch so far, the epochs planned, and the generators' states."""
+        """Save the best epoch so far, the epochs planned, and the states of the random number generators."""
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
         generators = {"cpu": torch.get_rng_state(), "cuda": cuda}
         best = {"best_score": self.best_score, "best_epoch": self.best_epoch}
         return {**best, "max_epochs": self._max_epochs, "generators": generators}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a saved state."""
+        """Restore what `state_dict` saved; the generators at the start of training."""
         self.best_score, self.best_epoch = state_dict["best_score"], state_dict["best_epoch"]
-        self._restored, self._max_epochs = state_dict["generators"], state_dict["max_epochs"]
+        self._generators, self._max_epochs = state_dict["generators"], state_dict["max_epochs"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the generators back to where they were saved, after whatever the start has drawn from them."""
+        """Restore the generators, from which the start of training may have drawn, and take over the signals."""
         super().on_train_start(trainer, pl_module)
-        self.stop.heeded = True
+        self.stop.deferred = True
         self.stop.watch()  # Lightning's own handler would end the run between any two hooks, with nothing saved
-        if self._restored:
-            torch.set_rng_state(self._restored["cpu"])
-            if len(self._restored["cuda"]) == torch.cuda.device_count():
-                torch.cuda.set_rng_state_all(self._restored["cuda"])
+        if self._generators:
+            torch.set_rng_state(self._generators["cpu"])
+            if len(self._generators["cuda"]) == torch.cuda.device_count():
+                torch.cuda.set_rng_state_all(self._generators["cuda"])
             else:
-                print("fcnseg: another number of GPUs than before: dropout on a GPU will draw anew", file=sys.stderr)
-            if self._max_epochs != trainer.max_epochs and not trainer.should_stop:  # by patience
+                warn(
+                    "the number of GPUs is not the one that the run began with: dropout on a GPU will draw new numbers"
+                )
+            if self._max_epochs != trainer.max_epochs and not trainer.should_stop:  # by early stopping
                 extend_schedule(trainer)
         self._max_epochs = trainer.max_epochs
 
@@ -86,20 +93,20 @@ class Checkpoints(AfterEpoch):
         """Save between two batches if it is time or the run is to stop; after the last, the validation comes first."""
         if batch_idx + 1 < trainer.num_training_batches and self._due(trainer):
             self._save_last(trainer)
-            self._obey()
+            self._stop_if_asked()
 
-    def _obey(self) -> None:
+    def _stop_if_asked(self) -> None:
         """Stop here if a signal has come.
 
         Raises:
-            StopError: it has.
-            OSError: it has, and the state could not be saved.
+            StopError: a signal has come, and the state is saved.
+            OSError: a signal has come, but the state could not be saved.
         """
         if self.failed and self.stop.signum is not None:
             raise OSError(
-                "told to stop, but the state could not be saved: the same command goes on from the save before"
+                "a signal stops the run, but its state could not be saved: the same command resumes the save before"
             )
-        self.stop.obey()
+        self.stop.stop_if_asked()
 
     def _due(self, trainer: Trainer) -> bool:
         steps = self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0
@@ -107,25 +114,19 @@ class Checkpoints(AfterEpoch):
         return steps or seconds or self.stop.signum is not None
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save if the run is to stop, or if it is time."""
+        """Save if it is time or the run is to stop."""
         if self._due(trainer):
             self._save_before_validation(trainer)
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
-        """Save if the run is to stop; the validation comes again, from its start."""
+        """Save if the run is to stop; the resumed run repeats the validation from its start."""
         if self.stop.signum is not None:
             self._save_before_validation(trainer)
 
     def _save_before_validation(self, trainer: Trainer) -> None:
-        """Save with the counters that make Lightning resume with this validation, where it would skip it."""
-        progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
-        before = progress.state_dict()
-        progress.current.reset()
-        progress.total.reset()
-        progress.total.load_state_dict({**progress.total.state_dict(), "ready": 1, "started": 1})
-        self._save_last(trainer)
-        progress.load_state_dict(before)
-        self._obey()
+        with before_validation(trainer):
+            self._save_last(trainer)
+        self._stop_if_asked()
 
     def after_epoch(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
         """Keep the epoch's weights if they are the best so far; save them and the state of the run if it is time."""
@@ -135,14 +136,13 @@ class Checkpoints(AfterEpoch):
             weights = {name: value.to("cpu", copy=True) for name, value in pl_module.state_dict().items()}
             self._best_unsaved = {"state_dict": weights, "epoch": epoch, "global_step": trainer.global_step}
         if time.monotonic() - self._saved_at >= self.min_seconds or self.stop.signum is not None:
-            # Lightning's next act. Saved before it, the counters would make a resumed run skip the epoch that begins now.
-            trainer.fit_loop.epoch_loop.batch_progress.reset_on_run()
+            begin_next_epoch(trainer)
             self._save_last(trainer)
-        self._obey()
+        self._stop_if_asked()
 
     def _save_last(self, trainer: Trainer) -> None:
-        """Save the best weights if that is still to be done, then the run's state; say so if it fails."""
-        self.finite.look(trainer)
+        """Save the best weights if they are not saved yet, then the run's state; a failure is reported."""
+        self.finite.check(trainer)
         try:
             if self._best_unsaved is not None:
                 save(self.folder / "best.ckpt", self._best_unsaved)
@@ -151,21 +151,21 @@ class Checkpoints(AfterEpoch):
             self.failed = False
         except OSError as error:
             self.failed = True
-            print(f"fcnseg: saving failed ({error}); training goes on, the last good checkpoint stays", file=sys.stderr)
+            warn(f"saving failed ({error}); training goes on, and the last good checkpoint stays")
         self._saved_at = time.monotonic()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the last epoch; from here on, nobody looks for a signal between batches."""
         self._saved_at = float("-inf")
         super().on_train_end(trainer, pl_module)
-        self.stop.heeded = False
-        self._obey()  # if one came since the last look
+        self.stop.deferred = False
+        self._stop_if_asked()  # a signal may have come since the last look
 
 
 def extend_schedule(trainer: Trainer) -> None:
-    """Put a resumed run whose `max_epochs` has changed on the schedule that it would have had from the start.
+    """Put a resumed run whose `max_epochs` has changed on the schedule that it would have had from the start, and say so.
 
-    So a cosine that had come down to 0 after 30 epochs goes on, for 40, at its thirtieth value of 40; said on stderr.
+    A cosine that had come down to 0 after 30 epochs continues, for 40, at its thirtieth value of 40.
     """
     optimizer, task = trainer.optimizers[0], trainer.lightning_module
     before = optimizer.param_groups[0]["lr"]
@@ -175,13 +175,12 @@ def extend_schedule(trainer: Trainer) -> None:
     steps = restored.last_epoch  # one more than there are epochs, if the run was stopped before a validation
     schedule: LRScheduler = task.schedule(optimizer)  # type: ignore[operator]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the steps of the optimiser were taken in the earlier part of the run
+        warnings.simplefilter("ignore")  # the optimiser took its steps in the earlier part of the run
         for _ in range(steps):
             schedule.step()
     restored.load_state_dict(schedule.state_dict())
     after = optimizer.param_groups[0]["lr"]
-    print(
-        f"fcnseg: trainer.max_epochs is now {trainer.max_epochs}: from epoch {trainer.current_epoch + 1} on, the learning rate"
-        f" follows the schedule of {trainer.max_epochs} epochs ({before:g} becomes {after:g})",
-        file=sys.stderr,
+    warn(
+        f"trainer.max_epochs is now {trainer.max_epochs}: from epoch {trainer.current_epoch + 1} on, the learning rate"
+        f" follows the schedule of {trainer.max_epochs} epochs ({before:g} becomes {after:g})"
     )

@@ -1,24 +1,29 @@
-"""Early stopping that a killed run does not forget."""
+"""Early stopping that a resumed run does not forget, as Lightning's own does."""
 
-import sys
 from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 
+from fcnseg.errors import warn
+
 
 class Patience(EarlyStopping):
-    """Stops after `patience` epochs without a better val/miou; a run killed after that does not train on."""
+    """Stops after `patience` epochs without a better val/miou; a run killed after that does not train on.
+
+    Args:
+        patience: The number of epochs.
+    """
 
     def __init__(self, patience: int) -> None:
         super().__init__("val/miou", mode="max", patience=patience, check_finite=False)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop again if the saved state says so: Lightning forgets that it had stopped."""
+        """Stop again if the restored state says so."""
         if self.wait_count >= self.patience:
             trainer.should_stop = True
-            print(f"fcnseg: patience={self.patience} has run out; a larger one trains on", file=sys.stderr)
+            warn(f"there was no better val/miou for patience={self.patience} epochs; a larger patience trains on")
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a saved state, with this run's patience."""
+        """Restore the state, but with this run's own patience, which may have been raised."""
         super().load_state_dict({**state_dict, "patience": self.patience})

@@ -1,4 +1,4 @@
-"""What a run shows while it goes on: a progress bar within an epoch, a line after it."""
+"""The callback that shows how far a run is: a progress bar within an epoch, and a line after it."""
 
 import time
 from statistics import median
@@ -9,29 +9,33 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from fcnseg.callbacks.after_epoch import AfterEpoch
-from fcnseg.callbacks.run_log import RunLog
+from fcnseg.callbacks.epoch_log import EpochLog
 
 
-class Screen(AfterEpoch):
-    """A progress bar within an epoch, on a terminal, and a line after it, everywhere.
+class RunProgress(AfterEpoch):
+    """Shows a progress bar within an epoch, on a terminal, and prints a line after it, everywhere.
 
     Args:
-        run_log: Whose rows it shows.
-        console: Where.
+        epoch_log: The callback that counts images and measures times; it comes before this one.
+        console: The console to print to.
     """
 
-    def __init__(self, run_log: RunLog, console: Console) -> None:
+    def __init__(self, epoch_log: EpochLog, console: Console) -> None:
         super().__init__()
-        self.run_log, self.console = run_log, console
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[told]}"))
+        self.epoch_log, self.console = epoch_log, console
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[figures]}"))
         self.bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._shown_at = 0.0
+
+    @property
+    def _rows(self) -> list[dict[str, float]]:
+        return self.epoch_log.run_log.rows
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the bar."""
         super().on_train_start(trainer, pl_module)
         self.bar.start()
-        self.bar.add_task("", told="")
+        self.bar.add_task("", figures="")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: object, batch: object, batch_idx: int
@@ -41,39 +45,37 @@ class Screen(AfterEpoch):
         if not self.console.is_terminal or now - self._shown_at < 0.5:
             return
         self._shown_at = now
-        done, seconds = self.run_log._images, now - self.run_log._training
-        batches = trainer.num_training_batches
-        told = [f"loss {pl_module.losses['train/loss'].mean().item():.4f}"]
-        told += [f"mIoU {self.run_log.rows[-1]['val/miou']:.4f}"] if self.run_log.rows else []
-        told += [f"{done / seconds:.1f} images/s", f"{self._left(trainer, (batch_idx + 1) / batches, seconds)} left"]
+        seconds, done, batches = now - self.epoch_log.began, batch_idx + 1, trainer.num_training_batches
+        figures = [f"loss {pl_module.losses['train/loss'].mean().item():.4f}"]
+        figures += [f"mIoU {self._rows[-1]['val/miou']:.4f}"] if self._rows else []
+        figures += [
+            f"{self.epoch_log.images / seconds:.1f} images/s",
+            f"{self._left(trainer, done / batches, seconds)} left",
+        ]
         description = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
-        self.bar.update(
-            self.bar.task_ids[0], description=description, total=batches, completed=batch_idx + 1, told="  ".join(told)
-        )
+        bar = self.bar.task_ids[0]
+        self.bar.update(bar, description=description, total=batches, completed=done, figures="  ".join(figures))
 
     def after_epoch(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
         """Print the epoch's line."""
-        row = self.run_log.rows[-1]
-        best = max(self.run_log.rows, key=lambda other: other["val/miou"]) is row
-        told = [f"{name} {row[name]:.4f}" for name in ("train/loss", "val/loss", "val/miou")]
-        told += [f"{row['images_per_s']:.1f} images/s", f"{self._left(trainer, 0, 0)} left", "best" if best else ""]
-        width = len(str(trainer.max_epochs))
-        self.console.print(
-            f"epoch {epoch + 1:>{width}}/{trainer.max_epochs}  " + "  ".join(told).rstrip(), highlight=False
-        )
+        row = self._rows[-1]
+        best = max(self._rows, key=lambda other: other["val/miou"]) is row
+        figures = [f"{name} {row[name]:.4f}" for name in ("train/loss", "val/loss", "val/miou")]
+        figures += [f"{row['images_per_s']:.1f} images/s", f"{self._left(trainer, 0, 0)} left", "best" if best else ""]
+        number = f"{epoch + 1:>{len(str(trainer.max_epochs))}}/{trainer.max_epochs}"
+        self.console.print(f"epoch {number}  {'  '.join(figures).rstrip()}", highlight=False)
 
     def _left(self, trainer: Trainer, share: float, seconds: float) -> str:
-        """Time left, from the epochs so far, or from the `share` of the first one that `seconds` have brought."""
-        rows = self.run_log.rows
-        epoch = median(row["seconds"] for row in rows) if rows else seconds / share
+        """The time left, judged by the epochs so far, or by the `share` of the first one that took `seconds`."""
+        epoch = median(row["seconds"] for row in self._rows) if self._rows else seconds / share
         left = int(epoch * max(0, (trainer.max_epochs or 0) - trainer.current_epoch - share))
         return f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02}" if left >= 3600 else f"{left // 60}:{left % 60:02}"
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the bar away."""
+        """Print the last epoch's line and remove the bar."""
         super().on_train_end(trainer, pl_module)
         self.bar.stop()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self.bar.stop()

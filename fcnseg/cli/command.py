@@ -73,7 +73,11 @@ def _run(job: Job, config_name: str) -> None:
 
     def checked(cfg: DictConfig) -> object:
         def check() -> None:
-            check_values(cfg, _defaults(config_name))
+            check_values(cfg, defaults := _defaults(config_name))
+            if "name" in cfg:
+                from fcnseg.runs.naming import run_name
+
+                cfg.name = run_name(cfg, defaults=defaults, preset=_preset(config_name), shipped=_shipped())
 
         try:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
@@ -152,14 +156,23 @@ def _defaults(config_name: str) -> DictConfig:
     return hydra.compose(config_name, overrides=chosen)
 
 
+def _preset(config_name: str) -> DictConfig:
+    choices = HydraConfig.get().runtime.choices
+    presets = [f"{g}={choices[g]}" for g in ("experiment", "debug") if choices[g]]
+    return hydra.compose(config_name, overrides=presets, return_hydra_config=True).hydra.runtime.choices
+
+
+def _shipped() -> set[str]:
+    return {f"{path.parent.name}/{path.stem}" for path in CONF.glob("*/*.yaml")}
+
+
 def _leaves(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
     """Every setting's full name; a list is one setting."""
     for key, node in cfg.items_ex(resolve=False):
-        assert isinstance(key, str)
         if isinstance(node, DictConfig):
             yield from _leaves(node, f"{prefix}{key}.")
         else:
-            yield prefix + key
+            yield f"{prefix}{key}"
 
 
 def check_values(cfg: DictConfig, defaults: DictConfig) -> None:

@@ -7,9 +7,9 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, ListConfig
 
+from fcnseg import paper
 from fcnseg.cli.command import CONF, command, console
 from fcnseg.files import write_text
-from fcnseg.report import paper
 
 TITLE = "Segmentation networks, run and compared"
 

@@ -6,7 +6,7 @@ from itertools import groupby
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
-from fcnseg.report import paper
+from fcnseg import paper
 from fcnseg.report.collect import Config, Entry
 
 Published = Mapping[str, Config]  # the settings of each of the paper's experiments

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fcnseg import paper
 from fcnseg.data import voc
-from fcnseg.report import charts, masks, paper, tables
+from fcnseg.report import charts, masks, tables
 from fcnseg.report.collect import Entry
 from fcnseg.report.compare import Evaluation, Experiment, Published, by_test_set, experiments
 from fcnseg.report.document import Block, Chart, Folded, Section, Text

@@ -5,8 +5,8 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from fcnseg import paper
 from fcnseg.data import voc
-from fcnseg.report import paper
 from fcnseg.report.collect import SCORES, Entry
 from fcnseg.report.compare import Evaluation, Experiment, Published, Stat, differences
 from fcnseg.report.document import Table

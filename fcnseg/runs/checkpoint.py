@@ -1,7 +1,6 @@
 """Checkpoint files that survive a kill or a full disk, and are known to be whole before they are used."""
 
 import hashlib
-import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,9 +9,11 @@ from lightning import LightningModule
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
-from fcnseg.files import replacing, write_text
+from fcnseg.errors import warn
+from fcnseg.files import draft_of, replacing, write_text
 
 SUMS = "SHA256SUMS"  # as `sha256sum -c` reads it
+Checkpoint = dict[str, Any]
 
 
 def sha256(path: Path) -> str:
@@ -22,7 +23,7 @@ def sha256(path: Path) -> str:
 
 
 def _sums(folder: Path) -> list[tuple[str, str]]:
-    """(hash, file) of every checkpoint written whole; for a moment of a save, two of one file."""
+    """(hash, file name) of every checkpoint that was written whole; while one is replaced, both its hashes."""
     path = folder / SUMS
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
     return [(digest, name) for digest, _, name in (line.partition("  ") for line in lines)]
@@ -32,37 +33,42 @@ def _write_sums(folder: Path, sums: list[tuple[str, str]]) -> None:
     write_text(folder / SUMS, "".join(f"{digest}  {name}\n" for digest, name in sums))
 
 
-def save(path: Path, checkpoint: dict[str, Any], *, keep: str | None = None) -> None:
-    """Write `checkpoint` to `path` whole or not at all, its hash beside it, and keep the file it replaces as `keep`.
+def save(path: Path, checkpoint: Checkpoint, *, keep: str | None = None) -> None:
+    """Write a checkpoint whole or not at all, with its hash beside it.
 
-    The hash is there before the file is, and the old ones until after: whatever moment a kill comes at, every file that
-    is whole is known to be.
+    The new hash is written before the file is renamed, and the old ones are removed after that: at every moment at which
+    the process may be killed, every file that is whole is known to be.
+
+    Args:
+        path: Where the checkpoint goes.
+        checkpoint: What is saved.
+        keep: The name under which the file that is replaced is kept; None to remove it.
 
     Raises:
-        OSError: it could not be written (a full disk); what was there is still there.
+        OSError: the file could not be written (a full disk); what was there is still there.
     """
-    folder, draft = path.parent, path.with_name(f".{path.name}.new")
-    try:
-        with replacing(draft) as file:
-            torch.save(checkpoint, file)
+    before, digest = _sums(path.parent), ""
+
+    def add_hash(draft: Path) -> None:
+        nonlocal digest
         digest = sha256(draft)
-        before = _sums(folder)
-        _write_sums(folder, [*before, (digest, path.name)])
+        _write_sums(path.parent, [*before, (digest, path.name)])
         if keep and path.exists():
-            path.replace(folder / keep)
-        draft.replace(path)
-        after = dict((name, old) for old, name in before)
-        if keep and path.name in after:
-            after[keep] = after[path.name]
-        _write_sums(folder, [(old, name) for name, old in {**after, path.name: digest}.items()])
+            path.replace(path.with_name(keep))
+
+    try:
+        with replacing(path, before_rename=add_hash) as file:
+            torch.save(checkpoint, file)
     except RuntimeError as error:  # how torch.save reports that the disk is full
         raise OSError(f"{path.name} could not be written: {str(error).splitlines()[0]}") from error
-    finally:
-        draft.unlink(missing_ok=True)
+    after = {name: old for old, name in before}
+    if keep and path.name in after:
+        after[keep] = after[path.name]
+    _write_sums(path.parent, [(old, name) for name, old in {**after, path.name: digest}.items()])
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint; None if its bytes are those that were written."""
+    """What is wrong with a checkpoint, in words; None if its bytes are those that were written."""
     if not path.exists():
         return "is missing"
     if path.stat().st_size == 0:
@@ -72,62 +78,88 @@ def damage(path: Path) -> str | None:
 
 
 def newest_good(folder: Path) -> Path | None:
-    """The checkpoint to go on from; None to start anew. Damaged ones are named on stderr and passed over."""
+    """The checkpoint to resume; None to start from the beginning. Damaged ones are reported and skipped."""
     found = [path for name in ("last.ckpt", "previous.ckpt") if (path := folder / name).exists()]
     best = folder / "best.ckpt"
     listed = any(name == best.name for _, name in _sums(folder))
-    begun = best.with_name(f".{best.name}.new").exists()  # listed, and killed before it was put in its place
+    begun = draft_of(best).exists()  # its hash is listed, and the process was killed before the file was renamed
     if found and (best.exists() or (listed and not begun)) and (wrong := damage(best)):
-        print(f"fcnseg: {best} {wrong}: its epoch is lost, so the run starts anew", file=sys.stderr)
+        warn(f"{best} {wrong}: the weights of its epoch are lost, so the run starts again from the beginning")
         return None
     for path in found:
         if (wrong := damage(path)) is None:
             return path
-        print(f"fcnseg: {path} {wrong}: passed over for an older one", file=sys.stderr)
+        warn(f"{path} {wrong}: it is skipped, and an older one is taken if there is one")
     return None
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
-    """Lightning's checkpoint files, written by `save`: its own copies over the old file (pytorch-lightning#21253)."""
+    """Lightning's reader and writer of checkpoints, by `save` and `read`.
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+    Lightning's own copies a new file over the old one, which a kill leaves broken (pytorch-lightning#21253).
+
+    Attributes:
+        opened: A checkpoint that was read already; Lightning gets it instead of reading the file a second time.
+    """
+
+    opened: Checkpoint | None = None
+
+    def save_checkpoint(self, checkpoint: Checkpoint, path: str | Path, storage_options: Any | None = None) -> None:
         """Write `checkpoint` to `path`; the one before is kept as `previous.ckpt`."""
         save(Path(path), checkpoint, keep="previous.ckpt")
 
+    def load_checkpoint(self, path: str | Path, *_: object, **__: object) -> Checkpoint:
+        """Hand over the checkpoint that was opened; it is not kept, since Lightning takes it apart."""
+        checkpoint, self.opened = self.opened or read(Path(path)), None
+        return checkpoint
 
-def check_epochs(max_epochs: int, path: Path) -> None:
-    """Refuse to go on from a checkpoint that has more epochs than are wanted.
+    def open(self, path: Path, task: LightningModule, max_epochs: int) -> None:
+        """Read the checkpoint to resume, and check that it is one of this run.
+
+        Raises:
+            ValueError: the file cannot be read, has the weights of another network, or has more epochs than `max_epochs`.
+        """
+        checkpoint = read(path)
+        check_weights(checkpoint["state_dict"], task, path)
+        if (done := checkpoint["epoch"]) > max_epochs:
+            raise ValueError(
+                f"trainer.max_epochs={max_epochs}, but {path} has {done} epochs behind it: raise it, or start over with"
+                " resume=never"
+            )
+        self.opened = checkpoint
+
+
+def read(path: Path) -> Checkpoint:
+    """A checkpoint's content, on the CPU; no code in the file is run.
 
     Raises:
-        ValueError: it has.
+        ValueError: there is no such file, or it is damaged.
     """
-    done = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["epoch"]
-    if done > max_epochs:
-        raise ValueError(
-            f"trainer.max_epochs={max_epochs}, but {path} has {done} epochs behind it: raise it, or start over with"
-            " resume=never"
-        )
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint["state_dict"].items()
+    except Exception as error:  # a damaged file raises anything that its first wrong byte leads to
+        raise ValueError(f"cannot load the checkpoint {path}: {str(error).splitlines()[0]}") from error
+    return cast(Checkpoint, checkpoint)
 
 
 def load_weights(task: LightningModule, path: Path) -> None:
-    """Load a checkpoint's weights into `task`; no code in the file is run.
+    """Load a checkpoint's weights into `task`.
 
     Raises:
-        ValueError: no such file, a damaged one, or not this task's weights: with a table of what differs.
+        ValueError: there is no such file, it is damaged, or it has the weights of another network.
     """
-    task.load_state_dict(fitting_weights(task, path))
+    state: dict[str, Tensor] = read(path)["state_dict"]
+    check_weights(state, task, path)
+    task.load_state_dict(state)
 
 
-def fitting_weights(task: LightningModule, path: Path) -> dict[str, Tensor]:
-    """A checkpoint's weights, once they are known to be such as `task` has.
+def check_weights(state: dict[str, Tensor], task: LightningModule, path: Path) -> None:
+    """Refuse weights that have other names or shapes than the task's.
 
     Raises:
-        ValueError: see `load_weights`.
+        ValueError: with a table of what differs.
     """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-    except Exception as error:  # a damaged file raises whatever its first wrong byte leads to
-        raise ValueError(f"cannot load the checkpoint {path}: {str(error).splitlines()[0]}") from error
     own = {name: tuple(value.shape) for name, value in task.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in state.items()}
     if own != found:
@@ -135,4 +167,3 @@ def fitting_weights(task: LightningModule, path: Path) -> dict[str, Tensor]:
         rows = [f"  {name}: {found.get(name, 'none')} for {own.get(name, 'none')}" for name in names[:10]]
         more = [f"  ... and {len(names) - 10} more"] if len(names) > 10 else []
         raise ValueError("\n".join([f"{path} has the weights of another network (found, for wanted):", *rows, *more]))
-    return cast(dict[str, Tensor], state)

@@ -1,11 +1,10 @@
-"""The run folder: what it holds, and how a run is rebuilt from it."""
+"""The run folder: its files, its lock, and the status that says how the run stands."""
 
 import csv
 import json
 import os
 import platform
 import shutil
-import sys
 import time
 import traceback
 from collections.abc import Iterator
@@ -18,25 +17,29 @@ from typing import Any
 from filelock import AcquireReturnProxy, FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
-from fcnseg.errors import RunFailedError, StopError
+from fcnseg.errors import RunFailedError, StopError, warn
 from fcnseg.files import read_json, write_json, write_text
 from fcnseg.runs import settings
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run's folder, which may not be there yet."""
+    """A run.
+
+    Attributes:
+        path: Its folder, which may not be there yet.
+    """
 
     path: Path
 
     @classmethod
     def of(cls, cfg: DictConfig) -> "Run":
-        """The run that `cfg` describes."""
-        return cls(Path(cfg.runs) / settings.name(cfg))
+        """The run with the settings `cfg`, whose `name` has been given or made by `naming.run_name`."""
+        return cls(Path(cfg.runs) / str(cfg.name))
 
     @property
     def config(self) -> DictConfig:
-        """The whole config it was started with.
+        """The whole config that the run was started with.
 
         Raises:
             ValueError: there is no run here, or its config is damaged.
@@ -51,12 +54,12 @@ class Run:
 
     @property
     def status(self) -> dict[str, Any] | None:
-        """What status.json says: `status` is running, finished, failed or interrupted."""
+        """The content of status.json, whose `status` is running, finished, failed or interrupted; None without the file."""
         return read_json(self.path / "status.json")
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """What result.json says; None unless the run has finished."""
+        """The content of result.json; None unless the run has finished."""
         return read_json(self.path / "result.json")
 
     @property
@@ -70,7 +73,7 @@ class Run:
         if not path.exists():
             return []
         with path.open(newline="", encoding="utf-8") as file:
-            return [{key: _number(text) for key, text in row.items()} for row in csv.DictReader(file)]
+            return [{key: _number(text) for key, text in row.items() if text} for row in csv.DictReader(file)]
 
     @property
     def checkpoints(self) -> Path:
@@ -79,7 +82,7 @@ class Run:
 
     @contextmanager
     def recorded(self, cfg: DictConfig, data_fingerprint: str) -> Iterator[None]:
-        """Keep the status of a locked run true while it goes on in the `with` block.
+        """Keep the status of a locked run up to date while it trains in the `with` block.
 
         Raises:
             RunFailedError: the folder cannot be written, or the block raised; the traceback is in status.json.
@@ -91,28 +94,28 @@ class Run:
                 raise self._unwritable(error) from error
             yield
         except StopError:
-            self._tell("interrupted")
+            self._write_status("interrupted")
             raise
         except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
-            self._tell("interrupted")
+            self._write_status("interrupted")
             raise KeyboardInterrupt from None
         except BaseException as error:
-            self._tell("failed", error=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
+            self._write_status("failed", error=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
             raise RunFailedError(f"{self.path} failed: {type(error).__name__}: {error}") from error
-        self._tell("finished")
+        self._write_status("finished")
 
     def locked(self) -> AcquireReturnProxy[FileLock]:
-        """Make the folder and keep other processes out of it in the `with` block.
+        """Make the folder, and keep other processes out of it in the `with` block.
 
         Raises:
-            ValueError: the folder cannot be written, or another process is at this run.
+            ValueError: the folder cannot be written, or another process trains this run.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             return FileLock(self.path / ".lock").acquire(timeout=0)
         except Timeout as error:
             raise ValueError(
-                f"another process is at the run {self.path}: wait for it, or choose another name="
+                f"another process trains the run {self.path}: wait for it, or choose another name="
             ) from error
         except OSError as error:
             raise self._unwritable(error) from error
@@ -123,7 +126,7 @@ class Run:
         )
 
     def is_finished(self, cfg: DictConfig) -> bool:
-        """Whether there is nothing left to do for `cfg`: it has a result, and no more epochs or patience are asked for.
+        """Whether nothing is left to do for `cfg`: there is a result, and `cfg` wants no more epochs or patience than it had.
 
         Raises:
             ValueError: the run has other settings than `cfg`.
@@ -135,7 +138,7 @@ class Run:
         return all(wanted <= had for wanted, had in zip(*limits, strict=True))
 
     def check_same(self, cfg: DictConfig) -> None:
-        """Refuse to go on with a run under settings other than its own; more epochs or patience are no other run.
+        """Refuse to resume a run under other settings than its own; more epochs or patience are allowed.
 
         Raises:
             ValueError: a table of what differs.
@@ -148,7 +151,7 @@ class Run:
             raise ValueError("\n".join([head, *rows]))
 
     def check_data(self, fingerprint: str) -> None:
-        """Refuse to go on with other data than the run began with.
+        """Refuse to resume a run on other data than it began with.
 
         Raises:
             ValueError: the data set's files have changed.
@@ -160,13 +163,13 @@ class Run:
                 " or start over with resume=never"
             )
 
-    def close_books(self) -> None:
-        """Set the status of a run that was killed between its result and its status."""
+    def close(self) -> None:
+        """Correct the status of a run that was killed between writing its result and its status."""
         if self.result is not None and (self.status or {}).get("status") != "finished":
-            self._tell("finished")
+            self._write_status("finished")
 
     def _start(self, cfg: DictConfig, data_fingerprint: str) -> None:
-        """Say that the run goes on before anything is taken away: whatever moment a kill comes at, no status is false."""
+        """Set the status before anything is removed: at every moment at which the process may be killed, it is true."""
         here = {"host": platform.node(), "pid": os.getpid(), "data_fingerprint": data_fingerprint}
         write_json(self.path / "status.json", {"status": "running", **here, "started": _now()})
         (self.path / "result.json").unlink(missing_ok=True)
@@ -177,7 +180,7 @@ class Run:
         write_text(self.path / ".hydra" / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
 
     def _clear(self) -> None:
-        """Remove what an earlier run left: its checkpoints first, its config last, so that a kill leaves no wrong pair."""
+        """Remove what an earlier run left: its checkpoints first and its config last, so that a kill leaves no wrong pair."""
         kept = (".lock", "status.json", ".hydra", self.checkpoints.name)
         others = [path for path in self.path.iterdir() if path.name not in kept]
         for path in [self.checkpoints, *others, self.path / ".hydra"]:
@@ -186,17 +189,17 @@ class Run:
             else:
                 path.unlink(missing_ok=True)
 
-    def _tell(self, status: str, **more: str) -> None:
+    def _write_status(self, status: str, **more: str) -> None:
         path, now = self.path / "status.json", {**(self.status or {}), "status": status, "ended": _now()}
         try:
             write_json(path, {**now, **more})
-        except OSError:  # a full disk; but the file has its room there already
+        except OSError:  # a full disk, on which the file that is there already can still be changed
             try:
                 with path.open("r+") as file:
                     json.dump(now, file)
                     file.truncate()
             except OSError as error:
-                print(f"fcnseg: {path} could not be written: {error.strerror}", file=sys.stderr)
+                warn(f"{path} could not be written: {error.strerror}")
 
 
 def _number(text: str) -> float:

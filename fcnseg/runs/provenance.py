@@ -20,14 +20,13 @@ def code() -> dict[str, str | bool | None]:
     return {"commit": _git("rev-parse", "HEAD"), "dirty": None if changes is None else bool(changes)}
 
 
-def provenance(trainer: Trainer, checkpoint: Path, *, code: dict[str, str | bool | None]) -> dict[str, Any]:
-    """Which code (as `code` gave it before training), versions, hardware and checkpoint a result comes from."""
+def provenance(trainer: Trainer, checkpoint: Path) -> dict[str, Any]:
+    """The versions, the hardware, the precision and the checkpoint that a result comes from."""
     device = trainer.strategy.root_device
     hardware = (
         torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     )
     return {
-        **code,
         "versions": {package: version(package) for package in PACKAGES},
         "hardware": hardware,
         "precision": str(trainer.precision),
@@ -35,13 +34,13 @@ def provenance(trainer: Trainer, checkpoint: Path, *, code: dict[str, str | bool
     }
 
 
-def verify(run: Run) -> None:
+def check_checkpoint(run: Run) -> None:
     """Refuse a run whose best checkpoint is not the one its result was measured on.
 
     Raises:
-        ValueError: it has no result, or the hashes differ.
+        ValueError: the run has no result, or the hashes differ.
     """
-    best, _, result = run.checkpoints / "best.ckpt", run.config, run.result  # without a config, it is no run
+    best, _, result = run.checkpoints / "best.ckpt", run.config, run.result  # `config` refuses a folder without a run
     if result is None:
         raise ValueError(f"{run.path} has no result.json, so it has not finished: finish it, or give verify=false")
     wanted = result["checkpoint"]["sha256"]
@@ -53,9 +52,12 @@ def verify(run: Run) -> None:
 
 
 def _git(*command: str) -> str | None:
-    """What git says of this package's own checkout; None if it is none, or there is no git."""
+    """What git answers in this package's own checkout; None without git, and for a package that is installed elsewhere."""
+    checkout = Path(__file__).parents[2]
+    if not (checkout / "pyproject.toml").exists():  # an environment may lie in somebody else's repository
+        return None
     try:
-        run = subprocess.run(["git", *command], cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+        run = subprocess.run(["git", *command], cwd=checkout, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
     return run.stdout.strip()

@@ -13,10 +13,17 @@ from fcnseg.task import SegmentationTask
 
 
 def load(path: str | Path, checkpoint: str = "best") -> tuple[DictConfig, SegmentationTask]:
-    """Rebuild a run from its folder: its config, and its task with the weights of `checkpoint`, on the CPU.
+    """Rebuild a run from its folder, on the CPU.
+
+    Args:
+        path: The run's folder.
+        checkpoint: The name of the checkpoint whose weights are loaded: best, last or previous.
+
+    Returns:
+        The run's config, and its task in evaluation mode.
 
     Raises:
-        ValueError: no run in this folder, or no such checkpoint.
+        ValueError: there is no run in this folder, no such checkpoint, or this version cannot rebuild it.
     """
     run = Run(Path(path))
     cfg = run.config

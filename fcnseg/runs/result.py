@@ -1,4 +1,4 @@
-"""A run's result: what it holds, how it is measured and how it is shown."""
+"""The result of a run: how it is measured, and how it is printed."""
 
 import math
 from pathlib import Path
@@ -15,16 +15,15 @@ from fcnseg.task import SegmentationTask
 
 
 def _number(value: float) -> float | None:
-    """A number as JSON has it: NaN is null."""
+    """A number for JSON, in which NaN is null."""
     return None if math.isnan(value) else value
 
 
 def measure(trainer: Trainer, task: SegmentationTask, data: VOCDataModule) -> dict[str, Any]:
-    """Test `task` as it is: its metrics, IoU of every class, and the floor, all from the same masks."""
+    """Test `task` with the weights that it has: its scores, the IoU of every class and the floor, all from the same masks."""
     trainer.test(task, data, verbose=False)
     matrices = task.metrics["test"].all_matrices()
-    loss = trainer.callback_metrics["test/loss"].double().cpu()
-    iou = (iou_per_class(matrices[:, :-1].sum(0)).cpu() + 0 * loss).tolist()  # as the scores: none if logits are NaN
+    iou = iou_per_class(matrices[:, :-1].sum(0)).tolist() if task.was_finite("test") else [math.nan] * len(CLASSES)
     floor = scores(all_background(matrices))
     return {
         "metrics": {
@@ -42,7 +41,7 @@ def measure(trainer: Trainer, task: SegmentationTask, data: VOCDataModule) -> di
 
 
 def show(result: dict[str, Any], path: Path, console: Console) -> None:
-    """Print a result: its metrics beside the floor, IoU of every class, and where everything is."""
+    """Print a result: its scores beside the floor, the IoU of every class, and where the run's files are."""
     title = f"{result['images']['test']} test images ({result['split']} split) at {result['size']} px"
     table = Table("", "this run", "all background", title=title, title_justify="left")
     for column in table.columns[1:]:

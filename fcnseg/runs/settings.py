@@ -1,66 +1,42 @@
-"""The settings of a run: its name, which make sense, what runs are compared by, and what makes two of them."""
+"""The settings of a run: which values make sense, what runs are compared by, and what makes two of them different runs."""
 
-import hashlib
-import json
-from typing import Any
+from typing import Any, cast
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from fcnseg.data import MIN_SIZE, SPLITS
+from fcnseg.runs.trainer_settings import check_trainer
 
 LEAST = {
     **{"trainer.max_epochs": 1, "patience": 1, "checkpoint.every_n_steps": 1, "seed": 0},
     **{"data.size": MIN_SIZE, "data.batch_size": 1},
 }
-ONE_DEVICE = "a run trains on one device; hydra/launcher=gpus gives every run of a sweep a GPU of its own"
-WHOLE_EPOCHS = "a run trains on all images and validates after every epoch; trainer.max_epochs says how long"
-UNSUPPORTED = {  # of Lightning's settings, each with the reason, or the remedy
-    "accumulate_grad_batches": "raise data.batch_size",
-    "overfit_batches": "debug=overfit does it",
-    **dict.fromkeys(("num_nodes", "strategy"), ONE_DEVICE),
-    **dict.fromkeys(("check_val_every_n_epoch", "max_steps", "min_steps", "val_check_interval"), WHOLE_EPOCHS),
+NOT_IDENTITY = (
+    "name",
+    "runs",
+    "resume",
+    "logger",
+)  # how a run is called, where it is and who watches it, not what it is
+WATCHERS = {  # callbacks of Lightning's that only watch; of the user's own, those with `only_watches: true`
+    f"lightning.pytorch.callbacks.{name}"
+    for name in (
+        *("DeviceStatsMonitor", "LearningRateMonitor", "ModelSummary", "RichModelSummary", "ModelCheckpoint"),
+        *("RichProgressBar", "TQDMProgressBar", "ThroughputMonitor", "OnExceptionCheckpoint"),
+    )
 }
-UNNAMED = ("name", "runs", "resume")  # what a run is called and where, not what it is
-
-
-def name(cfg: DictConfig) -> str:
-    """A run's name: its choices, its seed and a fingerprint of its whole config; the same command, the same name.
-
-    Raises:
-        ValueError: a name given by the user that is no name of a folder.
-    """
-    if cfg.name is not None:
-        if (given := str(cfg.name)) in ("", ".", "..") or "/" in given:
-            raise ValueError(f"name={given}: wanted the name of a folder in {cfg.runs}, without a /")
-        return given
-    config = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(config, dict)
-    identity = {key: value for key, value in config.items() if key not in UNNAMED}
-    fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
-    choices = [choice for choice in cfg.choices.values() if choice]
-    return "-".join([*choices, f"seed{cfg.seed}", fingerprint])
 
 
 def check_ranges(cfg: DictConfig) -> None:
-    """Refuse settings that make no sense, without waiting for the imports that whatever they are of needs.
+    """Refuse settings that make no sense, before the seconds that importing torch takes.
 
     Raises:
         ValueError: a setting out of its range.
     """
+    check_trainer(cfg)
     for key, least in LEAST.items():
         value = OmegaConf.select(cfg, key)
         if value is not None and (type(value) is not int or value < least):
             raise ValueError(f"{key}={value}: wanted a whole number from {least} up")
-    for key, reason in UNSUPPORTED.items():
-        if key in cfg.trainer:
-            raise ValueError(f"trainer.{key}={cfg.trainer[key]} cannot be set: {reason}")
-    if (clip := cfg.trainer.get("gradient_clip_val")) is not None and cfg.optimizer.get("fused"):
-        raise ValueError(
-            f"trainer.gradient_clip_val={clip}: a fused optimiser does not clip; add optimizer.fused=false"
-        )
-    devices = cfg.trainer.devices
-    if devices not in (1, "1") and not (isinstance(devices, ListConfig) and len(devices) == 1):
-        raise ValueError(f"trainer.devices={devices}: wanted 1, or a list of one: {ONE_DEVICE}")
     if not (seconds := cfg.checkpoint.min_seconds) >= 0:
         raise ValueError(f"checkpoint.min_seconds={seconds}: wanted a number from 0 up")
     if (minutes := cfg.checkpoint.every_n_minutes) is not None and not minutes > 0:
@@ -71,9 +47,9 @@ def check_ranges(cfg: DictConfig) -> None:
 
 
 def hyperparameters(cfg: DictConfig) -> dict[str, Any]:
-    """What runs are compared by: the same columns for every run."""
+    """What loggers compare runs by: the same columns for every run."""
     return {
-        **{group: cfg.choices[group] or "" for group in cfg.choices},
+        **{group: choice or "" for group, choice in cfg.choices.items()},
         "lr": cfg.optimizer.lr,
         "batch_size": cfg.data.batch_size,
         "size": cfg.data.size,
@@ -83,10 +59,22 @@ def hyperparameters(cfg: DictConfig) -> dict[str, Any]:
     }
 
 
+def without_watchers(cfg: DictConfig) -> dict[str, Any]:
+    """A config, interpolations resolved, without its loggers and the callbacks that only watch."""
+    config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
+    callbacks = {
+        name: entry
+        for name, entry in (config.pop("callbacks", None) or {}).items()
+        if entry and entry.get("_target_") not in WATCHERS and not entry.get("only_watches")
+    }
+    config.pop("logger", None)
+    return {**config, "callbacks": callbacks} if callbacks else config
+
+
 def differences(old: DictConfig, new: DictConfig) -> dict[str, tuple[Any, Any]]:
-    """What makes two configs two runs: (old, new) of every such setting; more epochs or patience are none."""
-    befores, afters = (flatten(cfg) for cfg in (old, new))
-    may_differ = {*UNNAMED, "trainer.max_epochs", "patience"}
+    """The settings that make two configs two runs, each with its values in both; more epochs or patience make none."""
+    befores, afters = (flatten(without_watchers(cfg)) for cfg in (old, new))
+    may_differ = {*NOT_IDENTITY, "trainer.max_epochs", "patience"}
     if all(flat.get("schedule.T_max") == flat["trainer.max_epochs"] for flat in (befores, afters)):
         may_differ.add("schedule.T_max")
     pairs = {key: (befores.get(key), afters.get(key)) for key in sorted(befores.keys() | afters.keys())}

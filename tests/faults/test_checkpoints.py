@@ -10,7 +10,7 @@ from injection import at, content, differences, evaluate, fill, kill, load, rows
 
 from fcnseg import fit
 from fcnseg.callbacks.checkpoints import Checkpoints
-from fcnseg.callbacks.run_log import RunLog
+from fcnseg.callbacks.epoch_log import EpochLog
 from fcnseg.files import read_json
 from fcnseg.runs.checkpoint import SUMS, newest_good, save, sha256
 from fcnseg.task import SegmentationTask
@@ -59,7 +59,7 @@ def test_a_damaged_last_checkpoint_is_named_and_passed_over(tmp_path, args, same
     outcome = run(tmp_path, *args)
     assert outcome.code == 0, outcome.err
     assert "last.ckpt" in outcome.err
-    assert "passed over" in outcome.err
+    assert "skipped" in outcome.err
     same(tmp_path / "runs" / "run")
 
 
@@ -244,7 +244,7 @@ def test_a_disk_full_at_the_end_of_an_epoch_leaves_tensorboard_whole(tmp_path, a
 
 def test_a_disk_full_while_an_epoch_is_logged_loses_no_row_if_the_run_is_killed_then(tmp_path, args, same, small_disk):
     def inject():
-        at(RunLog, "after_epoch", 1, lambda *_: fill(small_disk))
+        at(EpochLog, "after_epoch", 1, lambda *_: fill(small_disk))
         at(Checkpoints, "after_epoch", 1, lambda *_: (small_disk / "filler").unlink())
         at(Checkpoints, "after_epoch", 1, kill, after=True)
 
@@ -267,16 +267,16 @@ def test_a_best_checkpoint_lost_while_the_run_goes_on_is_noticed(tmp_path, args,
         else:
             best.write_bytes(best.read_bytes()[:-1] + b"?")
 
-    outcome = run(tmp_path, *args, inject=partial(at, fit, "_result", 1, lose))
+    outcome = run(tmp_path, *args, inject=partial(at, fit.Training, "test", 1, lose))
     assert (outcome.code, "best.ckpt" in outcome.err) == (1, True), outcome
     outcome = run(tmp_path, *args)
-    assert (outcome.code, "starts anew" in outcome.err) == (0, True), outcome
+    assert (outcome.code, "from the beginning" in outcome.err) == (0, True), outcome
     same(tmp_path / "runs" / "run")
 
 
 def test_a_disk_full_while_the_last_epoch_is_logged_loses_no_row(tmp_path, args, small_disk):
     def inject():
-        at(RunLog, "after_epoch", 2, lambda *_: fill(small_disk))
+        at(EpochLog, "after_epoch", 2, lambda *_: fill(small_disk))
         at(Checkpoints, "after_epoch", 2, lambda *_: (small_disk / "filler").unlink())
 
     outcome = run(tmp_path, *args, "runs='small disk'", inject=inject)
@@ -308,5 +308,5 @@ def test_a_checkpoint_another_program_replaced_is_not_resumed(tmp_path, args, sa
     changed["state_dict"]["net.classifier.bias"] += 1
     torch.save(changed, broken_off / "last.ckpt")
     outcome = run(tmp_path, *args)
-    assert (outcome.code, "passed over" in outcome.err) == (0, True)
+    assert (outcome.code, "skipped" in outcome.err) == (0, True)
     same(tmp_path / "runs" / "run")

@@ -25,13 +25,14 @@ from torch.utils.tensorboard import SummaryWriter
 from fcnseg import fit
 from fcnseg.callbacks import checkpoints as resume
 from fcnseg.callbacks.checkpoints import Checkpoints
-from fcnseg.callbacks.run_log import RunLog
+from fcnseg.callbacks.epoch_log import EpochLog
 from fcnseg.data.module import VOCDataModule
 from fcnseg.files import read_json
 from fcnseg.runs import checkpoint
 from fcnseg.runs import result as results
 from fcnseg.runs.checkpoint import newest_good
 from fcnseg.runs.folder import Run
+from fcnseg.runs.run_log import RunLog
 from fcnseg.task import SegmentationTask
 
 
@@ -49,7 +50,7 @@ MOMENTS = {  # steps 1 to 3 are the first epoch's, 4 to 6 the second's
     "in the first validation": partial(at, SegmentationTask, "validation_step", 1, kill, after=True),
     "in the last validation": partial(at, SegmentationTask, "validation_step", 2, kill),
     "after the last validation": partial(at, SegmentationTask, "on_validation_epoch_end", 2, kill, after=True),
-    "before the first epoch's logs": partial(at, RunLog, "after_epoch", 1, kill),
+    "before the first epoch's logs": partial(at, EpochLog, "after_epoch", 1, kill),
     "in the writing of TensorBoard": partial(at, SummaryWriter, "add_image", 2, kill),
     "between the first epoch's logs and its save": partial(at, Checkpoints, "after_epoch", 1, kill),
     "between the last epoch's logs and its save": partial(at, Checkpoints, "after_epoch", 2, kill),
@@ -127,10 +128,10 @@ def test_a_checkpoint_torn_in_the_middle_leaves_the_one_before(tmp_path, args, s
 
     path = tmp_path / "runs" / "run"
     assert run(tmp_path, *args, inject=torn).code == -9
-    assert (path / "checkpoints" / "..last.ckpt.new.draft").stat().st_size > 1000
+    assert (path / "checkpoints" / ".last.ckpt.draft").stat().st_size > 1000
     assert checkpoint.damage(path / "checkpoints" / "last.ckpt") is None
     outcome = run(tmp_path, *args)
-    assert (outcome.code, "passed over" in outcome.err) == (0, False), outcome.err
+    assert (outcome.code, "skipped" in outcome.err) == (0, False), outcome.err
     same(path)
     assert not list(path.rglob("*.draft"))
 
@@ -163,7 +164,7 @@ def test_killed_before_any_file_operation_of_a_save(tmp_path, args, same, elsewh
         assert load(newest_good(runs / "run" / "checkpoints"))["global_step"] in steps, n
         if n in finished:
             outcome = run(tmp_path, *args)
-            assert (outcome.code, "started anew" in outcome.err) == (0, False), (n, outcome.err)
+            assert (outcome.code, "from the beginning" in outcome.err) == (0, False), (n, outcome.err)
             same(runs / "run")
         shutil.rmtree(runs)
 

@@ -22,7 +22,7 @@ from fcnseg.data import voc
 from fcnseg.errors import DivergedError
 from fcnseg.files import read_json
 from fcnseg.limits import limits_explained
-from fcnseg.runs import result as results
+from fcnseg.runs import provenance
 from fcnseg.runs.checkpoint import save
 from fcnseg.task import SegmentationTask
 
@@ -294,15 +294,15 @@ def checkout(tmp_path, monkeypatch):
 
 def test_the_code_is_a_commit_and_whether_there_is_more(tmp_path, checkout):
     commit = checkout("rev-parse", "HEAD")
-    assert results.code() == {"commit": commit, "dirty": False}
+    assert provenance.code() == {"commit": commit, "dirty": False}
     (tmp_path / "checkout" / "new.py").touch()
-    assert results.code() == {"commit": commit, "dirty": True}
+    assert provenance.code() == {"commit": commit, "dirty": True}
 
 
 @pytest.mark.parametrize(("name", "value"), [("PATH", ""), ("GIT_DIR", "none")], ids=["no git", "no checkout"])
 def test_without_git_the_code_is_unknown(monkeypatch, name, value):
     monkeypatch.setenv(name, value)
-    assert results.code() == {"commit": None, "dirty": None}
+    assert provenance.code() == {"commit": None, "dirty": None}
 
 
 def test_a_commit_made_while_a_run_trains_is_not_its_code(tmp_path, args, checkout):
@@ -322,9 +322,9 @@ def test_of_losses_looked_at_together_the_first_bad_one_is_named(monkeypatch):
     trainer = SimpleNamespace(num_training_batches=3)
     monkeypatch.setattr(guards, "_data", lambda _: SimpleNamespace(trained_on=lambda step: [f"image of step {step}"]))
     finite = FiniteLoss()
-    finite._unseen = {step: torch.tensor(1.0) for step in range(5)}
-    finite.look(trainer)
-    finite._unseen |= {
+    finite._unchecked = {step: torch.tensor(1.0) for step in range(5)}
+    finite.check(trainer)
+    finite._unchecked |= {
         5: torch.tensor(2.0),
         6: torch.tensor(3.0),
         7: torch.tensor(torch.inf),
@@ -332,5 +332,5 @@ def test_of_losses_looked_at_together_the_first_bad_one_is_named(monkeypatch):
     }
     for _ in range(2):  # whoever looks again, before a save, is told again
         with pytest.raises(DivergedError, match=r"the loss of step 7 \(epoch 3\) .*image of step 7"):
-            finite.look(trainer)
-    assert min(finite._unseen) == 5
+            finite.check(trainer)
+    assert min(finite._unchecked) == 5

@@ -1,0 +1,29 @@
+"""The only place that touches Lightning's private loop counters, on which it depends what a resumed run does next.
+
+`tests/test_counters.py` holds these functions against the installed version of Lightning.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lightning import Trainer
+
+
+def begin_next_epoch(trainer: Trainer) -> None:
+    """Reset the counter of batches, as Lightning does next: a run resumed from a save would skip the epoch otherwise."""
+    trainer.fit_loop.epoch_loop.batch_progress.reset_on_run()
+
+
+@contextmanager
+def before_validation(trainer: Trainer) -> Iterator[None]:
+    """Set the counters, in the `with` block, so that a run resumed from a save there begins with the whole validation.
+
+    As they stand while a validation runs, Lightning would skip it.
+    """
+    progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
+    before = progress.state_dict()
+    progress.current.reset()
+    progress.total.reset()
+    progress.total.load_state_dict({**progress.total.state_dict(), "ready": 1, "started": 1})
+    yield
+    progress.load_state_dict(before)

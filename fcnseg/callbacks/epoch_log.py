@@ -1,0 +1,102 @@
+"""The callback that gives the loggers what the task does not log: hyperparameters, times, learning rate and pictures."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from torch import Tensor
+
+from fcnseg.callbacks.after_epoch import AfterEpoch
+from fcnseg.data.module import denormalize
+from fcnseg.pictures import panel
+from fcnseg.runs.run_log import RunLog
+
+SHOWN = 4  # images in the panel of predictions
+
+
+class EpochLog(AfterEpoch):
+    """Logs the hyperparameters once, and `lr`, `images_per_s` and `seconds` for every epoch, to all loggers of the trainer.
+
+    Args:
+        run_log: The run's own log, which also gets a panel of predictions.
+        hyperparameters: What runs are compared by, such as the learning rate.
+
+    Attributes:
+        images: The images that this epoch has trained on so far.
+        began: When this epoch's training began, by `time.perf_counter`.
+    """
+
+    def __init__(self, run_log: RunLog, hyperparameters: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.run_log, self.hyperparameters = run_log, dict(hyperparameters)
+        self.images = 0
+        self.began = self._epoch_began = self._trained = 0.0
+        self._lr = 0.0
+        self._unwritten: list[dict[str, float]] = []
+        self._samples: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Save the epoch's learning rate, for a run resumed after its schedule has stepped, and rows not written yet."""
+        return {"lr": self._lr, "unwritten": self.run_log.unwritten}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what `state_dict` saved."""
+        self._lr, self._unwritten = state_dict["lr"], state_dict["unwritten"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take over the log of an earlier part of the run, and log the hyperparameters."""
+        super().on_train_start(trainer, pl_module)
+        self.run_log.begin(trainer.current_epoch, self._unwritten)
+        for logger in trainer.loggers:
+            logger.log_hyperparams(self.hyperparameters)
+        self._start_clock()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the epoch before, then start the clock of this one."""
+        super().on_train_epoch_start(trainer, pl_module)
+        self._lr = trainer.optimizers[0].param_groups[0]["lr"]
+        self._start_clock()
+
+    def _start_clock(self) -> None:
+        self._epoch_began, self.images = time.perf_counter(), 0
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
+        """Start the clock of training, of which saving the epoch before is no part."""
+        if not self.images:
+            self.began = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: Any, batch_idx: int
+    ) -> None:
+        """Count images."""
+        self.images += len(batch[1])
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the clock of training."""
+        if pl_module.device.type == "cuda":
+            torch.cuda.synchronize(pl_module.device)
+        self._trained = time.perf_counter()
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the first images for the panel."""
+        if batch_idx == 0:
+            image, mask, _ = batch
+            self._samples = (denormalize(image[:SHOWN]), mask[:SHOWN], outputs[:SHOWN])
+
+    def after_epoch(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
+        """Log the epoch's learning rate and times, and end its row in the run's own log."""
+        speed, seconds = self.images / (self._trained - self.began), time.perf_counter() - self._epoch_began
+        values = {"lr": self._lr, "images_per_s": round(speed, 2), "seconds": round(seconds, 3)}
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step=trainer.global_step - 1)  # the step under which Lightning logs the scores
+        self.run_log.end_epoch(epoch, trainer.global_step, self._samples and panel(*self._samples))

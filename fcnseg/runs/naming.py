@@ -1,0 +1,100 @@
+"""The name of a run: what differs from the defaults, in words."""
+
+import hashlib
+import json
+import re
+from collections.abc import Container, Mapping
+from decimal import Decimal
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from fcnseg.paper import EXPERIMENTS
+from fcnseg.runs.settings import NOT_IDENTITY, flatten, without_watchers
+
+SHORT = {  # settings that are spelled by one word, directly before a number; all others by their full names
+    "optimizer.lr": "lr",
+    "data.size": "size",
+    "data.batch_size": "batch",
+    "trainer.max_epochs": "epochs",
+    "patience": "patience",
+}
+LONGEST = 80  # characters up to which settings are spelled out; what comes then goes into the hash
+ABSENT = object()
+
+
+def run_name(
+    cfg: DictConfig, *, defaults: DictConfig, preset: Mapping[str, str | None], shipped: Container[str]
+) -> str:
+    """The name of a run's folder, such as `wilson-flip-lr0.002-seed0` or `paper-weighted-seed0`.
+
+    It depends on what differs from the defaults alone: the same command means the same folder, and a later version that adds
+    settings does not rename a run. Choices and short values are spelled out. Everything else (paths, lists, what would make
+    the name too long) goes into one hash at the end.
+
+    Args:
+        cfg: The run's whole config.
+        defaults: The config of the same choices, with no other setting changed.
+        preset: The choices that the run's experiment and debug preset make by themselves, by group.
+        shipped: The choices that come with this package, such as "aug/flip". No two of them have one word.
+
+    Raises:
+        ValueError: the user's own name= is not the name of a folder.
+    """
+    if cfg.name is not None:
+        if (given := str(cfg.name)) in ("", ".", "..") or "/" in given:
+            raise ValueError(f"name={given}: wanted the name of a folder in {cfg.runs}, without a /")
+        return given
+    settings = _differing(cfg, defaults)
+    words = [_choice(group, choice, shipped) for group, choice in _chosen(cfg, preset).items()]
+    for word, key in sorted((_spelled(key, value), key) for key, value in settings.items()):
+        if word and len("-".join([*words, word])) <= LONGEST:
+            words.append(word)
+            del settings[key]
+    hashed = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:8]
+    return "-".join([*words, f"seed{cfg.seed}", *([hashed] if settings else [])])
+
+
+def _chosen(cfg: DictConfig, preset: Mapping[str, str | None]) -> dict[str, str]:
+    """The presets and the choices that they do not make, by group; the network always, unless an experiment names it."""
+    presets = {group: cfg.choices[group] for group in ("experiment", "debug") if cfg.choices[group]}
+    always = () if "experiment" in presets else ("model",)
+    others = {
+        group: choice
+        for group, choice in cfg.choices.items()
+        if choice and group not in ("experiment", "debug") and (group in always or choice != preset[group])
+    }
+    return presets | others
+
+
+def _choice(group: str, choice: str, shipped: Container[str]) -> str:
+    """A choice as a word. The user's own may have the word of another group's, and is named with its group."""
+    if group == "experiment" and choice in EXPERIMENTS:
+        return f"paper-{choice}"
+    bare = group not in ("experiment", "debug") and f"{group}/{choice}" in shipped
+    return re.sub(r"[^\w.]", "_", choice if bare else f"{group}.{choice}")
+
+
+def _differing(cfg: DictConfig, defaults: DictConfig) -> dict[str, Any]:
+    """The settings to which the run's choices give another value; None for a setting that was removed."""
+    raw, usual = (flatten(OmegaConf.to_container(config, resolve=False)) for config in (cfg, defaults))
+    values = flatten(without_watchers(cfg))
+    differing = {key for key in raw.keys() | usual.keys() if raw.get(key, ABSENT) != usual.get(key, ABSENT)}
+    identity = {key for key in differing if key.split(".")[0] not in (*NOT_IDENTITY, "choices", "seed")}
+    return {key: values.get(key) for key in identity if key in values or key not in raw}
+
+
+def _spelled(key: str, value: Any) -> str:
+    """A setting as a word; empty if its value is not short, or if another setting could give the same word.
+
+    After a full name and a dot comes a number or a word: no part of a full name begins with a digit, no word has a dot.
+    """
+    if isinstance(value, float | int) and not isinstance(value, bool):
+        text = format(Decimal(repr(value)), "f")  # 0.00001 in place of 1e-05
+    elif isinstance(value, str):
+        text = value
+    else:
+        text = {None: "null", True: "true", False: "false"}[value] if isinstance(value, bool | None) else ""
+    if not re.fullmatch(r"\d+(\.\d+)?|[A-Za-z]\w*", text, re.ASCII) or len(text) > 20:
+        return ""
+    return f"{SHORT[key]}{text}" if key in SHORT and text[0].isdigit() else f"{key}.{text}"

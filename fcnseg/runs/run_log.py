@@ -1,0 +1,155 @@
+"""The run's own log, as a Lightning logger: a row an epoch in metrics.csv and in TensorBoard's event files.
+
+Lightning's CSVLogger and TensorBoardLogger begin a new version of a log when a run is resumed, and keep what an interrupted
+part of the run logged too much. Here every epoch is there once, in the folder of its run.
+"""
+
+import csv
+import io
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+from fcnseg.errors import warn
+from fcnseg.files import write_text
+from fcnseg.metrics import SCORES
+from fcnseg.pictures import Picture
+from fcnseg.runs.folder import Run
+
+FINAL = dict.fromkeys((f"test/{name}" for name in (*SCORES, "loss")), 0.0)  # HPARAMS shows these beside hyperparameters
+NOT_DRAWN = ("epoch", "step", "seconds")  # columns of metrics.csv that TensorBoard does not get
+
+
+class RunLog(Logger):
+    """`metrics.csv` and TensorBoard's event files.
+
+    Args:
+        run: The run that is logged; the files go into its folder.
+
+    Attributes:
+        rows: A dictionary of values for each epoch, in order.
+    """
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self.run = run
+        self.rows: list[dict[str, float]] = []
+        self._written = 0  # how many of the rows are in the files
+        self._values: dict[str, float] = {}  # logged since the last row
+        self._writer: SummaryWriter | None = None
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.run.path.name
+
+    @property
+    def version(self) -> str:
+        """Empty: a resumed run goes on in the same log."""
+        return ""
+
+    @property
+    def unwritten(self) -> list[dict[str, float]]:
+        """The rows that a full disk has kept out of the files so far."""
+        return self.rows[self._written :]
+
+    @property
+    def images_per_second(self) -> float | None:
+        """Images that a second of training took, the median over the epochs; None before the first."""
+        return median(row["images_per_s"] for row in self.rows) if self.rows else None
+
+    @property
+    def writer(self) -> SummaryWriter:
+        """TensorBoard's writer, opened at its first use; what an earlier part of the run logged too much is dropped then."""
+        if self._writer is None:
+            _date_back(self.run.path, int(time.time()))
+            self._writer = SummaryWriter(str(self.run.path), purge_step=self._written)
+        return self._writer
+
+    def begin(self, epoch: int, unwritten: list[dict[str, float]]) -> None:
+        """Take over the rows of an earlier part of the run, which goes on with `epoch`.
+
+        Args:
+            epoch: The first epoch that is still to come, from 0; later rows are dropped.
+            unwritten: The rows that the earlier part could not write.
+        """
+        self.rows = [row for row in self.run.epochs if row["epoch"] < epoch]
+        self._written = len(self.rows)
+        self.rows += [row for row in unwritten if row["epoch"] >= self._written]
+
+    def log_hyperparams(self, params: Mapping[str, Any]) -> None:  # type: ignore[override]
+        """Write what TensorBoard's HPARAMS tab compares runs by."""
+        for summary in hparams(dict(params), FINAL)[:2]:
+            self.writer._get_file_writer().add_summary(summary)
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Keep values for the next row; of several values of one name the last one counts."""
+        self._values.update(metrics)
+
+    def end_epoch(self, epoch: int, step: int, picture: Picture | None) -> None:
+        """Make a row of the values logged since the last one, and write all rows that are not written yet.
+
+        Args:
+            epoch: The epoch that is complete, from 0.
+            step: The optimiser steps that the run has taken.
+            picture: A panel of predictions for TensorBoard.
+        """
+        values, self._values = self._values, {}
+        first = {"epoch": epoch, "step": step, "lr": values.pop("lr")}
+        last = {name: values.pop(name) for name in ("images_per_s", "seconds")}
+        values = {name: value for name, value in sorted(values.items()) if name not in first}
+        self.rows.append({**first, **values, **last})
+        try:
+            self._write(picture)
+        except OSError as error:  # a full disk: the rows are kept, and written with the next epoch's
+            warn(f"the logs of epoch {epoch + 1} could not be written: {error}")
+            self._writer = None
+
+    def _write(self, picture: Picture | None = None) -> None:
+        text = io.StringIO(newline="")
+        table = csv.DictWriter(text, dict.fromkeys(name for row in self.rows for name in row), lineterminator="\n")
+        table.writeheader()
+        table.writerows(self.rows)
+        write_text(self.run.path / "metrics.csv", text.getvalue())
+        for row in self.unwritten:
+            for name, value in row.items():
+                if name not in NOT_DRAWN:
+                    self.writer.add_scalar(name, value, int(row["epoch"]))
+        if picture is not None:
+            self.writer.add_image("predictions", picture, len(self.rows) - 1, dataformats="HWC")
+        self.writer.flush()
+        self._written = len(self.rows)
+
+    def finish(self) -> None:
+        """Write the scores of the test, which Lightning has logged, and close the files."""
+        if self.unwritten:  # the disk was full after the last epoch
+            self._write()
+        for name in FINAL:
+            self.writer.add_scalar(name, self._values[name], len(self.rows))
+        self.writer._get_file_writer().add_summary(hparams({}, FINAL)[2])
+        self.writer.close()
+
+    def finalize(self, status: str) -> None:
+        """Close the files if training failed: in a sweep, other jobs follow in this process."""
+        if self._writer and status == "failed":
+            with suppress(OSError):
+                self._writer.close()
+
+
+def _date_back(folder: Path, now: int) -> None:
+    """Date the event files of earlier parts of a run before `now`, in seconds since 1970.
+
+    TensorBoard reads them in the order of the dates in their names. After a clock was set back the new file would come first,
+    and would not replace what comes after it.
+    """
+    for age, path in enumerate(sorted(folder.glob("events.out.tfevents.*"), reverse=True), start=1):
+        *head, date, rest = path.name.split(".", 4)
+        if int(date) > now - age:
+            path.rename(folder / ".".join([*head, f"{now - age:010}", rest]))

@@ -1,0 +1,65 @@
+"""Lightning's Trainer settings: each one is honoured, or refused with the reason and the remedy."""
+
+from omegaconf import DictConfig, ListConfig
+
+ONE_DEVICE = "a run trains on one device; hydra/launcher=gpus gives every run of a sweep a GPU of its own"
+WHOLE_EPOCHS = "a run trains on all images and validates after every epoch; trainer.max_epochs says for how long"
+WHOLE_SETS = "a result is of all images of its data set; debug=fast tries everything out in seconds"
+OUR_LOG = "a run always has its own log; logger=csv, logger=wandb or +logger.x._target_=... adds another"
+OUR_CHECKPOINTS = "a run saves its own checkpoints, from which it resumes exactly; the settings are checkpoint.*"
+
+HONOURED = (
+    *("accelerator", "devices", "precision", "max_epochs", "deterministic", "benchmark", "inference_mode"),
+    *("gradient_clip_val", "gradient_clip_algorithm", "detect_anomaly", "log_every_n_steps", "profiler"),
+)
+REFUSED = {
+    **dict.fromkeys(("num_nodes", "strategy", "sync_batchnorm", "use_distributed_sampler"), ONE_DEVICE),
+    **dict.fromkeys(
+        ("check_val_every_n_epoch", "max_steps", "min_steps", "min_epochs", "val_check_interval"), WHOLE_EPOCHS
+    ),
+    **dict.fromkeys(
+        ("limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches"), WHOLE_SETS
+    ),
+    **dict.fromkeys(("fast_dev_run", "num_sanity_val_steps"), "debug=fast tries everything out in seconds"),
+    **dict.fromkeys(("logger", "default_root_dir", "model_registry", "enable_autolog_hparams"), OUR_LOG),
+    **dict.fromkeys(("enable_checkpointing", "barebones"), OUR_CHECKPOINTS),
+    "overfit_batches": "debug=overfit trains on sixteen images over and over",
+    "max_time": "Ctrl-C, SIGTERM or SLURM's time limit stops a run, and the same command resumes it",
+    "accumulate_grad_batches": "raise data.batch_size",
+    "callbacks": "callbacks=lr_monitor or +callbacks.x._target_=... adds one",
+    "plugins": "trainer.precision chooses the precision",
+    "enable_progress_bar": "a run shows its own progress bar, on a terminal alone",
+    "enable_model_summary": "callbacks=model_summary prints one",
+    "reload_dataloaders_every_n_epochs": "the order of the images depends on seed and epoch already",
+}
+
+
+def check_trainer(cfg: DictConfig) -> None:
+    """Refuse settings of the Trainer that a run does not honour.
+
+    Raises:
+        ValueError: a setting that is refused, that has no effect beside the others, or that is out of its range.
+    """
+    trainer = cfg.trainer
+    for key in trainer.keys() - {"_target_", *HONOURED}:
+        reason = REFUSED.get(str(key), f"it is unknown; known are {', '.join(HONOURED)}")
+        raise ValueError(f"trainer.{key}={trainer[key]} cannot be set: {reason}")
+    if trainer.get("gradient_clip_val") is not None and cfg.optimizer.get("fused"):
+        raise ValueError(
+            f"trainer.gradient_clip_val={trainer.gradient_clip_val} has no effect on a fused optimiser: add"
+            " optimizer.fused=false"
+        )
+    if "gradient_clip_algorithm" in trainer and trainer.get("gradient_clip_val") is None:
+        raise ValueError("trainer.gradient_clip_algorithm has no effect by itself: add +trainer.gradient_clip_val=1.0")
+    if "log_every_n_steps" in trainer and not (cfg.callbacks or cfg.logger):
+        raise ValueError(
+            "trainer.log_every_n_steps has no effect without a logger or a callback: add callbacks=lr_monitor"
+        )
+    if isinstance(trainer.get("profiler"), str):
+        raise ValueError(
+            f"trainer.profiler={trainer.profiler} would print nowhere: give it a file, with +trainer.profiler._target_="
+            "lightning.pytorch.profilers.SimpleProfiler +trainer.profiler.dirpath=. +trainer.profiler.filename=profile"
+        )
+    devices = trainer.devices
+    if devices not in (1, "1") and not (isinstance(devices, ListConfig) and len(devices) == 1):
+        raise ValueError(f"trainer.devices={devices}: wanted 1, or a list of one: {ONE_DEVICE}")

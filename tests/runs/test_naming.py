@@ -1,0 +1,194 @@
+"""The name of a run: readable, the same for the same command, another for another run."""
+
+import itertools
+import re
+
+import hydra
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from fcnseg import fit
+from fcnseg.cli.command import CONF
+from fcnseg.paper import EXPERIMENTS
+from fcnseg.runs.naming import run_name
+from fcnseg.runs.settings import WATCHERS
+from fcnseg.train import train
+
+SHIPPED = {f"{path.parent.name}/{path.stem}" for path in CONF.glob("*/*.yaml")}
+MONITOR = "lightning.pytorch.callbacks.LearningRateMonitor"
+
+
+@pytest.fixture
+def name_of(command, monkeypatch):
+    """The name that a command line leads to, without a run."""
+
+    def name_of(*args):
+        names = []
+
+        def stop(cfg, run, console):
+            names.append(run.path.name)
+            raise ValueError("far enough")
+
+        monkeypatch.setattr(fit, "fit", stop)
+        outcome = command(train, *args)
+        assert "far enough" in outcome.err, outcome.err
+        return names[0]
+
+    return name_of
+
+
+@pytest.mark.parametrize(
+    ("args", "name"),
+    [
+        ([], "fcn-seed0"),
+        (["model=wilson", "aug=flip"], "wilson-flip-seed0"),
+        (["model=wilson", "aug=flip", "seed=3"], "wilson-flip-seed3"),
+        (
+            ["data=shapes", "model=wilson", "aug=flip", "optimizer.lr=0.002", "data.size=64", "seed=1"],
+            "shapes-wilson-flip-lr0.002-size64-seed1",
+        ),
+        (["experiment=weighted"], "paper-weighted-seed0"),
+        (["experiment=weighted", "model=unet", "trainer.max_epochs=6"], "paper-weighted-unet-epochs6-seed0"),
+        (["experiment=weighted", "aug=flip"], "paper-weighted-seed0"),  # which has flips anyway
+        (["debug=fast"], "debug.fast-fcn-seed0"),
+        (["loss=weighted", "schedule=cosine", "optimizer=adam"], "fcn-weighted-adam-cosine-seed0"),
+        (["optimizer.lr=1e-5"], "fcn-lr0.00001-seed0"),
+        (["optimizer.lr=0.001"], "fcn-seed0"),  # the default
+        (["trainer.max_epochs=7", "schedule=cosine"], "fcn-cosine-epochs7-seed0"),  # T_max follows
+        (["patience=null"], "fcn-patience.null-seed0"),
+        (
+            ["model=transfer", "model.backbone=mobilenet_v2", "model.freeze=true"],
+            "transfer-model.backbone.mobilenet_v2-model.freeze.true-seed0",
+        ),
+        (["data.split=halves", "data.batch_size=8"], "fcn-batch8-data.split.halves-seed0"),
+        (["name=mine", "model=unet"], "mine"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_names(name_of, args, name):
+    assert name_of(*args) == name
+
+
+@pytest.mark.parametrize(
+    "arg", ["data.root=../voc", "model.widths=[4,8]", "trainer.precision=32-true", "+optimizer.betas=[0.8,0.9]"]
+)
+def test_what_is_not_short_is_hashed(name_of, arg):
+    assert re.fullmatch("fcn-seed0-[0-9a-f]{8}", name_of(arg))
+
+
+def test_a_name_does_not_grow_without_end(name_of):
+    many = [f"checkpoint.every_n_steps={10**7}", f"trainer.max_epochs={10**7}", f"patience={10**7}", "data.size=1024"]
+    many += ["+trainer.benchmark=true", "+trainer.detect_anomaly=true", "+optimizer.weight_decay=0.123456"]
+    name = name_of(*many)
+    assert len(name) <= 80 + len("-seed0-12345678")
+    assert name_of(*many, "+optimizer.eps=0.5") != name
+
+
+@pytest.mark.parametrize(
+    "watching",
+    [
+        ["logger=csv"],
+        ["runs=elsewhere"],
+        ["resume=never"],
+        ["callbacks=lr_monitor"],
+        [f"+callbacks.x._target_={MONITOR}"],
+        ["+callbacks.x._target_=mine.Watcher", "+callbacks.x.only_watches=true"],
+        ["+logger.x._target_=lightning.pytorch.loggers.CSVLogger", "+logger.x.save_dir=."],
+    ],
+    ids=" ".join,
+)
+def test_what_only_watches_changes_no_name(name_of, watching):
+    assert name_of("aug=flip", *watching) == "fcn-flip-seed0"
+
+
+def test_a_callback_that_may_change_the_training_changes_the_name(name_of):
+    assert name_of("+callbacks.x._target_=mine.Changer") not in (
+        "fcn-seed0",
+        name_of("+callbacks.x._target_=mine.Other"),
+    )
+
+
+def test_lightning_has_these_watchers():
+    assert {hydra.utils.get_class(name).__name__ for name in WATCHERS}
+
+
+def test_no_two_shipped_choices_have_one_word():
+    words = [
+        choice.split("/")[1]
+        for choice in SHIPPED
+        if choice.split("/")[0] not in ("experiment", "debug", "logger", "callbacks")
+    ]
+    assert len(words) == len(set(words))
+    assert not [word for word in words if re.fullmatch(r"(lr|size|batch|epochs|patience|seed)\d.*", word)]
+
+
+def test_the_papers_experiments_are_known(name_of):
+    assert {f"experiment/{name}" for name in EXPERIMENTS} <= SHIPPED
+
+
+NOTHING = {"experiment": None, "debug": None}
+
+
+def config(choices=NOTHING, **settings):
+    """A config with these settings, and a seed."""
+    return OmegaConf.create({"name": None, "runs": "runs", "seed": 0, "choices": dict(choices), **settings})
+
+
+def name(cfg, defaults, preset=None):
+    return run_name(cfg, defaults=defaults, preset=preset or dict(cfg.choices), shipped=SHIPPED)
+
+
+def test_a_later_version_that_adds_settings_renames_nobody():
+    old = name(config(optimizer={"lr": 0.1}), config(optimizer={"lr": 0.01}))
+    later = {"aug": {"new": [1, 2]}, "more": 7}
+    new = name(config(optimizer={"lr": 0.1, "more": 1}, **later), config(optimizer={"lr": 0.01, "more": 1}, **later))
+    assert old == new == "lr0.1-seed0"
+
+
+def test_a_choice_of_the_users_own_is_named_with_its_group():
+    cfg = config({**NOTHING, "model": "fcn", "aug": "weighted", "loss": "ce"})
+    preset = {**NOTHING, "model": "fcn", "aug": "none", "loss": "ce"}
+    assert name(cfg, config(), preset) == "fcn-aug.weighted-seed0"
+    assert name(config({**cfg.choices, "aug": "none", "loss": "weighted"}), config(), preset) == "fcn-weighted-seed0"
+
+
+def test_a_setting_that_was_removed_counts():
+    assert name(config(), config(schedule={"factor": 1.0})) != name(config(), config())
+
+
+VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(allow_nan=False),
+    st.text(max_size=25),
+    st.lists(st.integers(), max_size=3),
+)
+KEYS = st.sampled_from(
+    ["optimizer.lr", "data.size", "data.split", "patience", "a.b", "a.b1", "a.b.c", "optimizer.lr2", "seeds"]
+)
+
+
+def nested(settings):
+    cfg = config()
+    for key in sorted(settings):
+        if not any(other.startswith(f"{key}.") for other in settings):
+            OmegaConf.update(cfg, key, settings[key], force_add=True)
+    return cfg
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    runs=st.lists(
+        st.dictionaries(KEYS, VALUES.filter(lambda v: "$" not in str(v) and "?" not in str(v)), max_size=3),
+        min_size=2,
+        max_size=6,
+    )
+)
+def test_two_different_runs_have_two_names(runs):
+    configs = [nested(run) for run in runs]
+    for one, other in itertools.combinations(configs, 2):
+        assert (name(one, config()) == name(other, config())) == (repr(one) == repr(other) or one == other)
+        assert re.fullmatch(r"[\w.-]+", name(one, config()), re.ASCII)

@@ -1,0 +1,97 @@
+"""Every setting of Lightning's Trainer is honoured or refused; none is accepted without effect."""
+
+import inspect
+
+import lightning
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from fcnseg import build
+from fcnseg.runs.trainer_settings import HONOURED, REFUSED, check_trainer
+
+PARAMETERS = list(inspect.signature(lightning.Trainer).parameters)
+PROFILER = {"_target_": "lightning.pytorch.profilers.SimpleProfiler", "dirpath": ".", "filename": "profile"}
+EFFECTS = {  # of every honoured setting: a value, settings that it needs, and what it changes
+    "accelerator": ("cpu", {}, lambda trainer: type(trainer.accelerator).__name__ == "CPUAccelerator"),
+    "devices": (1, {}, lambda trainer: trainer.num_devices == 1),
+    "precision": ("bf16-true", {}, lambda trainer: trainer.precision == "bf16-true"),
+    "max_epochs": (7, {}, lambda trainer: trainer.max_epochs == 7),
+    "deterministic": (True, {}, lambda trainer: torch.are_deterministic_algorithms_enabled()),
+    "benchmark": (True, {}, lambda trainer: torch.backends.cudnn.benchmark),
+    "inference_mode": (False, {}, lambda trainer: not trainer.test_loop.inference_mode),
+    "gradient_clip_val": (0.5, {"optimizer": {"fused": False}}, lambda trainer: trainer.gradient_clip_val == 0.5),
+    "gradient_clip_algorithm": (
+        "value",
+        {"optimizer": {"fused": False}, "trainer": {"gradient_clip_val": 0.5}},
+        lambda trainer: trainer.gradient_clip_algorithm == "value",
+    ),
+    "detect_anomaly": (True, {}, lambda trainer: trainer._detect_anomaly),
+    "log_every_n_steps": (3, {"logger": {"x": {}}}, lambda trainer: trainer.log_every_n_steps == 3),
+    "profiler": (PROFILER, {}, lambda trainer: type(trainer.profiler).__name__ == "SimpleProfiler"),
+}
+
+
+@pytest.fixture(autouse=True)
+def as_before():
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.benchmark = torch.backends.cudnn.deterministic = False
+
+
+def config(compose, settings, more):
+    cfg = compose("data=shapes").copy()
+    OmegaConf.set_struct(cfg, False)
+    return OmegaConf.merge(cfg, {"trainer": {"accelerator": "cpu"}}, more, {"trainer": settings})
+
+
+def test_every_setting_is_decided_about():
+    assert set(HONOURED) | set(REFUSED) == set(PARAMETERS)
+    assert not set(HONOURED) & set(REFUSED)
+    assert EFFECTS.keys() == set(HONOURED)
+
+
+@pytest.mark.parametrize("key", HONOURED)
+def test_an_honoured_setting_has_its_effect(compose, key, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    value, more, has_effect = EFFECTS[key]
+    cfg = config(compose, {key: value}, more)
+    check_trainer(cfg)
+    assert not has_effect(build.trainer(config(compose, {}, {}))) or key in ("accelerator", "devices")
+    assert has_effect(build.trainer(cfg))
+
+
+@pytest.mark.parametrize("key", REFUSED)
+def test_a_refused_setting_is_refused_with_a_reason(compose, key):
+    with pytest.raises(ValueError, match=rf"trainer\.{key}=.* cannot be set: .{{20,}}"):
+        check_trainer(config(compose, {key: 2}, {}))
+
+
+def test_a_setting_that_lightning_does_not_have_is_refused(compose):
+    with pytest.raises(ValueError, match=r"trainer\.max_epoch=3 cannot be set: it is unknown"):
+        check_trainer(config(compose, {"max_epoch": 3}, {}))
+
+
+@pytest.mark.parametrize(
+    ("settings", "remedy"),
+    [
+        ({"gradient_clip_val": 1.0}, "optimizer.fused=false"),
+        ({"gradient_clip_algorithm": "value"}, "gradient_clip_val"),
+        ({"log_every_n_steps": 5}, "callbacks=lr_monitor"),
+        ({"profiler": "simple"}, "profilers.SimpleProfiler"),
+        ({"devices": 2}, "hydra/launcher=gpus"),
+        ({"devices": [0, 1]}, "hydra/launcher=gpus"),
+    ],
+    ids=str,
+)
+def test_a_setting_that_would_have_no_effect_is_refused(compose, settings, remedy):
+    with pytest.raises(ValueError, match=remedy):
+        check_trainer(config(compose, settings, {}))
+
+
+def test_the_profiler_of_the_remedy_writes_its_file(train_in, tmp_path, monkeypatch):
+    settings = [f"+trainer.profiler.{key}={value}" for key, value in PROFILER.items()]
+    train_in(tmp_path, *settings)
+    assert "training_step" in (tmp_path / "fit-profile.txt").read_text()
+    assert instantiate(PROFILER)

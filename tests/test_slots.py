@@ -1,0 +1,155 @@
+"""Loggers and callbacks that a command adds: they get everything, and change nothing that a run computes."""
+
+import csv
+import json
+import os
+import sys
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+import yaml
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
+
+from fcnseg.runs.folder import Run
+from fcnseg.train import train
+
+ARGS = ["trainer.max_epochs=2", "optimizer.lr=0.05", "name=run"]
+TIMES = ("images_per_s", "seconds")
+
+
+class Recorder(Logger):
+    """Keeps what it is given."""
+
+    metrics: ClassVar[dict] = {}
+    hyperparameters: ClassVar[dict] = {}
+    name = version = "recorder"
+
+    def log_metrics(self, metrics, step=None):
+        for key, value in metrics.items():
+            self.metrics.setdefault(key, []).append((step, value))
+
+    def log_hyperparams(self, params):
+        self.hyperparameters.update(params)
+
+
+class Watcher(Callback):
+    """Counts batches."""
+
+    batches = 0
+
+    def on_train_batch_end(self, *_):
+        Watcher.batches += 1
+
+
+def rows(run):
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in Run(run).epochs]
+
+
+def metrics(run):
+    return json.loads((run / "result.json").read_text())["metrics"]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, train_in):
+    return train_in(tmp_path_factory.mktemp("alone"), *ARGS)
+
+
+@pytest.fixture
+def importable(monkeypatch):
+    """This file, as a module that Hydra can import."""
+    monkeypatch.setitem(sys.modules, "slots_of_a_user", sys.modules[__name__])
+    return "slots_of_a_user"
+
+
+def test_a_logger_gets_every_value_and_the_hyperparameters(alone, train_in, tmp_path, importable):
+    run = train_in(tmp_path, *ARGS, f"+logger.x._target_={importable}.Recorder")
+    assert (rows(run), metrics(run)) == (rows(alone), metrics(alone))
+    for row in Run(run).epochs:
+        for name, value in row.items():
+            if name not in ("epoch", "step"):
+                logged = [found for _, found in Recorder.metrics[name]]
+                assert value in logged, name
+    assert {name: Recorder.metrics[name][-1][1] for name in metrics(run)} == pytest.approx(metrics(run))
+    assert (Recorder.hyperparameters["model"], Recorder.hyperparameters["lr"]) == ("fcn", 0.05)
+
+
+def test_lightnings_csv_logger(alone, train_in, tmp_path):
+    run = train_in(tmp_path, *ARGS, "logger=csv")
+    assert (rows(run), metrics(run)) == (rows(alone), metrics(alone))
+    with next(run.glob("logs/*/metrics.csv")).open() as file:
+        logged = [float(row["val/miou"]) for row in csv.DictReader(file) if row["val/miou"]]
+    assert logged == [row["val/miou"] for row in rows(run)]
+    assert yaml.safe_load(next(run.glob("logs/*/hparams.yaml")).read_text())["lr"] == 0.05
+
+
+def test_wandb_offline(alone, train_in, tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb")
+    for name, value in {"WANDB_SILENT": "true", "WANDB_DIR": str(tmp_path), "WANDB_MODE": "offline"}.items():
+        monkeypatch.setenv(name, value)
+    run = train_in(tmp_path, *ARGS, "logger=wandb", "logger.wandb.offline=true")
+    wandb.finish()
+    assert (rows(run), metrics(run)) == (rows(alone), metrics(alone))
+    (log,) = run.rglob("run-*.wandb")
+    content = log.read_bytes()
+    for word in (b"val/miou", b"test/miou", b"images_per_s", b"batch_size"):
+        assert word in content
+
+
+def test_mlflow(compose, train_in, tmp_path):
+    cfg = compose("logger=mlflow", "name=x")
+    assert cfg.logger.mlflow._target_ == "lightning.pytorch.loggers.MLFlowLogger"
+    if not pytest.importorskip("mlflow"):
+        return
+    assert train_in(tmp_path, *ARGS, "logger=mlflow")
+
+
+def test_a_logger_whose_package_is_missing_is_refused(command, tiny, monkeypatch):
+    import lightning.pytorch.loggers.mlflow as module
+
+    monkeypatch.setattr(module, "_MLFLOW_AVAILABLE", False)
+    monkeypatch.setattr(module, "_MLFLOW_FULL_AVAILABLE", False, raising=False)
+    outcome = command(train, *tiny(), "logger=mlflow")
+    assert outcome.code == 2
+    assert "pip install mlflow" in outcome.err
+    assert "Traceback" not in outcome.err
+
+
+@pytest.mark.parametrize("group", ["logger", "callbacks"])
+def test_what_is_no_logger_or_callback_is_refused(command, tiny, group):
+    outcome = command(train, *tiny(), f"+{group}.x._target_=collections.OrderedDict")
+    assert outcome.code == 2
+    assert f"{group}.x is of the type OrderedDict: wanted a Lightning" in outcome.err
+
+
+def test_a_callback_that_breaks_resuming_is_refused(command, tiny):
+    args = [
+        "+callbacks.x._target_=lightning.pytorch.callbacks.GradientAccumulationScheduler",
+        "+callbacks.x.scheduling={0:2}",
+    ]
+    outcome = command(train, *tiny(), *args)
+    assert (outcome.code, "data.batch_size" in outcome.err) == (2, True), outcome.err
+
+
+def test_a_callback_from_the_command_line(alone, train_in, tmp_path, importable):
+    Watcher.batches = 0
+    run = train_in(tmp_path, *ARGS, f"+callbacks.x._target_={importable}.Watcher", "+callbacks.x.only_watches=true")
+    assert Watcher.batches == 2 * 2  # eight images in batches of four
+    assert (rows(run), metrics(run)) == (rows(alone), metrics(alone))
+
+
+def test_a_monitor_of_lightnings_logs_into_the_runs_own_log(alone, train_in, tmp_path):
+    run = train_in(tmp_path, *ARGS, "callbacks=lr_monitor", "trainer.max_epochs=2", "+trainer.log_every_n_steps=1")
+    found = rows(run)
+    assert [row.pop("lr-AdamW") for row in found] == [0.05, 0.05]
+    assert found == rows(alone)
+
+
+def test_a_watcher_added_later_leaves_the_run_the_same(alone, command, tiny):
+    before = os.listdir(alone.parent)
+    outcome = command(train, *tiny(*ARGS, f"runs={alone.parent}"), "callbacks=lr_monitor", "logger=csv")
+    assert outcome.code == 0, outcome.err
+    assert "has finished" in outcome.out
+    assert os.listdir(alone.parent) == before
+    assert Path(alone, "result.json").exists()
