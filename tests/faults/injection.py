@@ -155,6 +155,7 @@ def skip_hydra(own, cfg, defaults):
     """Put the parsed command line where Hydra would put it: its parsing is half of a tiny run's time."""
     HydraConfig.instance().cfg = own
     fcnseg.cli.command._defaults = lambda _: defaults
+    fcnseg.cli.command._preset = lambda _: {}
     hydra.main = lambda **_: lambda job: lambda: job(cfg)
 
 
