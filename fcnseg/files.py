@@ -1,12 +1,18 @@
-"""Files that are there whole or not at all."""
+"""Files and folders that are there whole or not at all: each is written as a draft, which is renamed at the end."""
 
 import errno
 import json
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+
+
+def _draft(path: Path) -> Path:
+    """What the unfinished file or folder `path` is called: always the same name, so that a killed draft is overwritten."""
+    return path.with_name(f".{path.name}.draft")
 
 
 def sync_folder(path: Path) -> None:
@@ -27,7 +33,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
     Written in the same folder, since a rename across file systems would be a copy; synced, renamed, and the folder synced.
     """
-    draft = path.with_name(f".{path.name}.draft")
+    draft = _draft(path)
     try:
         with draft.open("wb") as file:
             yield file
@@ -37,6 +43,33 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         sync_folder(path.parent)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def build_once(folder: Path, build: Callable[[Path], None]) -> None:
+    """Have `build` fill `folder`, unless it is there: of several processes one builds it while the others wait.
+
+    A finished folder is only looked at, so it may lie on a read-only disk.
+
+    Args:
+        folder: It and the folders above it are made.
+        build: Is given an empty folder, the draft, and fills it. If it raises, the draft is removed.
+    """
+    from filelock import FileLock  # late: every command imports this module, and few of them build a folder
+
+    if folder.exists():
+        return
+    draft = _draft(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(draft.with_suffix(".lock")):
+        if folder.exists():  # another process has built it while this one waited
+            return
+        shutil.rmtree(draft, ignore_errors=True)  # what a killed build has left
+        try:
+            draft.mkdir()
+            build(draft)
+            draft.replace(folder)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -17,7 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from fcnseg.callbacks.after_epoch import AfterEpoch
-from fcnseg.data.module import denormalize
+from fcnseg.data.batch import denormalize
 from fcnseg.files import write_text
 from fcnseg.metrics import SCORES
 from fcnseg.pictures import panel
