@@ -54,10 +54,10 @@ def build_once(folder: Path, build: Callable[[Path], None]) -> None:
         folder: It and the folders above it are made.
         build: Is given an empty folder, the draft, and fills it. If it raises, the draft is removed.
     """
-    from filelock import FileLock  # late: every command imports this module, and few of them build a folder
-
     if folder.exists():
         return
+    from filelock import FileLock  # late: every command imports this module, and few of them build a folder
+
     draft = _draft(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(draft.with_suffix(".lock")):

@@ -109,7 +109,7 @@ def test_missing_files(folder, tmp_path):
 @pytest.mark.parametrize(
     ("image_set", "told"),
     [
-        ("train", r"no image set 'train' in .*: found \['empty', 'val'\], wanted .*train\.txt"),
+        ("train", r"no image set 'train': found \['empty', 'val'\], wanted .*train\.txt"),
         ("empty", "is empty: .*"),
     ],
 )

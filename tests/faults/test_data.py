@@ -344,9 +344,9 @@ def test_a_killed_download_is_resumed(tmp_path, mirror, archive):
     args = [*mirror.args, f"data.root={tmp_path / 'data'}"]
     process = start(tmp_path, *args, inject=mirror.socket.close)
     mirror.serve()
-    part = tmp_path / "data" / f"{NAME}.part"
+    draft = tmp_path / "data" / f"{NAME}.draft"
     deadline = time.monotonic() + 20
-    while not (part.exists() and part.stat().st_size == len(archive) // 2):
+    while not (draft.exists() and draft.stat().st_size == len(archive) // 2):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send(signal.SIGKILL)
@@ -357,7 +357,7 @@ def test_a_killed_download_is_resumed(tmp_path, mirror, archive):
     assert outcome.code == 0, outcome.err
     assert mirror.asked == [0, len(archive) // 2]
     assert voc.Folder.find(tmp_path / "data").ids("val")
-    assert not part.exists()
+    assert not draft.exists()
 
 
 def test_two_processes_download_once(tmp_path, mirror):
