@@ -15,7 +15,7 @@ def class_weights(class_pixels: Tensor) -> Tensor:
     """
     pixels = class_pixels[:-1].double()
     pixels[BACKGROUND] += class_pixels[-1]
-    return (1 - pixels / pixels.sum()).float()
+    return (1 - pixels / pixels.sum().clamp_min(1)).float()
 
 
 class CrossEntropy(nn.Module):

@@ -17,7 +17,7 @@ import pytest
 from injection import at, content, differences, kill, run, start
 from PIL import Image
 
-from fcnseg.check import check_data
+from fcnseg.check.__main__ import check_data
 from fcnseg.data import packed, voc
 from fcnseg.data.shapes import shapes
 from fcnseg.files import read_json
