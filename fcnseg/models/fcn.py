@@ -12,8 +12,8 @@ class FCN(nn.Module):
     """The paper's baseline FCN (Table 1): 5.50 M parameters with 21 classes.
 
     Args:
-        num_classes: Channels of the logits.
-        widths: Channels of the encoder's stages, each at half the size of the one before; the decoder mirrors them.
+        num_classes: The number of channels of the logits.
+        widths: The channels of each stage of the encoder, which halve the size in turn; the decoder mirrors them.
 
     Shape:
         image (N, 3, H, W), normalised float, H and W from 32 up -> logits (N, num_classes, H, W).

@@ -12,7 +12,7 @@ from torch import nn
 from torchvision import models
 
 from fcnseg.models import Transfer
-from fcnseg.models.transfer import make_backbone
+from fcnseg.models.backbones import make_backbone
 
 SMALL = "shufflenet_v2_x0_5"  # 1.4 M parameters
 
