@@ -23,7 +23,7 @@ Counts = npt.NDArray[np.int64]
 
 
 class Span(NamedTuple):
-    """The least, median and greatest of some lengths in pixels; zeros if there are none."""
+    """The least, median and greatest of some lengths in pixels; zeros without any."""
 
     least: int
     median: int
@@ -119,9 +119,8 @@ def survey(folder: voc.Folder, image_set: str) -> Survey:
 
 
 def _look(folder: voc.Folder, name: str) -> _Look:
+    size, labels = None, np.zeros(0, dtype=np.uint8)
     problems = []
-    size = None
-    labels = np.zeros(0, dtype=np.uint8)
     try:
         size = voc.read_image(folder.image(name)).size
     except ValueError as error:
@@ -131,9 +130,9 @@ def _look(folder: voc.Folder, name: str) -> _Look:
     except ValueError as error:
         problems.append(f"{name}.png: {error}")
     if problems:
-        return _Look(None, np.zeros(voc.NUM_CLASSES + 1, dtype=np.int64), tuple(problems))
+        size, labels = None, labels[:0]
     counts = np.bincount(labels.ravel(), minlength=256)
-    return _Look(size, np.append(counts[: voc.NUM_CLASSES], counts[voc.VOID]), ())
+    return _Look(size, np.append(counts[: voc.NUM_CLASSES], counts[voc.VOID]), tuple(problems))
 
 
 def render(surveys: Sequence[Survey], console: Console) -> None:

@@ -52,7 +52,7 @@ def voc2012(root: Path, *, urls: Sequence[str], md5: str) -> voc.Folder:
         return folder
     if in_the_way:
         raise ValueError(f"{target} exists, but without ImageSets/Segmentation: complete it, or move it away")
-    if not root.exists() and not root.parent.exists():
+    if not root.parent.exists():
         raise ValueError(f"no folder {root}, nor {root.parent}: wanted VOC-2012's; correct the path or create it")
     if not urls:
         raise ValueError(f"no VOC-2012 in {root} and no mirror to download it from: name at least one URL")

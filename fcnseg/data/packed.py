@@ -25,6 +25,7 @@ FORMAT = 1  # goes up when the same files would be packed in another way
 SHOWN = 10  # files named in one message
 NORESERVE = 0x4000 if sys.platform == "linux" else 0  # MAP_NORESERVE, which Python's mmap has from 3.13 on
 
+Array = np.memmap[Any, np.dtype[np.uint8]]
 Packed = tuple[list[int], str]  # of one image: (256,) pixels per label, and the hash of its two files
 
 
@@ -57,7 +58,7 @@ class Pack:
 
 
 def pack(folder: voc.Folder, image_set: str, size: int) -> Pack:
-    """The pack of an image set; it is built first if there is none, or if the files of the data set have changed.
+    """The pack of an image set; it is built first if the data set is new or its files have changed.
 
     Args:
         folder: The data set. Its packs lie in it, or in the user's cache if it is read-only.
@@ -103,9 +104,11 @@ def _key(folder: voc.Folder, ids: Sequence[str], size: int) -> str:
 
 def _build(folder: voc.Folder, ids: Sequence[str], size: int, title: str, home: Path) -> None:
     """Write the pack of `ids` into `home`, decoding on every core."""
-    writer = _Writer(folder, home, len(ids), size)
+    images = _new_array(home / "images.npy", (len(ids), size, size, 3))
+    masks = _new_array(home / "masks.npy", (len(ids), size, size))
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        results = list(shown(pool.map(writer, range(len(ids)), ids), title, len(ids)))
+        written = pool.map(partial(_write, folder, images, masks), range(len(ids)), ids)
+        results = list(shown(written, title, len(ids)))
     if errors := [str(result) for result in results if isinstance(result, ValueError)]:
         raise ValueError(_some(errors))
     histograms, digests = zip(*(result for result in results if not isinstance(result, ValueError)), strict=True)
@@ -115,38 +118,29 @@ def _build(folder: voc.Folder, ids: Sequence[str], size: int, title: str, home: 
         "class_pixels": [*pixels[: voc.NUM_CLASSES], pixels[voc.VOID]],
         "fingerprint": hashlib.sha256(json.dumps([list(ids), digests]).encode()).hexdigest()[:12],
     }
-    writer.flush()
+    images.flush()
+    masks.flush()
     (home / "pack.json").write_text(json.dumps(meta), encoding="utf-8")
 
 
-class _Writer:
-    """Decodes images into two array files; several threads may call it at once, since Pillow frees Python's lock."""
+def _write(folder: voc.Folder, images: Array, masks: Array, row: int, name: str) -> Packed | ValueError:
+    """Write the image `name` and its mask into a row of the arrays; if one of them is broken, the result is the error.
 
-    def __init__(self, folder: voc.Folder, home: Path, images: int, size: int) -> None:
-        self.folder, self.size = folder, size
-        self.images = _new_array(home / "images.npy", (images, size, size, 3))
-        self.masks = _new_array(home / "masks.npy", (images, size, size))
-
-    def __call__(self, row: int, name: str) -> Packed | ValueError:
-        """Write the image `name` and its mask into `row`; if one of them is broken, the result is the error."""
-        try:
-            image = voc.read_image(self.folder.image(name))
-            mask = voc.read_mask(self.folder.mask(name), image.size)
-        except ValueError as error:
-            return error
-        square = (self.size, self.size)
-        self.images[row] = np.asarray(image.resize(square, Resampling.BILINEAR))
-        self.masks[row] = np.asarray(mask.resize(square, Resampling.NEAREST))
-        digest = hashlib.sha256(self.folder.image(name).read_bytes() + self.folder.mask(name).read_bytes())
-        return mask.histogram(), digest.hexdigest()
-
-    def flush(self) -> None:
-        """Wait until the arrays are on the disk."""
-        self.images.flush()
-        self.masks.flush()
+    Several threads may call it at once, since Pillow frees Python's lock.
+    """
+    try:
+        image = voc.read_image(folder.image(name))
+        mask = voc.read_mask(folder.mask(name), image.size)
+    except ValueError as error:
+        return error
+    square = masks.shape[1:]
+    images[row] = np.asarray(image.resize(square, Resampling.BILINEAR))
+    masks[row] = np.asarray(mask.resize(square, Resampling.NEAREST))
+    digest = hashlib.sha256(folder.image(name).read_bytes() + folder.mask(name).read_bytes())
+    return mask.histogram(), digest.hexdigest()
 
 
-def _new_array(path: Path, shape: tuple[int, ...]) -> "np.memmap[Any, np.dtype[np.uint8]]":
+def _new_array(path: Path, shape: tuple[int, ...]) -> Array:
     """Make an array file and take its room on the disk at once: a disk that fills up later kills the process by SIGBUS."""
     array = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
     if hasattr(os, "posix_fallocate"):
@@ -168,7 +162,7 @@ def _open(home: Path) -> Pack:
 def _map(path: Path) -> Tensor:
     """Map an array file into memory, copy-on-write: what is written to the tensor does not reach the file.
 
-    It computes `np.load(path, mmap_mode="c")`, which reserves memory for a copy of the whole array and so fails for a pack
+    It computes `np.load(path, mmap_mode="c")`, which reserves memory for a copy of the whole array, and fails for a pack
     that is larger than the memory.
     """
     array = np.load(path, mmap_mode="r")

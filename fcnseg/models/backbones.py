@@ -106,20 +106,11 @@ def _load(backbone: nn.Module, path: Path) -> None:
         raise ValueError(f"cannot read model.weights={path}: {error}") from error
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise ValueError(f"model.weights={path} holds a {type(state).__name__}, wanted a state dict of tensors by name")
-    own = backbone.state_dict()
-    shapes = {key: (tuple(state[key].shape), tuple(own[key].shape)) for key in own.keys() & state.keys()}
-    differing = {
-        "missing": own.keys() - state.keys(),
-        "unexpected": {key for key in state.keys() - own.keys() if key.split(".")[0] not in HEADS},
-        "of another shape": {
-            f"{key} {found} for {wanted}" for key, (found, wanted) in shapes.items() if found != wanted
-        },
-    }
-    lines = [
-        f"{len(keys)} {what}: {', '.join(sorted(keys)[:SHOWN])}" + ", ..." * (len(keys) > SHOWN)
-        for what, keys in differing.items()
-        if keys
-    ]
-    if lines:
-        raise ValueError("\n  ".join([f"model.weights={path} are not the weights of this model.backbone:", *lines]))
+    own, found = ({key: tuple(value.shape) for key, value in part.items()} for part in (backbone.state_dict(), state))
+    keys = own.keys() | {key for key in found if key.split(".")[0] not in HEADS}
+    if differing := sorted(key for key in keys if own.get(key) != found.get(key)):
+        rows = [f"  {key}: {found.get(key, 'none')} for {own.get(key, 'none')}" for key in differing[:SHOWN]]
+        more = [f"  ... and {len(differing) - SHOWN} more"] * (len(differing) > SHOWN)
+        title = f"model.weights={path} are not the weights of this model.backbone (found, for wanted):"
+        raise ValueError("\n".join([title, *rows, *more]))
     backbone.load_state_dict({key: state[key] for key in own})

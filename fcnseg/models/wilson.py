@@ -13,7 +13,7 @@ def max_unpool(pooled: Tensor, indices: Tensor) -> Tensor:
     """Undo `max_pool2d(x, 2, return_indices=True)`: every maximum returns to its place, with zeros elsewhere.
 
     It computes `nn.MaxUnpool2d(2)`, which works neither in deterministic mode nor with the exporters. A scatter works with
-    both, since the windows do not overlap and so no place is written twice. Scattering whole pixels keeps channels_last.
+    both: the windows do not overlap, so that no place is written twice. Scattering whole pixels keeps channels_last.
 
     Shape:
         pooled, indices (N, C, H, W) -> (N, C, 2H, 2W), in channels_last memory.

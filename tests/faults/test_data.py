@@ -250,9 +250,9 @@ def test_a_disk_too_small_for_a_pack_says_so(folder, command, small_disk):
 
 
 MOMENTS = {
-    "decoding": partial(at, packed._Writer, "__call__", 3, kill),
-    "before the arrays are synced": partial(at, packed._Writer, "flush", 1, kill),
-    "arrays written": partial(at, packed._Writer, "flush", 1, kill, after=True),
+    "decoding": partial(at, packed, "_write", 3, kill),
+    "before the arrays are synced": partial(at, np.memmap, "flush", 1, kill),
+    "arrays written": partial(at, np.memmap, "flush", 2, kill, after=True),
     "before the rename": partial(at, os, "replace", 1, kill),
     "after the rename": partial(at, os, "replace", 1, kill, after=True),
 }
