@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from statistics import median_low
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from fcnseg.data.progress import shown
 from fcnseg.losses import class_weights
 from fcnseg.metrics import scores
 
-Counts = npt.NDArray[np.int64]
+Look = tuple[tuple[int, int] | None, npt.NDArray[np.int64], list[str]]  # size, pixels of 22 labels, problems
 
 
 class Span(NamedTuple):
@@ -87,14 +88,6 @@ class Survey:
         return tuple(class_weights(torch.tensor(self.pixels)).tolist())
 
 
-class _Look(NamedTuple):
-    """What one image and its mask hold. If they have a problem, there is no size and nothing is counted."""
-
-    size: tuple[int, int] | None
-    counts: Counts  # (22,)
-    problems: tuple[str, ...]
-
-
 def survey(folder: voc.Folder, image_set: str) -> Survey:
     """Read every image and mask of an image set, and count what is in them.
 
@@ -105,20 +98,21 @@ def survey(folder: voc.Folder, image_set: str) -> Survey:
     twice = [f"{image_set}.txt: lists {name} {times} times, wanted once" for name, times in listed.items() if times > 1]
     with ThreadPoolExecutor() as pool:
         looks = list(shown(pool.map(lambda name: _look(folder, name), listed), image_set, len(listed)))
-    sizes = [look.size for look in looks if look.size is not None]
-    counts = np.stack([look.counts for look in looks])  # (images, 22)
+    sizes, counts, problems = zip(*looks, strict=True)
+    sound = [size for size in sizes if size]
     return Survey(
         name=image_set,
         images=len(listed),
-        width=Span.of(width for width, _ in sizes),
-        height=Span.of(height for _, height in sizes),
-        pixels=tuple(counts.sum(axis=0).tolist()),
+        width=Span.of(width for width, _ in sound),
+        height=Span.of(height for _, height in sound),
+        pixels=tuple(np.sum(counts, axis=0).tolist()),
         holding=tuple(np.count_nonzero(counts, axis=0).tolist()),
-        problems=(*twice, *(problem for look in looks for problem in look.problems)),
+        problems=(*twice, *chain(*problems)),
     )
 
 
-def _look(folder: voc.Folder, name: str) -> _Look:
+def _look(folder: voc.Folder, name: str) -> Look:
+    """What one image and its mask hold. If they have a problem, there is no size and nothing is counted."""
     size, labels = None, np.zeros(0, dtype=np.uint8)
     problems = []
     try:
@@ -132,7 +126,7 @@ def _look(folder: voc.Folder, name: str) -> _Look:
     if problems:
         size, labels = None, labels[:0]
     counts = np.bincount(labels.ravel(), minlength=256)
-    return _Look(size, np.append(counts[: voc.NUM_CLASSES], counts[voc.VOID]), tuple(problems))
+    return size, np.append(counts[: voc.NUM_CLASSES], counts[voc.VOID]), problems
 
 
 def render(surveys: Sequence[Survey], console: Console) -> None:

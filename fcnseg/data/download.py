@@ -56,10 +56,8 @@ def voc2012(root: Path, *, urls: Sequence[str], md5: str) -> voc.Folder:
         raise ValueError(f"no folder {root}, nor {root.parent}: wanted VOC-2012's; correct the path or create it")
     if not urls:
         raise ValueError(f"no VOC-2012 in {root} and no mirror to download it from: name at least one URL")
-    archive = root / PurePosixPath(urlsplit(urls[0]).path).name
-    draft = archive.with_name(
-        f"{archive.name}.draft"
-    )  # keeps this name when whole: it marks the file as ours to delete
+    name = PurePosixPath(urlsplit(urls[0]).path).name
+    archive, draft = root / name, root / f"{name}.draft"  # a whole draft keeps its name: it is ours to delete
     build_once(target, partial(_install, archive, draft, urls, md5))
     draft.unlink(missing_ok=True)
     return voc.Folder(target)

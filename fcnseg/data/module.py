@@ -182,9 +182,7 @@ class VOCDataModule(LightningDataModule):
 def _halves(names: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Indices of two halves of some images, which depend on their names alone: each as (n,) int64, ascending."""
     if len(names) < 2:
-        raise ValueError(
-            f"data.split=halves: found {len(names)} image in val, wanted at least 2; use data.split=official"
-        )
+        raise ValueError(f"data.split=halves: val has {len(names)} image, wanted 2 or more; try data.split=official")
     # Ordering by hash is a fixed permutation that no version of a library changes.
     shuffled = sorted(range(len(names)), key=lambda i: sha256(names[i].encode()).hexdigest())
     middle = (len(names) + 1) // 2

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +108,7 @@ def _build(folder: voc.Folder, ids: Sequence[str], size: int, title: str, home: 
     images = _new_array(home / "images.npy", (len(ids), size, size, 3))
     masks = _new_array(home / "masks.npy", (len(ids), size, size))
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        written = pool.map(partial(_write, folder, images, masks), range(len(ids)), ids)
-        results = list(shown(written, title, len(ids)))
+        results = list(shown(pool.map(partial(_write, folder, images, masks), count(), ids), title, len(ids)))
     if errors := [str(result) for result in results if isinstance(result, ValueError)]:
         raise ValueError(_some(errors))
     histograms, digests = zip(*(result for result in results if not isinstance(result, ValueError)), strict=True)

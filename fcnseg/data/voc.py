@@ -74,10 +74,7 @@ class Folder:
 
     def missing(self, ids: Sequence[str]) -> list[Path]:
         """The files of images and masks in `ids` that are not in the folder."""
-        images = {path.name for path in (self.path / "JPEGImages").glob("*.jpg")}
-        masks = {path.name for path in (self.path / "SegmentationClass").glob("*.png")}
-        lacking = [self.image(name) for name in ids if f"{name}.jpg" not in images]
-        return lacking + [self.mask(name) for name in ids if f"{name}.png" not in masks]
+        return [path for name in ids for path in (self.image(name), self.mask(name)) if not path.exists()]
 
 
 @contextmanager

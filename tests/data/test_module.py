@@ -196,7 +196,7 @@ def test_the_greatest_settings_in_range(make):
 
 def test_one_image_has_no_halves(make, listing):
     source = listing(24)
-    with pytest.raises(ValueError, match=r"data\.split=halves: found 1 image in val, wanted at least 2"):
+    with pytest.raises(ValueError, match=r"data\.split=halves: val has 1 image, wanted 2 or more"):
         make(source, split="halves")
     assert make(source).count("val") == 1
 
