@@ -42,12 +42,11 @@ def make_backbone(name: str, weights: str | None) -> nn.Sequential:
 
 
 def channels(backbone: nn.Module, name: str) -> int:
-    """The channels of the last feature map, found by trying an image of 64 pixels.
+    """The channels of a new backbone's last feature map, found by trying an image of 64 pixels.
 
     Raises:
         ValueError: The backbone `name` has no feature map of stride 32.
     """
-    mode = backbone.training
     try:
         with torch.no_grad():
             shape = backbone.eval()(torch.zeros(1, 3, 2 * STRIDE, 2 * STRIDE)).shape  # (1, C, 2, 2)
@@ -56,7 +55,7 @@ def channels(backbone: nn.Module, name: str) -> int:
             f"model.backbone={name} has no feature map to decode ({error}): choose resnet34 or another CNN"
         ) from error
     finally:
-        backbone.train(mode)
+        backbone.train()
     if shape[2:] != (2, 2):
         wanted = "wanted (C, 2, 2), stride 32: choose resnet34"
         raise ValueError(f"model.backbone={name} gives a map {tuple(shape[1:])} of 64x64, {wanted}")

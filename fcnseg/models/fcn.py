@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from fcnseg.models.layers import ConvBlock, DeconvBlock, check_widths, pad_to_multiple, xavier_init
+from fcnseg.models.layers import ConvBlock, DeconvBlock, check_widths, crop_to_size, pad_to_multiple, xavier_init
 
 
 class FCN(nn.Module):
@@ -31,8 +31,6 @@ class FCN(nn.Module):
         xavier_init(self)
 
     def forward(self, image: Tensor) -> Tensor:
-        height, width = image.shape[-2:]
         x = self.encoder(pad_to_multiple(image, self.stride))  # (N, 512, H/32, W/32)
         x = self.decoder(x)  # (N, 32, H, W), still padded
-        logits: Tensor = self.classifier(x)
-        return logits[..., :height, :width]
+        return crop_to_size(self.classifier(x), image)

@@ -65,6 +65,11 @@ def xavier_init(net: nn.Module) -> None:
 
 
 def pad_to_multiple(image: Tensor, stride: int) -> Tensor:
-    """(N, C, H, W) with zeros below and to the right, so that `stride` divides both sides; the logits are cropped back."""
+    """(N, C, H, W) with zeros below and to the right, so that `stride` divides both sides."""
     height, width = image.shape[-2:]
     return F.pad(image, (0, -width % stride, 0, -height % stride))
+
+
+def crop_to_size(logits: Tensor, image: Tensor) -> Tensor:
+    """The logits of a padded image, (N, C, H + pad, W + pad), at the size of the image itself: (N, C, H, W)."""
+    return logits[..., : image.shape[-2], : image.shape[-1]]

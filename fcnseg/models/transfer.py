@@ -5,7 +5,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from fcnseg.models.backbones import STRIDE, channels, make_backbone
-from fcnseg.models.layers import DeconvBlock, pad_to_multiple, xavier_init
+from fcnseg.models.layers import DeconvBlock, crop_to_size, pad_to_multiple, xavier_init
 
 
 class Transfer(nn.Module):
@@ -42,8 +42,6 @@ class Transfer(nn.Module):
         return self
 
     def forward(self, image: Tensor) -> Tensor:
-        height, width = image.shape[-2:]
         x = self.backbone(pad_to_multiple(image, STRIDE))  # (N, 512, H/32, W/32) with resnet34
         x = self.decoder(x)  # (N, 16, H, W), padded
-        logits: Tensor = self.classifier(x)
-        return logits[..., :height, :width]
+        return crop_to_size(self.classifier(x), image)

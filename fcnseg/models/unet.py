@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fcnseg.models.layers import Deconv, check_widths, pad_to_multiple, xavier_init
+from fcnseg.models.layers import Deconv, check_widths, crop_to_size, pad_to_multiple, xavier_init
 
 
 class DoubleConv(nn.Sequential):
@@ -62,7 +62,6 @@ class UNet(nn.Module):
         xavier_init(self)
 
     def forward(self, image: Tensor) -> Tensor:
-        height, width = image.shape[-2:]
         x = self.stem(pad_to_multiple(image, self.stride))  # (N, 64, H, W), padded
         skips: list[Tensor] = []
         for stage in self.encoder:
@@ -70,5 +69,4 @@ class UNet(nn.Module):
             x = stage(F.max_pool2d(x, 2))  # (N, 2C, H/2, W/2)
         for stage in self.decoder:
             x = stage(x, skips.pop())  # (N, C/2, 2H, 2W)
-        logits: Tensor = self.classifier(x)
-        return logits[..., :height, :width]
+        return crop_to_size(self.classifier(x), image)

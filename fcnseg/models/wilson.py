@@ -6,7 +6,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fcnseg.models.layers import ConvBlock, DeconvBlock, check_widths, pad_to_multiple, xavier_init
+from fcnseg.models.layers import ConvBlock, DeconvBlock, check_widths, crop_to_size, pad_to_multiple, xavier_init
 
 
 def max_unpool(pooled: Tensor, indices: Tensor) -> Tensor:
@@ -52,7 +52,6 @@ class Wilson(nn.Module):
         xavier_init(self)
 
     def forward(self, image: Tensor) -> Tensor:
-        height, width = image.shape[-2:]
         x = self.stem(pad_to_multiple(image, self.stride))  # (N, 32, H, W), padded
         undo: list[tuple[Tensor, Tensor]] = []
         for stage in self.encoder:
@@ -61,5 +60,4 @@ class Wilson(nn.Module):
             undo.append((skip, indices))
         for stage, (skip, indices) in zip(self.decoder, reversed(undo), strict=True):
             x = stage(max_unpool(x, indices)) + skip  # (N, C/2, 2H, 2W)
-        logits: Tensor = self.classifier(self.head(x))
-        return logits[..., :height, :width]
+        return crop_to_size(self.classifier(self.head(x)), image)

@@ -100,8 +100,8 @@ def test_ids_are_in_the_files_order(folder):
 def test_missing_files(folder, tmp_path):
     assert folder.missing(("b",)) == []
     assert folder.missing(folder.ids("val")) == [
-        tmp_path / "JPEGImages" / "c.jpg",
         tmp_path / "SegmentationClass" / "a.png",
+        tmp_path / "JPEGImages" / "c.jpg",
         tmp_path / "SegmentationClass" / "c.png",
     ]
 
