@@ -1,12 +1,21 @@
-"""Files that are there whole or not at all."""
+"""Files and folders that are there whole or not at all: each is written as a draft, which is renamed at the end."""
 
 import errno
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+
+
+def draft_of(path: Path) -> Path:
+    """Where the unfinished file or folder `path` lies: beside it, since a rename across file systems would be a copy.
+
+    It is always the same place, so that what a killed process left there is overwritten.
+    """
+    return path.with_name(f".{path.name}.draft")
 
 
 def sync_folder(path: Path) -> None:
@@ -19,11 +28,6 @@ def sync_folder(path: Path) -> None:
             raise
     finally:
         os.close(folder)
-
-
-def draft_of(path: Path) -> Path:
-    """Where a file or folder lies while it is written: beside `path`, since a rename across file systems would be a copy."""
-    return path.with_name(f".{path.name}.draft")
 
 
 @contextmanager
@@ -46,6 +50,33 @@ def replacing(path: Path, *, before_rename: Callable[[Path], None] | None = None
         sync_folder(path.parent)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def build_once(folder: Path, build: Callable[[Path], None]) -> None:
+    """Have `build` fill `folder`, unless it is there: of several processes one builds it while the others wait.
+
+    A finished folder is only looked at, so it may lie on a read-only disk.
+
+    Args:
+        folder: The folder, which is made together with the folders above it.
+        build: A function that is given an empty folder, the draft, and fills it. If it raises, the draft is removed.
+    """
+    if folder.exists():
+        return
+    from filelock import FileLock  # late: every command imports this module, and few of them build a folder
+
+    draft = draft_of(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(draft.with_suffix(".lock")):
+        if folder.exists():  # another process has built it while this one waited
+            return
+        shutil.rmtree(draft, ignore_errors=True)  # what a killed build has left
+        try:
+            draft.mkdir()
+            build(draft)
+            draft.replace(folder)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

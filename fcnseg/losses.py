@@ -1,4 +1,4 @@
-"""Losses of (N, C, H, W) logits and (N, H, W) labels, made from the train set's pixels per class."""
+"""Cross-entropy, plain or weighted by the share of each class in the train set."""
 
 import torch
 from torch import Tensor, nn
@@ -8,22 +8,22 @@ from fcnseg.data.voc import BACKGROUND, VOID
 
 
 def class_weights(class_pixels: Tensor) -> Tensor:
-    """Eq. (2): w_c = 1 - n_c / sum_k n_k, with void counted as background, as the paper's numbers were made.
+    """Eq. (2) of the paper: w_c = 1 - n_c / sum_k n_k, with void counted as background, as the paper's numbers were made.
 
     Shape:
         class_pixels (C + 1,), void last -> (C,) float32.
     """
     pixels = class_pixels[:-1].double()
     pixels[BACKGROUND] += class_pixels[-1]
-    return (1 - pixels / pixels.sum()).float()
+    return (1 - pixels / pixels.sum().clamp_min(1)).float()
 
 
 class CrossEntropy(nn.Module):
     """Cross-entropy over labelled pixels, plain or weighted by eq. (2); 0 for a batch that is all void.
 
     Args:
-        class_pixels: (C + 1,) pixels of every class in the train set, then of void.
-        weighted: Whether a pixel counts with its class's weight (then divided by the sum of weights, as PyTorch does).
+        class_pixels: (C + 1,), the pixels of every class in the train set, then of void.
+        weighted: Whether a pixel counts with the weight of its class; the sum is then divided by the sum of these weights.
 
     Shape:
         logits (N, C, H, W) of any float type, labels (N, H, W) uint8 with 255 for void -> ().

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from fcnseg.data.batch import Batch
 from fcnseg.metrics import RunningMean, SegmentationMetrics
-
-Batch = tuple[Tensor, Tensor, Tensor]  # image (N, 3, H, W) normalised, mask (N, H, W) uint8, sample (N,)
 
 
 class SegmentationTask(LightningModule):

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from fcnseg.benchmark.__main__ import benchmark
-from fcnseg.check import check_data
+from fcnseg.check.__main__ import check_data
 from fcnseg.cli.command import CONF
 from fcnseg.data import voc
 from fcnseg.evaluate import evaluate

@@ -1,10 +1,12 @@
 import errno
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from fcnseg.files import replacing, sync_folder
+from fcnseg.files import build_once, replacing, sync_folder
 
 
 def test_a_new_file_is_on_the_disk_before_its_name_and_the_name_before_the_end(tmp_path, monkeypatch):
@@ -35,3 +37,47 @@ def test_a_broken_disk_is_told(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=os.strerror(errno.EIO)):
         sync_folder(tmp_path)
     assert os.listdir("/proc/self/fd") == before
+
+
+def write(draft):
+    (draft / "file").write_text("whole")
+
+
+def test_a_folder_is_built_and_then_only_looked_at(tmp_path, monkeypatch):
+    folder = tmp_path / "above" / "folder"
+    build_once(folder, write)
+    monkeypatch.delattr("filelock.FileLock")  # the disk may be read-only
+    build_once(folder, lambda draft: pytest.fail("built again"))
+    assert [path.name for path in folder.iterdir()] == ["file"]
+
+
+def test_of_several_at_once_one_builds_a_folder(tmp_path):
+    drafts = []
+
+    def slow(draft):
+        drafts.append(draft)
+        time.sleep(0.2)
+        write(draft)
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda _: build_once(tmp_path / "folder", slow), range(3)))
+    assert drafts == [tmp_path / ".folder.draft"]
+    assert {path.name for path in tmp_path.iterdir()} == {"folder", ".folder.lock"}
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_a_folder_that_is_not_finished_is_removed(tmp_path, error):
+    def fail(draft):
+        write(draft)
+        raise error
+
+    with pytest.raises(error):
+        build_once(tmp_path / "folder", fail)
+    assert [path.name for path in tmp_path.iterdir()] == [".folder.lock"]
+
+
+def test_what_a_killed_build_left_is_not_in_the_folder(tmp_path):
+    (tmp_path / ".folder.draft").mkdir()
+    (tmp_path / ".folder.draft" / "stray").touch()
+    build_once(tmp_path / "folder", write)
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["file"]

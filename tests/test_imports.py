@@ -58,8 +58,8 @@ def libraries(name):
 
 def test_every_command_is_known():
     assert {name.removeprefix("fcnseg.") for name in COMMANDS} == {
-        *("train", "evaluate", "check"),
-        *("report.__main__", "benchmark.__main__"),
+        *("train", "evaluate"),
+        *("report.__main__", "benchmark.__main__", "check.__main__"),
     }
 
 
@@ -94,7 +94,8 @@ def test_a_piece_knows_torch_and_the_facts(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "known"), [(FACTS, set()), ("fcnseg.task", {"fcnseg.metrics"}), ("fcnseg.pictures", {FACTS})]
+    ("name", "known"),
+    [(FACTS, set()), ("fcnseg.task", {"fcnseg.metrics", "fcnseg.data.batch"}), ("fcnseg.pictures", {FACTS})],
 )
 def test_known_modules(name, known):
     assert ours(name) <= known

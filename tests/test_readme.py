@@ -13,8 +13,8 @@ import pytest
 import torch
 import yaml
 
-from fcnseg import check as data
 from fcnseg import evaluate, losses, models, train
+from fcnseg.check import __main__ as data
 from fcnseg.data import augment, voc
 from fcnseg.report import __main__ as report
 

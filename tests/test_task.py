@@ -5,7 +5,7 @@ from torch import nn
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from fcnseg import build
-from fcnseg.data.module import normalize
+from fcnseg.data.batch import normalize
 from fcnseg.data.voc import NUM_CLASSES, VOID
 from fcnseg.metrics import confusion, scores
 

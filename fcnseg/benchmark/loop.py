@@ -23,7 +23,7 @@ from fcnseg.callbacks.finite_loss import FiniteLoss
 from fcnseg.callbacks.progress import Screen
 from fcnseg.callbacks.run_log import RunLog
 from fcnseg.data import voc
-from fcnseg.data.module import Batch
+from fcnseg.data.batch import Batch
 from fcnseg.losses import CrossEntropy
 from fcnseg.signals import StopRequest
 from fcnseg.task import SegmentationTask

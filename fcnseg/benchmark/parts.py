@@ -20,7 +20,8 @@ from fcnseg.benchmark.process import Link, Plan
 from fcnseg.benchmark.roofline import ideal_seconds, machine_peaks, step_operations, typical
 from fcnseg.data import voc
 from fcnseg.data.augment import EpochDraws, Flip
-from fcnseg.data.module import VOCDataModule, normalize
+from fcnseg.data.batch import normalize
+from fcnseg.data.module import VOCDataModule
 from fcnseg.data.packed import pack
 from fcnseg.limits import keep_freed_memory
 from fcnseg.metrics import SegmentationMetrics

@@ -9,7 +9,7 @@ from lightning import LightningModule, Trainer
 from torch import Tensor
 
 from fcnseg.callbacks.after_epoch import AfterEpoch
-from fcnseg.data.module import denormalize
+from fcnseg.data.batch import denormalize
 from fcnseg.pictures import panel
 from fcnseg.runs.run_log import RunLog
 

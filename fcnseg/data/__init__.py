@@ -1,4 +1,22 @@
-"""From a folder in VOC's layout to batches on the device."""
+"""Data sets in VOC's folder layout, and how they become batches on the device."""
 
 SPLITS = ("official", "halves")
 MIN_SIZE = 32  # pixels: the deepest network halves the image five times
+
+
+def check_settings(*, size: int, batch_size: int, split: str) -> None:
+    """Refuse settings of the data that are out of their range.
+
+    Args:
+        size: Height and width in pixels that images are resized to.
+        batch_size: The number of images in a batch.
+        split: The name of the split: one of `SPLITS`.
+
+    Raises:
+        ValueError: One of them is; the message names the setting.
+    """
+    for name, value, least in (("size", size, MIN_SIZE), ("batch_size", batch_size, 1)):
+        if type(value) is not int or value < least:
+            raise ValueError(f"data.{name}={value}: wanted a whole number from {least} up")
+    if split not in SPLITS:
+        raise ValueError(f"data.split={split}: wanted one of {', '.join(SPLITS)}")

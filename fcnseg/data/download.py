@@ -1,11 +1,11 @@
-"""Fetching VOC-2012: an archive resumed, verified and unpacked so that nobody ever sees half a data set."""
+"""Download of VOC-2012: it is resumed after an interruption, checked by its md5, and unpacked whole or not at all."""
 
 import hashlib
-import os
 import shutil
 import tarfile
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path, PurePosixPath
 from typing import cast
@@ -13,118 +13,119 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
-from filelock import FileLock
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 from fcnseg.data import voc
+from fcnseg.files import build_once
 
 _CHUNK = 1 << 18  # bytes
 _TIMEOUT = 30.0  # seconds without a byte
-_TRIES = 4  # of one mirror that cuts the connection
-_PAUSE = 1.0  # seconds between two of them
+_TRIES = 4  # of one mirror that ends the connection early
+_PAUSE = 1.0  # seconds between two tries
 
 
 class _MirrorError(Exception):
-    """What a mirror answered instead of the archive."""
+    """A mirror answered something else than the archive."""
 
 
 class _CutError(_MirrorError):
-    """The mirror stopped half-way; what came so far is worth keeping."""
+    """The mirror stopped half-way; the bytes so far are worth keeping."""
 
 
 def voc2012(root: Path, *, urls: Sequence[str], md5: str) -> voc.Folder:
-    """Finds VOC-2012 under `root`, or downloads it there (2 GB); one process does it, the others wait.
-
-    An archive put into `root` by hand is taken before the network and kept.
+    """Find VOC-2012 under `root`, or download it there (2 GB); one process does it while others wait.
 
     Args:
-        root: Need not exist, its parent must.
-        urls: Mirrors of one archive, tried in this order.
-        md5: Of the whole archive, in hexadecimal digits.
+        root: The folder for the data set; it is made if the folder above it exists. If the archive has been put into it
+            by hand, that is unpacked and kept.
+        urls: The mirrors of the archive, tried in this order.
+        md5: The md5 of the archive, in hexadecimal digits.
 
     Raises:
         ValueError: `root` looks mistyped, no mirror has the archive, or the archive is a wrong or unsafe one.
-        OSError: the disk is full or `root` not writable; the next call resumes the download.
+        OSError: The disk is full or `root` is not writable; the next call resumes the download.
     """
+    target = root / "VOCdevkit" / "VOC2012"
+    in_the_way = target.exists()  # asked first, since another process may finish it before the next line
     if folder := voc.Folder.find(root):
         return folder
-    if not root.exists() and not root.parent.exists():
+    if in_the_way:
+        raise ValueError(f"{target} exists, but without ImageSets/Segmentation: complete it, or move it away")
+    if not root.parent.exists():
         raise ValueError(f"no folder {root}, nor {root.parent}: wanted VOC-2012's; correct the path or create it")
     if not urls:
         raise ValueError(f"no VOC-2012 in {root} and no mirror to download it from: name at least one URL")
-    root.mkdir(exist_ok=True)
-    with FileLock(root / ".voc2012.lock"):
-        return voc.Folder.find(root) or _install(root, urls, md5)
+    name = PurePosixPath(urlsplit(urls[0]).path).name
+    archive, draft = root / name, root / f"{name}.draft"  # a whole draft keeps its name: it is ours to delete
+    build_once(target, partial(_install, archive, draft, urls, md5))
+    draft.unlink(missing_ok=True)
+    return voc.Folder(target)
 
 
-def _install(root: Path, urls: Sequence[str], md5: str) -> voc.Folder:
-    target = root / "VOCdevkit" / "VOC2012"
-    if target.exists():
-        raise ValueError(f"{target} exists, but without ImageSets/Segmentation: complete it, or move it away")
-    archive = root / PurePosixPath(urlsplit(urls[0]).path).name
+def _install(archive: Path, draft: Path, urls: Sequence[str], md5: str, target: Path) -> None:
+    """Unpack `archive` into the empty folder `target`, or the download `draft` if nobody has put an archive there."""
     if archive.exists():
         if (found := _md5(archive)) != md5:
             raise ValueError(f"{archive} has md5 {found}, wanted {md5}: delete it, or put the whole archive there")
-        return _extract(archive, target)
-    part = archive.with_name(f"{archive.name}.part")  # keeps this name when whole: it marks the file as ours to delete
-    if not part.exists() or _md5(part) != md5:
-        _download(part, urls, md5, by_hand=archive)
+        return _unpack(archive, target)
+    if not draft.exists() or _md5(draft) != md5:
+        _download(draft, urls, md5, by_hand=archive)
     try:
-        folder = _extract(part, target)
+        _unpack(draft, target)
     except ValueError:
-        part.unlink()
+        draft.unlink()
         raise
-    part.unlink()
-    return folder
 
 
-def _download(part: Path, urls: Sequence[str], md5: str, *, by_hand: Path) -> None:
+def _download(draft: Path, urls: Sequence[str], md5: str, *, by_hand: Path) -> None:
     answers = []
     for url in urls:
         try:
-            return _download_from(url, part, md5)
+            return _download_from(url, draft, md5)
         except _MirrorError as error:
-            answers.append(f"  {url}: {error}")
+            answers.append(f"\n  {url}: {error}")
     raise ValueError(
-        "\n".join([f"no mirror sent {by_hand.name}:", *answers])
-        + f"\ndownload {by_hand.name} (md5 {md5}) by hand and put it at {by_hand}, or try again later"
+        f"no mirror sent {by_hand.name}:{''.join(answers)}\n"
+        f"download {by_hand.name} (md5 {md5}) by hand and put it at {by_hand}, or try again later"
     )
 
 
-def _download_from(url: str, part: Path, md5: str) -> None:
-    """Completes and verifies `part`; a wrong file is discarded.
+def _download_from(url: str, draft: Path, md5: str) -> None:
+    """Complete `draft` and check its md5; a wrong file is deleted.
 
     Raises:
-        _MirrorError: the mirror has not, or not reliably, what `md5` wants.
+        _MirrorError: The mirror does not have the archive, or does not send all of it.
     """
-    resumed = part.exists()
+    resumed = draft.exists()
     for left in reversed(range(_TRIES)):
         try:
-            _receive(url, part)
+            _receive(url, draft)
             break
         except _CutError:
             if not left:
                 raise
             time.sleep(_PAUSE)
-    if (found := _md5(part)) != md5:
-        part.unlink()
+    if (found := _md5(draft)) != md5:
+        draft.unlink()
         if not resumed:
             raise _MirrorError(f"a file with md5 {found}, wanted {md5}")
-        _download_from(url, part, md5)  # the earlier bytes, of another run or mirror, may have been the wrong ones
+        _download_from(
+            url, draft, md5
+        )  # the bytes of an earlier run, or of another mirror, may have been the wrong ones
 
 
-def _receive(url: str, part: Path) -> None:
-    """Appends to `part` what it lacks, or starts anew if the mirror will not resume."""
-    have = part.stat().st_size if part.exists() else 0
+def _receive(url: str, draft: Path) -> None:
+    """Append the missing bytes to `draft`, or begin it anew if the mirror cannot resume."""
+    have = draft.stat().st_size if draft.exists() else 0
     with _open(url, have) as answer, _progress() as progress:
         resumes = answer.headers.get("Content-Range", "").startswith(f"bytes {have}-")
         have = have if resumes else 0
         length = answer.headers.get("Content-Length")
         total = have + int(length) if length else None
-        progress.console.print(f"downloading {url} to {part}" + f", from byte {have:,}" * resumes, soft_wrap=True)
+        progress.console.print(f"downloading {url} to {draft}" + f", from byte {have:,}" * resumes, soft_wrap=True)
         task = progress.add_task("", total=total, completed=have)
-        with part.open("ab" if resumes else "wb") as file:
+        with draft.open("ab" if resumes else "wb") as file:
             for chunk in _chunks(answer):
                 file.write(chunk)
                 have += len(chunk)
@@ -134,7 +135,7 @@ def _receive(url: str, part: Path) -> None:
 
 
 def _open(url: str, start: int) -> HTTPResponse:
-    headers = {"User-Agent": "fcnseg"}  # some servers turn Python's own away
+    headers = {"User-Agent": "fcnseg"}  # some servers refuse Python's own
     try:
         request = Request(url, headers=headers | ({"Range": f"bytes={start}-"} if start else {}))
         answer = cast(HTTPResponse, urlopen(request, timeout=_TIMEOUT))
@@ -153,14 +154,14 @@ def _open(url: str, start: int) -> HTTPResponse:
 
 def _chunks(answer: HTTPResponse) -> Iterator[bytes]:
     try:
-        while chunk := answer.read1(_CHUNK):  # read() would lose, when the connection breaks, what it had gathered
+        while chunk := answer.read1(_CHUNK):  # read() would lose the bytes before a break
             yield chunk
     except (OSError, HTTPException) as error:
         raise _CutError(f"the connection broke: {error}") from error
 
 
 def _progress() -> Progress:
-    """A bar for people; log files get what is printed above it and no bar."""
+    """A progress bar on stderr; a log file gets the lines that are printed above it, but no bar."""
     console = Console(stderr=True, highlight=False, markup=False)
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     return Progress(*columns, console=console, disable=not console.is_terminal)
@@ -171,24 +172,19 @@ def _md5(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-def _extract(archive: Path, target: Path) -> voc.Folder:
-    """Unpacks beside `target`'s parent and moves the finished folder to `target`, all at once."""
-    staging = archive.parent / ".voc2012.unpacking"  # always this name: the next call clears what a kill left
-    if staging.exists():
-        shutil.rmtree(staging)
+def _unpack(archive: Path, target: Path) -> None:
+    """Unpack the VOC folder of `archive` into the empty folder `target`."""
+    unpacked = target / ".unpacked"
     try:
         with tarfile.open(archive) as tar:
-            tar.extractall(staging, filter=_inside)
-        if (unpacked := voc.Folder.find(staging)) is None:
-            raise ValueError(f"{archive} holds no VOCdevkit/VOC2012: correct the URL and md5")
-        (unpacked.path / ".complete").touch()
-        target.parent.mkdir(exist_ok=True)
-        os.replace(unpacked.path, target)
+            tar.extractall(unpacked, filter=_inside)
     except tarfile.TarError as error:
         raise ValueError(f"refused to unpack {archive}: {error}; get VOC-2012's own archive") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    return voc.Folder(target)
+    if (folder := voc.Folder.find(unpacked)) is None:
+        raise ValueError(f"{archive} holds no VOCdevkit/VOC2012: correct the URL and md5")
+    for path in folder.path.iterdir():
+        path.rename(target / path.name)
+    shutil.rmtree(unpacked)
 
 
 def _inside(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:

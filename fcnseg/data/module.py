@@ -1,48 +1,35 @@
-"""From a data set to batches on the device: `VOCDataModule`."""
+"""The data module: it makes the batches that a run trains and is scored on."""
 
-from collections.abc import Callable, Iterator
-from functools import cache, lru_cache
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
 
-from fcnseg.data import MIN_SIZE, SPLITS, voc
+from fcnseg.data import check_settings, voc
 from fcnseg.data.augment import Augmentation, EpochDraws
+from fcnseg.data.batch import Batch, normalize
 from fcnseg.data.packed import Pack, pack
 
 Source = Callable[[Path], voc.Folder]
-
-
-class Batch(NamedTuple):
-    """Some images of a split.
-
-    Attributes:
-        image: (N, 3, S, S) uint8 RGB from the loader; normalised float32 on the device.
-        mask: (N, S, S) uint8, 0..20 and 255 for void.
-        sample: (N,) int64 numbers of the images in their image set.
-    """
-
-    image: Tensor
-    mask: Tensor
-    sample: Tensor
+_epoch_draws = lru_cache(maxsize=1)(EpochDraws)
 
 
 class Loader:
     """Batches gathered from a pack, in an order that depends on (seed, epoch) alone.
 
-    It starts where `step` says: a run resumed in mid-epoch is given the rest of that epoch, in the same order.
+    A run that is resumed within an epoch gets the rest of that epoch, in the same order.
 
     Args:
-        pack: Where the pixels are; batches come out on its device.
-        samples: (n,) int64: which of its images this split has.
-        batch_size: Images a batch; the last may have fewer, and in training an image left over joins the batch before it,
-            since batch norm cannot train on one value.
-        seed: Of the order; None keeps the split's own.
-        step: Tells how many batches the run has trained on.
+        pack: The images and masks; batches are made on the device that they are on.
+        samples: (n,) int64, the indices of this split's images in the pack.
+        batch_size: The number of images in a batch. The last batch may have fewer; but in training, a single image joins
+            the batch before it, since batch norm cannot train on one value.
+        seed: The seed of the order in training; None keeps the order of `samples`.
+        step: Gives the number of batches that the run has trained on.
     """
 
     def __init__(
@@ -55,14 +42,14 @@ class Loader:
         return len(self.batches(self.samples))
 
     def batches(self, samples: Tensor) -> list[Tensor]:
-        """Cut (n,) samples into batches."""
+        """(n,) samples, cut into batches."""
         batches = list(samples.split(self.batch_size))
         if self.seed is not None and len(batches) > 1 and len(batches[-1]) == 1 < self.batch_size:
             batches[-2:] = [torch.cat(batches[-2:])]
         return batches
 
     def order(self, epoch: int) -> Tensor:
-        """The (n,) samples in the order of `epoch`."""
+        """The (n,) samples in the order of an epoch."""
         if self.seed is None:
             return self.samples
         generator = torch.Generator().manual_seed(int(sha256(f"{self.seed}/{epoch}".encode()).hexdigest()[:12], 16))
@@ -77,20 +64,20 @@ class Loader:
 
 
 class VOCDataModule(LightningDataModule):
-    """Any data set in VOC's layout, packed once, augmented and normalised on the device.
+    """Batches of any data set in VOC's layout: packed once, then augmented and normalised on the device.
 
     Args:
-        root: Where the data set is, or where its source puts it.
-        source: Finds, fetches or makes the data set under `root`.
-        split: "official" trains on train and reports val, on which the epochs are chosen too; "halves" (the paper's) cuts
-            val in two, chooses epochs on the one half and reports the other.
-        size: Height and width in pixels that images are squashed to.
-        batch_size: Images a batch.
-        augment: Applied to training batches.
-        seed: Of the order of samples and of the augmentation.
+        root: The folder that holds the data set, or that `source` puts it into.
+        source: Finds, downloads or generates the data set under `root`.
+        split: "official" trains on train; val chooses the epoch and gives the result. "halves" (the paper's) cuts val in
+            two: one half chooses the epoch, the other gives the result.
+        size: Height and width in pixels that images are resized to, without regard to their shape.
+        batch_size: The number of images in a batch.
+        augment: Augments the training batches.
+        seed: The seed of the order of samples and of the augmentation.
 
     Raises:
-        ValueError: a setting out of its range.
+        ValueError: A setting is out of its range.
     """
 
     num_classes = voc.NUM_CLASSES
@@ -99,53 +86,34 @@ class VOCDataModule(LightningDataModule):
         self, root: str, *, source: Source, split: str, size: int, batch_size: int, augment: Augmentation, seed: int
     ) -> None:
         super().__init__()
-        if split not in SPLITS:
-            raise ValueError(f"data.split={split}: wanted one of {', '.join(SPLITS)}")
-        if size < MIN_SIZE:
-            raise ValueError(f"data.size={size}: wanted a whole number of pixels from {MIN_SIZE} up")
-        if batch_size < 1:
-            raise ValueError(f"data.batch_size={batch_size}: wanted a whole number from 1 up")
+        check_settings(size=size, batch_size=batch_size, split=split)
         self.root, self.source, self.split, self.size, self.batch_size = Path(root), source, split, size, batch_size
         self.augment, self.seed = augment, seed
         self.packs: dict[str, Pack] = {}
         self.parts: dict[str, tuple[str, Tensor]] = {}
 
     def prepare_data(self) -> None:
-        """Fetch, pack and check the data set; nothing the second time.
+        """Find, pack and check the data set, when it is called for the first time.
 
         Raises:
-            ValueError: no data set, a broken one, or a batch larger than the split.
+            ValueError: There is no data set, it is broken, or a batch is larger than its train split.
         """
         if self.packs:
             return
         try:
             folder = self.source(self.root)
         except OSError as error:
-            raise ValueError(
-                f"data.root={self.root}: {error}; give a folder that can be read, or written to"
-            ) from error
+            raise ValueError(f"data.root={self.root}: {error}; give a folder that can be read and written") from error
         packs = {name: pack(folder, name, self.size) for name in ("train", "val")}
         if self.batch_size > (n := len(packs["train"].ids)):
             raise ValueError(f"data.batch_size={self.batch_size} is larger than the train split's {n} images: lower it")
-        self.parts = self._parts(packs)
+        train, val = (torch.arange(len(pack.ids)) for pack in packs.values())
+        first, second = _halves(packs["val"].ids) if self.split == "halves" else (val, val)
+        self.parts = {"train": ("train", train), "val": ("val", first), "test": ("val", second)}
         self.packs = packs
 
-    def _parts(self, packs: dict[str, Pack]) -> dict[str, tuple[str, Tensor]]:
-        """Which images of which image set every stage has."""
-        train, val = (torch.arange(len(packs[name].ids)) for name in ("train", "val"))
-        first = second = val
-        if self.split == "halves":
-            if len(val) < 2:
-                raise ValueError(f"data.split=halves wants at least 2 images in val, found {len(val)}")
-            names = packs["val"].ids
-            # Ordering by hash is a fixed permutation that no library version changes.
-            shuffled = sorted(range(len(names)), key=lambda i: sha256(names[i].encode()).hexdigest())
-            middle = (len(names) + 1) // 2
-            first, second = (torch.tensor(sorted(half)) for half in (shuffled[:middle], shuffled[middle:]))
-        return {"train": ("train", train), "val": ("val", first), "test": ("val", second)}
-
     def setup(self, stage: str | None = None) -> None:
-        """Keep the pixels on the GPU if they take no more than a quarter of what is free there."""
+        """Move the packs to the GPU if they take less than a quarter of its free memory."""
         self.prepare_data()
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         if device.type == "cuda":
@@ -155,20 +123,20 @@ class VOCDataModule(LightningDataModule):
 
     @property
     def class_pixels(self) -> Tensor:
-        """(22,) int64 pixels of every class in train, then of void."""
+        """(22,) int64, the pixels of every class in train, then those of void."""
         return self.packs["train"].class_pixels
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the images and masks of train and val."""
+        """A hash of the images and masks of train and val."""
         return "-".join(self.packs[name].fingerprint for name in ("train", "val"))
 
     def count(self, stage: str) -> int:
-        """Images of "train", "val" or "test"."""
+        """The number of images in "train", "val" or "test"."""
         return len(self.parts[stage][1])
 
     def names(self, stage: str, sample: Tensor) -> list[str]:
-        """The names of a batch's images, from its sample numbers."""
+        """The names of a batch's images, from the indices in `Batch.sample`."""
         ids = self.packs[self.parts[stage][0]].ids
         return [ids[i] for i in sample.tolist()]
 
@@ -190,15 +158,15 @@ class VOCDataModule(LightningDataModule):
         )
 
     def train_dataloader(self) -> Loader:
-        """Shuffled, and where the run left off."""
+        """The batches to train on: shuffled, and those of this epoch that the run has had are left out."""
         return self._loader("train")
 
     def val_dataloader(self) -> Loader:
-        """What epochs are chosen on."""
+        """The batches that epochs are chosen on."""
         return self._loader("val")
 
     def test_dataloader(self) -> Loader:
-        """What results are read on."""
+        """The batches that the result is measured on."""
         return self._loader("test")
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
@@ -206,35 +174,16 @@ class VOCDataModule(LightningDataModule):
         image, mask, sample = batch
         if self.trainer and self.trainer.training:
             samples = len(self.packs["train"].ids)
-            made = _epoch_draws(self.seed, self.trainer.current_epoch, samples, sample.device)
-            image, mask = self.augment(image, mask, made.of(sample))
+            drawn = _epoch_draws(self.seed, self.trainer.current_epoch, samples, sample.device)
+            image, mask = self.augment(image, mask, drawn.of(sample))
         return Batch(normalize(image), mask, sample)
 
 
-_epoch_draws = lru_cache(maxsize=1)(EpochDraws)
-
-
-@cache  # on a GPU, making a tensor waits for it
-def _statistics(width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of a row of `width` pixels: (width * 3,) each."""
-    mean, std = (torch.tensor(values, device=device).mul_(255).repeat(width) for values in (voc.MEAN, voc.STD))
-    return mean, std
-
-
-def normalize(image: Tensor) -> Tensor:
-    """(N, 3, H, W) uint8 RGB to float32 of mean 0 and deviation 1, as pretrained backbones expect, in channels_last.
-
-    A row of pixels at a time: three numbers at a time, as their broadcast over H and W means, take ten times as long.
-    """
-    mean, std = _statistics(width := image.shape[-1], image.device)
-    rows = image.permute(0, 2, 3, 1).flatten(2).float()  # (N, H, W * 3)
-    pixels: Tensor = rows.sub_(mean).div_(std).unflatten(2, (width, 3))  # (N, H, W, 3)
-    return pixels.permute(0, 3, 1, 2)
-
-
-def denormalize(image: Tensor) -> Tensor:
-    """The (N, 3, H, W) uint8 RGB that `normalize` was given."""
-    mean, std = _statistics(width := image.shape[-1], image.device)
-    rows = image.permute(0, 2, 3, 1).flatten(2) * std + mean  # (N, H, W * 3)
-    pixels: Tensor = rows.round_().clamp_(0, 255).byte().unflatten(2, (width, 3))  # (N, H, W, 3)
-    return pixels.permute(0, 3, 1, 2)
+def _halves(names: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Indices of two halves of some images, which depend on their names alone: each as (n,) int64, ascending."""
+    if len(names) < 2:
+        raise ValueError(f"data.split=halves: val has {len(names)} image, wanted 2 or more; try data.split=official")
+    # Ordering by hash is a fixed permutation that no version of a library changes.
+    shuffled = sorted(range(len(names)), key=lambda i: sha256(names[i].encode()).hexdigest())
+    middle = (len(names) + 1) // 2
+    return torch.tensor(sorted(shuffled[:middle])), torch.tensor(sorted(shuffled[middle:]))

@@ -1,4 +1,4 @@
-"""A small made-up data set in VOC's folder layout, so that everything runs at once without VOC or a network.
+"""A small generated data set in VOC's folder layout, so that everything can be tried at once, without a download.
 
 Twenty kinds of object stand for VOC's twenty classes. Each has an outline (one of 6), a pattern (one of 4) and a hue
 (one of 10, with jitter): two classes share every hue, so that colour alone does not tell them apart.
@@ -7,25 +7,25 @@ Twenty kinds of object stand for VOC's twenty classes. Each has an outline (one 
 import colorsys
 import json
 import os
-import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from filelock import FileLock
 from PIL import Image, ImageFilter
 
 from fcnseg.data import voc
+from fcnseg.files import build_once
 
-FORMAT = 1  # raise it whenever a seed draws other images than before: each format has folders of its own
+FORMAT = 1  # goes up when a seed draws other images than before: each format has folders of its own
 
 Reals = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Labels = npt.NDArray[np.uint8]
 
-# Both tables are functions of an object's own coordinates: u and v reach from about -1 to 1 inside it.
+# Functions of an object's own coordinates: u and v reach from about -1 to 1 inside it.
 OUTLINES: tuple[Callable[[Reals, Reals], Bools], ...] = (
     lambda u, v: np.hypot(u, 1.6 * v) < 1,  # ellipse
     lambda u, v: (np.abs(u) < 0.95) & (np.abs(v) < 0.5),  # rectangle
@@ -43,42 +43,31 @@ PATTERNS: tuple[Callable[[Reals, Reals], Bools], ...] = (
 
 
 def shapes(root: Path, *, train: int, val: int, seed: int) -> voc.Folder:
-    """The generated data set with these numbers, which is drawn if it is not there yet.
+    """The generated data set with these numbers, which is drawn first if it is not there yet.
 
-    Every set of numbers has a folder of its own under `root`, and any number of processes may ask for it at once. An
-    image depends on the seed and its name alone: its bytes are the same on every generation.
+    An image depends on the seed and its name alone: its bytes are the same on every generation.
 
     Args:
-        root: Where generated data sets lie.
-        train: Images in the image set `train`. From 20 on, a set holds every class.
-        val: Images in the image set `val`.
-        seed: 0 or more.
+        root: The folder for generated data sets; each set of numbers has a folder of its own in it.
+        train: The number of images in the image set `train`. A set of 20 or more has every class.
+        val: The number of images in the image set `val`.
+        seed: The seed that the images are drawn with.
 
     Raises:
-        ValueError: a number is no integer or too small.
+        ValueError: A number is no integer or too small.
     """
     numbers = {"train": train, "val": val, "seed": seed}
     for key, least in (("train", 1), ("val", 1), ("seed", 0)):
         if not isinstance(numbers[key], int) or numbers[key] < least:
-            raise ValueError(f"shapes got {key}={numbers[key]!r}, wanted an integer from {least} on: set {key} to one")
+            raise ValueError(f"data.source.{key}={numbers[key]}: wanted a whole number from {least} up")
     home = root / f"shapes-v{FORMAT}-{train}-{val}-{seed}"
+    build_once(home, partial(_generate, {"format": FORMAT, **numbers}))
+    return voc.Folder(home / "VOCdevkit" / "VOC2012")
+
+
+def _generate(numbers: dict[str, int], home: Path) -> None:
+    """Draw the data set with these numbers into `home`."""
     folder = voc.Folder(home / "VOCdevkit" / "VOC2012")
-    record = folder.path / "shapes.json"
-    if record.is_file():  # before the lock, so that a finished data set may lie on a read-only disk
-        return folder
-    root.mkdir(parents=True, exist_ok=True)
-    with FileLock(root / "shapes.lock"):
-        if not record.is_file():
-            _generate(home, {"format": FORMAT, **numbers})
-    return folder
-
-
-def _generate(home: Path, numbers: dict[str, int]) -> None:
-    """Draw into a temporary folder and move it to `home` when it is whole, in place of what an interruption left."""
-    temporary = home.with_name(f"{home.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    shutil.rmtree(home, ignore_errors=True)
-    folder = voc.Folder(temporary / "VOCdevkit" / "VOC2012")
     image_sets = folder.path / "ImageSets" / "Segmentation"
     for path in (folder.path / "JPEGImages", folder.path / "SegmentationClass", image_sets):
         path.mkdir(parents=True)
@@ -96,7 +85,6 @@ def _generate(home: Path, numbers: dict[str, int]) -> None:
         lines = "".join(f"{_name(index)}\n" for index in indices)
         (image_sets / f"{image_set}.txt").write_text(lines, encoding="utf-8")
     (folder.path / "shapes.json").write_text(json.dumps(numbers) + "\n", encoding="utf-8")
-    os.replace(temporary, home)
 
 
 def _name(index: int) -> str:
@@ -104,7 +92,7 @@ def _name(index: int) -> str:
 
 
 def _draw(seed: int, index: int) -> tuple[Image.Image, Image.Image]:
-    """One photograph (RGB) and its class mask (VOC's palette): 1 to 4 objects, some in front of others."""
+    """An image (RGB) and its class mask (VOC's palette) with 1 to 4 objects, some in front of others."""
     rng = np.random.default_rng([seed, index])
     long = int(rng.integers(144, 209))
     short = round(long * rng.uniform(0.62, 0.82))
@@ -120,13 +108,13 @@ def _draw(seed: int, index: int) -> tuple[Image.Image, Image.Image]:
 
 
 def _clouds(rng: np.random.Generator, size: tuple[int, int], cells: int) -> Reals:
-    """Smooth noise (H, W), about 0..1, with `cells` bumps along each side."""
+    """Smooth noise (H, W) of about 0..1, with `cells` bumps along each side."""
     coarse = Image.fromarray(rng.random((cells, cells), dtype=np.float32))
     return np.asarray(coarse.resize(size, Image.Resampling.BICUBIC), dtype=np.float64)
 
 
 def _background(rng: np.random.Generator, size: tuple[int, int]) -> Reals:
-    """Blotches of two dull colours: (H, W, 3), RGB in about 0..1."""
+    """Patches of two dull colours: (H, W, 3), RGB of about 0..1."""
     one, other = (np.array(colorsys.hsv_to_rgb(rng.random(), rng.uniform(0, 0.5), rng.uniform(0.3, 0.9))) for _ in "12")
     blend = 0.6 * _clouds(rng, size, 4) + 0.4 * _clouds(rng, size, int(rng.integers(8, 40)))
     canvas: Reals = one + (other - one) * blend[..., None]
@@ -151,7 +139,7 @@ def _add_object(rng: np.random.Generator, canvas: Reals, labels: Labels, label: 
 
 
 def _own_coordinates(rng: np.random.Generator, height: int, width: int) -> tuple[Reals, Reals]:
-    """U and v at each pixel, (H, W) both, of an object whose place, size, turn and stretch are drawn here."""
+    """The coordinates u and v of every pixel, (H, W) each, of an object whose place, size, turn and stretch are drawn."""
     radius = np.sqrt(height * width) * rng.uniform(0.18, 0.38)
     stretch, turn = rng.uniform(0.85, 1.2), rng.uniform(0, 2 * np.pi)
     y, x = np.mgrid[:height, :width].astype(np.float64)
@@ -161,7 +149,7 @@ def _own_coordinates(rng: np.random.Generator, height: int, width: int) -> tuple
 
 
 def _photograph(rng: np.random.Generator, canvas: Reals) -> Image.Image:
-    """What a camera makes of the canvas: uneven light, soft edges, noise."""
+    """The canvas as a camera would take it: with uneven light, soft edges and noise."""
     height, width = canvas.shape[:2]
     light = 0.65 + 0.55 * _clouds(rng, (width, height), 2)
     sharp = Image.fromarray((255 * canvas * light[..., None]).clip(0, 255).astype(np.uint8))

@@ -5,15 +5,15 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from fcnseg.models.layers import ConvBlock, DeconvBlock, check_widths, pad_to_multiple, xavier_init
+from fcnseg.models.layers import ConvBlock, DeconvBlock, check_widths, crop_to_size, pad_to_multiple, xavier_init
 
 
 class FCN(nn.Module):
     """The paper's baseline FCN (Table 1): 5.50 M parameters with 21 classes.
 
     Args:
-        num_classes: Channels of the logits.
-        widths: Channels of the encoder's stages, each at half the size of the one before; the decoder mirrors them.
+        num_classes: The number of channels of the logits.
+        widths: The channels of each stage of the encoder, which halve the size in turn; the decoder mirrors them.
 
     Shape:
         image (N, 3, H, W), normalised float, H and W from 32 up -> logits (N, num_classes, H, W).
@@ -31,8 +31,6 @@ class FCN(nn.Module):
         xavier_init(self)
 
     def forward(self, image: Tensor) -> Tensor:
-        height, width = image.shape[-2:]
         x = self.encoder(pad_to_multiple(image, self.stride))  # (N, 512, H/32, W/32)
         x = self.decoder(x)  # (N, 32, H, W), still padded
-        logits: Tensor = self.classifier(x)
-        return logits[..., :height, :width]
+        return crop_to_size(self.classifier(x), image)

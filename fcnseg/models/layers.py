@@ -1,4 +1,4 @@
-"""The blocks that more than one of the paper's networks is made of."""
+"""The blocks that several of the paper's networks share."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,8 @@ class ConvBlock(nn.Sequential):
 class Deconv(nn.ConvTranspose2d):
     """A transposed convolution whose bias is added apart: (N, in, H, W) -> (N, out, stride*H, stride*W).
 
-    The same weights and numbers; but oneDNN's own gradient of this bias takes the CPU as long as the rest of its backward.
+    It computes `nn.ConvTranspose2d`; but on the CPU, oneDNN's gradient of the bias takes as long as the rest of the
+    backward pass.
     """
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
@@ -45,10 +46,10 @@ class DeconvBlock(nn.Sequential):
 
 
 def check_widths(widths: Sequence[int]) -> None:
-    """Refuse channels of stages that are none.
+    """Refuse `widths` that are no channels of stages.
 
     Raises:
-        ValueError: no stage, or one without channels.
+        ValueError: There is no stage, or one has no channels.
     """
     if not widths or min(widths) < 1:
         raise ValueError(f"model.widths={list(widths)}: wanted the channels of every stage, whole numbers from 1 up")
@@ -64,6 +65,11 @@ def xavier_init(net: nn.Module) -> None:
 
 
 def pad_to_multiple(image: Tensor, stride: int) -> Tensor:
-    """Zeros below and to the right of (N, C, H, W), so that `stride` divides both sides; crop the logits back."""
+    """(N, C, H, W) with zeros below and to the right, so that `stride` divides both sides."""
     height, width = image.shape[-2:]
     return F.pad(image, (0, -width % stride, 0, -height % stride))
+
+
+def crop_to_size(logits: Tensor, image: Tensor) -> Tensor:
+    """The logits of a padded image, (N, C, H + pad, W + pad), at the size of the image itself: (N, C, H, W)."""
+    return logits[..., : image.shape[-2], : image.shape[-1]]

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fcnseg.models.layers import Deconv, check_widths, pad_to_multiple, xavier_init
+from fcnseg.models.layers import Deconv, check_widths, crop_to_size, pad_to_multiple, xavier_init
 
 
 class DoubleConv(nn.Sequential):
-    """Twice 3x3 convolution, instance norm, ReLU: (N, in, H, W) -> (N, out, H, W).
+    """3x3 convolution, instance norm and ReLU, twice: (N, in, H, W) -> (N, out, H, W).
 
-    The ReLU is not in place: instance norm returns a view, and writing into a view costs autograd a copy of it.
+    The ReLU is not in place: instance norm returns a view, and autograd would copy it before it is written to.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -28,7 +28,7 @@ class DoubleConv(nn.Sequential):
 
 
 class Up(nn.Module):
-    """Double the size, halve the channels, join the encoder's features of that size: (N, C, H, W) -> (N, C/2, 2H, 2W)."""
+    """Doubles the size, halves the channels and joins the encoder's features: (N, C, H, W) -> (N, C/2, 2H, 2W)."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -44,8 +44,8 @@ class UNet(nn.Module):
     """U-Net (Table 4), every convolution with stride 1: 31.0 M parameters with 21 classes.
 
     Args:
-        num_classes: Channels of the logits.
-        widths: Channels of the encoder's stages, each at half the size of the one before; the decoder mirrors them.
+        num_classes: The number of channels of the logits.
+        widths: The channels of each stage of the encoder, which halve the size in turn; the decoder mirrors them.
 
     Shape:
         image (N, 3, H, W), normalised float, H and W from 32 up -> logits (N, num_classes, H, W).
@@ -62,7 +62,6 @@ class UNet(nn.Module):
         xavier_init(self)
 
     def forward(self, image: Tensor) -> Tensor:
-        height, width = image.shape[-2:]
         x = self.stem(pad_to_multiple(image, self.stride))  # (N, 64, H, W), padded
         skips: list[Tensor] = []
         for stage in self.encoder:
@@ -70,5 +69,4 @@ class UNet(nn.Module):
             x = stage(F.max_pool2d(x, 2))  # (N, 2C, H/2, W/2)
         for stage in self.decoder:
             x = stage(x, skips.pop())  # (N, C/2, 2H, 2W)
-        logits: Tensor = self.classifier(x)
-        return logits[..., :height, :width]
+        return crop_to_size(self.classifier(x), image)

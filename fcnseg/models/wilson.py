@@ -6,14 +6,14 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fcnseg.models.layers import ConvBlock, DeconvBlock, check_widths, pad_to_multiple, xavier_init
+from fcnseg.models.layers import ConvBlock, DeconvBlock, check_widths, crop_to_size, pad_to_multiple, xavier_init
 
 
 def max_unpool(pooled: Tensor, indices: Tensor) -> Tensor:
-    """Undo `max_pool2d(x, 2, return_indices=True)`: every maximum back to its place, zeros elsewhere.
+    """Undo `max_pool2d(x, 2, return_indices=True)`: every maximum returns to its place, with zeros elsewhere.
 
-    The same numbers as `nn.MaxUnpool2d(2)`, which refuses deterministic mode and the exporters; a plain scatter, whose
-    places never repeat since the windows do not overlap, passes both. Scattering whole pixels keeps channels_last.
+    It computes `nn.MaxUnpool2d(2)`, which works neither in deterministic mode nor with the exporters. A scatter works with
+    both: the windows do not overlap, so that no place is written twice. Scattering whole pixels keeps channels_last.
 
     Shape:
         pooled, indices (N, C, H, W) -> (N, C, 2H, 2W), in channels_last memory.
@@ -28,12 +28,13 @@ def max_unpool(pooled: Tensor, indices: Tensor) -> Tensor:
 class Wilson(nn.Module):
     """Wilson's model (Table 2): 12.6 M parameters with 21 classes.
 
-    Every convolution has stride 1 and pools follow the second to the sixth, since the printed strides of 2 leave nothing
-    to pool. Table 2 has no room for concatenation, so a skip is the sum of a deconvolution and the encoder stage of its size.
+    Every convolution has stride 1, and a pool follows each from the second to the sixth: the printed strides of 2 would
+    leave nothing to pool. Table 2 has no channels for a concatenation, so a skip is added: each deconvolution gives its sum
+    with the encoder's stage of its size.
 
     Args:
-        num_classes: Channels of the logits.
-        widths: Channels of the encoder's stages; every one but the first ends in a 2x2 max pool.
+        num_classes: The number of channels of the logits.
+        widths: The channels of each stage of the encoder; all but the first end in a 2x2 max pool.
 
     Shape:
         image (N, 3, H, W), normalised float, H and W from 32 up -> logits (N, num_classes, H, W).
@@ -51,7 +52,6 @@ class Wilson(nn.Module):
         xavier_init(self)
 
     def forward(self, image: Tensor) -> Tensor:
-        height, width = image.shape[-2:]
         x = self.stem(pad_to_multiple(image, self.stride))  # (N, 32, H, W), padded
         undo: list[tuple[Tensor, Tensor]] = []
         for stage in self.encoder:
@@ -60,5 +60,4 @@ class Wilson(nn.Module):
             undo.append((skip, indices))
         for stage, (skip, indices) in zip(self.decoder, reversed(undo), strict=True):
             x = stage(max_unpool(x, indices)) + skip  # (N, C/2, 2H, 2W)
-        logits: Tensor = self.classifier(self.head(x))
-        return logits[..., :height, :width]
+        return crop_to_size(self.classifier(self.head(x)), image)

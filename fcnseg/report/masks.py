@@ -9,7 +9,8 @@ from torch import Tensor
 
 from fcnseg import build
 from fcnseg.data import voc
-from fcnseg.data.module import VOCDataModule, normalize
+from fcnseg.data.batch import normalize
+from fcnseg.data.module import VOCDataModule
 from fcnseg.report.compare import Experiment
 from fcnseg.report.document import Gallery
 from fcnseg.runs import rebuild

@@ -4,13 +4,10 @@ from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from fcnseg.data import MIN_SIZE, SPLITS
+from fcnseg.data import check_settings
 from fcnseg.runs.trainer_settings import check_trainer
 
-LEAST = {
-    **{"trainer.max_epochs": 1, "patience": 1, "checkpoint.every_n_steps": 1, "seed": 0},
-    **{"data.size": MIN_SIZE, "data.batch_size": 1},
-}
+LEAST = {"trainer.max_epochs": 1, "patience": 1, "checkpoint.every_n_steps": 1, "seed": 0}
 NOT_IDENTITY = (
     "name",
     "runs",
@@ -33,6 +30,7 @@ def check_ranges(cfg: DictConfig) -> None:
         ValueError: a setting out of its range.
     """
     check_trainer(cfg)
+    check_settings(size=cfg.data.size, batch_size=cfg.data.batch_size, split=cfg.data.split)
     for key, least in LEAST.items():
         value = OmegaConf.select(cfg, key)
         if value is not None and (type(value) is not int or value < least):
@@ -41,9 +39,8 @@ def check_ranges(cfg: DictConfig) -> None:
         raise ValueError(f"checkpoint.min_seconds={seconds}: wanted a number from 0 up")
     if (minutes := cfg.checkpoint.every_n_minutes) is not None and not minutes > 0:
         raise ValueError(f"checkpoint.every_n_minutes={minutes}: wanted a number above 0, or null")
-    for key, choices in (("resume", ("auto", "never")), ("data.split", SPLITS)):
-        if (value := OmegaConf.select(cfg, key)) not in choices:
-            raise ValueError(f"{key}={value}: wanted one of {', '.join(choices)}")
+    if cfg.resume not in ("auto", "never"):
+        raise ValueError(f"resume={cfg.resume}: wanted one of auto, never")
 
 
 def hyperparameters(cfg: DictConfig) -> dict[str, Any]:

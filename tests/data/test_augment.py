@@ -117,6 +117,23 @@ def test_draws_depend_on_seed_epoch_and_sample_alone():
     assert torch.equal(drawn(1, 2, [7], times=3), wanted[:, 7:8])
 
 
+def plain_mix(x):
+    for multiplier in (0x7FEB352D, 0x5BD1E995):
+        x = (x ^ (x >> 16)) * multiplier % 2**32
+    return x ^ (x >> 15)
+
+
+@pytest.mark.parametrize(("seed", "epoch"), [(0, 0), (2**32 - 1, 10_000), (2**40 + 3, 2)])
+def test_draws_are_those_of_pythons_integers(seed, epoch):
+    """Which have no sign and cannot overflow."""
+    found = drawn(seed, epoch, SAMPLES[::1001], times=2)
+    for column, sample in enumerate(SAMPLES[::1001].tolist()):
+        state = plain_mix(plain_mix(plain_mix(seed % 2**32) ^ epoch) ^ sample)
+        for row in range(2):
+            state = plain_mix((state + 0x9E3779B9) % 2**32)
+            assert found[row, column] == (state >> 8) / 2**24
+
+
 def test_draws_are_the_same_for_ever():  # computed once with Python's integers
     assert (drawn(0, 0, [0, 1], times=2) * 2**24).tolist() == [[4767713, 1573494], [9654813, 15378236]]
     assert (drawn(42, 7, [5, 1463], times=2) * 2**24).tolist() == [[11301899, 12533013], [12936645, 2338617]]

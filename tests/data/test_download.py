@@ -101,14 +101,16 @@ def fetch(server, root, *behaviours):
 
 
 def visible(root):
-    return sorted(path.name for path in root.iterdir() if path.name != ".voc2012.lock")
+    """The names in `root` that lead to files, locks left out."""
+    files = [path for path in root.rglob("*") if path.is_file() and path.suffix != ".lock"]
+    return sorted({path.relative_to(root).parts[0] for path in files})
 
 
 def assert_complete(folder, root):
     assert folder == voc.Folder.find(root) == voc.Folder(root / "VOCdevkit" / "VOC2012")
     assert folder.image_sets() == ("train", "val")
     assert folder.missing(folder.ids("train")) == []
-    assert (folder.path / ".complete").is_file()
+    assert [path.name for path in folder.path.glob(".*")] == []
 
 
 def test_downloads_unpacks_and_leaves_only_the_folder(server, root, capfd):
@@ -117,7 +119,7 @@ def test_downloads_unpacks_and_leaves_only_the_folder(server, root, capfd):
     assert server.requests == [("good", None, len(ARCHIVE))]
     output = capfd.readouterr()
     assert not output.out
-    assert output.err.splitlines() == [f"downloading {server.url('good')} to {root / NAME}.part"]
+    assert output.err.splitlines() == [f"downloading {server.url('good')} to {root / NAME}.draft"]
 
 
 def test_a_terminal_gets_a_bar(server, root, capfd, monkeypatch):
@@ -128,7 +130,7 @@ def test_a_terminal_gets_a_bar(server, root, capfd, monkeypatch):
 
 def test_what_is_there_is_not_asked_for(server, root, monkeypatch):
     first = fetch(server, root, "good")
-    monkeypatch.delattr(download, "FileLock")  # nothing is written, not even a lock
+    monkeypatch.delattr("filelock.FileLock")  # nothing is written, not even a lock
     assert fetch(server, root, "404") == first
     assert fetch(server, root / "VOCdevkit", "404") == first
     assert len(server.requests) == 1
@@ -158,35 +160,35 @@ def test_a_mirror_that_keeps_cutting_hands_over_to_the_next(server, root):
 def test_the_next_call_resumes(server, root):
     with pytest.raises(ValueError, match="the connection ended at byte 4,000 of"):
         fetch(server, root, "dying")
-    assert visible(root) == [f"{NAME}.part"]
+    assert visible(root) == [f"{NAME}.draft"]
     assert_complete(fetch(server, root, "good"), root)
     assert server.requests[-1][1] == "bytes=4000-"
 
 
 def test_a_server_without_ranges_sends_all_anew(server, root):
     root.mkdir()
-    (root / f"{NAME}.part").write_bytes(ARCHIVE[:3000])
+    (root / f"{NAME}.draft").write_bytes(ARCHIVE[:3000])
     assert_complete(fetch(server, root, "norange"), root)
     assert server.requests == [("norange", "bytes=3000-", len(ARCHIVE))]
 
 
-def test_a_part_longer_than_the_archive_is_fetched_anew(server, root):
+def test_a_draft_longer_than_the_archive_is_fetched_anew(server, root):
     root.mkdir()
-    (root / f"{NAME}.part").write_bytes(ARCHIVE + b"more")
+    (root / f"{NAME}.draft").write_bytes(ARCHIVE + b"more")
     assert_complete(fetch(server, root, "good"), root)
     assert [ranged for _, ranged, _ in server.requests] == [f"bytes={len(ARCHIVE) + 4}-", None]
 
 
-def test_a_part_of_something_else_is_fetched_anew(server, root):
+def test_a_draft_of_something_else_is_fetched_anew(server, root):
     root.mkdir()
-    (root / f"{NAME}.part").write_bytes(b"?" * 3000)
+    (root / f"{NAME}.draft").write_bytes(b"?" * 3000)
     assert_complete(fetch(server, root, "good"), root)
     assert [ranged for _, ranged, _ in server.requests] == ["bytes=3000-", None]
 
 
-def test_a_whole_part_needs_no_network(server, root):
+def test_a_whole_draft_needs_no_network(server, root):
     root.mkdir()
-    (root / f"{NAME}.part").write_bytes(ARCHIVE)
+    (root / f"{NAME}.draft").write_bytes(ARCHIVE)
     assert_complete(fetch(server, root, "good"), root)
     assert server.requests == []
     assert visible(root) == ["VOCdevkit"]
@@ -198,9 +200,9 @@ def test_a_bad_mirror_is_passed_over(server, root, behaviour):
     assert [(asked, ranged) for asked, ranged, _ in server.requests] == [(behaviour, None), ("good", None)]
 
 
-def test_a_web_page_does_not_cost_the_part(server, root):
+def test_a_web_page_does_not_cost_the_draft(server, root):
     root.mkdir()
-    (root / f"{NAME}.part").write_bytes(ARCHIVE[:3000])
+    (root / f"{NAME}.draft").write_bytes(ARCHIVE[:3000])
     assert_complete(fetch(server, root, "html", "good"), root)
     assert server.requests[-1] == ("good", "bytes=3000-", len(ARCHIVE) - 3000)
 
@@ -248,7 +250,7 @@ def test_a_member_that_leaves_the_folder_is_refused(server, root, tmp_path, name
         fetch(server, root, "good")
     assert name.strip("/") in str(error.value)
     assert visible(root) == [NAME] * by_hand
-    assert visible(tmp_path) == ["data", "secret.txt"]
+    assert visible(tmp_path) == ["data"] * by_hand + ["secret.txt"]
 
 
 def test_an_archive_of_something_else_is_refused(server, root):
@@ -284,13 +286,13 @@ def test_two_processes_download_once(server, root):
 def test_a_killed_extraction_is_cleared_and_done_again(server, root):
     kill = (
         "import os, sys, pathlib; from fcnseg.data import download\n"
-        "download.os.replace = lambda *paths: os._exit(9)\n"
+        "os.replace = lambda *paths: os._exit(9)\n"
         "download.voc2012(pathlib.Path(sys.argv[1]), urls=[sys.argv[2]], md5=sys.argv[3])"
     )
     command = [sys.executable, "-c", kill, str(root), server.url("good"), md5(ARCHIVE)]
     assert subprocess.run(command, timeout=20).returncode == 9
     assert voc.Folder.find(root) is None
-    (stale := root / ".voc2012.unpacking" / "VOCdevkit" / "VOC2012" / "stale").touch(exist_ok=False)
+    (stale := root / "VOCdevkit" / ".VOC2012.draft" / "stale").touch(exist_ok=False)
     assert_complete(folder := fetch(server, root, "good"), root)
     assert not (folder.path / stale.name).exists()
     assert visible(root) == ["VOCdevkit"]
@@ -305,7 +307,7 @@ def test_a_full_disk_leaves_no_half_a_folder(server, root, monkeypatch):
         patch.setattr(tarfile.TarFile, "makefile", full)
         with pytest.raises(OSError, match="No space left"):
             fetch(server, root, "good")
-    assert visible(root) == [f"{NAME}.part"]
+    assert visible(root) == [f"{NAME}.draft"]
     assert_complete(fetch(server, root, "good"), root)
     assert len(server.requests) == 1
 

@@ -212,7 +212,7 @@ def test_a_disk_too_small_is_told_before_it_is_full(folder, monkeypatch):
 def test_what_a_killed_build_left_is_no_pack(folder):
     wanted = pack(folder, "train", SIZE)
     home = next((folder.path / "packs").glob(f"train-{SIZE}-*/"))
-    draft = home.rename(home.with_suffix(".draft"))
+    draft = home.rename(home.with_name(f".{home.name}.draft"))
     (draft / "pack.json").unlink()
     (draft / "stray").touch()
     assert_same(pack(folder, "train", SIZE), wanted)
@@ -256,6 +256,12 @@ def test_writing_to_the_tensors_does_not_reach_the_disk(folder):
     first.masks.fill_(21)
     assert_same(pack(folder, "train", SIZE), wanted)
     assert wanted.images.any()
+
+
+def test_an_array_is_mapped_as_numpy_loads_it(folder):
+    pack(folder, "train", SIZE)
+    for path in (folder.path / "packs").rglob("*.npy"):
+        assert torch.equal(packed._map(path), torch.from_numpy(np.load(path)))
 
 
 def test_a_pack_larger_than_the_memory_opens(tmp_path):

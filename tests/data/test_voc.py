@@ -100,8 +100,8 @@ def test_ids_are_in_the_files_order(folder):
 def test_missing_files(folder, tmp_path):
     assert folder.missing(("b",)) == []
     assert folder.missing(folder.ids("val")) == [
-        tmp_path / "JPEGImages" / "c.jpg",
         tmp_path / "SegmentationClass" / "a.png",
+        tmp_path / "JPEGImages" / "c.jpg",
         tmp_path / "SegmentationClass" / "c.png",
     ]
 
@@ -109,7 +109,7 @@ def test_missing_files(folder, tmp_path):
 @pytest.mark.parametrize(
     ("image_set", "told"),
     [
-        ("train", r"no image set 'train' in .*: found \['empty', 'val'\], wanted .*train\.txt"),
+        ("train", r"no image set 'train': found \['empty', 'val'\], wanted .*train\.txt"),
         ("empty", "is empty: .*"),
     ],
 )

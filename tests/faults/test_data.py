@@ -17,7 +17,7 @@ import pytest
 from injection import at, content, differences, kill, run, start
 from PIL import Image
 
-from fcnseg.check import check_data
+from fcnseg.check.__main__ import check_data
 from fcnseg.data import packed, voc
 from fcnseg.data.shapes import shapes
 from fcnseg.files import read_json
@@ -250,9 +250,9 @@ def test_a_disk_too_small_for_a_pack_says_so(folder, command, small_disk):
 
 
 MOMENTS = {
-    "decoding": partial(at, packed._Writer, "__call__", 3, kill),
-    "before the arrays are synced": partial(at, packed._Writer, "flush", 1, kill),
-    "arrays written": partial(at, packed._Writer, "flush", 1, kill, after=True),
+    "decoding": partial(at, packed, "_write", 3, kill),
+    "before the arrays are synced": partial(at, np.memmap, "flush", 1, kill),
+    "arrays written": partial(at, np.memmap, "flush", 2, kill, after=True),
     "before the rename": partial(at, os, "replace", 1, kill),
     "after the rename": partial(at, os, "replace", 1, kill, after=True),
 }
@@ -344,9 +344,9 @@ def test_a_killed_download_is_resumed(tmp_path, mirror, archive):
     args = [*mirror.args, f"data.root={tmp_path / 'data'}"]
     process = start(tmp_path, *args, inject=mirror.socket.close)
     mirror.serve()
-    part = tmp_path / "data" / f"{NAME}.part"
+    draft = tmp_path / "data" / f"{NAME}.draft"
     deadline = time.monotonic() + 20
-    while not (part.exists() and part.stat().st_size == len(archive) // 2):
+    while not (draft.exists() and draft.stat().st_size == len(archive) // 2):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send(signal.SIGKILL)
@@ -357,7 +357,7 @@ def test_a_killed_download_is_resumed(tmp_path, mirror, archive):
     assert outcome.code == 0, outcome.err
     assert mirror.asked == [0, len(archive) // 2]
     assert voc.Folder.find(tmp_path / "data").ids("val")
-    assert not part.exists()
+    assert not draft.exists()
 
 
 def test_two_processes_download_once(tmp_path, mirror):

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from fcnseg.models import FCN, Transfer, UNet, Wilson
+from fcnseg.models.layers import Deconv
 from fcnseg.models.wilson import max_unpool
 
 NETS = {
@@ -205,6 +206,20 @@ def test_unet_joins_each_up_convolution_with_the_stage_of_its_size():
         for stage, skip in zip(net.decoder, (two, one), strict=True):
             x = stage.conv(torch.cat([skip, stage.up(x)], dim=1))
         torch.testing.assert_close(net(image), net.classifier(x))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_deconv_is_torchs(stride):
+    sizes = {"kernel_size": 3, "stride": stride, "padding": 1, "output_padding": stride - 1}
+    ours, theirs = Deconv(4, 5, **sizes), nn.ConvTranspose2d(4, 5, **sizes)
+    theirs.load_state_dict(ours.state_dict())
+    image = torch.randn(2, 4, 7, 6)
+    found, wanted = ours(image), theirs(image)
+    torch.testing.assert_close(found, wanted)
+    for output in (found, wanted):
+        output.square().sum().backward()
+    for name, parameter in theirs.named_parameters():
+        torch.testing.assert_close(ours.get_parameter(name).grad, parameter.grad)
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])

@@ -4,12 +4,14 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from rich.console import Console
 
+from fcnseg.check.survey import Span, Survey, render, survey
 from fcnseg.data import voc
 from fcnseg.data.shapes import shapes
-from fcnseg.data.survey import Span, Survey, render, survey
+from fcnseg.metrics import all_background, confusion, scores
 
 # Counted from the official masks of VOC-2012's train set: 21 classes, then void.
 VOC_TRAIN = (
@@ -81,6 +83,13 @@ def test_facts_of_voc_2012():
     assert found.floor.accuracy == pytest.approx(0.73355, abs=5e-6)
     assert found.floor.miou == pytest.approx(0.73355 / 21, abs=5e-6)
     assert found.void_share == pytest.approx(0.0546, abs=5e-5)
+
+
+def test_floor_is_the_score_of_background_everywhere(sound):
+    masks = [torch.from_numpy(np.array(voc.read_mask(sound.mask(name)))) for name in sound.ids("train")]
+    predicted = torch.cat([confusion(torch.zeros_like(mask)[None], mask[None], 21) for mask in masks])
+    wanted = scores(all_background(predicted))
+    assert survey(sound, "train").floor == pytest.approx((wanted["pixel_acc"].item(), wanted["miou"].item()))
 
 
 def test_floor_counts_only_the_classes_that_occur():

@@ -1,35 +1,38 @@
-"""Looks a data set over: what its image sets hold, what predicting nothing scores on them, which files are broken."""
+"""The survey of a data set: what its image sets hold, the scores to beat, and which files are broken."""
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from statistics import median_low
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from rich import box
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from fcnseg.data import voc
+from fcnseg.data.progress import shown
+from fcnseg.losses import class_weights
+from fcnseg.metrics import scores
 
-Counts = npt.NDArray[np.int64]
+Look = tuple[tuple[int, int] | None, npt.NDArray[np.int64], list[str]]  # size, pixels of 22 labels, problems
 
 
 class Span(NamedTuple):
-    """Least, middle and greatest of a length in pixels; zeros if nothing was measured."""
+    """The least, median and greatest of some lengths in pixels; zeros without any."""
 
     least: int
-    middle: int
+    median: int
     greatest: int
 
     @classmethod
     def of(cls, lengths: Iterable[int]) -> "Span":
-        """The span of some lengths; its middle is one of them (the lower median)."""
+        """The span of some lengths; the median is one of them (the lower median)."""
         ordered = sorted(lengths)
         return cls(ordered[0], median_low(ordered), ordered[-1]) if ordered else cls(0, 0, 0)
 
@@ -38,7 +41,7 @@ class Span(NamedTuple):
 
 
 class Floor(NamedTuple):
-    """What predicting background everywhere scores over the image set, void left out; NaN if nothing is labelled."""
+    """The scores of predicting background everywhere in an image set, without void; NaN if nothing is labelled."""
 
     accuracy: float
     miou: float
@@ -46,16 +49,16 @@ class Floor(NamedTuple):
 
 @dataclass(frozen=True)
 class Survey:
-    """What was counted in one image set.
+    """What was counted in one image set. An image with a problem is in `images` alone.
 
     Attributes:
-        name: The image set's.
-        images: How many it names; a name listed twice counts once.
-        width: Of the sound images, and so `height`, `pixels` and `holding`.
-        height: See `width`.
-        pixels: Per label: the 21 classes, then void.
-        holding: In how many images each of these 22 labels occurs.
-        problems: One line each, which begins with the file's name.
+        name: The name of the image set.
+        images: The number of images that its file lists; a name that is listed twice counts once.
+        width: The span of the images' widths.
+        height: The span of the images' heights.
+        pixels: The number of pixels of each of the 21 classes, then of void.
+        holding: The number of images that hold each of these 22 labels.
+        problems: One line for each problem, which begins with the name of the file.
     """
 
     name: str
@@ -68,66 +71,50 @@ class Survey:
 
     @property
     def void_share(self) -> float:
-        """Of all pixels."""
+        """The share of void among all pixels."""
         return self.pixels[-1] / max(1, sum(self.pixels))
 
     @property
     def floor(self) -> Floor:
-        """The score to beat. Background is the one class it gets right, with an IoU equal to the accuracy."""
-        labelled = sum(self.pixels[:-1])
-        if labelled == 0:
-            return Floor(math.nan, math.nan)
-        accuracy = self.pixels[voc.BACKGROUND] / labelled
-        return Floor(accuracy, accuracy / sum(map(bool, self.pixels[:-1])))
+        """The scores that a trained network has to beat."""
+        predicted = torch.zeros(1, len(self.pixels), voc.NUM_CLASSES, dtype=torch.long)  # by truth and prediction
+        predicted[0, :, voc.BACKGROUND] = torch.tensor(self.pixels)
+        floor = scores(predicted)
+        return Floor(floor["pixel_acc"].item(), floor["miou"].item())
 
     @property
     def weights(self) -> tuple[float, ...]:
-        """The 21 class weights of the paper's eq. (2), were this the train set: void counts as background."""
-        counts = np.array(self.pixels[:-1])
-        counts[voc.BACKGROUND] += self.pixels[-1]
-        return tuple((1 - counts / max(1, counts.sum())).tolist())
-
-
-class _Look(NamedTuple):
-    """What one image and its mask showed. Where they have a problem, there is no size and nothing is counted."""
-
-    size: tuple[int, int] | None
-    counts: Counts  # (22,)
-    problems: tuple[str, ...]
+        """The 21 class weights of the paper's eq. (2), were this the train set."""
+        return tuple(class_weights(torch.tensor(self.pixels)).tolist())
 
 
 def survey(folder: voc.Folder, image_set: str) -> Survey:
-    """Read every image and mask of an image set fully and count what is in them.
-
-    A broken file is reported in `Survey.problems` and its image left out of the counts.
+    """Read every image and mask of an image set, and count what is in them.
 
     Raises:
-        ValueError: no such image set, or nothing in it.
+        ValueError: There is no such image set, or it is empty.
     """
     listed = Counter(folder.ids(image_set))
     twice = [f"{image_set}.txt: lists {name} {times} times, wanted once" for name, times in listed.items() if times > 1]
     with ThreadPoolExecutor() as pool:
-        arriving = pool.map(lambda name: _look(folder, name), listed)
-        console = Console(stderr=True)  # what is printed to stdout may go to a file
-        hidden = not console.is_terminal
-        looks = list(track(arriving, image_set, len(listed), console=console, transient=True, disable=hidden))
-    sizes = [look.size for look in looks if look.size is not None]
-    counts = np.stack([look.counts for look in looks])  # (images, 22)
+        looks = list(shown(pool.map(lambda name: _look(folder, name), listed), image_set, len(listed)))
+    sizes, counts, problems = zip(*looks, strict=True)
+    sound = [size for size in sizes if size]
     return Survey(
         name=image_set,
         images=len(listed),
-        width=Span.of(width for width, _ in sizes),
-        height=Span.of(height for _, height in sizes),
-        pixels=tuple(counts.sum(axis=0).tolist()),
+        width=Span.of(width for width, _ in sound),
+        height=Span.of(height for _, height in sound),
+        pixels=tuple(np.sum(counts, axis=0).tolist()),
         holding=tuple(np.count_nonzero(counts, axis=0).tolist()),
-        problems=(*twice, *(problem for look in looks for problem in look.problems)),
+        problems=(*twice, *chain(*problems)),
     )
 
 
-def _look(folder: voc.Folder, name: str) -> _Look:
+def _look(folder: voc.Folder, name: str) -> Look:
+    """What one image and its mask hold. If they have a problem, there is no size and nothing is counted."""
+    size, labels = None, np.zeros(0, dtype=np.uint8)
     problems = []
-    size = None
-    labels = np.zeros(0, dtype=np.uint8)
     try:
         size = voc.read_image(folder.image(name)).size
     except ValueError as error:
@@ -137,13 +124,13 @@ def _look(folder: voc.Folder, name: str) -> _Look:
     except ValueError as error:
         problems.append(f"{name}.png: {error}")
     if problems:
-        return _Look(None, np.zeros(voc.NUM_CLASSES + 1, dtype=np.int64), tuple(problems))
+        size, labels = None, labels[:0]
     counts = np.bincount(labels.ravel(), minlength=256)
-    return _Look(size, np.append(counts[: voc.NUM_CLASSES], counts[voc.VOID]), ())
+    return size, np.append(counts[: voc.NUM_CLASSES], counts[voc.VOID]), problems
 
 
 def render(surveys: Sequence[Survey], console: Console) -> None:
-    """Print what was found: the image sets, their classes, the problems. The class weights are the first survey's."""
+    """Print the image sets, their classes and their problems. The class weights are those of the first survey."""
     console.print(_image_sets(surveys))
     console.print(_classes(surveys))
     for one in surveys:

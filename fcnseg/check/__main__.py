@@ -1,4 +1,4 @@
-"""Look a data set over: `python -m fcnseg.check data.root=<folder>`."""
+"""Check a data set: `python -m fcnseg.check data.root=<folder>` prints what it holds and which files are broken."""
 
 import sys
 from pathlib import Path
@@ -13,13 +13,14 @@ def check_data(cfg: DictConfig) -> None:
     """Print what the data set holds, and every problem by file name; exit with 2 if there are any."""
     from hydra.utils import instantiate
 
-    from fcnseg.data import survey
-
     folder = instantiate(cfg.data.source)(Path(cfg.data.root))
-    surveys = [survey.survey(folder, image_set) for image_set in ("train", "val")]
+
+    from fcnseg.check.survey import render, survey  # imports torch, which a refusal does not wait for
+
+    surveys = [survey(folder, image_set) for image_set in ("train", "val")]
     screen = console()
     screen.print(f"{folder.path}", highlight=False, soft_wrap=True)
-    survey.render(surveys, screen)
+    render(surveys, screen)
     if any(survey.problems for survey in surveys):
         sys.exit(WRONG_USE)
 

@@ -1,0 +1,50 @@
+"""A batch of images and masks, and how images are normalised."""
+
+from functools import cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fcnseg.data import voc
+
+
+class Batch(NamedTuple):
+    """Some images of a split.
+
+    Attributes:
+        image: (N, 3, S, S) uint8 RGB from the loader; normalised float32 on the device.
+        mask: (N, S, S) uint8 labels, 0..20 and 255 for void.
+        sample: (N,) int64, the index of each image in its image set.
+    """
+
+    image: Tensor
+    mask: Tensor
+    sample: Tensor
+
+
+@cache  # making a tensor on a GPU waits for the GPU
+def _statistics(width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of every value in a row of `width` pixels: (width * 3,) each."""
+    mean, std = (torch.tensor(values, device=device).mul_(255).repeat(width) for values in (voc.MEAN, voc.STD))
+    return mean, std
+
+
+def normalize(image: Tensor) -> Tensor:
+    """(N, 3, H, W) uint8 RGB to float32 of mean 0 and deviation 1, as pretrained backbones expect, in channels_last.
+
+    It computes (image / 255 - mean) / std, a row of pixels at a time: broadcasting three means over H and W takes ten
+    times as long.
+    """
+    mean, std = _statistics(width := image.shape[-1], image.device)
+    rows = image.permute(0, 2, 3, 1).flatten(2).float()  # (N, H, W * 3)
+    pixels: Tensor = rows.sub_(mean).div_(std).unflatten(2, (width, 3))  # (N, H, W, 3)
+    return pixels.permute(0, 3, 1, 2)
+
+
+def denormalize(image: Tensor) -> Tensor:
+    """The (N, 3, H, W) uint8 RGB that `normalize` was given."""
+    mean, std = _statistics(width := image.shape[-1], image.device)
+    rows = image.permute(0, 2, 3, 1).flatten(2) * std + mean  # (N, H, W * 3)
+    pixels: Tensor = rows.round_().clamp_(0, 255).byte().unflatten(2, (width, 3))  # (N, H, W, 3)
+    return pixels.permute(0, 3, 1, 2)
