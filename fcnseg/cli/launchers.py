@@ -8,7 +8,7 @@ from typing import Any, cast
 from hydra.core.utils import JobReturn
 from omegaconf import DictConfig, OmegaConf
 
-from fcnseg.cli.sweep import Journal
+from fcnseg.cli.journal import Journal
 
 PATIENCE = 60  # seconds that jobs have, on Ctrl-C, to save their state
 
@@ -51,7 +51,7 @@ def _prepare_ray(journal: Journal) -> None:
         try:
             return cast(JobReturn, ray.get(job))
         except ray.exceptions.RayError as error:
-            return journal.lost(jobs[job].job.num, jobs[job].overrides.task, error)
+            return journal.add_lost(jobs[job].job.num, jobs[job].overrides.task, error)
         except KeyboardInterrupt:
             for other in jobs:
                 ray.cancel(other)
@@ -78,7 +78,7 @@ def _prepare_submitit(journal: Journal) -> None:
             return cast(list[JobReturn], wait(job))
         except UncompletedJobError as error:
             overrides, _, number, *_ = job.submission().args
-            return [journal.lost(number, overrides, error)]
+            return [journal.add_lost(number, overrides, error)]
         except KeyboardInterrupt:
             for other in jobs:
                 other.cancel(check=False)

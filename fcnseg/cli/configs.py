@@ -1,0 +1,47 @@
+"""The configs in `conf/`: where they lie, and which settings they have."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from fcnseg.cli.arguments import parse
+
+PACKAGE = Path(__file__).parents[1]
+CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())  # in a wheel; a checkout
+PRESETS = ("experiment", "debug")  # groups of other groups' settings, without any of their own
+
+
+def default_config(config_name: str) -> DictConfig:
+    """The config of the choices that the running job was given, with no value changed."""
+    given = parse(HydraConfig.get().overrides.task)
+    groups = GlobalHydra.instance().config_loader().list_groups("")
+    return hydra.compose(config_name, overrides=[str(line.input_line) for line in given if line.key_or_group in groups])
+
+
+def leaves(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
+    """The full name of every setting; a list is one setting, and so is an empty dictionary."""
+    for key, node in cfg.items_ex(resolve=False):
+        if isinstance(node, DictConfig) and node:
+            yield from leaves(node, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+def setting_names(config_name: str, folders: Sequence[Path]) -> list[str]:
+    """The full names of all settings that a command can have, under any choices, and of all groups.
+
+    Args:
+        config_name: The command's config in the first folder.
+        folders: The folders of configs, which hold a folder for each group.
+    """
+    with hydra.initialize_config_dir(str(folders[0]), version_base="1.3"):
+        found = {*PRESETS, *leaves(hydra.compose(config_name))}
+    for path in (path for folder in folders for path in folder.glob("*/*.yaml")):
+        cfg = OmegaConf.load(path)
+        if isinstance(cfg, DictConfig) and path.parent.name not in PRESETS:
+            found |= {path.parent.name, *leaves(cfg, f"{path.parent.name}.")}
+    return sorted(found)
