@@ -2,6 +2,7 @@
 
 from argparse import Namespace
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn, cast
@@ -13,30 +14,36 @@ from hydra.core.override_parser.types import Override
 HELP = "settings are given as setting=value; --help lists all of them"
 
 
+@dataclass(frozen=True)
 class Arguments:
-    """The words of a command line, as flags and overrides. They are parsed when they are first asked for.
+    """A command line: flags such as -m, and overrides such as seed=1. It is read when a property is first asked for.
 
     Args:
         words: The words after the command's name.
-
-    Raises:
-        ValueError: From every property, if there is an unknown flag.
-        OverrideParseException: From every property that reads overrides, if a word is no override.
+        conf: The folder of the package's own configs.
     """
 
-    def __init__(self, words: Sequence[str]) -> None:
-        self.words = words
+    words: Sequence[str]
+    conf: Path
 
     @cached_property
     def flags(self) -> Namespace:
-        """Hydra's flags; `overrides` are the words between them. Unlike in Hydra's own commands, the order is free."""
+        """Hydra's flags, and the words between them as `overrides`.
+
+        Raises:
+            ValueError: There is a flag that Hydra does not have.
+        """
         parser = get_args_parser()
-        cast(Any, parser).error = _refuse  # in place of Hydra's usage, which takes a screen
-        return parser.parse_intermixed_args(self.words)
+        cast(Any, parser).error = _raise  # argparse would print all of Hydra's flags and exit
+        return parser.parse_intermixed_args(self.words)  # flags may stand behind overrides, as they may not in Hydra
 
     @cached_property
     def values(self) -> dict[str, Any]:
-        """The value of every setting and group that is given; the last one counts. Of a sweep, it is Hydra's object."""
+        """The value that each setting or group is given, the last one if there are two; a sweep's is an object of Hydra's.
+
+        Raises:
+            OverrideParseException: A word is no override.
+        """
         return {override.key_or_group: override.value() for override in parse(self.flags.overrides)}
 
     @property
@@ -45,9 +52,9 @@ class Arguments:
         return self.flags.multirun or self.values.get("hydra.mode") == "MULTIRUN"
 
     @property
-    def config_dirs(self) -> list[Path]:
-        """The folder of the user's own configs (`--config-dir`), if one is given."""
-        return [Path(self.flags.config_dir)] if self.flags.config_dir else []
+    def folders(self) -> list[Path]:
+        """The folders of configs: the package's, then the user's own (`--config-dir`) if there is one."""
+        return [self.conf, *([Path(self.flags.config_dir)] if self.flags.config_dir else [])]
 
 
 def parse(overrides: Iterable[str]) -> list[Override]:
@@ -55,5 +62,5 @@ def parse(overrides: Iterable[str]) -> list[Override]:
     return OverridesParser.create().parse_overrides(list(overrides))
 
 
-def _refuse(message: str) -> NoReturn:
+def _raise(message: str) -> NoReturn:
     raise ValueError(f"{message}: {HELP}")

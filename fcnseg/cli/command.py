@@ -1,4 +1,4 @@
-"""The decorator `@command` makes a command of a function that takes a config."""
+"""The decorator `@command`, which makes a command of a function that takes a config."""
 
 import gc
 import inspect
@@ -16,12 +16,12 @@ from omegaconf import DictConfig
 
 from fcnseg.cli.arguments import Arguments
 from fcnseg.cli.configs import CONF as CONF
-from fcnseg.cli.configs import PACKAGE, default_config, setting_names
+from fcnseg.cli.configs import default_config, setting_names
 from fcnseg.cli.help import help_text
 from fcnseg.cli.messages import WRONG_USE as WRONG_USE
 from fcnseg.cli.messages import console as console
 from fcnseg.cli.messages import one_message
-from fcnseg.cli.sweep import recorded, sweep
+from fcnseg.cli.sweep import run_job, sweep
 from fcnseg.cli.values import check_values
 
 Job = Callable[[DictConfig], object]
@@ -30,22 +30,22 @@ Job = Callable[[DictConfig], object]
 def command(config_name: str, *, can_sweep: bool = False) -> Callable[[Job], Callable[[], None]]:
     """Make `job` a command whose config is `conf/<config_name>.yaml`; with `-m`, a sweep of such jobs.
 
-    It exits with 2 and one message for what the user got wrong; HYDRA_FULL_ERROR=1 shows the traceback instead. It exits
-    with 1 for a run that failed on its own or a sweep with unfinished jobs, and with 130 for Ctrl-C.
+    What the user got wrong ends with one message and exit code 2; HYDRA_FULL_ERROR=1 shows the traceback instead. A run
+    that fails on its own, or a sweep with unfinished jobs, ends with exit code 1; Ctrl-C with 130.
 
     Args:
-        config_name: The name of a config in `conf/`.
-        can_sweep: Whether `-m` is accepted.
+        config_name: The name of a file in `conf/`, without its ending.
+        can_sweep: Whether the command accepts `-m`; otherwise it is refused.
     """
 
     def decorate(job: Job) -> Callable[[], None]:
         @wraps(job)
         def run() -> None:
             collect_rarely()
-            arguments = Arguments(sys.argv[1:])
-            with one_message(arguments, lambda: setting_names(config_name, [CONF, *arguments.config_dirs])):
+            arguments = Arguments(sys.argv[1:], CONF)
+            with one_message(arguments, lambda: setting_names(config_name, arguments.folders)):
                 if arguments.flags.help:
-                    print(help_text(_typed(job), config_name, arguments, [CONF, *arguments.config_dirs]))
+                    print(help_text(_typed(job), config_name, arguments))
                 elif not arguments.sweeps:
                     _launch(job, config_name, arguments.flags)
                 elif can_sweep:
@@ -59,18 +59,18 @@ def command(config_name: str, *, can_sweep: bool = False) -> Callable[[Job], Cal
 
 
 def collect_rarely() -> None:
-    """Collect garbage seldom: importing torch makes a million objects that stay, and looking through them takes a second."""
+    """Let Python look for garbage seldom: importing torch makes a million objects that stay; the search takes a second."""
     gc.set_threshold(100_000, 50, 100)
 
 
 def _typed(job: Job) -> str:
-    """What a user types to run the command."""
-    file = Path(inspect.getfile(job)).relative_to(PACKAGE.parent)
-    return f"python -m {'.'.join(file.with_suffix('').parts).removesuffix('.__main__')}"
+    """What the user types before the settings."""
+    file = Path(inspect.getfile(job))
+    return f"python -m fcnseg.{file.parent.name if file.stem == '__main__' else file.stem}"
 
 
 def _launch(job: Job, config_name: str, flags: Namespace) -> None:
-    """Have Hydra run `job`, or each job of a sweep; raise the first error that is not in the sweep's journal."""
+    """Have Hydra compose the config and run `job`, or each job of a sweep; raise what a job raised."""
     errors: list[Exception] = []
 
     def check(cfg: DictConfig) -> None:
@@ -79,7 +79,7 @@ def _launch(job: Job, config_name: str, flags: Namespace) -> None:
     def checked(cfg: DictConfig) -> object:
         try:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
-                return recorded(cfg, check, job)
+                return run_job(cfg, check, job)
             check(cfg)
             return job(cfg)
         except Exception as error:  # Hydra would print it; it is raised again below

@@ -11,24 +11,27 @@ from omegaconf import DictConfig, OmegaConf
 from fcnseg.cli.arguments import parse
 
 PACKAGE = Path(__file__).parents[1]
-CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())  # in a wheel; a checkout
-PRESETS = ("experiment", "debug")  # groups of other groups' settings, without any of their own
+# The wheel has it inside the package, a checkout beside it.
+CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())
+PRESETS = ("experiment", "debug")  # groups that set other groups' settings and have none of their own
 
 
 def default_config(config_name: str) -> DictConfig:
-    """The config of the choices that the running job was given, with no value changed."""
+    """The config that the running job's choices lead to if none of its other overrides is applied."""
     given = parse(HydraConfig.get().overrides.task)
+    # Not `hydra.runtime.choices`, which leaves out a group with several choices, such as experiment=[flip,wilson].
     groups = GlobalHydra.instance().config_loader().list_groups("")
     return hydra.compose(config_name, overrides=[str(line.input_line) for line in given if line.key_or_group in groups])
 
 
 def leaves(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
-    """The full name of every setting; a list is one setting, and so is an empty dictionary."""
+    """The full name of every setting. A list is one setting; an empty dictionary too."""
     for key, node in cfg.items_ex(resolve=False):
+        name = prefix + str(key)
         if isinstance(node, DictConfig) and node:
-            yield from leaves(node, f"{prefix}{key}.")
+            yield from leaves(node, f"{name}.")
         else:
-            yield f"{prefix}{key}"
+            yield name
 
 
 def setting_names(config_name: str, folders: Sequence[Path]) -> list[str]:

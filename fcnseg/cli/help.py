@@ -1,7 +1,6 @@
 """What `--help` prints: the choices and the settings, as the files in `conf/` have them, comments included."""
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from textwrap import indent
 
@@ -13,19 +12,18 @@ from fcnseg.cli.configs import PRESETS
 DEFAULTS = re.compile(r"^defaults:\n(?: .*\n)*\n?", re.M)  # the list at a config's head
 
 
-def help_text(command: str, config_name: str, arguments: Arguments, folders: Sequence[Path]) -> str:
+def help_text(command: str, config_name: str, arguments: Arguments) -> str:
     """The help of one command. Hydra's own takes over a second and leaves the comments out.
 
     Args:
         command: What is typed before the settings.
-        config_name: The command's config in the first folder.
-        arguments: The command line, whose choices have their settings shown.
-        folders: The folders of configs.
+        config_name: The command's config in `conf/`.
+        arguments: The command line. The settings of the choices in it are shown, in place of the default choices'.
     """
-    settings, defaults = _own(folders[0] / f"{config_name}.yaml")
+    settings, defaults = _own(arguments.conf / f"{config_name}.yaml")
     rows = []
     for group, default in defaults.items():
-        choices = {path.stem: path for folder in reversed(folders) for path in folder.glob(f"{group}/*.yaml")}
+        choices = {path.stem: path for folder in reversed(arguments.folders) for path in folder.glob(f"{group}/*.yaml")}
         names = sorted(choices, key=lambda name: (name != default, name))
         rows.append(f"  {group:<11}{', '.join(names)}")
         chosen = arguments.values.get(group)
@@ -33,9 +31,9 @@ def help_text(command: str, config_name: str, arguments: Arguments, folders: Seq
         if group not in PRESETS and name in choices:
             text = choices[name].read_text(encoding="utf-8")
             settings.append(f"{group}:  # {group}={name}\n{indent(text, '  ')}")
-    choices = ["Choices, the default first:\n" + "\n".join(rows)] if rows else []
+    table = ["Choices, the default first:\n" + "\n".join(rows)] if rows else []
     line = f"{command}{' [group=choice ...]' if rows else ''} [setting=value ...]"
-    return "\n\n".join([line, *choices, "Settings:\n" + indent("\n".join(map(str.strip, settings)), "  ")])
+    return "\n\n".join([line, *table, "Settings:\n" + indent("\n".join(map(str.strip, settings)), "  ")])
 
 
 def _own(path: Path) -> tuple[list[str], dict[str, str | None]]:

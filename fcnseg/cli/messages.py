@@ -12,7 +12,7 @@ from hydra.errors import HydraException, InstantiationException, MissingConfigEx
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from rich.console import Console
 
-from fcnseg.cli.arguments import HELP, Arguments, parse
+from fcnseg.cli.arguments import HELP, Arguments
 from fcnseg.errors import RunFailedError, StopError, warn
 
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130  # exit codes

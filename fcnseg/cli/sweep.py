@@ -1,4 +1,4 @@
-"""A sweep: `-m` on the command line runs one job for each combination of the values."""
+"""A sweep: with `-m`, one command runs a job for each combination of the values that it lists."""
 
 import gc
 import os
@@ -25,14 +25,14 @@ def sweep(arguments: Arguments, launch: Callable[[Namespace], None]) -> None:
     """Run the jobs of a sweep and print the table of what became of them; exit with 1 unless all have finished.
 
     Args:
-        arguments: The command line.
-        launch: Runs Hydra with these flags.
+        arguments: The command line, which names the folder of runs, the launcher and what to sweep over.
+        launch: Starts Hydra with the flags that it is given.
     """
     runs = arguments.values.get("runs", "runs")
-    journal = Journal(Path(runs if isinstance(runs, str) else "runs"))  # runs=a,b is a sweep over it
+    journal = Journal(Path(runs if isinstance(runs, str) else "runs"))  # it is no text if it is swept over: runs=a,b
     overrides = [*arguments.flags.overrides, f"hydra.sweep.dir='{journal.folder.absolute()}'"]
     try:
-        prepare_launcher(arguments.values.get("hydra/launcher"), journal)
+        prepare_launcher(str(arguments.values.get("hydra/launcher")), journal)
         launch(Namespace(**{**vars(arguments.flags), "multirun": True, "overrides": overrides}))
     finally:
         finished = journal.close(console())
@@ -40,20 +40,20 @@ def sweep(arguments: Arguments, launch: Callable[[Namespace], None]) -> None:
         leave("not every job has finished; the same command repeats those that have not", FAILED)
 
 
-def recorded(cfg: DictConfig, check: Callable[[DictConfig], None], job: Callable[[DictConfig], object]) -> object:
-    """Run one job of a sweep in the folder where the sweep was started; write its end, or its error, into the journal.
+def run_job(cfg: DictConfig, check: Callable[[DictConfig], None], job: Callable[[DictConfig], object]) -> object:
+    """Run one job of a sweep and write its result, or its error, into the journal. Only a request to stop is raised.
 
     Args:
-        cfg: The job's config.
-        check: Raises if there is something wrong with the config.
-        job: The function that is run; it returns the mIoU.
+        cfg: The config that the job is run with.
+        check: The function that raises if a value in the config is wrong.
+        job: The function that does the work and returns the mIoU.
     """
     hydra_cfg = HydraConfig.get()
     entry, started = new_entry(hydra_cfg.overrides.task), time.perf_counter()
     path = Path(hydra_cfg.sweep.dir) / f"{hydra_cfg.job.num}.json"
     write_json(path, entry)
     try:
-        with isolated(), chdir(hydra_cfg.runtime.cwd):
+        with isolated(), chdir(hydra_cfg.runtime.cwd):  # Hydra has changed to the sweep's folder
             check(cfg)
             run = Run.of(cfg)
             entry["run"], done = run.path.name, "skipped" if run.is_finished(cfg) else "finished"
@@ -76,7 +76,7 @@ def recorded(cfg: DictConfig, check: Callable[[DictConfig], None], job: Callable
 
 @contextmanager
 def isolated() -> Iterator[None]:
-    """Give the next job of this process the environment and PyTorch's determinism as they were before the `with` block."""
+    """Undo what the `with` block does to the environment and to PyTorch's determinism, for the next job of this process."""
     environment = dict(os.environ)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Every value of a config is held against the kind of its default."""
+"""The check that every value of a config is of the same kind as its default."""
 
 from itertools import accumulate
 from typing import Any
@@ -13,18 +13,18 @@ KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "
 
 
 def check_values(cfg: DictConfig, defaults: DictConfig) -> None:
-    """Refuse values of another kind than their defaults; a number where text is wanted becomes text.
+    """Refuse a value of another kind than its default; a number where text is wanted becomes text.
 
     Args:
-        cfg: The config of a job.
-        defaults: The config of the same choices with no value changed.
+        cfg: The config that a job was given; the values that become text are replaced in it.
+        defaults: The config of the same choices as they are in the files.
 
     Raises:
-        ValueError: A value is of another kind, or a setting was added (+key=value) that nothing would use.
+        ValueError: A value is of another kind, or a setting was added (+key=value) that nothing reads.
     """
     known = list(leaves(defaults))
     for key in set(leaves(cfg)) - set(known):
-        if not _is_used(key, cfg, defaults):
+        if not _is_argument(key, cfg, defaults):
             raise ValueError(no_setting(key, known))
     for key in known:
         value: Any = OmegaConf.select(cfg, key)
@@ -38,10 +38,10 @@ def check_values(cfg: DictConfig, defaults: DictConfig) -> None:
             raise ValueError(f"{key}={value}: wanted {kind}, such as {default}")
 
 
-def _is_used(key: str, cfg: DictConfig, defaults: DictConfig) -> bool:
-    """Whether an added setting is an argument of something that is instantiated, so that a wrong one raises there.
+def _is_argument(key: str, cfg: DictConfig, defaults: DictConfig) -> bool:
+    """Whether an added setting reaches a class or function that Hydra calls, which raises if it does not have it.
 
-    It is below `trainer` or `model`, which have a `_target_`; or below an entry with a `_target_` in a group of such entries.
+    Such settings are below a node with a `_target_`: `trainer`, `model`, ..., or an entry of a group of such nodes.
     """
     parents = list(accumulate(key.split(".")[:-1], "{}.{}".format))
     top = defaults.get(parents[0]) if parents else None
@@ -50,7 +50,7 @@ def _is_used(key: str, cfg: DictConfig, defaults: DictConfig) -> bool:
     if "_target_" not in top:
         if not all(isinstance(entry, DictConfig) and "_target_" in entry for entry in top.values()):
             return False
-        del parents[0]
+        del parents[0]  # the group itself is no entry
     return any("_target_" in OmegaConf.select(cfg, parent) for parent in parents)
 
 
