@@ -9,7 +9,7 @@ from fcnseg.runs.folder import Run
 from fcnseg.runs.settings import check_ranges
 
 
-@command("config")
+@command("config", can_sweep=True)
 def train(cfg: DictConfig) -> float | None:
     """Train and test the run that `cfg` describes, or show it if it has finished; return its test mIoU."""
     check_ranges(cfg)

@@ -1,4 +1,4 @@
-"""Doors run in this process: importing torch and Lightning anew would cost every test seconds."""
+"""Commands run in the tests' own process: importing torch and Lightning anew would cost every test seconds."""
 
 import contextlib
 import io
@@ -13,7 +13,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from fcnseg.cli.command import CONF
+from fcnseg.cli.configs import CONF
 from fcnseg.data.shapes import shapes
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # numbers are pinned on the CPU
@@ -40,16 +40,16 @@ class Outcome(NamedTuple):
     err: str
 
 
-def run_door(door, *args, cwd):
-    """What `python -m fcnseg.<door> *args` in `cwd` gives."""
+def run_command(function, *args, cwd):
+    """What a decorated function gives in the folder `cwd` for these words of its command line."""
     out, err, code = io.StringIO(), io.StringIO(), 0
     on_interrupt = signal.getsignal(signal.SIGINT)  # Lightning leaves Ctrl-C ignored after the first
     with pytest.MonkeyPatch.context() as patch, contextlib.chdir(cwd):
-        patch.setattr(sys, "argv", [door.__module__, *map(str, args)])
+        patch.setattr(sys, "argv", [function.__module__, *map(str, args)])
         patch.setenv("HYDRA_FULL_ERROR", os.environ.get("HYDRA_FULL_ERROR", "0"))
         try:
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-                door()
+                function()
         except SystemExit as error:
             code = error.code or 0
         finally:
@@ -60,8 +60,8 @@ def run_door(door, *args, cwd):
 
 @pytest.fixture
 def command(tmp_path):
-    """`command(door, *args)` runs a door in `tmp_path`."""
-    return partial(run_door, cwd=tmp_path)
+    """`command(train, *args)` gives what `python -m fcnseg.train *args` does in `tmp_path`."""
+    return partial(run_command, cwd=tmp_path)
 
 
 @pytest.fixture(scope="session")
@@ -90,7 +90,7 @@ def tiny(root, compose):
     """`tiny(*overrides)`: these overrides, after those of SMALL that such a config has."""
 
     def tiny(*overrides):
-        groups = [override for override in overrides if "." not in override.split("=")[0]]
+        groups = [override for override in overrides if "." not in override.partition("=")[0]]
         if not any(group.startswith(("data=", "debug=")) for group in groups):
             groups = ["data=shapes", *groups]
         cfg = compose(*groups)
@@ -106,7 +106,7 @@ def train_in(tiny):
     from fcnseg.train import train
 
     def train_in(folder, *overrides):
-        outcome = run_door(train, *tiny(*overrides, f"runs={folder}"), cwd=folder)
+        outcome = run_command(train, *tiny(*overrides, f"runs={folder}"), cwd=folder)
         assert outcome.code == 0, outcome.err
         return max(folder.glob("*/result.json"), key=lambda path: path.stat().st_mtime_ns).parent
 

@@ -6,7 +6,7 @@ import pytest
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from fcnseg.cli.command import CONF
+from fcnseg.cli.configs import CONF
 from fcnseg.paper import EXPERIMENTS
 from fcnseg.train import train
 

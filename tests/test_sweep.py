@@ -11,8 +11,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from fcnseg.cli import launchers, sweep
-from fcnseg.cli.command import CONF
+from fcnseg.cli import journal, launchers, sweep
+from fcnseg.cli.configs import CONF
 from fcnseg.evaluate import evaluate
 from fcnseg.task import SegmentationTask
 from fcnseg.train import train
@@ -201,9 +201,9 @@ def test_hydras_own_word_for_a_sweep_is_one(command, root):
 
 
 def test_a_job_whose_process_died_early_is_a_row(tmp_path, capsys):
-    journal = sweep.Journal(tmp_path / "runs")
-    journal.lost(0, ["seed=0"], RuntimeError("head\nno such module"))
-    assert not journal.close(Console(width=100))
+    launch = journal.Journal(tmp_path / "runs")
+    launch.add_lost(0, ["seed=0"], RuntimeError("head\nno such module"))
+    assert not launch.close(Console(width=100))
     out = capsys.readouterr().out
     assert all(word in out for word in ("seed=0", "failed", "no such module"))
 
@@ -221,7 +221,7 @@ def test_a_gpu_a_job(tmp_path, address, fraction, gpus):
     """On this machine if it has one, on a cluster always, or as much of one as is asked for."""
     ray_core = pytest.importorskip("hydra_plugins.hydra_ray_launcher._core")
     before = dict(vars(ray_core))
-    launchers.prepare_launcher("gpus", sweep.Journal(tmp_path))
+    launchers.prepare_launcher("gpus", journal.Journal(tmp_path))
     vars(ray_core).update(before)
     overrides = ["hydra/launcher=gpus", f"hydra.launcher.ray.init.address={address}"]
     overrides += [f"hydra.launcher.ray.remote.num_gpus={fraction}"] if fraction else []

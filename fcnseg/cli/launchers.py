@@ -1,4 +1,4 @@
-"""Launchers of sweeps whose jobs run in processes of their own: Ray, on GPUs, and submitit, on SLURM."""
+"""Changes to the launchers that give every job of a sweep a process of its own: Ray, for GPUs, and submitit, for SLURM."""
 
 import os
 import time
@@ -8,19 +8,23 @@ from typing import Any, cast
 from hydra.core.utils import JobReturn
 from omegaconf import DictConfig, OmegaConf
 
-from fcnseg.cli.sweep import Journal
+from fcnseg.cli.journal import Journal
 
-PATIENCE = 60  # seconds that jobs have, on Ctrl-C, to save their state
+SECONDS_TO_SAVE = 60  # that jobs have after Ctrl-C
 
 
 def prepare_launcher(name: str, journal: Journal) -> None:
-    """Make the launcher `name` outlive jobs whose process dies, and stop its jobs on Ctrl-C.
+    """Let a sweep go on when the process of one job dies, and let Ctrl-C give the jobs time to save their state.
 
-    As they are, one killed job ends the launch, and with it the table of all others; Ctrl-C kills Ray's jobs before they
-    can say so, and leaves SLURM's running.
+    As they come, the launchers give up the whole sweep with one killed job. On Ctrl-C, Ray kills its jobs at once, and
+    submitit leaves them running.
+
+    Args:
+        name: The choice of `hydra/launcher`. A launcher that runs the jobs in this process needs no changes.
+        journal: The journal that a job is added to when its process has died.
 
     Raises:
-        ValueError: the launcher is not installed.
+        ValueError: The launcher is not installed.
     """
     prepare = {"gpus": _prepare_ray, "slurm": _prepare_submitit, "submitit_local": _prepare_submitit}.get(name)
     try:
@@ -28,7 +32,9 @@ def prepare_launcher(name: str, journal: Journal) -> None:
             prepare(journal)
     except ImportError as error:
         extra = "ray" if name == "gpus" else "slurm"
-        raise ValueError(f"hydra/launcher={name} is not installed ({error}): uv sync --extra {extra}") from error
+        raise ValueError(
+            f"hydra/launcher={name} is not installed ({error}): add it with uv sync --extra {extra}"
+        ) from error
 
 
 def _prepare_ray(journal: Journal) -> None:
@@ -51,14 +57,14 @@ def _prepare_ray(journal: Journal) -> None:
         try:
             return cast(JobReturn, ray.get(job))
         except ray.exceptions.RayError as error:
-            return journal.lost(jobs[job].job.num, jobs[job].overrides.task, error)
+            return journal.add_lost(jobs[job].job.num, jobs[job].overrides.task, error)
         except KeyboardInterrupt:
             for other in jobs:
                 ray.cancel(other)
-            ray.wait([*jobs], num_returns=len(jobs), timeout=PATIENCE)
+            ray.wait([*jobs], num_returns=len(jobs), timeout=SECONDS_TO_SAVE)
             raise
 
-    # The one thing the launcher uses of `ray` is `get`.
+    # The launcher uses nothing else of `ray`.
     vars(_core).update(launch_job_on_ray=launch_and_remember, ray=SimpleNamespace(get=get))
 
 
@@ -78,11 +84,11 @@ def _prepare_submitit(journal: Journal) -> None:
             return cast(list[JobReturn], wait(job))
         except UncompletedJobError as error:
             overrides, _, number, *_ = job.submission().args
-            return [journal.lost(number, overrides, error)]
+            return [journal.add_lost(number, overrides, error)]
         except KeyboardInterrupt:
             for other in jobs:
                 other.cancel(check=False)
-            deadline = time.monotonic() + PATIENCE
+            deadline = time.monotonic() + SECONDS_TO_SAVE
             while time.monotonic() < deadline and not all(other.done() for other in jobs):
                 time.sleep(1)
             raise

@@ -1,99 +1,60 @@
-"""Sweeps: `-m` on the command line; their jobs, wherever they run, and the table of what became of them."""
+"""A sweep: with `-m`, one command runs a job for each combination of the values that it lists."""
 
 import gc
 import os
-import shutil
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import chdir, contextmanager, suppress
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from contextlib import chdir, contextmanager
 from pathlib import Path
-from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Column, Table
 
-from fcnseg.errors import StopError
-from fcnseg.files import read_json, write_json
+from fcnseg.cli.arguments import Arguments
+from fcnseg.cli.journal import Journal, last_line, new_entry
+from fcnseg.cli.launchers import prepare_launcher
+from fcnseg.cli.messages import FAILED, console, explanation, leave
+from fcnseg.errors import StopError, warn
+from fcnseg.files import write_json
 from fcnseg.runs.folder import Run
 
 
-class Journal:
-    """What became of every job of one launch: a small file a job, since jobs may run in processes of their own.
+def sweep(arguments: Arguments, launch: Callable[[Namespace], None]) -> None:
+    """Run the jobs of a sweep and print the table of what became of them; exit with 1 unless all have finished.
 
     Args:
-        runs: The folder of runs, which every job's machine can reach.
-
-    Raises:
-        ValueError: it cannot be written.
+        arguments: The command line, which names the folder of runs, the launcher and what to sweep over.
+        launch: Starts Hydra with the flags that it is given.
     """
-
-    def __init__(self, runs: Path) -> None:
-        try:
-            (runs / ".sweeps").mkdir(parents=True, exist_ok=True)
-            self.folder = Path(tempfile.mkdtemp(dir=runs / ".sweeps", prefix=time.strftime("%Y%m%d-%H%M%S-")))
-        except OSError as error:
-            raise ValueError(f"cannot write to {runs}: {error.strerror}; choose another folder with runs=") from error
-
-    def lost(self, number: int, overrides: Iterable[str], error: Exception) -> JobReturn:
-        """Job `number`'s process is gone; if it had no entry yet, it gets one here. Returns what the launcher waits for."""
-        path = self.folder / f"{number}.json"
-        if not path.exists():
-            told = str(error).strip() or type(error).__name__
-            write_json(path, {**_begun(overrides), "status": "failed", "error": told.splitlines()[-1]})
-        return JobReturn(status=JobStatus.COMPLETED)
-
-    def close(self, console: Console) -> bool:
-        """Print the table of the sweep and remove the files; whether every job has finished."""
-        paths = sorted(self.folder.glob("*.json"), key=lambda path: int(path.stem))
-        jobs = [entry for path in paths if (entry := read_json(path))]
-        shutil.rmtree(self.folder, ignore_errors=True)
-        for folder in (self.folder.parent, self.folder.parent.parent):  # a refused command leaves nothing behind
-            with suppress(OSError):
-                folder.rmdir()
-        if jobs:
-            console.print(_table(jobs))
-        return all(job["status"] in ("finished", "skipped") for job in jobs)
+    runs = arguments.values.get("runs", "runs")
+    journal = Journal(Path(runs if isinstance(runs, str) else "runs"))  # it is no text if it is swept over: runs=a,b
+    overrides = [*arguments.flags.overrides, f"hydra.sweep.dir='{journal.folder.absolute()}'"]
+    try:
+        prepare_launcher(str(arguments.values.get("hydra/launcher")), journal)
+        launch(Namespace(**{**vars(arguments.flags), "multirun": True, "overrides": overrides}))
+    finally:
+        finished = journal.close(console())
+    if not finished:
+        leave("not every job has finished; the same command repeats those that have not", FAILED)
 
 
-def _begun(overrides: Iterable[str]) -> dict[str, Any]:
-    """A job's entry while nothing is known of it but what was asked for."""
-    return {"run": ",".join(overrides), "status": "running"}
-
-
-def _table(jobs: list[dict[str, Any]]) -> Table:
-    name = Column("run", overflow="fold")
-    table = Table(name, "status", "mIoU", "seconds", "error", title=f"{len(jobs)} jobs", title_justify="left")
-    for job in jobs:
-        status = "killed" if job["status"] == "running" else job["status"]
-        miou = "-" if job.get("miou") is None else f"{job['miou']:.4f}"
-        table.add_row(escape(job["run"]), status, miou, f"{job.get('seconds', 0):.1f}", escape(job.get("error", "")))
-    return table
-
-
-def journalled(
-    cfg: DictConfig, check: Callable[[], None], job: Callable[[DictConfig], object], explain: Callable[[Exception], str]
-) -> object:
-    """Run a job of a sweep where the sweep was started, and keep its entry; its error is written down, not raised.
+def run_job(cfg: DictConfig, check: Callable[[DictConfig], None], job: Callable[[DictConfig], object]) -> object:
+    """Run one job of a sweep and write its result, or its error, into the journal. Only a request to stop is raised.
 
     Args:
-        cfg: The job's.
-        check: What it has to pass first.
-        job: Returns the mIoU.
-        explain: Makes text of an error; its last line goes into the sweep's table.
+        cfg: The config that the job is run with.
+        check: The function that raises if a value in the config is wrong.
+        job: The function that does the work and returns the mIoU.
     """
     hydra_cfg = HydraConfig.get()
-    entry, started = _begun(hydra_cfg.overrides.task), time.perf_counter()
+    entry, started = new_entry(hydra_cfg.overrides.task), time.perf_counter()
     path = Path(hydra_cfg.sweep.dir) / f"{hydra_cfg.job.num}.json"
     write_json(path, entry)
     try:
-        with isolated(), chdir(hydra_cfg.runtime.cwd):
-            check()
+        with isolated(), chdir(hydra_cfg.runtime.cwd):  # Hydra has changed to the sweep's folder
+            check(cfg)
             run = Run.of(cfg)
             entry["run"], done = run.path.name, "skipped" if run.is_finished(cfg) else "finished"
             write_json(path, entry)
@@ -102,9 +63,9 @@ def journalled(
         entry["status"] = "interrupted"
         raise
     except Exception as error:
-        told = explain(error).strip() or type(error).__name__
-        entry |= {"status": "failed", "error": told.splitlines()[-1]}
-        print(f"fcnseg: {told}", file=sys.stderr)
+        message = explanation(error)
+        entry |= {"status": "failed", "error": last_line(message)}
+        warn(message)
     finally:
         gc.collect()  # here: until its handling has ended, an error holds on to the network and the images of its job
         if torch := sys.modules.get("torch"):
@@ -115,7 +76,7 @@ def journalled(
 
 @contextmanager
 def isolated() -> Iterator[None]:
-    """Leave nothing behind for the next job of this process: environment and determinism."""
+    """Undo what the `with` block does to the environment, PyTorch's determinism and wandb, for the next job of this process."""
     environment = dict(os.environ)
     try:
         yield
@@ -125,3 +86,5 @@ def isolated() -> Iterator[None]:
         if torch := sys.modules.get("torch"):
             torch.use_deterministic_algorithms(False)
             torch.backends.cudnn.benchmark = torch.backends.cudnn.deterministic = False
+        if wandb := sys.modules.get("wandb"):
+            wandb.finish()  # otherwise the next job would log into this one's run

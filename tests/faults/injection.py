@@ -22,7 +22,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import fcnseg.cli.command
 from fcnseg import fit, losses, models  # noqa: F401
-from fcnseg.cli.command import CONF
+from fcnseg.cli.configs import CONF, default_config
 from fcnseg.data import shapes  # noqa: F401
 from fcnseg.evaluate import evaluate  # noqa: F401
 from fcnseg.files import read_json
@@ -148,15 +148,15 @@ def parse(*args):
         own = HydraConfig.instance().cfg
         with open_dict(cfg):
             del cfg["hydra"]
-        return own, cfg, fcnseg.cli.command._defaults("config")
+        return own, cfg, default_config("config")
 
 
 def skip_hydra(own, cfg, defaults):
     """Put the parsed command line where Hydra would put it: its parsing is half of a tiny run's time."""
     HydraConfig.instance().cfg = own
-    fcnseg.cli.command._defaults = lambda _: defaults
-    fcnseg.cli.command._preset = lambda _: {}
-    hydra.main = lambda **_: lambda job: lambda: job(cfg)
+    fcnseg.cli.command.default_config = lambda _: defaults
+    fcnseg.cli.command.preset_choices = lambda _: {}
+    fcnseg.cli.command._run_hydra = lambda flags, parser, job, **_: job(cfg)
 
 
 def start(cwd, *args, door=train, inject=None, with_hydra=False, with_git=False):

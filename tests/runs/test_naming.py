@@ -10,13 +10,12 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from fcnseg import fit
-from fcnseg.cli.command import CONF
+from fcnseg.cli.configs import SHIPPED
 from fcnseg.paper import EXPERIMENTS
 from fcnseg.runs.naming import run_name
 from fcnseg.runs.settings import WATCHERS
 from fcnseg.train import train
 
-SHIPPED = {f"{path.parent.name}/{path.stem}" for path in CONF.glob("*/*.yaml")}
 MONITOR = "lightning.pytorch.callbacks.LearningRateMonitor"
 
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
+from fcnseg.__main__ import VERBS, main
 from fcnseg.benchmark.__main__ import benchmark
 from fcnseg.check.__main__ import check_data
-from fcnseg.cli.command import CONF
+from fcnseg.cli.configs import CONF
 from fcnseg.data import voc
 from fcnseg.evaluate import evaluate
 from fcnseg.report.__main__ import report
@@ -35,6 +36,15 @@ WRONG = [  # arguments, and words of the message
     (["+data.stray=1"], ["stray"]),
     (["+trainer.max_epoch=1"], ["max_epoch"]),
     (["+choices.stray=1"], ["choices.stray"]),
+    (["+choices.stray._target_=os.listdir"], ["choices.stray._target_"]),
+    (["+stray._target_=os.listdir"], ["stray._target_"]),
+    (["+stray={}"], ["stray"]),
+    (["+schedul.factor=1"], ["schedul.factor", "schedule.factor"]),
+    (["++patiense=3"], ["patiense", "patience?"]),
+    (["~patiense"], ["patiense", "patience?"]),
+    (["data.size"], ["cannot read 'data.size'", "setting=value"]),
+    (["--patience=3"], ["--patience=3", "setting=value"]),
+    (["--config-dir", "no/where"], ["no/where"]),
     (["data.size=0"], ["data.size=0", "32"]),
     (["data.size=-5"], ["data.size=-5", "32"]),
     (["data.size=16"], ["data.size=16", "32"]),
@@ -78,9 +88,8 @@ def folder(root, tmp_path):
 
 
 @pytest.mark.parametrize(("args", "words"), WRONG, ids=lambda value: " ".join(value))
-def test_a_mistake_is_told(command, tiny, tmp_path, args, words):
-    groups = [arg for arg in args if "=" in arg and "." not in arg.split("=")[0]]
-    choice = [group for group in groups if group.split("=")[0] in ("data", "aug") or group == "model=transfer"]
+def test_a_mistake_gets_one_message(command, tiny, tmp_path, args, words):
+    choice = [arg for arg in args if arg.startswith(("data=", "aug=")) or arg == "model=transfer"]
     assert refused(command(train, *tiny(*choice), *args), *words)
     assert not (tmp_path / "runs").exists()
 
@@ -111,7 +120,7 @@ def remove(folder):
 
 
 @pytest.mark.parametrize("damage", [empty, truncate, mislabel, remove])
-def test_a_damaged_data_set_is_told(command, tiny, folder, tmp_path, damage):
+def test_a_damaged_data_set_gets_one_message(command, tiny, folder, tmp_path, damage):
     name = damage(folder)
     args = [*tiny("data=voc2012"), f"data.root={folder.path}"]
     assert refused(command(train, *args), name)
@@ -122,20 +131,20 @@ def test_a_damaged_data_set_is_told(command, tiny, folder, tmp_path, damage):
     assert "Traceback" not in outcome.err
 
 
-def test_a_sound_data_set_is_told(command, root):
+def test_a_sound_data_set_has_no_problems(command, root):
     outcome = command(check_data, "data=voc2012", f"data.root={root}")
     assert outcome.code == 0
     assert outcome.out.count("no problems") == 2
 
 
-def test_weights_of_another_network_are_told(command, tiny, tmp_path):
+def test_weights_of_another_network_are_refused(command, tiny, tmp_path):
     torch.save({"conv1.weight": torch.zeros(2, 2)}, tmp_path / "other.pt")
     outcome = command(train, *tiny("model=transfer"), "model.backbone=resnet18", f"model.weights={tmp_path}/other.pt")
     assert refused(outcome, "other.pt", "missing", "conv1.weight (2, 2)")
     assert not (tmp_path / "runs").exists()
 
 
-def test_an_unwritable_folder_is_told(command, tiny, tmp_path):
+def test_an_unwritable_folder_is_refused(command, tiny, tmp_path):
     (tmp_path / "file").touch()
     assert refused(command(train, *tiny(), f"runs={tmp_path}/file/runs"), "file/runs")
 
@@ -145,7 +154,7 @@ def test_an_unwritable_folder_is_told(command, tiny, tmp_path):
     [([], ["run=<value>"]), (["run=nowhere"], ["nowhere"]), (["rum=x"], ["rum", "run?"])],
     ids=["no run", "wrong run", "wrong key"],
 )
-def test_evaluate_tells_a_mistake(command, args, words):
+def test_evaluate_names_a_mistake(command, args, words):
     assert refused(command(evaluate, *args), *words)
 
 
@@ -160,9 +169,9 @@ def test_a_run_that_ends_early_says_how(command, tiny, tmp_path, monkeypatch, er
     outcome = command(train, *tiny("name=run"))
     assert (outcome.code, outcome.err.count("fcnseg: ")) == (code, 1)
     assert "Traceback" not in outcome.err
-    told = json.loads((tmp_path / "runs/run/status.json").read_text())
-    assert told["status"] == status
-    assert ("boom" in told.get("traceback", "")) == (status == "failed")
+    status_file = json.loads((tmp_path / "runs/run/status.json").read_text())
+    assert status_file["status"] == status
+    assert ("boom" in status_file.get("traceback", "")) == (status == "failed")
     assert not (tmp_path / "runs/run/result.json").exists()
 
 
@@ -187,13 +196,16 @@ def test_what_needs_no_torch_does_not_wait_for_it(arg):
     assert (run.returncode, run.stdout.splitlines()[-1]) == (0 if arg == "--help" else 2, "did not wait")
 
 
-@pytest.mark.parametrize("door", [train, evaluate, check_data, benchmark, report])
-def test_help_has_every_setting_with_its_comment(command, door):
-    config = {evaluate: "evaluate", benchmark: "benchmark", report: "report"}.get(door, "config")
-    code, out, _ = command(door, "--help")
+@pytest.mark.parametrize(
+    ("verb", "function"),
+    list(zip(VERBS, (train, evaluate, check_data, report, benchmark), strict=True)),
+    ids=VERBS,
+)
+def test_help_has_every_setting_with_its_comment(command, verb, function):
+    config = verb if verb in ("evaluate", "benchmark", "report") else "config"
+    code, out, _ = command(function, "--help")
     assert code == 0
-    assert out.startswith("python -m fcnseg.")
-    assert "__main__" not in out
+    assert out.startswith(f"python -m fcnseg.{verb} [")
     lines = (CONF / f"{config}.yaml").read_text().partition("_self_")[2].splitlines()
     own = [line.strip() for line in lines if line.strip() and "- " not in line]
     assert len(own) >= 4
@@ -207,3 +219,86 @@ def test_help_is_of_the_choices_on_the_command_line(command):
     assert "val: 64" in out
     assert "md5" not in out
     assert "wilson" in command(train, "model=wilsn", "-h").out
+
+
+def test_flags_may_stand_anywhere(command):
+    assert "model:  # model=unet" in command(train, "aug=flip", "-h", "model=unet").out
+    assert command(train, "seed=3", "--cfg", "job", "patience=5").out.startswith("seed: 3\npatience: 5\n")
+
+
+def test_several_presets_are_held_against_their_own_defaults(command):
+    """Hydra does not list them among the choices of single ones."""
+    assert refused(command(train, "experiment=[flip,wilson]", "data.size=1"), "data.size=1")
+
+
+@pytest.mark.parametrize("command_line", [[], ["-h"], ["--help"]], ids=str)
+def test_the_verbs_are_listed(command, command_line):
+    code, out, _ = command(main, *command_line)
+    assert code == 0
+    assert len(out.splitlines()) <= 10
+    for verb in VERBS:
+        (line,) = [line for line in out.splitlines() if line.startswith(f"  {verb} ")]
+        assert len(line.split()) >= 3
+
+
+def test_a_verb_is_the_command_of_its_module(command):
+    assert command(main, "evaluate", "-h") == command(evaluate, "-h")
+    assert refused(command(main, "evaluate", "run=nowhere"), "nowhere")
+    assert refused(command(main, "trian"), "trian", "train?", "--help")
+
+
+def test_the_list_of_verbs_waits_for_no_import():
+    code = "import sys, fcnseg.__main__ as m; m.main(); print({'torch', 'hydra', 'omegaconf'} & set(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.stdout.splitlines()[-1] == "set()"
+
+
+OWN_NETWORK = """
+from fcnseg.models import FCN
+
+class Tiny(FCN):
+    def __init__(self, num_classes, widths, steps):
+        super().__init__(num_classes, widths=widths)
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A network and its config in the working folder."""
+    (tmp_path / "own_network.py").write_text(OWN_NETWORK)
+    (tmp_path / "mine" / "model").mkdir(parents=True)
+    (tmp_path / "mine" / "model" / "tiny.yaml").write_text("_target_: own_network.Tiny\nwidths: [4, 8]\nsteps: 3\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    return "--config-dir=mine"
+
+
+def test_configs_of_the_user_s_own_are_choices(command, tiny, own, tmp_path):
+    assert command(train, own, *tiny(), "model=tiny").code == 0
+    assert len(list(tmp_path.glob("runs/*tiny*/result.json"))) == 1
+
+
+def test_help_and_messages_know_the_user_s_own_configs(command, own):
+    out = command(train, own, "model=tiny", "-h").out
+    assert "fcn, tiny," in out
+    assert "_target_: own_network.Tiny" in out
+    assert refused(command(train, own, "model=tny"), "tiny?")
+    assert refused(command(train, own, "model.stps=3"), "model.stps", "model.steps ")
+    assert refused(command(train, own, "model=tiny", "model.steps=few"), "model.steps=few", "whole number")
+
+
+@pytest.fixture
+def entries(tmp_path):
+    """A group whose choices are entries with a `_target_`, as callbacks are, or none."""
+    (tmp_path / "mine" / "watchers").mkdir(parents=True)
+    (tmp_path / "mine" / "watchers" / "none.yaml").touch()
+    (tmp_path / "mine" / "watchers" / "one.yaml").write_text("one:\n  _target_: builtins.dict\n  a: 1\n")
+    return ["--config-dir=mine", "resume=no"]  # the value is refused next
+
+
+@pytest.mark.parametrize("choice", ["none", "one"])
+def test_an_entry_is_added_to_a_group_of_entries(command, entries, choice):
+    group = [*entries, f"+watchers={choice}"]
+    for added in ("+watchers.x={_target_: builtins.dict}", "+watchers.x._target_=builtins.dict"):
+        assert refused(command(train, *group, added, "+watchers.x.b=1"), "resume=no")
+    for added in ("x=1", "_target_=builtins.dict", "x.y=1"):
+        assert refused(command(train, *group, f"+watchers.{added}"), f"no setting 'watchers.{added.split('=')[0]}'")

@@ -1,0 +1,66 @@
+"""The command line, read by the parsers that Hydra itself uses."""
+
+from argparse import Namespace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NoReturn, cast
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+
+HELP = "settings are given as setting=value; --help lists all of them"
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """A command line: flags such as -m, and overrides such as seed=1. It is read when a property is first asked for.
+
+    Args:
+        words: The words after the command's name.
+        conf: The folder of the package's own configs.
+    """
+
+    words: Sequence[str]
+    conf: Path
+
+    @cached_property
+    def flags(self) -> Namespace:
+        """Hydra's flags, and the words between them as `overrides`.
+
+        Raises:
+            ValueError: There is a flag that Hydra does not have.
+        """
+        parser = get_args_parser()
+        cast(Any, parser).error = _raise  # argparse would print all of Hydra's flags and exit
+        return parser.parse_intermixed_args(self.words)  # flags may stand behind overrides, as they may not in Hydra
+
+    @cached_property
+    def values(self) -> dict[str, Any]:
+        """The value that each setting or group is given, the last one if there are two; a sweep's is an object of Hydra's.
+
+        Raises:
+            OverrideParseException: A word is no override.
+        """
+        return {override.key_or_group: override.value() for override in parse(self.flags.overrides)}
+
+    @property
+    def sweeps(self) -> bool:
+        """Whether the command line asks for a sweep."""
+        return self.flags.multirun or self.values.get("hydra.mode") == "MULTIRUN"
+
+    @property
+    def folders(self) -> list[Path]:
+        """The folders of configs: the package's, then the user's own (`--config-dir`) if there is one."""
+        return [self.conf, *([Path(self.flags.config_dir)] if self.flags.config_dir else [])]
+
+
+def parse(overrides: Iterable[str]) -> list[Override]:
+    """The parsed form of every override."""
+    return OverridesParser.create().parse_overrides(list(overrides))
+
+
+def _raise(message: str) -> NoReturn:
+    raise ValueError(f"{message}: {HELP}")

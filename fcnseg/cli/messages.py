@@ -1,0 +1,84 @@
+"""What a command says when it cannot go on: one message and an exit code for each kind of error."""
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from typing import NoReturn
+
+from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from rich.console import Console
+
+from fcnseg.cli.arguments import HELP, Arguments
+from fcnseg.errors import RunFailedError, StopError, warn
+
+FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130  # exit codes
+
+
+@contextmanager
+def one_message(arguments: Arguments, names: Callable[[], Iterable[str]]) -> Iterator[None]:
+    """Turn an exception of the `with` block into one message and an exit code.
+
+    Args:
+        arguments: The command line.
+        names: Lists the names of all settings and groups. It is called only if a name is wrong, since it takes a moment.
+    """
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, where it would print and exit with 1
+    try:
+        yield
+    except RunFailedError as error:
+        leave(str(error), FAILED)
+    except StopError as error:
+        leave(f"{error}: {_same_command(arguments)} goes on", 128 + error.signum)
+    except KeyboardInterrupt:
+        leave(f"interrupted: {_same_command(arguments)} goes on from the last checkpoint", INTERRUPTED)
+    except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
+        if wants_traceback:
+            raise
+        leave(explanation(error, names), WRONG_USE)
+
+
+def leave(message: str, code: int) -> NoReturn:
+    """Print the message on stderr and exit with the code."""
+    warn(message)
+    sys.exit(code)
+
+
+def console() -> Console:
+    """Where a command prints its output: the terminal, or 100 columns of text in a pipe or a file."""
+    return Console() if sys.stdout.isatty() else Console(width=100)
+
+
+def explanation(error: Exception, names: Callable[[], Iterable[str]] = list) -> str:
+    """What was found, what was wanted and what to do, from an exception that a wrong command line leads to."""
+    if isinstance(error, InstantiationException):
+        return str(error.__cause__ or error)
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key} is missing: give {error.full_key}=<value>"
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, choice = (error.missing_cfg_file or "").rpartition("/")
+        return f"no {group}={choice}: wanted {nearest(choice, error.options)}one of {', '.join(error.options)}"
+    if isinstance(error, OverrideParseException):
+        return f"cannot read '{error.override}': {HELP}"
+    if found := re.search(r"Could not (?:override|delete|delete from config\.) '([^'@=]+)", str(error)):
+        return no_setting(found[1], names())
+    return str(error).strip() or type(error).__name__
+
+
+def no_setting(key: str, names: Iterable[str]) -> str:
+    """The message about a setting that does not exist, with those of `names` that are spelt like it."""
+    return f"no setting '{key}'; {nearest(key, names)}--help lists all of them"
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """The one or two of `words` that are spelt most like `word`, as a question to put before other text; else nothing."""
+    close = get_close_matches(word, words, n=2, cutoff=0.6)
+    return f"{' or '.join(close)}? " if close else ""
+
+
+def _same_command(arguments: Arguments) -> str:
+    return f"the same command{', without resume=never,' if arguments.values.get('resume') == 'never' else ''}"

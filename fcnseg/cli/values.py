@@ -1,0 +1,60 @@
+"""The check that every value of a config is of the same kind as its default."""
+
+from itertools import accumulate
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from fcnseg.cli.configs import leaves
+from fcnseg.cli.messages import no_setting
+
+MAY_BE_NULL = ("patience", "checkpoint.every_n_minutes", "model.weights")  # besides what is null by default
+KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list"}
+
+
+def check_values(cfg: DictConfig, defaults: DictConfig) -> None:
+    """Refuse a value of another kind than its default; a number where text is wanted becomes text.
+
+    Args:
+        cfg: The config that a job was given; the values that become text are replaced in it.
+        defaults: The config of the same choices as they are in the files.
+
+    Raises:
+        ValueError: A value is of another kind, or a setting was added (+key=value) that nothing reads.
+    """
+    known = list(leaves(defaults))
+    for key in set(leaves(cfg)) - set(known):
+        if not _is_argument(key, cfg, defaults):
+            raise ValueError(no_setting(key, known))
+    for key in known:
+        value: Any = OmegaConf.select(cfg, key)
+        default: Any = OmegaConf.select(defaults, key)
+        if value == default or default is None or isinstance(default, DictConfig) or key == "trainer.devices":
+            continue
+        if isinstance(default, str) and type(value) in (int, float):
+            OmegaConf.update(cfg, key, str(value))
+        elif not (_is_of_kind(value, default) or (value is None and key in MAY_BE_NULL)):
+            kind = KINDS[list if isinstance(default, ListConfig) else type(default)]
+            raise ValueError(f"{key}={value}: wanted {kind}, such as {default}")
+
+
+def _is_argument(key: str, cfg: DictConfig, defaults: DictConfig) -> bool:
+    """Whether an added setting reaches a class or function that Hydra calls, which raises if it does not have it.
+
+    Such settings are below a node with a `_target_`: `trainer`, `model`, ..., or an entry of a group of such nodes.
+    """
+    parents = list(accumulate(key.split(".")[:-1], "{}.{}".format))
+    top = defaults.get(parents[0]) if parents else None
+    if not isinstance(top, DictConfig):
+        return False
+    if "_target_" not in top:
+        if not all(isinstance(entry, DictConfig) and "_target_" in entry for entry in top.values()):
+            return False
+        del parents[0]  # the group itself is no entry
+    return any("_target_" in OmegaConf.select(cfg, parent) for parent in parents)
+
+
+def _is_of_kind(value: object, default: object) -> bool:
+    if isinstance(default, ListConfig):
+        return isinstance(value, ListConfig) and all(_is_of_kind(item, default[0]) for item in value if default)
+    return type(value) is type(default) or (type(value) is int and type(default) is float)
