@@ -21,7 +21,20 @@ def module_name(path):
 SOURCES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 COMMANDS = {name for name, path in SOURCES.items() if "\n@command(" in path.read_text()}
 ROOMS = (  # from the ground up: a room imports itself and the rooms before it, and nothing else of ours
-    *("errors", "files", "signals", "limits", "data", "models", "metrics", "losses", "pictures", "task", "build"),
+    *(
+        "errors",
+        "paper",
+        "files",
+        "signals",
+        "limits",
+        "data",
+        "models",
+        "metrics",
+        "losses",
+        "pictures",
+        "task",
+        "build",
+    ),
     *("runs", "callbacks", "fit", "cli", "report", "benchmark", "train", "evaluate", "check", "__main__"),
 )
 

@@ -5,16 +5,16 @@ import re
 import shlex
 import shutil
 import sys
+from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 
 import hydra
 import pytest
 import torch
 import yaml
 
-from fcnseg import evaluate, losses, models, train
-from fcnseg.check import __main__ as data
+from fcnseg import evaluate, losses, train
+from fcnseg.check import __main__ as check
 from fcnseg.data import augment, voc
 from fcnseg.report import __main__ as report
 
@@ -24,14 +24,15 @@ BLOCKS = {
     language: re.findall(rf"```{language}\n(.*?)```", README, re.S)
     for language in ("bash", "console", "python", "yaml")
 }
-CONFIGS = dict(re.findall(r"`(conf/\w+/\w+\.yaml)`:\n\n```yaml\n(.*?)```", README, re.S))
+CONFIGS = dict(re.findall(r"`(mine/\w+/\w+\.yaml)`:\n\n```yaml\n(.*?)```", README, re.S))
+MODULES = dict(re.findall(r"`(\w+)\.py`:\n\n```python\n(.*?)```", README, re.S))
 COMMANDS = [
     line.split("#")[0].partition("python -m fcnseg.")[2].strip()
     for block in BLOCKS["bash"]
     for line in block.splitlines()
     if "python -m fcnseg." in line
 ]
-DOORS = {"train": train.train, "evaluate": evaluate.evaluate, "report": report.report, "data": data.check_data}
+COMMAND = {"train": train.train, "evaluate": evaluate.evaluate, "report": report.report, "check": check.check_data}
 SMALL = {
     "data.source.train": "8",
     "data.source.val": "4",
@@ -57,8 +58,8 @@ def a_run(command, root, tmp_path):
     return next(path for path in (tmp_path / "runs").iterdir() if not path.name.startswith("."))
 
 
-def test_there_are_commands_of_every_door():
-    assert {command.split()[0] for command in COMMANDS} >= {"train", "evaluate", "report", "data"}
+def test_there_are_commands_of_every_verb():
+    assert {command.split()[0] for command in COMMANDS} >= {"train", "evaluate", "report", "check"}
 
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("train") and " -m " not in line])
@@ -90,12 +91,12 @@ def test_launchers_take_their_settings(line):
         hydra.compose("config", overrides=[*overrides, "hydra.launcher.no_such_setting=1"], return_hydra_config=True)
 
 
-def test_the_other_doors_run(command, a_run, root, tmp_path):
+def test_the_other_commands_run(command, a_run, root, tmp_path):
     code, out, err = command(evaluate.evaluate, f"run={a_run}")
     assert code == 0, err
     assert str(a_run) in out
     code, out, err = command(
-        data.check_data, "data=shapes", f"data.root={root}", *list(map("=".join, SMALL.items()))[:2]
+        check.check_data, "data=shapes", f"data.root={root}", *list(map("=".join, SMALL.items()))[:2]
     )
     assert code == 0, err
     assert "aeroplane" in out
@@ -113,33 +114,24 @@ def test_a_refusal_is_shown_as_it_is(command):
 
 @pytest.fixture
 def extended(tmp_path, monkeypatch):
-    """Every example where the README puts it: in the package, and in a copy of conf/."""
-
-    def add(name, owner, code):
-        exec(code, names := vars(owner).copy())
-        monkeypatch.setattr(owner, name, names[name], raising=False)
-
-    def example(text):
-        return next(block for block in BLOCKS["python"] if text in block)
-
-    tiny = ModuleType("fcnseg.models.tiny")
-    exec(example("class Tiny"), vars(tiny))
-    monkeypatch.setitem(sys.modules, tiny.__name__, tiny)
-    add("Tiny", models, re.search(r"add `(.*?)` to `fcnseg/models/__init__\.py`", README)[1])
-    add("darken", augment, example("def darken"))
-    add("Focal", losses, example("class Focal"))
-    monkeypatch.setattr("fcnseg.cli.command.CONF", shutil.copytree(CONF, tmp_path / "conf"))
+    """Every example where the README puts it: modules in the working folder, configs in `mine`."""
+    monkeypatch.syspath_prepend(tmp_path)  # as `python -m` does with the folder that it is started in
+    for name, text in MODULES.items():
+        (tmp_path / f"{name}.py").write_text(text, encoding="utf-8")
+        monkeypatch.delitem(sys.modules, name, raising=False)
     for path, text in CONFIGS.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(text, encoding="utf-8")
+    return import_module
 
 
 def test_the_network_of_the_example_is_one(extended):
-    assert models.Tiny(21)(torch.zeros(2, 3, 37, 50)).shape == (2, 21, 37, 50)
+    assert extended("tiny").Tiny(21)(torch.zeros(2, 3, 37, 50)).shape == (2, 21, 37, 50)
 
 
 def test_the_augmentation_of_the_example_is_one(extended):
     image, mask = torch.full((4, 3, 8, 8), 200, dtype=torch.uint8), torch.zeros(4, 8, 8, dtype=torch.uint8)
-    darker, same = augment.darken(image, mask, augment.draws(0, 0, torch.arange(4)))
+    darker, same = extended("darken").darken(image, mask, augment.draws(0, 0, torch.arange(4)))
     assert darker.dtype == torch.uint8
     assert darker.shape == image.shape
     assert len(darker.flatten(1).amax(1).unique()) == 4
@@ -150,8 +142,8 @@ def test_the_loss_of_the_example_is_one(extended):
     pixels, mask = torch.tensor([4, 3, 1, 2]), torch.tensor([[[0, 1], [2, voc.VOID]]], dtype=torch.uint8)
     logits = torch.randn(1, 3, 2, 2, generator=torch.Generator().manual_seed(0))
     plain = losses.CrossEntropy(pixels, weighted=True)(logits, mask)
-    torch.testing.assert_close(losses.Focal(pixels, gamma=0)(logits, mask), plain)
-    assert 0 < losses.Focal(pixels, gamma=2)(logits, mask) < plain
+    torch.testing.assert_close(extended("focal").Focal(pixels, gamma=0)(logits, mask), plain)
+    assert 0 < extended("focal").Focal(pixels, gamma=2)(logits, mask) < plain
 
 
 def test_every_config_of_an_example_has_its_place():
@@ -162,7 +154,7 @@ def test_every_config_of_an_example_has_its_place():
 @pytest.mark.parametrize("path", CONFIGS)
 def test_an_example_trains(path, command, extended, root, tmp_path):
     group, choice = Path(path).parent.name, Path(path).stem
-    outcome = command(train.train, *smaller([f"{group}={choice}"], root))
+    outcome = command(train.train, "--config-dir", "mine", *smaller([f"{group}={choice}"], root))
     assert outcome.code == 0, outcome.err
     config = yaml.safe_load(next(tmp_path.glob(f"runs/*{choice}*/.hydra/config.yaml")).read_text())
     wanted = yaml.safe_load(CONFIGS[path])
@@ -180,10 +172,10 @@ def test_a_data_set_in_the_layout_shown_trains(command, root, tmp_path):
     for line in re.search(r"```\n\.\./mine/\n(.*?)```", README, re.S)[1].splitlines():
         assert list(mine.glob(line.split()[0].replace("<name>", "*")))
     lines = [line.replace("../mine", str(mine)) for line in COMMANDS if "../mine" in line]
-    assert [line.split()[0] for line in lines] == ["data", "train"]
+    assert [line.split()[0] for line in lines] == ["check", "train"]
     for line in lines:
-        door, *overrides = shlex.split(line)
+        verb, *overrides = shlex.split(line)
         few = ["data=voc2012", "data.size=32", "data.batch_size=4", "trainer.max_epochs=1"]
-        outcome = command(DOORS[door], *overrides, *few)
+        outcome = command(COMMAND[verb], *overrides, *few)
         assert outcome.code == 0, outcome.err
-    assert len(list(tmp_path.glob("runs/voc2012-*/result.json"))) == 1
+    assert len(list(tmp_path.glob("runs/fcn-*/result.json"))) == 1

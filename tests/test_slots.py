@@ -86,9 +86,9 @@ def test_lightnings_csv_logger(alone, train_in, tmp_path):
 
 def test_wandb_offline(alone, train_in, tmp_path, monkeypatch):
     wandb = pytest.importorskip("wandb")
-    for name, value in {"WANDB_SILENT": "true", "WANDB_DIR": str(tmp_path), "WANDB_MODE": "offline"}.items():
+    for name, value in {"WANDB_SILENT": "true", "WANDB_DIR": str(tmp_path)}.items():
         monkeypatch.setenv(name, value)
-    run = train_in(tmp_path, *ARGS, "logger=wandb", "logger.wandb.offline=true")
+    run = train_in(tmp_path, *ARGS, "logger=wandb", "logger.wandb.mode=offline")
     wandb.finish()
     assert (rows(run), metrics(run)) == (rows(alone), metrics(alone))
     (log,) = run.rglob("run-*.wandb")
