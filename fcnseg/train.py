@@ -4,7 +4,8 @@ import os
 
 from omegaconf import DictConfig
 
-from fcnseg.cli.command import command, console
+from fcnseg.cli.command import command
+from fcnseg.cli.messages import console
 from fcnseg.runs.folder import Run
 from fcnseg.runs.settings import check_ranges
 

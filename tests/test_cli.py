@@ -241,6 +241,7 @@ def test_the_verbs_are_listed(command, command_line):
         assert len(line.split()) >= 3
 
 
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")  # this process has imported it already
 def test_a_verb_is_the_command_of_its_module(command):
     assert command(main, "evaluate", "-h") == command(evaluate, "-h")
     assert refused(command(main, "evaluate", "run=nowhere"), "nowhere")

@@ -208,7 +208,7 @@ def test_a_job_whose_process_died_early_is_a_row(tmp_path, capsys):
     assert all(word in out for word in ("seed=0", "failed", "no such module"))
 
 
-def test_a_folder_that_cannot_be_written_is_told(launch, tmp_path):
+def test_a_folder_that_cannot_be_written_is_refused(launch, tmp_path):
     (tmp_path / "file").touch()
     code, _, err = launch("seed=0,1", "runs=file/runs")
     assert (code, "cannot write to file/runs" in err, "runs=" in err) == (2, True, True)
@@ -266,9 +266,9 @@ def status_of(tmp_path, run):
 
 
 def table(tmp_path):
-    told = (tmp_path / "out").read_text()
-    assert "jobs" in told, told
-    rows = told[told.index(" jobs") :]
+    out = (tmp_path / "out").read_text()
+    assert "jobs" in out, out
+    rows = out[out.index(" jobs") :]
     words = ("finished", "skipped", "failed", "killed", "interrupted")
     return {status: count for status in words if (count := rows.count(f" {status} "))}
 

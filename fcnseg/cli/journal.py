@@ -1,4 +1,4 @@
-"""The journal of a sweep: what became of each of its jobs."""
+"""The journal of a sweep, which says what became of each job."""
 
 import shutil
 import tempfile
@@ -39,12 +39,12 @@ class Journal:
         """Write that a job failed whose process ended before the job could write anything itself.
 
         Args:
-            number: The job's number in the sweep.
-            overrides: The job's overrides.
-            error: What the launcher knows about the end of the process.
+            number: The job's number in the sweep, which names its file.
+            overrides: The overrides that the job was started with.
+            error: The launcher's error, which says how the process ended.
 
         Returns:
-            What the launcher waits for from every job.
+            An empty result, since the launcher expects one of every job.
         """
         path = self.folder / f"{number}.json"
         if not path.exists():
@@ -71,7 +71,7 @@ class Journal:
 
 
 def new_entry(overrides: Iterable[str]) -> dict[str, Any]:
-    """The entry of a job that has just begun: it has no run yet, only its overrides."""
+    """The entry of a job that has just begun. It has the overrides where the run's name will be."""
     return {"run": ",".join(overrides), "status": "running"}
 
 

@@ -23,8 +23,8 @@ def one_message(arguments: Arguments, names: Callable[[], Iterable[str]]) -> Ite
     """Turn an exception of the `with` block into one message and an exit code.
 
     Args:
-        arguments: The command line.
-        names: Lists the names of all settings and groups. It is called only if a name is wrong, since it takes a moment.
+        arguments: The command line, which the advice to repeat it depends on.
+        names: The function that lists all settings and groups. It is called only if a name is wrong: it takes a moment.
     """
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, where it would print and exit with 1
