@@ -124,10 +124,9 @@ def loss_curves(curves: Sequence[Curve]) -> Figure:
 
 def _cells(axes: Axes, values: Reals, rows: Sequence[str], columns: Sequence[str], top: float) -> None:
     """Colour a matrix of values from transparent at 0, which suits a page of any colour, to blue at `top`."""
-    cells = np.empty((*values.shape, 4))
-    cells[..., :3] = to_rgb(BLUE)
-    cells[..., 3] = np.where(np.isnan(values), 0, 0.04 + 0.86 * np.clip(np.nan_to_num(values) / top, 0, 1))
-    axes.imshow(cells, aspect="auto", interpolation="none")
+    opacity = np.where(np.isnan(values), 0, 0.04 + 0.86 * np.clip(np.nan_to_num(values) / top, 0, 1))
+    blue = np.broadcast_to(to_rgb(BLUE), (*values.shape, 3))
+    axes.imshow(np.dstack([blue, opacity]), aspect="auto", interpolation="none")
     axes.set_xticks(range(len(columns)), columns, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(rows)), rows)
     axes.spines[:].set_visible(False)

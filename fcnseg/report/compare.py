@@ -82,6 +82,10 @@ class Experiment:
         """The statistics of a test metric, such as `miou`."""
         return self.stat(lambda result: result["metrics"].get(f"test/{name}"))
 
+    def iou(self, name: str) -> Stat | None:
+        """The statistics of the IoU of one class."""
+        return self.stat(lambda result: result["iou"].get(name))
+
 
 def _identity(entry: Entry) -> dict[str, str]:
     """What two runs must have in common to be one experiment.
@@ -98,8 +102,10 @@ def _is_incidental(key: str) -> bool:
     return key in INCIDENTAL or key.partition(".")[0] in INCIDENTAL
 
 
-def differences(entry: Entry, published: Config) -> tuple[str, ...]:
-    """How a run differs from the paper's experiment, setting by setting: "max_epochs 3 (paper: 30)"."""
+def differences(entry: Entry, published: Config | None) -> tuple[str, ...]:
+    """How a run differs from the paper's experiment, if it is one, setting by setting: "max_epochs 3 (paper: 30)"."""
+    if published is None:
+        return ()
     ours, data = entry.config, entry.choice("data")
     found = [f"data {data} (paper: {paper.DATA})"] if data != paper.DATA else []
     images = entry.result.get("images", paper.IMAGES)
@@ -160,11 +166,10 @@ def _distinguishing(twins: Sequence[Mapping[str, str]]) -> list[str]:
 
 def experiments(entries: Iterable[Entry], published: Published) -> list[Experiment]:
     """Gather runs over their seeds: first the paper's experiments in the paper's order, then the others by title."""
-    order = list(paper.EXPERIMENTS)
+    ranks = {name: rank for rank, name in enumerate(paper.EXPERIMENTS)}
 
     def place(entry: Entry) -> tuple[int, str, str, str]:
-        name = entry.choice("experiment")
-        rank = order.index(name) if name in order else len(order)
+        rank = ranks.get(entry.choice("experiment"), len(ranks))
         return (rank, _title(entry), entry.state, str(sorted(_identity(entry).items())))
 
     found = sorted(entries, key=lambda entry: (*place(entry), entry.config.get("seed", 0)))
@@ -172,8 +177,7 @@ def experiments(entries: Iterable[Entry], published: Published) -> list[Experime
     made = []
     for title, group in zip(_unique_titles(groups), groups, strict=True):
         name = str(group[0].choice("experiment"))
-        differing = differences(group[0], published[name]) if name in published else ()
-        made.append(Experiment(title, group, paper.EXPERIMENTS.get(name), differing))
+        made.append(Experiment(title, group, paper.EXPERIMENTS.get(name), differences(group[0], published.get(name))))
     return made
 
 

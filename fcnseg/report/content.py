@@ -172,11 +172,7 @@ def _predictions(
 
 def heat_map(test_set: Evaluation, found: Sequence[Experiment]) -> Chart:
     """The IoU of every class on one test set, beside the share of its pixels that the class has."""
-    iou = np.full((voc.NUM_CLASSES, len(found)), np.nan)
-    for column, experiment in enumerate(found):
-        for row, name in enumerate(voc.CLASSES):
-            stat = experiment.stat(lambda result, name=name: result["iou"].get(name))  # type: ignore[misc]
-            iou[row, column] = stat.mean if stat else np.nan
+    means = [[stat.mean if (stat := each.iou(name)) else np.nan for each in found] for name in voc.CLASSES]
     matrices = [matrix for each in found for entry in each.entries if (matrix := _confusion(entry)) is not None]
     shares: Sequence[float | None] = [None] * voc.NUM_CLASSES
     if matrices:
@@ -186,7 +182,7 @@ def heat_map(test_set: Evaluation, found: Sequence[Experiment]) -> Chart:
     caption = (
         f"IoU by VOC's definition, mean over seeds; - for a class in neither truth nor prediction. {share} {test_set}."
     )
-    draw = partial(charts.class_heat_map, iou, [experiment.title for experiment in found], shares)
+    draw = partial(charts.class_heat_map, np.array(means), [experiment.title for experiment in found], shares)
     return Chart(_file("classes", test_set), caption, draw)
 
 

@@ -7,6 +7,8 @@ from itertools import accumulate
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from fcnseg.pictures import Picture, colour, legend, overlay, photograph
+
 
 @dataclass(frozen=True)
 class Text:
@@ -83,6 +85,19 @@ class Gallery:
     image: Tensor
     truth: Tensor
     predictions: Mapping[str, Tensor]
+
+    def cards(self) -> dict[str, tuple[tuple[str, Picture], tuple[str, Picture]]]:
+        """Pairs of pictures by their title, each with what it shows."""
+        first = (("photograph", photograph(self.image)), ("truth", colour(self.truth)))
+        pairs = {
+            title: (("mask", colour(mask)), ("mask over the photograph", overlay(self.image, mask)))
+            for title, mask in self.predictions.items()
+        }
+        return {"image and truth": first, **pairs}
+
+    def legend(self) -> dict[str, str]:
+        """The classes in all of the masks, with their colours."""
+        return legend([self.truth, *self.predictions.values()])
 
 
 @dataclass(frozen=True)

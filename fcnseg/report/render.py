@@ -10,8 +10,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from matplotlib.figure import Figure
 from PIL import Image
 
-from fcnseg import pictures
 from fcnseg.files import write_text
+from fcnseg.pictures import Picture
 from fcnseg.report import charts
 from fcnseg.report.document import Section
 
@@ -23,16 +23,15 @@ TEMPLATES = Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
-TEMPLATES.globals.update(charts=charts, pictures=pictures)
 
 
 def html(title: str, lead: str, sections: Sequence[Section]) -> str:
     """The report as one HTML page that needs no other file."""
     page = TEMPLATES.get_template("page.html")
-    return page.render(title=title, lead=lead, sections=sections, data_address=_data_address)
+    return page.render(title=title, lead=lead, sections=sections, svg=charts.svg, data_address=_data_address)
 
 
-def _data_address(picture: pictures.Picture) -> str:
+def _data_address(picture: Picture) -> str:
     """A picture as an address that holds it; WebP without loss is small for masks and photographs alike."""
     file = io.BytesIO()
     Image.fromarray(picture).save(file, "webp", lossless=True)
@@ -53,4 +52,5 @@ def write_markdown(folder: Path, title: str, lead: str, sections: Sequence[Secti
         return f"figures/{free}.png"
 
     report = TEMPLATES.get_template("report.md")
-    write_text(folder / "report.md", report.render(title=title, lead=lead, sections=sections, save=save))
+    text = report.render(title=title, lead=lead, sections=sections, gallery=charts.gallery, save=save)
+    write_text(folder / "report.md", text)

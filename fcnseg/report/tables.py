@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from fcnseg.data import voc
@@ -11,11 +11,20 @@ from fcnseg.report import paper
 from fcnseg.report.collect import STAGES, Entry
 from fcnseg.report.compare import Evaluation, Experiment, Published, Stat, differences
 from fcnseg.report.document import Table
+from fcnseg.runs.settings import flatten
 
 VOC_SCORES = [name for name in SCORES if name not in paper.FLOOR]
 PRINTED = {"paper_iou": "iou", "paper_acc": "acc", "loss": "loss"}  # our metrics, to the fields of a published result
 PRINTED_COLUMNS = ("IoU", "IoU in the paper", "accuracy", "accuracy in the paper", "loss", "loss in the paper")
 COST_COLUMNS = ("parameters", "seconds per epoch", "best epoch")
+MEASURED = (  # what the CSV file has of a result; a dot leads into one of its tables
+    *(f"metrics.test/{name}" for name in ("loss", *SCORES)),
+    *(f"floor.{name}" for name in SCORES),
+    *("split", "size", "data_fingerprint", "parameters", "best_epoch", "epochs", "seconds", "images_per_s"),
+    *(f"images.{stage}" for stage in STAGES),
+    *("commit", "dirty", "hardware", "precision"),
+    *(f"iou.{name}" for name in voc.CLASSES),
+)
 
 
 def results(test_set: Evaluation, experiments: Sequence[Experiment]) -> Table:
@@ -90,16 +99,11 @@ def unfinished(entries: Iterable[Entry]) -> Table | None:
     """The runs without a result and what is known about the reason; None if every run has finished."""
     goes_on = "the same command goes on from its last checkpoint"
     hints = {"running": f"it is running, or was killed: {goes_on}", "interrupted": goes_on}
-    rows = [
-        [
-            entry.path.name,
-            entry.state,
-            f"{len(entry.rows)} of {entry.config.get('trainer.max_epochs', '?')}",
-            "; ".join(entry.remarks) or hints.get(entry.state, ""),
-        ]
-        for entry in entries
-        if entry.state != "finished"
-    ]
+    rows = []
+    for entry in entries:
+        if entry.state != "finished":
+            epochs = f"{len(entry.rows)} of {entry.config.get('trainer.max_epochs', '?')}"
+            rows.append([entry.path.name, entry.state, epochs, "; ".join(entry.remarks) or hints.get(entry.state, "")])
     return Table(("run", "state", "epochs done", "what is known"), rows, words=(0, 1, 3)) if rows else None
 
 
@@ -117,27 +121,13 @@ def as_csv(entries: Iterable[Entry], published: Published) -> str:
 def _record(entry: Entry, published: Published) -> dict[str, Any]:
     config, name = entry.config, str(entry.choice("experiment"))
     theirs = paper.EXPERIMENTS.get(name)
-    differ = differences(entry, published[name]) if theirs else ()
+    differ, measured = differences(entry, published.get(name)), flatten(dict(entry.result))
     return {
         **{"run": entry.path.name, "folder": str(entry.path), "state": entry.state},
         **{key.removeprefix("choices."): value for key, value in config.items() if key.startswith("choices.")},
         **{"seed": config.get("seed"), "backbone": config.get("model.backbone")},
         **{"differs_from_paper": "; ".join(differ), "remarks": "; ".join(entry.remarks)},
         **{f"paper_printed/{field}": getattr(theirs, field, None) for field in PRINTED.values()},
-        **_measured(entry.result),
+        **{key.removeprefix("metrics.").replace(".", "/"): measured.get(key) for key in MEASURED},
         **{f"config/{key}": value for key, value in config.items() if not key.startswith("choices.")},
-    }
-
-
-def _measured(result: Mapping[str, Any]) -> dict[str, Any]:
-    plain = ("split", "size", "data_fingerprint", "parameters", "best_epoch", "epochs", "seconds", "images_per_s")
-    provenance = ("commit", "dirty", "hardware", "precision")
-    metrics, floor, images, iou = (result.get(key, {}) for key in ("metrics", "floor", "images", "iou"))
-    return {
-        **{f"test/{name}": metrics.get(f"test/{name}") for name in ("loss", *SCORES)},
-        **{f"floor/{name}": floor.get(name) for name in SCORES},
-        **{key: result.get(key) for key in plain},
-        **{f"images/{stage}": images.get(stage) for stage in STAGES},
-        **{key: result.get(key) for key in provenance},
-        **{f"iou/{name}": iou.get(name) for name in voc.CLASSES},
     }
