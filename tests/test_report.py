@@ -230,7 +230,7 @@ def test_the_floor_comes_first_and_seeds_are_averaged(entries, the_paper_s, fini
         ["baseline", "transfer (mobilenet_v3_small)"],
         ["fcn-none-ce-constant"],
     ]
-    table = tables.results(*sets[0])
+    table = tables.results(sets[0][1])
     results = [json.loads(path.read_text()) for path in sorted(finished.glob("baseline*/result.json"))]
     assert table.rows[0][0].startswith("background everywhere")
     assert table.rows[0][2] == f"{results[0]['floor']['paper_iou']:.4f}"

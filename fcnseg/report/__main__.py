@@ -18,6 +18,7 @@ def report(cfg: DictConfig) -> None:
 
     out, published = Path(cfg.out), paper.settings()
     entries = collect(cfg.runs)
+    # images=name gives one name, images=[name, name] a list.
     images = list(cfg.images) if isinstance(cfg.images, ListConfig) else cfg.images and [cfg.images]
     sections = content.sections(entries, published, images=images, root=cfg.data.root)
     lead = f"{content.summary(entries)}, from {cfg.runs}."

@@ -91,8 +91,10 @@ def _each_once(axes: Axes) -> tuple[list[Artist], list[str]]:
 def svg(figure: Figure) -> str:
     """The figure as an `<svg>` element whose ink is the colour of the text around it."""
     file = io.StringIO()
+    # Without a date, the same runs give the same page.
     figure.savefig(file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     text = file.getvalue()
+    # An XML declaration comes first, which has no place inside a page.
     return text[text.index("<svg") :].replace(INK, "currentColor").strip()
 
 
@@ -107,6 +109,7 @@ def picture(figure: Figure) -> Image.Image:
 def loss_curves(curves: Sequence[Curve]) -> Figure:
     """Figures 2-8: training and validation loss of one experiment, a pair of lines for every seed."""
     figure, axes = _chart(4.2, 2.8)
+    # The lines of several seeds cross: they are thinner.
     width = 1.8 if len(curves) == 1 else 1.2
     for curve in curves:
         epochs = np.arange(1, len(curve.train) + 1)
@@ -149,7 +152,7 @@ def class_heat_map(iou: Reals, titles: Sequence[str], shares: Sequence[float | N
     for (row, column), value in np.ndenumerate(values):
         text = "-" if np.isnan(value) else f"{value:.2f}"
         axes.text(column, row, text, ha="center", va="center", size=8, weight="normal" if row else "bold")
-    axes.axhline(0.5, color=INK, linewidth=0.8)
+    axes.axhline(0.5, color=INK, linewidth=0.8)  # between the mean and the classes
     return figure
 
 
@@ -165,7 +168,7 @@ def confusion_matrix(matrix: Reals) -> Figure:
     shares = np.where(pixels > 0, matrix / np.maximum(pixels, 1), np.nan)
     _cells(axes, shares, voc.CLASSES, voc.CLASSES, top=1)
     for (row, column), share in np.ndenumerate(shares):
-        if share >= 0.095:
+        if share >= 0.095:  # shown as 10 or more; with all 441 numbers the chart cannot be read
             axes.text(column, row, f"{share * 100:.0f}", ha="center", va="center", size=7)
     axes.set(xlabel="predicted", ylabel="truth")
     return figure
@@ -181,6 +184,7 @@ def ablation(steps: Sequence[Step], floor: float) -> Figure:
         axes.errorbar(step.ours, row, xerr=step.deviation, fmt="none", ecolor=BLUE, capsize=3)
         axes.plot(step.paper, row, "D", color=ORANGE, fillstyle="none", ms=7, mew=1.6, label="the paper's")
         if step.added:
+            # To the right of the axes, at the height of the row.
             text = f"ours {step.added[0]:+.4f}\npaper's {step.added[1]:+.4f}"
             axes.annotate(text, (1.02, row), xycoords=("axes fraction", "data"), va="center", size=8)
     axes.axvline(floor, color=INK, linewidth=1, linestyle="--", label="background everywhere")

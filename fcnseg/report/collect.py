@@ -61,6 +61,7 @@ def find(pattern: str) -> list[Path]:
 
 def _inside(root: Path) -> list[Path]:
     runs = sorted(path.parent.parent for path in root.rglob(".hydra/config.yaml"))
+    # A folder without a run may be one whose config was lost; the user should see it. What holds runs is not such a folder.
     with_runs = {folder for run in runs for folder in (run, *run.parents)}
     empty = [path for path in root.iterdir() if path.is_dir() and path.name[0] != "." and path not in with_runs]
     return [root] if root in runs else sorted([*runs, *empty]) or [root]

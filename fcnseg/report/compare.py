@@ -12,8 +12,8 @@ from fcnseg.report.collect import Config, Entry
 Published = Mapping[str, Config]  # the settings of each of the paper's experiments
 # Settings, and groups of settings, that say where and how often a run is made, and what watches it, not what it computes.
 INCIDENTAL = ("seed", "name", "runs", "resume", "data.root", "checkpoint", "logger", "callbacks")
-MACHINE = ("trainer.accelerator", "trainer.devices", "trainer.precision", "optimizer.fused")
-DERIVED = ("schedule.T_max",)  # follows from trainer.max_epochs
+# Settings in which a run may differ from the paper's: the machine's, and what follows from trainer.max_epochs.
+NOT_THE_PAPER_S = ("trainer.accelerator", "trainer.devices", "trainer.precision", "optimizer.fused", "schedule.T_max")
 KNOWN_BEST = ("choices.data", "data.size", "data.split", "trainer.max_epochs", "optimizer.lr")  # by these first
 WORDS = {"model.weights": "pretrained weights", "data.size": "size in pixels"}
 
@@ -107,13 +107,14 @@ def differences(entry: Entry, published: Config | None) -> tuple[str, ...]:
     if published is None:
         return ()
     ours, data = entry.config, entry.choice("data")
+    # On other data, the numbers of images are bound to differ.
     found = [f"data {data} (paper: {paper.DATA})"] if data != paper.DATA else []
     images = entry.result.get("images", paper.IMAGES)
     if not found and images != paper.IMAGES and ours.get("data.split") == published["data.split"]:
         counts, theirs = ("/".join(map(str, each.values())) for each in (images, paper.IMAGES))
         found.append(f"images {counts} (paper: {theirs})")
     for key in dict.fromkeys([*published, *ours]):
-        skipped = _is_incidental(key) or key in MACHINE + DERIVED or key.startswith(("choices.", "data.source."))
+        skipped = _is_incidental(key) or key in NOT_THE_PAPER_S or key.startswith(("choices.", "data.source."))
         if not skipped and ours.get(key) != published.get(key):
             found.append(f"{_name(key)} {_value(ours, key)} (paper: {_value(published, key)})")
     return tuple(found)
@@ -172,6 +173,7 @@ def experiments(entries: Iterable[Entry], published: Published) -> list[Experime
         rank = ranks.get(entry.choice("experiment"), len(ranks))
         return (rank, _title(entry), entry.state, str(sorted(_identity(entry).items())))
 
+    # groupby gathers neighbours only.
     found = sorted(entries, key=lambda entry: (*place(entry), entry.config.get("seed", 0)))
     groups = [tuple(group) for _, group in groupby(found, key=place)]
     made = []

@@ -69,7 +69,7 @@ def _results(sets: dict[Evaluation, list[Experiment]]) -> list[Block]:
     for test_set, found in sets.items():
         if caveat := _caveat(test_set):
             blocks.append(Text(caveat, warning=True))
-        blocks += [Text(f"Test set: {test_set}."), tables.results(test_set, found)]
+        blocks += [Text(f"Test set: {test_set}."), tables.results(found)]
         if table := tables.differences_from_the_paper(found):
             blocks.append(table)
     everything = [experiment for found in sets.values() for experiment in found]
@@ -100,11 +100,12 @@ def ablation(test_set: Evaluation, found: Sequence[Experiment]) -> Chart | None:
     steps = []
     for name, theirs in paper.EXPERIMENTS.items():
         if name in iou:
-            before = theirs.after if theirs.after in iou else None
-            added = (iou[name].mean - iou[before].mean, theirs.iou - paper.EXPERIMENTS[before].iou) if before else None
+            added = None
+            if (before := theirs.after) and before in iou:
+                added = (iou[name].mean - iou[before].mean, theirs.paper_iou - paper.EXPERIMENTS[before].paper_iou)
             backbone = nearest[name].first.config.get("model.backbone")
             adds = theirs.adds + (f" ({backbone})" if backbone else "") + (" †" if nearest[name].differences else "")
-            steps.append(charts.Step(adds, iou[name].mean, iou[name].deviation or 0, theirs.iou, added))
+            steps.append(charts.Step(adds, iou[name].mean, iou[name].deviation or 0, theirs.paper_iou, added))
     if len(steps) < 2:
         return None
     caption = (
@@ -130,6 +131,7 @@ def loss_charts(found: Sequence[Experiment]) -> list[Chart]:
             seeds = f", {len(curves)} seeds" if len(curves) > 1 else ""
             state = "" if finished else f" ({experiment.first.state})"
             caption = f"{figure}{experiment.title}{state}{seeds}. {experiment.beside_the_paper.capitalize()}."
+            # The number keeps the files in the report's order.
             name = "".join(letter if letter.isalnum() else "-" for letter in experiment.title.split(",")[0])
             made.append(Chart(f"loss-{number:02}-{name}", caption, partial(charts.loss_curves, curves)))
     return made
@@ -137,6 +139,7 @@ def loss_charts(found: Sequence[Experiment]) -> list[Chart]:
 
 def _curve(entry: Entry) -> charts.Curve:
     scores = [row.get("val/miou", 0) for row in entry.rows]
+    # An unfinished run has no result yet, and its best epoch so far is the one that it would keep.
     best = int(entry.result.get("best_epoch", np.argmax(scores)))
     patience = entry.config.get("patience")
     stopped = entry.state == "finished" and patience is not None and len(scores) - 1 - best >= patience
@@ -161,10 +164,12 @@ def _predictions(
             except Exception as error:  # a checkpoint or a data set may be gone: the other networks are still shown
                 blocks.append(Text(f"No predictions of {experiment.title}: {error}", warning=True))
         if models:
+            # A split may leave some of the images out of the test set: only what all networks were tested on is shown.
             names = masks.test_names(models)
             known += names
             names = masks.pick(models[0].data, names) if wanted is None else masks.chosen(wanted, names)
             blocks += masks.galleries(models, names) if names else []
+    # A name may be in one data set and not in another; it must be in one of them.
     if known and (missing := [item for item in wanted or () if not masks.chosen([item], known)]):
         raise ValueError(f"images={missing}: wanted names of test images, such as {', '.join(known[:3])}")
     return blocks
@@ -176,6 +181,7 @@ def heat_map(test_set: Evaluation, found: Sequence[Experiment]) -> Chart:
     matrices = [matrix for each in found for entry in each.entries if (matrix := _confusion(entry)) is not None]
     shares: Sequence[float | None] = [None] * voc.NUM_CLASSES
     if matrices:
+        # Every run was tested on the same masks: any matrix has the same number of pixels of a class.
         pixels = matrices[0].sum(1)
         shares = (pixels / pixels.sum()).tolist()
     share = "Beside each class its share of the labelled test pixels." if matrices else "Pixel shares: not recorded."
@@ -198,7 +204,7 @@ def _confusions(found: Sequence[Experiment]) -> list[Block]:
         for entry in experiment.entries:
             title, matrix = f"{experiment.title}, seed {entry.config.get('seed')}", _confusion(entry)
             if matrix is None:
-                blocks.append(Text(f"{title}: not recorded; python -m fcnseg.train resume=never records it."))
+                blocks.append(Text(f"{title}: not recorded; training the run again with resume=never records it."))
             else:
                 caption = f"{title}: percent of a class's pixels (row) taken for a class (column); void left out."
                 draw = partial(charts.confusion_matrix, matrix)

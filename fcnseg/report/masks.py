@@ -38,8 +38,8 @@ def load(experiment: Experiment, root: str | None) -> Model:
         ValueError: there is no checkpoint, or no data set; nothing is downloaded for a picture.
     """
     cfg, task = rebuild.load(experiment.first.path)
-    if root is not None:
-        cfg.data.root = root
+    cfg.data.root = root or cfg.data.root
+    # Without addresses, a missing data set is an error that names its folder, not a download of 2 GB.
     if "urls" in cfg.data.source:
         cfg.data.source.urls = []
     data = build.data(cfg)
@@ -63,6 +63,7 @@ def galleries(models: Sequence[Model], names: Sequence[str]) -> list[Gallery]:
     images, truths = pixels(largest, names)
     views = {}
     for model in models:
+        # Nearest: labels have no values in between.
         labels = predict(model.task, pixels(model.data, names)[0])
         views[model.title] = F.interpolate(labels[:, None], largest.size, mode="nearest-exact")[:, 0]
     return [

@@ -16,16 +16,16 @@ class PublishedResult:
         after: The experiment that it builds on.
         figure: The number of the figure that shows its losses.
         loss: The test loss; weighted by class in the experiment `weighted` and in those that build on it.
-        iou: The IoU by the paper's definition, which is our `paper_iou`.
-        acc: The accuracy by the paper's definition, which is our `paper_acc`.
+        paper_iou: The IoU, by the definition of our metric of this name.
+        paper_acc: The accuracy, by the definition of our metric of this name.
     """
 
     adds: str
     after: str | None
     figure: int
     loss: float
-    iou: float
-    acc: float
+    paper_iou: float
+    paper_acc: float
 
 
 EXPERIMENTS = {  # each has its settings in conf/experiment/<name>.yaml

@@ -17,6 +17,7 @@ from fcnseg.report.document import Section
 
 TEMPLATES = Environment(
     loader=PackageLoader("fcnseg.report"),
+    # What comes from a run folder is text, even where it looks like HTML.
     autoescape=select_autoescape(["html"]),
     undefined=StrictUndefined,
     trim_blocks=True,

@@ -9,12 +9,12 @@ from fcnseg.data import voc
 from fcnseg.metrics import SCORES
 from fcnseg.report import paper
 from fcnseg.report.collect import STAGES, Entry
-from fcnseg.report.compare import Evaluation, Experiment, Published, Stat, differences
+from fcnseg.report.compare import Experiment, Published, Stat, differences
 from fcnseg.report.document import Table
 from fcnseg.runs.settings import flatten
 
 VOC_SCORES = [name for name in SCORES if name not in paper.FLOOR]
-PRINTED = {"paper_iou": "iou", "paper_acc": "acc", "loss": "loss"}  # our metrics, to the fields of a published result
+PRINTED = (*paper.FLOOR, "loss")  # the metrics that the paper prints
 PRINTED_COLUMNS = ("IoU", "IoU in the paper", "accuracy", "accuracy in the paper", "loss", "loss in the paper")
 COST_COLUMNS = ("parameters", "seconds per epoch", "best epoch")
 MEASURED = (  # what the CSV file has of a result; a dot leads into one of its tables
@@ -27,8 +27,8 @@ MEASURED = (  # what the CSV file has of a result; a dot leads into one of its t
 )
 
 
-def results(test_set: Evaluation, experiments: Sequence[Experiment]) -> Table:
-    """A row for the floor, then one for every experiment on a test set; our numbers beside the paper's."""
+def results(experiments: Sequence[Experiment]) -> Table:
+    """The floor, then a row for every experiment on one test set, our numbers beside the paper's."""
     floor = experiments[0].first.result["floor"]
     both = [cell for name in paper.FLOOR for cell in (_shown(floor[name]), f"{paper.FLOOR[name]:.3f}")]
     first = ["background everywhere\nthe floor", "", *both, "", "", *(_shown(floor[name]) for name in VOC_SCORES)]
@@ -41,8 +41,9 @@ def results(test_set: Evaluation, experiments: Sequence[Experiment]) -> Table:
 
 def _result(experiment: Experiment) -> list[str]:
     published = experiment.published
-    theirs = [f"{getattr(published, field):.4f}" if published else "" for field in PRINTED.values()]
+    theirs = [f"{getattr(published, name):.4f}" if published else "" for name in PRINTED]
     ours = [_shown(experiment.metric(name)) for name in PRINTED]
+    # A seed may have been run twice, under two names.
     seeds = len({entry.config.get("seed") for entry in experiment.entries})
     seconds = experiment.stat(lambda result: result["seconds"] / max(1, result["epochs"]))
     best = [f"{entry.result['best_epoch'] + 1} of {entry.result['epochs']}" for entry in experiment.entries]
@@ -127,7 +128,7 @@ def _record(entry: Entry, published: Published) -> dict[str, Any]:
         **{key.removeprefix("choices."): value for key, value in config.items() if key.startswith("choices.")},
         **{"seed": config.get("seed"), "backbone": config.get("model.backbone")},
         **{"differs_from_paper": "; ".join(differ), "remarks": "; ".join(entry.remarks)},
-        **{f"paper_printed/{field}": getattr(theirs, field, None) for field in PRINTED.values()},
+        **{f"paper_printed/{metric.removeprefix('paper_')}": getattr(theirs, metric, None) for metric in PRINTED},
         **{key.removeprefix("metrics.").replace(".", "/"): measured.get(key) for key in MEASURED},
         **{f"config/{key}": value for key, value in config.items() if not key.startswith("choices.")},
     }
