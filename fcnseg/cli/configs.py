@@ -1,6 +1,7 @@
 """The configs in `conf/`: where they lie, and which settings they have."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import hydra
@@ -17,6 +18,13 @@ PRESETS = ("experiment", "debug")  # groups that set other groups' settings and 
 SHIPPED = {
     f"{path.parent.name}/{path.stem}" for path in CONF.glob("*/*.yaml")
 }  # the choices of this package, as model/fcn
+
+
+def compose(*overrides: str) -> DictConfig:
+    """The config of a run with these overrides, inside a command of ours or in a notebook, which has not started Hydra."""
+    started = GlobalHydra.instance().is_initialized()
+    with nullcontext() if started else hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra.compose("config", overrides=list(overrides))
 
 
 def default_config(config_name: str) -> DictConfig:

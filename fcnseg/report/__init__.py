@@ -1,1 +1,1 @@
-"""What `python -m fcnseg.report` is made of: runs read, compared, laid out, and written as HTML and Markdown."""
+"""The report on a folder of runs, as one HTML page, as Markdown and as a CSV file."""

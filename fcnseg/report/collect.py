@@ -1,34 +1,35 @@
-"""Find run folders and read whatever is in them, broken ones included."""
+"""Find run folders and read them; of a damaged one, as much as can be read."""
 
-import csv
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
 from typing import Any, TypeVar
 
+from fcnseg.metrics import SCORES
 from fcnseg.runs.folder import Run
+from fcnseg.runs.settings import flatten, without_watchers
 
 T = TypeVar("T")
 Config = dict[str, Any]  # full names of settings, such as trainer.max_epochs, to their values
-SCORES = ("miou", "pixel_acc", "mean_acc", "paper_iou", "paper_acc")
-# What a result must have to be reported: tables of numbers and what must be in them, numbers, and texts.
-TABLES: dict[str, tuple[str, ...]] = {"metrics": (), "floor": SCORES, "iou": (), "images": ("train", "val", "test")}
+STAGES = ("train", "val", "test")
+# What result.json must hold: tables of numbers with the rows that each must have, single numbers, and texts.
+TABLES: dict[str, Sequence[str]] = {"metrics": (), "floor": tuple(SCORES), "iou": (), "images": STAGES}
 NUMBERS = ("size", "parameters", "best_epoch", "epochs", "seconds")
 TEXTS = ("split", "data_fingerprint")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A run as it was found.
+    """What was read of one run's folder.
 
     Attributes:
-        path: Its folder.
-        state: "finished", "failed", "interrupted", "running", or "broken" if the folder does not tell.
-        config: Its settings; empty if they cannot be read.
-        rows: Of metrics.csv, one an epoch.
-        result: What result.json says; empty unless the state is "finished".
-        remarks: What is wrong with it, in words.
+        path: The folder.
+        state: "finished", "failed", "interrupted" or "running"; "broken" where the folder does not show which.
+        config: The run's settings; empty if they cannot be read.
+        rows: The rows of metrics.csv, one an epoch.
+        result: The content of result.json; empty unless the state is "finished".
+        remarks: What is wrong with the run, in sentences for the user.
     """
 
     path: Path
@@ -38,25 +39,19 @@ class Entry:
     result: Mapping[str, Any]
     remarks: tuple[str, ...]
 
-
-def flat(cfg: Mapping[Any, Any], prefix: str = "") -> Config:
-    """A nested config as one level of full names."""
-    settings: Config = {}
-    for key, value in cfg.items():
-        if isinstance(value, Mapping):
-            settings.update(flat(value, f"{prefix}{key}."))
-        else:
-            settings[f"{prefix}{key}"] = (
-                list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
-            )
-    return settings
+    def choice(self, group: str) -> Any:
+        """What was chosen from a group of the config, such as `model`; None where that is not known."""
+        return self.config.get(f"choices.{group}")
 
 
 def find(pattern: str) -> list[Path]:
-    """The run folders that `pattern` names, a run's own folder, a folder of them or a glob; and folders that hold none.
+    """The folders to read: run folders, and folders beside them that hold no run.
+
+    Args:
+        pattern: A run's folder, a folder of run folders, or a glob of either.
 
     Raises:
-        ValueError: nothing of that name.
+        ValueError: no folder matches.
     """
     roots = [Path(name) for name in sorted(glob(pattern)) if Path(name).is_dir()]
     if not roots:
@@ -64,40 +59,33 @@ def find(pattern: str) -> list[Path]:
     return list(dict.fromkeys(path for root in roots for path in _inside(root)))
 
 
-def _inside(root: Path) -> Iterator[Path]:
+def _inside(root: Path) -> list[Path]:
     runs = sorted(path.parent.parent for path in root.rglob(".hydra/config.yaml"))
-    empty = [
-        child
-        for child in root.iterdir()
-        if child.is_dir() and child.name[0] != "." and not any(child in (run, *run.parents) for run in runs)
-    ]
-    if root in runs:
-        yield root
-    elif runs or empty:
-        yield from sorted([*runs, *empty])
-    else:
-        yield root
+    # A folder without a run may be one whose config was lost; the user should see it. What holds runs is not such a folder.
+    with_runs = {folder for run in runs for folder in (run, *run.parents)}
+    empty = [path for path in root.iterdir() if path.is_dir() and path.name[0] != "." and path not in with_runs]
+    return [root] if root in runs else sorted([*runs, *empty]) or [root]
 
 
 def read(path: Path) -> Entry:
-    """All that can be read of the run in `path`; what cannot becomes a remark."""
+    """All that can be read of the run in `path`; what cannot be read becomes a remark."""
     run = Run(path)
     remarks: list[str] = []
 
     def attempt(file: str, reading: Callable[[], T]) -> T | None:
         try:
             return reading()
-        except Exception as error:  # whatever a damaged file leads to: the other runs are still to be reported
-            told = next(iter(str(error).splitlines()), type(error).__name__)
-            remarks.append(told if str(path) in told else f"{path / file} is damaged ({told})")
+        except Exception as error:  # a damaged file may raise anything, and the other runs are still to be reported
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            remarks.append(reason if str(path) in reason else f"{path / file} is damaged ({reason})")
             return None
 
-    config = attempt(".hydra/config.yaml", lambda: flat(run.config)) or {}
+    config = attempt(".hydra/config.yaml", lambda: flatten(without_watchers(run.config))) or {}
     status = attempt("status.json", lambda: run.status) or {}
     result = attempt("result.json", lambda: _complete(run.result, path)) or {}
-    rows = attempt("metrics.csv", lambda: _rows(path / "metrics.csv")) or []
+    rows = attempt("metrics.csv", lambda: run.epochs) or []
     state = str(status.get("status", "broken")) if config else "broken"
-    if state in ("finished", "running") and result:  # killed between its result and its last word
+    if state in ("finished", "running") and result:  # "running": killed after the result, before the last status
         return Entry(path, "finished", config, rows, result, tuple(remarks))
     if state == "finished":
         state, remarks = "broken", remarks or [f"no {path / 'result.json'}, though status.json says finished"]
@@ -107,6 +95,7 @@ def read(path: Path) -> Entry:
 
 
 def _complete(result: dict[str, Any] | None, path: Path) -> dict[str, Any]:
+    """The result, once it is known to hold all that the report needs; empty if there is no result."""
     if result is None:
         return {}
     good = {
@@ -115,30 +104,23 @@ def _complete(result: dict[str, Any] | None, path: Path) -> dict[str, Any]:
         **{key: isinstance(result.get(key), str) for key in TEXTS},
     }
     if lacking := [key for key in good if not good[key]]:
-        told = f"{path / 'result.json'} is incomplete: it lacks all or part of {', '.join(lacking)}"
-        raise ValueError(f"{told}; resume=never trains the run again")
+        problem = f"{path / 'result.json'} is incomplete: it lacks all or part of {', '.join(lacking)}"
+        raise ValueError(f"{problem}; resume=never trains the run again")
     return result
 
 
 def _is_table(value: object, names: Sequence[str]) -> bool:
-    """Whether it maps `names`, and whatever else, to numbers; None is NaN."""
+    """Whether a value maps names, all of `names` among them, to numbers; None stands for NaN."""
     if not isinstance(value, Mapping):
         return False
     return value.keys() >= set(names) and all(isinstance(number, int | float | None) for number in value.values())
 
 
-def _rows(path: Path) -> list[dict[str, float]]:
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [{key: float(text) for key, text in row.items()} for row in csv.DictReader(file)]
-
-
 def collect(pattern: str) -> list[Entry]:
-    """Every run that `pattern` names; see `find`.
+    """What can be read of every folder that `pattern` names; see `find`.
 
     Raises:
-        ValueError: there is none.
+        ValueError: none of the folders holds a run.
     """
     entries = [read(path) for path in find(pattern)]
     if not any(entry.config for entry in entries):

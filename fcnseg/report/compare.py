@@ -1,4 +1,4 @@
-"""Which runs are one experiment, which may be compared, and what differs between them and from the paper."""
+"""Compare runs: which of them are one experiment, and how they differ from each other and from the paper."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,18 +7,27 @@ from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 from fcnseg import paper
+from fcnseg.cli.configs import compose
 from fcnseg.report.collect import Config, Entry
+from fcnseg.runs.settings import flatten
 
 Published = Mapping[str, Config]  # the settings of each of the paper's experiments
-NOT_THE_EXPERIMENT = ("seed", "name", "runs", "resume", "data.root")  # where and how often, not what
-MACHINE = ("trainer.accelerator", "trainer.devices", "trainer.precision", "optimizer.fused")
-DERIVED = ("schedule.T_max",)  # follows from trainer.max_epochs
-TELLING = ("choices.data", "data.size", "data.split", "trainer.max_epochs", "optimizer.lr")
+# Settings, and groups of settings, that say where and how often a run is made, not what it computes.
+INCIDENTAL = ("seed", "name", "runs", "resume", "data.root", "checkpoint")
+# Settings in which a run may differ from the paper's: the machine's, and what follows from trainer.max_epochs.
+NOT_THE_PAPER_S = ("trainer.accelerator", "trainer.devices", "trainer.precision", "optimizer.fused", "schedule.T_max")
+KNOWN_BEST = ("choices.data", "data.size", "data.split", "trainer.max_epochs", "optimizer.lr")  # by these first
 WORDS = {"model.weights": "pretrained weights", "data.size": "size in pixels"}
 
 
+def published_settings() -> Published:
+    """The settings of the paper's experiments, as `conf/experiment` has them."""
+    configs = {name: compose(f"experiment={name}") for name in paper.EXPERIMENTS}
+    return {name: flatten({key: cfg[key] for key in cfg if key != "choices"}) for name, cfg in configs.items()}
+
+
 class Stat(NamedTuple):
-    """A mean over seeds, and the standard deviation where there are several."""
+    """The mean over seeds, and the standard deviation, which is None for a single run."""
 
     mean: float
     deviation: float | None
@@ -28,7 +37,7 @@ class Stat(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """What numbers must share to be compared."""
+    """What results were measured on: only results of the same evaluation can be compared."""
 
     data: str
     fingerprint: str
@@ -42,80 +51,78 @@ class Evaluation(NamedTuple):
 
 @dataclass(frozen=True)
 class Experiment:
-    """Runs that differ in their seed alone.
+    """Runs that differ in their seeds alone.
 
     Attributes:
-        title: Unlike any other's.
-        entries: At least one, by seed.
-        printed: The paper's table, if it is one of the paper's experiments.
-        differences: What is not as in the paper's experiment.
+        title: A title that no other experiment of the report has.
+        entries: The runs, of which there is at least one, ordered by seed.
+        published: The paper's result, if this is one of the paper's experiments.
+        differences: The settings that differ from those of the paper's experiment.
     """
 
     title: str
     entries: tuple[Entry, ...]
-    printed: paper.Printed | None
+    published: paper.PublishedResult | None
     differences: tuple[str, ...]
 
     @property
     def first(self) -> Entry:
-        """The run with the lowest seed, which stands for the others in pictures."""
+        """The run with the lowest seed, which represents the experiment in pictures."""
         return self.entries[0]
 
     @property
-    def standing(self) -> str:
-        """How it relates to the paper, in few words."""
-        data = self.first.config.get("choices.data")
+    def beside_the_paper(self) -> str:
+        """Whether the paper has this experiment, and with these settings, in a few words."""
+        data = self.first.choice("data")
         elsewhere = f", on {data}" if data != paper.DATA else ""
-        if self.printed is None:
+        if self.published is None:
             return f"not in the paper{elsewhere}"
         return f"not the paper's setting{elsewhere}" if self.differences else "the paper's setting"
 
     def stat(self, value: Callable[[Mapping[str, Any]], float | None]) -> Stat | None:
-        """Over the seeds' results; None where none has the value."""
+        """The statistics of a value computed from each run's result; None where no run has the value."""
         values = [found for entry in self.entries if (found := value(entry.result)) is not None]
         if not values:
             return None
         return Stat(fmean(values), stdev(values) if len(values) > 1 else None)
 
     def metric(self, name: str) -> Stat | None:
-        """Of a test metric, such as `miou`."""
+        """The statistics of a test metric, such as `miou`."""
         return self.stat(lambda result: result["metrics"].get(f"test/{name}"))
 
-
-def tested_on(entry: Entry) -> Evaluation:
-    """What a finished run was tested on."""
-    result = entry.result
-    return Evaluation(
-        entry.config.get("choices.data", "?"),
-        result["data_fingerprint"],
-        result["split"],
-        result["size"],
-        result["images"]["test"],
-    )
+    def iou(self, name: str) -> Stat | None:
+        """The statistics of the IoU of one class."""
+        return self.stat(lambda result: result["iou"].get(name))
 
 
 def _identity(entry: Entry) -> dict[str, str]:
-    """All that makes two runs one experiment, whatever their seeds."""
-    settings = {key: str(value) for key, value in entry.config.items() if not _is_incidental(key)}
-    data = {key: str(entry.result.get(key)) for key in ("data_fingerprint", "split", "size")}
-    return {**settings, **data}
+    """What two runs must have in common to be one experiment.
+
+    A setting that is null counts as absent: a later version of the package has more of them.
+    """
+    settings = {key: value for key, value in entry.config.items() if not _is_incidental(key)}
+    data = {key: entry.result.get(key) for key in ("data_fingerprint", "split", "size")}
+    return {key: str(value) for key, value in {**settings, **data}.items() if value is not None}
 
 
 def _is_incidental(key: str) -> bool:
-    return key in NOT_THE_EXPERIMENT or key.startswith("checkpoint.")
+    key = key.removeprefix("choices.")
+    return key in INCIDENTAL or key.partition(".")[0] in INCIDENTAL
 
 
-def differences(entry: Entry, published: Config) -> tuple[str, ...]:
-    """What a run has otherwise than the paper's experiment: "max_epochs 3 (paper: 30)"."""
-    ours = entry.config
-    found = [f"data {ours['choices.data']} (paper: {paper.DATA})"] if ours["choices.data"] != paper.DATA else []
+def differences(entry: Entry, published: Config | None) -> tuple[str, ...]:
+    """How a run differs from the paper's experiment, if it is one, setting by setting: "max_epochs 3 (paper: 30)"."""
+    if published is None:
+        return ()
+    ours, data = entry.config, entry.choice("data")
+    # On other data, the numbers of images are bound to differ.
+    found = [f"data {data} (paper: {paper.DATA})"] if data != paper.DATA else []
     images = entry.result.get("images", paper.IMAGES)
     if not found and images != paper.IMAGES and ours.get("data.split") == published["data.split"]:
-        found.append(
-            f"images {'/'.join(map(str, images.values()))} (paper: {'/'.join(map(str, paper.IMAGES.values()))})"
-        )
+        counts, theirs = ("/".join(map(str, each.values())) for each in (images, paper.IMAGES))
+        found.append(f"images {counts} (paper: {theirs})")
     for key in dict.fromkeys([*published, *ours]):
-        skipped = _is_incidental(key) or key in MACHINE + DERIVED or key.startswith(("choices.", "data.source."))
+        skipped = _is_incidental(key) or key in NOT_THE_PAPER_S or key.startswith(("choices.", "data.source."))
         if not skipped and ours.get(key) != published.get(key):
             found.append(f"{_name(key)} {_value(ours, key)} (paper: {_value(published, key)})")
     return tuple(found)
@@ -131,62 +138,65 @@ def _value(config: Config, key: str) -> str:
     if config[key] is None:
         return "none"
     value = str(config[key])
-    return value.rpartition("." if key.endswith("_target_") else "/")[2]  # of a class or a file its name is enough
+    return value.rpartition("." if key.endswith("_target_") else "/")[
+        2
+    ]  # of a class or a file, the last part is enough
 
 
 def _title(entry: Entry) -> str:
-    """The experiment, or what was chosen; a pretrained backbone is always named."""
-    config = entry.config
-    chosen = [config.get(f"choices.{group}") for group in ("model", "aug", "loss", "schedule")]
-    title = config.get("choices.experiment") or "-".join(str(choice) for choice in chosen)
-    backbone = config.get("model.backbone")
+    """The experiment's name, or what was chosen from the groups; and the backbone of a network that has one."""
+    chosen = "-".join(str(entry.choice(group)) for group in ("model", "aug", "loss", "schedule"))
+    title = entry.choice("experiment") or chosen
+    backbone = entry.config.get("model.backbone")
     return f"{title} ({backbone})" if backbone else title
 
 
-def _told_apart(groups: Sequence[Sequence[Entry]]) -> list[str]:
-    """A title for every group; where several would be the same, as few settings as tell them apart are added."""
-    titles = [_title(group[0]) for group in groups]
-    apart = []
-    for title, group in zip(titles, groups, strict=True):
-        twins = [_identity(other[0]) for other, name in zip(groups, titles, strict=True) if name == title]
-        mine = _identity(group[0])
-        apart.append(", ".join([title, *(f"{_name(key)} {mine.get(key, '-')}" for key in _telling(twins))]))
-    return apart
+def _unique_titles(groups: Sequence[Sequence[Entry]]) -> list[str]:
+    """A title for every group of runs; where several groups would have the same, the settings that differ are added."""
+    titles, identities = [_title(group[0]) for group in groups], [_identity(group[0]) for group in groups]
+    unique = []
+    for title, mine in zip(titles, identities, strict=True):
+        twins = [identity for identity, name in zip(identities, titles, strict=True) if name == title]
+        added = [f"{_name(key)} {mine.get(key, 'none')}" for key in _distinguishing(twins)]
+        unique.append(", ".join([title, *added]))
+    return unique
 
 
-def _telling(twins: Sequence[Mapping[str, str]]) -> list[str]:
-    """Settings by whose values no two of `twins` are the same, those first that mean most."""
-    telling: list[str] = []
+def _distinguishing(twins: Sequence[Mapping[str, str]]) -> list[str]:
+    """A few settings in which any two of `twins` differ, those that people know best first."""
+    chosen: list[str] = []
     kinds = 1
-    for key in dict.fromkeys([*TELLING, *(key for twin in twins for key in twin)]):
-        found = len({tuple(twin.get(each) for each in (*telling, key)) for twin in twins})
+    for key in dict.fromkeys([*KNOWN_BEST, *(key for twin in twins for key in twin)]):
+        found = len({tuple(twin.get(each) for each in (*chosen, key)) for twin in twins})
         if found > kinds:
-            telling, kinds = [*telling, key], found
-    return telling
+            chosen, kinds = [*chosen, key], found
+    return chosen
 
 
 def experiments(entries: Iterable[Entry], published: Published) -> list[Experiment]:
-    """Runs gathered over their seeds: the paper's experiments in the paper's order, then the others."""
-    order = list(paper.EXPERIMENTS)
+    """Gather runs over their seeds: first the paper's experiments in the paper's order, then the others by title."""
+    ranks = {name: rank for rank, name in enumerate(paper.EXPERIMENTS)}
 
     def place(entry: Entry) -> tuple[int, str, str, str]:
-        name = entry.config.get("choices.experiment")
-        rank = order.index(name) if name in order else len(order)
-        return (rank, _title(entry), entry.state, str(_identity(entry)))
+        rank = ranks.get(entry.choice("experiment"), len(ranks))
+        return (rank, _title(entry), entry.state, str(sorted(_identity(entry).items())))
 
+    # groupby gathers neighbours only.
     found = sorted(entries, key=lambda entry: (*place(entry), entry.config.get("seed", 0)))
     groups = [tuple(group) for _, group in groupby(found, key=place)]
     made = []
-    for title, group in zip(_told_apart(groups), groups, strict=True):
-        name = str(group[0].config.get("choices.experiment"))
-        differing = differences(group[0], published[name]) if name in published else ()
-        made.append(Experiment(title, group, paper.EXPERIMENTS.get(name), differing))
+    for title, group in zip(_unique_titles(groups), groups, strict=True):
+        name = str(group[0].choice("experiment"))
+        made.append(Experiment(title, group, paper.EXPERIMENTS.get(name), differences(group[0], published.get(name))))
     return made
 
 
 def by_test_set(found: Iterable[Experiment]) -> dict[Evaluation, list[Experiment]]:
-    """Finished experiments by what they were tested on: only within one may numbers be compared."""
+    """Group finished experiments by what they were tested on."""
     sets: dict[Evaluation, list[Experiment]] = {}
     for experiment in found:
-        sets.setdefault(tested_on(experiment.first), []).append(experiment)
+        entry, result = experiment.first, experiment.first.result
+        data, images = entry.config.get("choices.data", "?"), result["images"]["test"]
+        test_set = Evaluation(data, result["data_fingerprint"], result["split"], result["size"], images)
+        sets.setdefault(test_set, []).append(experiment)
     return sets

@@ -1,22 +1,25 @@
-"""What the report says, in its order: the sections, from the runs."""
+"""What the report says: its sections, made from the runs."""
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
 from fcnseg import paper
 from fcnseg.data import voc
+from fcnseg.metrics import PAPER_BATCH
 from fcnseg.report import charts, masks, tables
 from fcnseg.report.collect import Entry
 from fcnseg.report.compare import Evaluation, Experiment, Published, by_test_set, experiments
-from fcnseg.report.document import Block, Chart, Folded, Section, Text
+from fcnseg.report.document import Block, Chart, Folded, Grid, Section, Text
 
 DEFINITIONS = (
-    "The paper's definition counts void (255) as background, takes the mean IoU of the classes in a batch of 16 and averages "
-    "over batches; VOC's ignores void and pools all images. All numbers are of the test images; ± is the standard deviation "
-    "over seeds. The floor is what predicting background everywhere scores: a network is worth what it has above it. The "
-    "paper's loss is weighted by class from its fourth experiment on, and so is ours."
+    f"All numbers are of the test images; ± is the standard deviation over seeds. The paper's definition counts void (255) as "
+    f"background, takes the mean IoU of the classes in a batch of {PAPER_BATCH} images and averages it over the batches; VOC's "
+    "definition ignores void and counts the pixels of all images together. The floor is the score of predicting background "
+    "everywhere: only what a network scores above it has been learnt. The loss is weighted by class from the paper's fourth "
+    "experiment on, in the paper and here."
 )
 
 
@@ -26,22 +29,23 @@ def sections(
     """The whole report.
 
     Args:
-        entries: The runs.
+        entries: The runs to report on.
         published: The settings of the paper's experiments.
-        images: Names of test images to show; None: picked.
-        root: Where the data set is now; None: where it was.
+        images: The names of the test images to show; None: such as show many classes are picked.
+        root: The folder in which the data set is now; None: the one that each run was trained from.
 
     Raises:
-        ValueError: an image that no run was tested on.
+        ValueError: no run was tested on one of the images.
     """
     finished = experiments([entry for entry in entries if entry.state == "finished"], published)
     begun = experiments([entry for entry in entries if entry.state != "finished" and entry.config], published)
-    sets = by_test_set(finished)
+    sets, unfinished, losses = by_test_set(finished), tables.unfinished(entries), loss_charts([*finished, *begun])
+    ablations = [chart for test_set, found in sets.items() if (chart := ablation(test_set, found))]
     parts = [
         Section("Results", _results(sets)),
-        Section("Not finished", _unfinished(entries)),
-        Section("What each step added", _ablations(sets)),
-        Section("Training and validation loss (Figures 2-8)", loss_charts([*finished, *begun])),
+        Section("Not finished", [unfinished] if unfinished else []),
+        Section("What each step added", ablations),
+        Section("Training and validation loss (Figures 2-8)", [Grid(losses)] if losses else []),
         Section("Predictions (Figures 9-11)", _predictions(sets, images, root)),
         Section("IoU of every class", [heat_map(test_set, found) for test_set, found in sets.items()]),
         Section("Confusion matrices", _confusions(finished)),
@@ -50,11 +54,11 @@ def sections(
 
 
 def summary(entries: Sequence[Entry]) -> str:
-    """How many runs of each state."""
+    """How many runs there are, and how many of each state."""
     counts = Counter(entry.state for entry in entries)
     states = ("finished", "running", "interrupted", "failed", "broken")
-    told = [f"{counts[state]} {state}" for state in states if counts[state]]
-    return f"{len(entries)} run{'s' if len(entries) != 1 else ''}: {', '.join(told)}"
+    numbers = ", ".join(f"{counts[state]} {state}" for state in states if counts[state])
+    return f"{len(entries)} run{'s' if len(entries) != 1 else ''}: {numbers}"
 
 
 def _results(sets: dict[Evaluation, list[Experiment]]) -> list[Block]:
@@ -64,22 +68,21 @@ def _results(sets: dict[Evaluation, list[Experiment]]) -> list[Block]:
     if len(sets) > 1:
         blocks.append(Text(f"{len(sets)} test sets: compare within a table, not across.", warning=True))
     for test_set, found in sets.items():
-        if told := _unlike(test_set):
-            blocks.append(Text(told, warning=True))
-        blocks += [Text(f"Test set: {test_set}."), tables.results(test_set, found)]
-        if table := tables.unlike_the_paper(found):
+        if caveat := _caveat(test_set):
+            blocks.append(Text(caveat, warning=True))
+        blocks += [Text(f"Test set: {test_set}."), tables.results(found)]
+        if table := tables.differences_from_the_paper(found):
             blocks.append(table)
     everything = [experiment for found in sets.values() for experiment in found]
-    if table := tables.differing(everything):
+    if table := tables.differences_between(everything):
         blocks += [Text("What these runs do not have in common:"), table]
-    for experiment in everything:
-        remarks = [f"{entry.path.name}: {remark}" for entry in experiment.entries for remark in entry.remarks]
-        blocks += [Text(remark, warning=True) for remark in remarks]
-    return blocks
+    entries = [entry for experiment in everything for entry in experiment.entries]
+    remarks = [f"{entry.path.name}: {remark}" for entry in entries for remark in entry.remarks]
+    return blocks + [Text(remark, warning=True) for remark in remarks]
 
 
-def _unlike(test_set: Evaluation) -> str:
-    """Why the paper's numbers are of something else; nothing if they are not."""
+def _caveat(test_set: Evaluation) -> str:
+    """Why results on this test set cannot be compared with the paper's; empty if they can."""
     if test_set.data != paper.DATA:
         return f"Trained and tested on {test_set.data}, not on VOC-2012: the paper's numbers are of another task."
     if test_set.images != (theirs := paper.IMAGES["test"]):
@@ -89,61 +92,55 @@ def _unlike(test_set: Evaluation) -> str:
     return ""
 
 
-def _unfinished(entries: Sequence[Entry]) -> list[Block]:
-    table = tables.unfinished(entries)
-    return [table] if table else []
-
-
-def _ablations(sets: dict[Evaluation, list[Experiment]]) -> list[Block]:
-    return [chart for test_set, found in sets.items() if (chart := ablation(test_set, found))]
-
-
 def ablation(test_set: Evaluation, found: Sequence[Experiment]) -> Chart | None:
     """The paper's experiments on one test set, each beside what it builds on; None if there are fewer than two."""
-    nearest: dict[str, Experiment] = {}
+    nearest: dict[str, Experiment] = {}  # of several with one name, the experiment that is most like the paper's
     for experiment in sorted(found, key=lambda experiment: len(experiment.differences)):
-        if experiment.printed:
-            nearest.setdefault(experiment.printed.experiment, experiment)
+        nearest.setdefault(str(experiment.first.choice("experiment")), experiment)
     iou = {name: stat for name, experiment in nearest.items() if (stat := experiment.metric("paper_iou"))}
     steps = []
-    for name, printed in paper.EXPERIMENTS.items():
+    for name, theirs in paper.EXPERIMENTS.items():
         if name in iou:
-            before = printed.after if printed.after in iou else None
-            added = (iou[name].mean - iou[before].mean, printed.iou - paper.EXPERIMENTS[before].iou) if before else None
+            added = None
+            if (before := theirs.after) and before in iou:
+                added = (iou[name].mean - iou[before].mean, theirs.paper_iou - paper.EXPERIMENTS[before].paper_iou)
             backbone = nearest[name].first.config.get("model.backbone")
-            adds = printed.adds + (f" ({backbone})" if backbone else "") + (" †" if nearest[name].differences else "")
-            steps.append(charts.Step(adds, iou[name].mean, iou[name].deviation or 0, printed.iou, added))
+            adds = theirs.adds + (f" ({backbone})" if backbone else "") + (" †" if nearest[name].differences else "")
+            steps.append(charts.Step(adds, iou[name].mean, iou[name].deviation or 0, theirs.paper_iou, added))
     if len(steps) < 2:
         return None
     caption = (
-        f"IoU by the paper's definition, and what was added: the first four rows build on one another, the other networks "
-        f"on the weighted loss. † not the paper's setting: see the results. {test_set}."
+        f"IoU by the paper's definition, and what each step added: each of the first four builds on the one above it, the "
+        f"other networks build on the weighted loss. † not the paper's setting: see the results. {test_set}."
     )
     floor = found[0].first.result["floor"]["paper_iou"]
-    return Chart(f"ablation-{test_set.fingerprint}-{test_set.size}", caption, charts.ablation(steps, floor), wide=True)
+    return Chart(_file("ablation", test_set), caption, partial(charts.ablation, steps, floor))
 
 
-def loss_charts(found: Sequence[Experiment]) -> list[Block]:
-    """Figures 2-8: a chart for every experiment that has trained an epoch."""
-    blocks: list[Block] = []
+def _file(kind: str, test_set: Evaluation) -> str:
+    return f"{kind}-{test_set.fingerprint}-{test_set.size}"
+
+
+def loss_charts(found: Sequence[Experiment]) -> list[Chart]:
+    """Figures 2-8: a chart for every experiment that has trained for an epoch."""
+    made = []
     for number, experiment in enumerate(found):
         curves = [_curve(entry) for entry in experiment.entries if entry.rows]
         if curves:
-            printed = experiment.printed
-            figure = f"Figure {printed.figure}: " if printed and experiment.first.state == "finished" else ""
+            finished, theirs = experiment.first.state == "finished", experiment.published
+            figure = f"Figure {theirs.figure}: " if theirs and finished else ""
             seeds = f", {len(curves)} seeds" if len(curves) > 1 else ""
-            state = "" if experiment.first.state == "finished" else f" ({experiment.first.state})"
-            caption = f"{figure}{experiment.title}{state}{seeds}. {experiment.standing.capitalize()}."
-            blocks.append(Chart(f"loss-{number:02}-{_slug(experiment)}", caption, charts.loss_curves(curves)))
-    return blocks
-
-
-def _slug(experiment: Experiment) -> str:
-    return "".join(letter if letter.isalnum() else "-" for letter in experiment.title.split(",")[0])
+            state = "" if finished else f" ({experiment.first.state})"
+            caption = f"{figure}{experiment.title}{state}{seeds}. {experiment.beside_the_paper.capitalize()}."
+            # The number keeps the files in the report's order.
+            name = "".join(letter if letter.isalnum() else "-" for letter in experiment.title.split(",")[0])
+            made.append(Chart(f"loss-{number:02}-{name}", caption, partial(charts.loss_curves, curves)))
+    return made
 
 
 def _curve(entry: Entry) -> charts.Curve:
     scores = [row.get("val/miou", 0) for row in entry.rows]
+    # An unfinished run has no result yet, and its best epoch so far is the one that it would keep.
     best = int(entry.result.get("best_epoch", np.argmax(scores)))
     patience = entry.config.get("patience")
     stopped = entry.state == "finished" and patience is not None and len(scores) - 1 - best >= patience
@@ -154,7 +151,7 @@ def _curve(entry: Entry) -> charts.Curve:
 def _predictions(
     sets: dict[Evaluation, list[Experiment]], wanted: Sequence[object] | None, root: str | None
 ) -> list[Block]:
-    """Galleries for every data set; splits and sizes may differ within one."""
+    """A gallery for every image shown of every data set; runs of one data set may differ in their split and size."""
     data_sets: dict[str, list[Experiment]] = {}
     for test_set, found in sets.items():
         data_sets.setdefault(test_set.fingerprint, []).extend(found)
@@ -165,48 +162,52 @@ def _predictions(
         for experiment in found:
             try:
                 models.append(masks.load(experiment, root))
-            except Exception as error:  # a checkpoint or a data set that is gone: the others are still shown
+            except Exception as error:  # a checkpoint or a data set may be gone: the other networks are still shown
                 blocks.append(Text(f"No predictions of {experiment.title}: {error}", warning=True))
         if models:
+            # A split may leave some of the images out of the test set: only what all networks were tested on is shown.
             names = masks.test_names(models)
             known += names
             names = masks.pick(models[0].data, names) if wanted is None else masks.chosen(wanted, names)
             blocks += masks.galleries(models, names) if names else []
+    # A name may be in one data set and not in another; it must be in one of them.
     if known and (missing := [item for item in wanted or () if not masks.chosen([item], known)]):
         raise ValueError(f"images={missing}: wanted names of test images, such as {', '.join(known[:3])}")
     return blocks
 
 
 def heat_map(test_set: Evaluation, found: Sequence[Experiment]) -> Chart:
-    """IoU of every class on one test set, and how much of it the class is."""
-    iou = np.full((voc.NUM_CLASSES, len(found)), np.nan)
-    for column, experiment in enumerate(found):
-        for row, name in enumerate(voc.CLASSES):
-            stat = experiment.stat(lambda result, name=name: result["iou"].get(name))  # type: ignore[misc]
-            iou[row, column] = stat.mean if stat else np.nan
-    matrices = [entry.result["confusion"] for e in found for entry in e.entries if "confusion" in entry.result]
+    """The IoU of every class on one test set, beside the share of its pixels that the class has."""
+    means = [[stat.mean if (stat := each.iou(name)) else np.nan for each in found] for name in voc.CLASSES]
+    matrices = [matrix for each in found for entry in each.entries if (matrix := _confusion(entry)) is not None]
     shares: Sequence[float | None] = [None] * voc.NUM_CLASSES
     if matrices:
-        pixels = np.asarray(matrices[0], dtype=float)[: voc.NUM_CLASSES].sum(1)
+        # Every run was tested on the same masks: any matrix has the same number of pixels of a class.
+        pixels = matrices[0].sum(1)
         shares = (pixels / pixels.sum()).tolist()
     share = "Beside each class its share of the labelled test pixels." if matrices else "Pixel shares: not recorded."
     caption = (
         f"IoU by VOC's definition, mean over seeds; - for a class in neither truth nor prediction. {share} {test_set}."
     )
-    figure = charts.class_heat_map(iou, [experiment.title for experiment in found], shares)
-    return Chart(f"classes-{test_set.fingerprint}-{test_set.size}", caption, figure, wide=True)
+    draw = partial(charts.class_heat_map, np.array(means), [experiment.title for experiment in found], shares)
+    return Chart(_file("classes", test_set), caption, draw)
+
+
+def _confusion(entry: Entry) -> charts.Reals | None:
+    """Pixels by truth (rows) and prediction, without the row of void; None where a run did not record them."""
+    matrix = entry.result.get("confusion")
+    return None if matrix is None else np.asarray(matrix, dtype=float)[: voc.NUM_CLASSES]
 
 
 def _confusions(found: Sequence[Experiment]) -> list[Block]:
     blocks: list[Block] = []
     for experiment in found:
         for entry in experiment.entries:
-            title = f"{experiment.title}, seed {entry.config.get('seed')}"
-            if "confusion" in entry.result:
-                matrix = np.asarray(entry.result["confusion"], dtype=float)[: voc.NUM_CLASSES]
-                caption = f"{title}: percent of a class's pixels (row) taken for a class (column); void left out."
-                chart = Chart(f"confusion-{entry.path.name}", caption, charts.confusion_matrix(matrix), wide=True)
-                blocks.append(Folded(title, [chart]))
+            title, matrix = f"{experiment.title}, seed {entry.config.get('seed')}", _confusion(entry)
+            if matrix is None:
+                blocks.append(Text(f"{title}: not recorded; training the run again with resume=never records it."))
             else:
-                blocks.append(Text(f"{title}: not recorded; python -m fcnseg.train resume=never records it."))
+                caption = f"{title}: percent of a class's pixels (row) taken for a class (column); void left out."
+                draw = partial(charts.confusion_matrix, matrix)
+                blocks.append(Folded(title, Chart(f"confusion-{entry.path.name}", caption, draw)))
     return blocks

@@ -1,10 +1,13 @@
-"""The pieces a report is laid out of, which `html` and `markdown` each write in their own way."""
+"""The blocks that a report consists of, which `render` writes as HTML and as Markdown."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from matplotlib.figure import Figure
 from torch import Tensor
+
+from fcnseg.pictures import Picture, colour, legend, overlay, photograph
 
 
 @dataclass(frozen=True)
@@ -17,13 +20,13 @@ class Text:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells; a cell's second line, if any, is small print.
+    """Rows of cells; the second line of a cell is shown in small print.
 
     Attributes:
-        columns: Their headings.
-        rows: The first cell of each is its heading.
-        groups: A heading over several columns, and how many: together as many as there are columns.
-        words: Columns of text, by number; the others hold numbers.
+        columns: The heading of every column.
+        rows: The cells of every row; the first one is the row's heading.
+        groups: Headings above those of the columns, each with the number of columns that it spans.
+        words: The numbers of the columns that hold text, which is aligned left; the others hold numbers.
     """
 
     columns: Sequence[str]
@@ -31,8 +34,15 @@ class Table:
     groups: Sequence[tuple[str, int]] = ()
     words: Sequence[int] = (0,)
 
+    @property
+    def classes(self) -> list[str]:
+        """The CSS classes of every column's cells."""
+        starts = set(accumulate((span for _, span in self.groups), initial=0)) - {0}
+        kinds = (("word", self.words), ("start", starts))  # a group starts with a line
+        return [" ".join(kind for kind, at in kinds if number in at) for number in range(len(self.columns))]
+
     def _repr_markdown_(self) -> str:
-        """As Markdown has it: what a notebook shows."""
+        """The table as Markdown, for the report and for a notebook, which calls this method to show it."""
         rule = [":--" if number in self.words else "--:" for number in range(len(self.columns))]
         cells = [[cell.replace("|", r"\|").replace("\n", "<br>") for cell in row] for row in self.rows]
         return "\n".join(f"| {' | '.join(row)} |" for row in [list(self.columns), rule, *cells])
@@ -43,27 +53,32 @@ class Chart:
     """A figure with its caption.
 
     Attributes:
-        name: Of its file, without a suffix; a number follows where several charts have one name.
-        caption: What it shows.
-        figure: Drawn by `fcnseg.report.charts`.
-        wide: Takes the page's whole width, and scrolls where that is too little.
+        name: The name of its file, without a suffix; `render` adds a number where several charts have the same.
+        caption: The sentence below it, which is also read out in its place.
+        draw: Draws it with `fcnseg.report.charts`; called when it is written, so that few figures are in memory.
     """
 
     name: str
     caption: str
-    figure: Figure
-    wide: bool = False
+    draw: Callable[[], Figure]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Small charts that a page shows side by side."""
+
+    charts: Sequence[Chart]
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """An image, its truth and what every model makes of it.
+    """A test image, its truth and the masks that the networks predict for it.
 
     Attributes:
-        name: Of the image.
+        name: The name of the image in its data set.
         image: (3, H, W) uint8.
         truth: (H, W) labels, 255 for void.
-        predictions: Model to (H, W) labels.
+        predictions: The title of every network's experiment, to (H, W) labels.
     """
 
     name: str
@@ -71,16 +86,29 @@ class Gallery:
     truth: Tensor
     predictions: Mapping[str, Tensor]
 
+    def cards(self) -> dict[str, tuple[tuple[str, Picture], tuple[str, Picture]]]:
+        """Pairs of pictures by their title, each with what it shows."""
+        first = (("photograph", photograph(self.image)), ("truth", colour(self.truth)))
+        pairs = {
+            title: (("mask", colour(mask)), ("mask over the photograph", overlay(self.image, mask)))
+            for title, mask in self.predictions.items()
+        }
+        return {"image and truth": first, **pairs}
+
+    def legend(self) -> dict[str, str]:
+        """The classes in all of the masks, with their colours."""
+        return legend([self.truth, *self.predictions.values()])
+
 
 @dataclass(frozen=True)
 class Folded:
-    """Blocks that a page shows when asked to."""
+    """A chart that a page shows when its title is clicked."""
 
     title: str
-    blocks: "Sequence[Block]"
+    chart: Chart
 
 
-Block = Text | Table | Chart | Gallery | Folded
+Block = Text | Table | Chart | Grid | Gallery | Folded
 
 
 @dataclass(frozen=True)

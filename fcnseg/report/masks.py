@@ -1,6 +1,6 @@
-"""What the models make of some test images: Figures 9-11."""
+"""Predict masks of test images with trained networks, for Figures 9-11."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,11 +17,11 @@ from fcnseg.runs import rebuild
 from fcnseg.task import SegmentationTask
 
 PICKED = 3
-SEEN = 0.01  # share of an image that a class must have to be in it
+SEEN = 0.01  # the share of an image from which on a class counts as seen in it
 
 
 class Model(NamedTuple):
-    """A trained network and the data it was tested on."""
+    """A trained network and the data that it was tested on, under the title of its experiment."""
 
     title: str
     task: SegmentationTask
@@ -29,14 +29,18 @@ class Model(NamedTuple):
 
 
 def load(experiment: Experiment, root: str | None) -> Model:
-    """The first run's best weights, and its data, from `root` if that is where the data set is now.
+    """Load the best weights and the data of an experiment's first run.
+
+    Args:
+        experiment: The experiment, which is finished.
+        root: The folder in which the data set is now; None: the one that the run was trained from.
 
     Raises:
-        ValueError: no checkpoint, or no data set; nothing is downloaded for a picture.
+        ValueError: there is no checkpoint, or no data set; nothing is downloaded for a picture.
     """
     cfg, task = rebuild.load(experiment.first.path)
-    if root is not None:
-        cfg.data.root = root
+    cfg.data.root = root or cfg.data.root
+    # Without addresses, a missing data set is an error that names its folder, not a download of 2 GB.
     if "urls" in cfg.data.source:
         cfg.data.source.urls = []
     data = build.data(cfg)
@@ -46,17 +50,21 @@ def load(experiment: Experiment, root: str | None) -> Model:
 
 @torch.inference_mode()
 def predict(task: SegmentationTask, images: Tensor) -> Tensor:
-    """Images (N, 3, H, W) uint8 to labels (N, H, W) uint8."""
+    """Predict the labels (N, H, W) uint8 of images (N, 3, H, W) uint8."""
     logits: Tensor = task(normalize(images))
     return logits.argmax(dim=1).to(torch.uint8)
 
 
 def galleries(models: Sequence[Model], names: Sequence[str]) -> list[Gallery]:
-    """What every model makes of the test images `names`, predicted at the size it was trained for, shown at the largest."""
+    """A gallery for each of the test images `names`.
+
+    Every network predicts at the size that it was trained for; all masks are shown at the largest of these sizes.
+    """
     largest = max((model.data for model in models), key=lambda data: data.size)
     images, truths = pixels(largest, names)
     views = {}
     for model in models:
+        # Nearest: labels have no values in between.
         labels = predict(model.task, pixels(model.data, names)[0])
         views[model.title] = F.interpolate(labels[:, None], largest.size, mode="nearest-exact")[:, 0]
     return [
@@ -66,42 +74,42 @@ def galleries(models: Sequence[Model], names: Sequence[str]) -> list[Gallery]:
 
 
 def pixels(data: VOCDataModule, names: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Images (n, 3, S, S) and masks (n, S, S), uint8, of test images by name."""
+    """The images (N, 3, S, S) and the masks (N, S, S), uint8, of the test images `names`."""
     pack = data.packs[data.parts["test"][0]]
     at = torch.tensor([pack.ids.index(name) for name in names], dtype=torch.int64)
     return pack.images[at].permute(0, 3, 1, 2), pack.masks[at]
 
 
 def test_names(models: Sequence[Model]) -> list[str]:
-    """The test images that all models share, in the order of their image set."""
-    named = [model.data.names("test", model.data.parts["test"][1]) for model in models]
-    return [name for name in named[0] if all(name in others for others in named[1:])]
+    """The names of the test images that all models share, in the order of the first one's image set."""
+    first, *others = [model.data.names("test", model.data.parts["test"][1]) for model in models]
+    return [name for name in first if all(name in names for names in others)]
 
 
 def pick(data: VOCDataModule, names: Sequence[str], count: int = PICKED) -> list[str]:
-    """Those of `names` that show most: classes not shown yet, then a large part of the image that is no background."""
-    _, masks = pixels(data, names)
-    shares = {name: _shares(mask) for name, mask in zip(names, masks, strict=True)}
+    """Choose the test images that show most: classes not shown yet first, then much of the image that is no background."""
+    shares = {name: _shares(mask) for name, mask in zip(names, pixels(data, names)[1], strict=True)}
     picked: list[str] = []
     shown: set[int] = set()
-    for _ in range(min(count, len(names))):
-        best = max((name for name in names if name not in picked), key=_shows_most(shares, shown))
-        picked.append(best)
-        shown |= shares[best].keys()
+    while len(picked) < min(count, len(names)):
+        worth = {
+            name: (len(seen.keys() - shown), sum(seen.values())) for name, seen in shares.items() if name not in picked
+        }
+        picked.append(max(worth, key=worth.__getitem__))
+        shown |= shares[picked[-1]].keys()
     return picked
 
 
-def _shows_most(shares: dict[str, dict[int, float]], shown: set[int]) -> "Callable[[str], tuple[int, float]]":
-    return lambda name: (len(shares[name].keys() - shown), sum(shares[name].values()))
-
-
 def _shares(mask: Tensor) -> dict[int, float]:
-    """Classes in a mask, but for background, to their share of it."""
+    """The share of the mask that each class seen in it has, background left out."""
     counts = torch.bincount(mask.flatten().long(), minlength=voc.NUM_CLASSES)[1 : voc.NUM_CLASSES]
     shares = counts / mask.numel()
     return {label: share for label, share in enumerate(shares.tolist(), start=1) if share >= SEEN}
 
 
 def chosen(wanted: Sequence[object], names: Sequence[str]) -> list[str]:
-    """Those of `names` that the user wants. Hydra reads 2007_000033 as a number, so that underscores do not count."""
+    """Those of `names` that the user wants.
+
+    Underscores do not count, since Hydra reads 2007_000033 as a number.
+    """
     return [name for item in wanted for name in names if name.replace("_", "") == str(item).replace("_", "")]

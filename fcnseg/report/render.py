@@ -1,0 +1,57 @@
+"""Write the report's blocks with the templates beside this file: as one HTML page, or as Markdown."""
+
+import base64
+import io
+from collections.abc import Sequence
+from itertools import count
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from matplotlib.figure import Figure
+from PIL import Image
+
+from fcnseg.files import write_text
+from fcnseg.pictures import Picture
+from fcnseg.report import charts
+from fcnseg.report.document import Section
+
+TEMPLATES = Environment(
+    loader=PackageLoader("fcnseg.report"),
+    # What comes from a run folder is text, even where it looks like HTML.
+    autoescape=select_autoescape(["html"]),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
+
+
+def html(title: str, lead: str, sections: Sequence[Section]) -> str:
+    """The report as one HTML page that needs no other file."""
+    page = TEMPLATES.get_template("page.html")
+    return page.render(title=title, lead=lead, sections=sections, svg=charts.svg, data_address=_data_address)
+
+
+def _data_address(picture: Picture) -> str:
+    """A picture as an address that holds it; WebP without loss is small for masks and photographs alike."""
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "webp", lossless=True)
+    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def write_markdown(folder: Path, title: str, lead: str, sections: Sequence[Section]) -> None:
+    """Write the report as `folder/report.md` and its pictures as `folder/figures/*.png`."""
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    taken: set[str] = set()
+
+    def save(figure: Figure, name: str) -> str:
+        """Save a figure under `name`, or with a number behind it where another chart has that name already."""
+        numbered = (name if number == 1 else f"{name}-{number}" for number in count(1))
+        free = next(name for name in numbered if name not in taken)
+        taken.add(free)
+        charts.picture(figure).save(folder / "figures" / f"{free}.png")
+        return f"figures/{free}.png"
+
+    report = TEMPLATES.get_template("report.md")
+    text = report.render(title=title, lead=lead, sections=sections, gallery=charts.gallery, save=save)
+    write_text(folder / "report.md", text)
