@@ -98,8 +98,7 @@ def comparison(cfg: DictConfig, show: Show) -> Figures:
 
 def growth(cfg: DictConfig, show: Show) -> Figures:
     """Epochs of more and more images, of larger ones and of larger batches, and a pack larger than the memory."""
-    from fcnseg.benchmark.arms import epoch
-    from fcnseg.benchmark.parts import beyond_memory
+    from fcnseg.benchmark.parts import beyond_memory, epoch
 
     rows = []
     for key, factors in FACTORS.items():

@@ -225,30 +225,3 @@ def _summary(blocks: Sequence[Figures]) -> Figures:
     speeds = [block["images_per_s"] for block in blocks]
     speed = median(speeds)
     return {**blocks[0], "images_per_s": speed, "images_per_s_of_blocks": speeds, "epoch_s": EPOCH / speed}
-
-
-def epoch(cfg: Any) -> Figures:
-    """The seconds and the memory of an epoch.
-
-    Before it, as many steps on its first two batches show what memory torch takes: what comes on top is the data's.
-    """
-    data = build.data(cfg)
-    data.prepare_data()
-    task, peaks = task_of(cfg, data), []
-    samples = torch.arange(data.count("train"))
-    for order in (samples % (2 * data.batch_size), samples):
-        data.parts["train"] = ("train", order)
-        clock = Clock(fabric_of(cfg).device, len(data.train_dataloader()))
-        fcnseg(cfg, data, task, clock)
-        peaks.append(host_peak())
-    timed = len(clock.ends) - WARMUP
-    seconds = (clock.marks["timed"] - clock.marks["warm-up"]) / timed / data.batch_size  # an image
-    return {
-        "images": len(samples),
-        "epoch_s": seconds * len(samples),
-        "ms_per_image": 1e3 * seconds,
-        "ns_per_pixel": 1e9 * seconds / data.size**2,
-        "pack_mb": sum(pack.nbytes for pack in data.packs.values()) / 1e6,
-        "peak_mb": peaks[1],
-        "data_mb": peaks[1] - peaks[0],
-    }

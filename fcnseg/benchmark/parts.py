@@ -1,4 +1,4 @@
-"""The parts of a training by themselves: a step's operations, the data path, the packing, the metrics and the loop."""
+"""What is measured beside the arms: the parts of a training by themselves, and how time and memory grow."""
 
 import os
 import time
@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from fcnseg import build
-from fcnseg.benchmark.arms import Clock, fabric_of, precision_of, task_of
+from fcnseg.benchmark.arms import WARMUP, Clock, fabric_of, fcnseg, host_peak, precision_of, task_of
 from fcnseg.benchmark.conventional import image_loader
 from fcnseg.benchmark.process import Figures
 from fcnseg.benchmark.roofline import Operations, ideal_seconds, machine_peaks, step_operations, typical
@@ -142,9 +142,8 @@ def packing(cfg: Any) -> Figures:
             if part.is_dir() and part.name != "packs":
                 (Path(home) / part.name).symlink_to(part.resolve())
         before, start = typical(decode, CPU, 1), time.perf_counter()
-        images = sum(
-            len(packed.pack(voc.Folder(Path(home)), image_set, data.size).ids) for image_set in ("train", "val")
-        )
+        packs = [packed.pack(voc.Folder(Path(home)), image_set, data.size) for image_set in ("train", "val")]
+        images = sum(len(pack.ids) for pack in packs)
         speed = images / (time.perf_counter() - start)
     one_core = len(some) * 2 / (before + typical(decode, CPU, 1))
     ratio = speed / len(os.sched_getaffinity(0)) / one_core
@@ -172,15 +171,16 @@ def metrics(cfg: Any) -> Figures:
 
     logits, labels = forward(), batch.mask.long()
     prediction = logits.max(dim=1).indices
+    batches = -(-data.count("val") // data.batch_size)
     jobs: dict[str, tuple[Callable[[], object], int]] = {
         "forward_ms": (forward, cfg.repeats),
         "labels_ms": (lambda: logits.max(dim=1), 10),
-        "update_ms": (lambda: ours.update(prediction, batch.mask), 10),
+        "update_ms": (lambda: ours.update(prediction, batch.mask), batches),
         "compute_ms": (compute, 10),
         "torchmetrics_update_ms": (lambda: stock.update(logits, labels), cfg.repeats),
     }
     figures = {name: 1e3 * typical(job, fabric.device, repeats) for name, (job, repeats) in jobs.items()}
-    figures["compute_ms"] /= -(-data.count("val") // data.batch_size)  # once an epoch
+    figures["compute_ms"] /= batches  # once an epoch, of all its updates
     return {**figures, "share_of_forward": (figures["update_ms"] + figures["compute_ms"]) / figures["forward_ms"]}
 
 
@@ -211,6 +211,33 @@ def run_callbacks(folder: Path) -> list[Callback]:
     finite, log = FiniteLoss(), RunLog(folder, {})
     checkpoints = Checkpoints(folder, stop=StopRequest(), finite=finite)
     return [finite, log, Screen(log, Console(quiet=True)), checkpoints]
+
+
+def epoch(cfg: Any) -> Figures:
+    """The seconds and the memory of an epoch.
+
+    Before it, as many steps on its first two batches show what memory torch takes: what comes on top is the data's.
+    """
+    data = build.data(cfg)
+    data.prepare_data()
+    task, peaks = task_of(cfg, data), []
+    samples = torch.arange(data.count("train"))
+    for order in (samples % (2 * data.batch_size), samples):
+        data.parts["train"] = ("train", order)
+        clock = Clock(fabric_of(cfg).device, len(data.train_dataloader()))
+        fcnseg(cfg, data, task, clock)
+        peaks.append(host_peak())
+    timed = len(clock.ends) - WARMUP
+    seconds = (clock.marks["timed"] - clock.marks["warm-up"]) / timed / data.batch_size  # an image
+    return {
+        "images": len(samples),
+        "epoch_s": seconds * len(samples),
+        "ms_per_image": 1e3 * seconds,
+        "ns_per_pixel": 1e9 * seconds / data.size**2,
+        "pack_mb": sum(pack.nbytes for pack in data.packs.values()) / 1e6,
+        "peak_mb": peaks[1],
+        "data_mb": peaks[1] - peaks[0],
+    }
 
 
 def beyond_memory(cfg: Any) -> Figures:
