@@ -193,7 +193,7 @@ def compare(cfg: Any, show: Show) -> dict[str, Figures]:
     plain = arms.get("plain", {}).get("images_per_s")
     for name, figures in arms.items():
         if "failed" not in figures:
-            figures["ratio"] = figures["images_per_s"] / plain if plain else None
+            figures["times_plain"] = figures["images_per_s"] / plain if plain else None
             on_gpu = figures["gpu_mb"] is not None
             counted = call(train, cfg, name, count_syncs=True) if on_gpu else {}
             figures["syncs_per_step"] = counted.get("syncs_per_step")
@@ -224,4 +224,5 @@ def _summary(blocks: Sequence[Figures]) -> Figures:
             return block
     speeds = [block["images_per_s"] for block in blocks]
     speed = median(speeds)
-    return {**blocks[0], "images_per_s": speed, "images_per_s_of_blocks": speeds, "epoch_s": EPOCH / speed}
+    summary = {"images_per_s": speed, "spread": speeds, "epoch_s": EPOCH / speed}
+    return {**summary, **blocks[0], "images_per_s": speed}

@@ -16,13 +16,19 @@ def tables(figures: Figures) -> Iterator[Table]:
         yield _table(title, figures["growth"])
         yield _parts({"a pack beyond memory": figures["beyond_memory"]})
         return
-    arms = figures["arms"].items()
-    speeds = ({"": name, **{key: value for key, value in arm.items() if key != "cold"}} for name, arm in arms)
-    yield _table("Training: medians of blocks; synchronisations a step", speeds)
-    cold = ({"": name, **arm["cold"], "all": sum(arm["cold"].values())} for name, arm in arms if "cold" in arm)
-    yield _table("Seconds until the first step is done", cold)
+    arms = figures["arms"]
+    speeds = {name: {key: value for key, value in arm.items() if key != "cold"} for name, arm in arms.items()}
+    yield _table("Training: medians of blocks", _turned(speeds))
+    cold = {name: {**arm["cold"], "all": sum(arm["cold"].values())} for name, arm in arms.items() if "cold" in arm}
+    yield _table("Seconds until the first step is done", _turned(cold))
     yield _table("A step's operations", _operations(figures["operations"]))
     yield _parts(figures["parts"])
+
+
+def _turned(arms: Mapping[str, Figures]) -> Iterable[Figures]:
+    """A row for each figure, with a column for each arm."""
+    keys = dict.fromkeys(key for arm in arms.values() for key in arm)
+    return [{"": key.replace("_", " "), **{name: arm.get(key, "") for name, arm in arms.items()}} for key in keys]
 
 
 def _operations(figures: Figures) -> Iterable[Figures]:
@@ -53,7 +59,7 @@ def _table(title: str, rows: Iterable[Figures]) -> Table:
     table = Table(title=title, title_justify="left")
     columns = list(dict.fromkeys(key for row in rows for key in row))
     for number, column in enumerate(columns):
-        table.add_column(column.replace("_", " "), justify="right" if number else "left")
+        table.add_column(column.replace("_", " "), justify="right" if number else "left", overflow="fold")
     for row in rows:
         table.add_row(*(_shown(row.get(column, "")) for column in columns))
     return table
@@ -66,5 +72,5 @@ def _shown(value: object) -> str:
         return f"{_shown(min(value))}-{_shown(max(value))}"
     if isinstance(value, float):
         return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-    lines = str(value).strip().splitlines()
-    return lines[-1] if lines else ""  # the last line of a traceback says what is wrong
+    *_, last = ["", *str(value).strip().splitlines()]  # of a traceback, the last line says what is wrong
+    return last.removesuffix("-true").removesuffix("-mixed")  # bf16 says enough
