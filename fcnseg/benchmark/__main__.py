@@ -1,151 +1,116 @@
-"""This package against what people write, on this machine: `python -m fcnseg.benchmark model=wilson`."""
+"""Compare this package with what people write, on this machine: `python -m fcnseg.benchmark model=wilson`."""
 
-import os
 import subprocess
 import sys
-import time
-from dataclasses import replace
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from timeit import repeat
 
+import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from fcnseg.benchmark import tables
-from fcnseg.benchmark.compare import Tell, compare
-from fcnseg.benchmark.process import Plan, WorkerError, call
+from fcnseg.benchmark.process import Figures, Show, call
+from fcnseg.benchmark.tables import tables
 from fcnseg.cli.command import command, console
 from fcnseg.files import write_json
 
-ARMS = ("plain", "lightning", "fcnseg", "everything")
-STARTS = {  # what an arm imports before anything else happens
+OURS = "fcnseg.cli.command; fcnseg.cli.command.collect_rarely(); import fcnseg.fit"
+IMPORTS = {  # by every arm, before anything else happens
     "plain": "torch, torchvision",
     "lightning": "torch, torchvision, torchmetrics, lightning",
-    "fcnseg": "fcnseg.cli.command; fcnseg.cli.command.collect_rarely(); import fcnseg.fit",
+    "fcnseg": OURS,
+    "everything": OURS,
 }
-GROWTH = {"images": (1, 4, 16), "size": (1, 2, 4), "batch_size": (1, 2, 4)}  # times what the config has
-PARTS = {  # and where they are
-    "operations": "operations",
-    "data_path": "parts",
-    "packing": "parts",
-    "metrics": "parts",
-    "loop": "loop",
-}
+FACTORS = {"data.source.train": (1, 4, 16), "data.size": (1, 2, 4), "data.batch_size": (1, 2, 4)}  # times the config's
 QUICK = ("arms=[plain,lightning,fcnseg]", "repeats=1", "steps=2", "data.size=32", "data.batch_size=4")
-QUICK_SHAPES = ("data=shapes", "data.source.train=8", "data.source.val=4")
+SHAPES = ("data=shapes", "choices.data=shapes", "data.source.train=8", "data.source.val=4")
 
 
 @command("benchmark")
 def benchmark(cfg: DictConfig) -> None:
     """Measure, print tables, and write the figures to `cfg.json`."""
+    if cfg.quick:
+        cfg = hydra.compose("benchmark", overrides=quick(HydraConfig.get().overrides.task))
     check(cfg)
     OmegaConf.resolve(cfg)
+    from fcnseg import build  # imports torch, which a refused command need not wait for
+
+    build.data(cfg).prepare_data()  # now, where its progress is seen and its errors are the user's
     screen = console()
-    plan = Plan(cfg, cfg.repeats, cfg.steps, cfg.warmup)
     with screen.status("") as status:
-        figures = growth(plan, status.update) if cfg.growth else comparison(plan, cfg, status.update)
-    if cfg.growth:
-        screen.print(*tables.growth(figures["growth"], figures["beyond_memory"]))
-    else:
-        screen.print(tables.arms(figures["arms"]), tables.cold(figures["arms"]))
-    if figures.get("parts"):
-        screen.print(tables.operations(figures["operations"]), tables.parts(figures["parts"]))
+        figures = (growth if cfg.growth else comparison)(cfg, status.update)
+    screen.print(*tables(figures))
     if cfg.json is not None:
         write_json(Path(cfg.json), {"config": OmegaConf.to_container(cfg), **figures})
+
+
+def quick(overrides: Sequence[str]) -> list[str]:
+    """The overrides that `quick=true` stands for, then those of the command line, which win."""
+    chosen = any(override.startswith("data=") for override in overrides)
+    return [*(() if chosen else SHAPES), *QUICK, *overrides]
 
 
 def check(cfg: DictConfig) -> None:
     """Refuse what cannot be measured.
 
     Raises:
-        ValueError: a setting out of its range.
+        ValueError: A setting is out of its range.
     """
-    for key in ("repeats", "steps", "warmup"):
+    for key in ("repeats", "steps"):
         if cfg[key] < 1:
             raise ValueError(f"{key}={cfg[key]}: wanted a whole number from 1 up")
-    if strange := set(cfg.arms) - set(ARMS):
+    if unknown := set(cfg.arms) - IMPORTS.keys():
+        raise ValueError(f"arms: there is no arm {', '.join(sorted(unknown))}; wanted some of {', '.join(IMPORTS)}")
+    images, least = cfg.data.source.get("train", 0), 3 * max(FACTORS["data.batch_size"]) * cfg.data.batch_size
+    if cfg.growth and images < least:  # three of the largest batches: two to warm up, and one to time
         raise ValueError(
-            f"arms={list(cfg.arms)}: no arm {', '.join(sorted(strange))}; wanted some of {', '.join(ARMS)}"
-        )
-    if cfg.growth and "train" not in cfg.data.source:
-        raise ValueError("growth=true wants a data set of any size: data=shapes")
-    least = 2 * max(GROWTH["batch_size"]) * cfg.data.batch_size  # two batches of the largest
-    if cfg.growth and cfg.data.source.train < least:
-        raise ValueError(
-            f"data.source.train={cfg.data.source.train}: growth=true wants {least} images of train, or more"
+            f"growth=true with data={cfg.choices.data} and data.source.train={images}: wanted data=shapes, whose number of"
+            f" images can be set, and data.source.train={least} or more"
         )
 
 
-def comparison(plan: Plan, cfg: DictConfig, tell: Tell) -> dict[str, Any]:
-    """The arms in turns, their share of the machine's limit, and the parts by themselves."""
-    tell("the machine's limits")
-    limits = call("fcnseg.benchmark.parts:limits", plan)
-    on_gpu = limits.pop("device") == "cuda"
-    plan = replace(plan, syncs=on_gpu)
-    cfg.trainer.max_epochs = plan.blocks
-    arms = compare(plan, cfg.arms, tell)
-    tell("the machine's limits, again")  # a busy moment must not pass for the machine's limit
-    again = call("fcnseg.benchmark.parts:limits", plan)
-    limits = {name: max(limits[name], again[name], key=lambda limit: limit["images_per_s"]) for name in limits}
+def comparison(cfg: DictConfig, show: Show) -> Figures:
+    """The arms in turns, their share of what the machine could do, and the parts by themselves."""
+    from fcnseg.benchmark.arms import compare
+    from fcnseg.benchmark.parts import PARTS, limits
+
+    show("the machine's limits")
+    before = call(limits, cfg)
+    arms = compare(cfg, show)
+    show("the machine's limits, again")  # a busy moment must not pass for the machine's limit
+    after = call(limits, cfg)
     for name, figures in arms.items():
         if "failed" not in figures:
-            figures["cold"] = {"start": None if cfg.quick else start_seconds(name), **figures["cold"]}
-            figures["roofline"] = figures["images_per_s"] / limits[figures["precision"]]["images_per_s"]
-    figures = {"arms": arms, "limits": limits}
-    if not cfg.parts:
-        return figures
-    parts: dict[str, Any] = {}
-    for part, module in PARTS.items():
-        tell(part.replace("_", " "))
-        parts[part] = _or_failure(f"fcnseg.benchmark.{module}:{part}", plan)
-    return {**figures, "operations": parts.pop("operations"), "parts": parts}
+            if not cfg.quick:
+                python = [sys.executable, "-c", f"import {IMPORTS[name]}"]
+                start = min(repeat(partial(subprocess.run, python, check=True), number=1, repeat=2))
+                figures["cold"] = {"start": start, **figures["cold"]}
+            limit = max(limits.get(figures["precision"], 0) for limits in (before, after))
+            figures["roofline"] = figures["images_per_s"] / limit if limit else None
+    parts = {}
+    for name, part in PARTS.items():
+        show(name.replace("_", " "))
+        parts[name] = call(part, cfg)
+    return {"arms": arms, "limits": [before, after], "operations": parts.pop("operations"), "parts": parts}
 
 
-def start_seconds(arm: str) -> float:
-    """Seconds until a fresh Python has imported what an arm needs, the second time: the first compiles it."""
-    with TemporaryDirectory() as cache:
-        environment = {**os.environ, "PYTHONPYCACHEPREFIX": cache, "PYTHONDONTWRITEBYTECODE": ""}
-        for _ in range(2):
-            start = time.perf_counter()
-            command = [sys.executable, "-c", f"import {STARTS.get(arm, STARTS['fcnseg'])}"]
-            subprocess.run(command, env=environment, check=True)
-            seconds = time.perf_counter() - start
-    return seconds
+def growth(cfg: DictConfig, show: Show) -> Figures:
+    """Epochs of more and more images, of larger ones and of larger batches, and a pack larger than the memory."""
+    from fcnseg.benchmark.parts import beyond_memory, epoch
 
-
-def growth(plan: Plan, tell: Tell) -> dict[str, Any]:
-    """Whole epochs of more and more images, of larger ones and of larger batches, and a pack larger than the memory."""
-    data = plan.cfg.data
     rows = []
-    for growing, factors in GROWTH.items():
+    for key, factors in FACTORS.items():
         for factor in factors:
-            point = plan.cfg.copy()
-            node = point.data.source if growing == "images" else point.data
-            key = "train" if growing == "images" else growing
-            node[key] = factor * node[key]
-            tell(f"{growing} x {factor}")
-            setting = {"growing": growing, "size": point.data.size, "batch_size": point.data.batch_size}
-            rows.append({**setting, **_or_failure("fcnseg.benchmark.growth:epoch", replace(plan, cfg=point))})
-    tell(f"a pack larger than the memory, {data.size} px")
-    return {"growth": rows, "beyond_memory": _or_failure("fcnseg.benchmark.growth:beyond_memory", plan)}
-
-
-def _or_failure(work: str, plan: Plan) -> dict[str, Any]:
-    try:
-        answer: dict[str, Any] = call(work, plan)
-    except WorkerError as error:
-        return {"failed": str(error)}
-    return answer
-
-
-def spell_out(args: list[str]) -> list[str]:
-    """The command line with `quick` spelt out as the settings that it stands for, before all others, which win."""
-    if not {"--quick", "quick=true"} & set(args):
-        return args
-    shapes = () if any(arg.startswith("data=") for arg in args) else QUICK_SHAPES
-    return ["quick=true", *shapes, *QUICK, *(arg for arg in args if arg not in ("--quick", "quick=true"))]
+            point = cfg.copy()
+            OmegaConf.update(point, key, factor * OmegaConf.select(cfg, key))
+            show(f"{key} x {factor}")
+            setting = {"growing": key.rpartition(".")[2], "size": point.data.size, "batch_size": point.data.batch_size}
+            rows.append({**setting, **call(epoch, point)})
+    show(f"a pack larger than the memory, {cfg.data.size} px")
+    return {"growth": rows, "beyond_memory": call(beyond_memory, cfg)}
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = spell_out(sys.argv[1:])
     benchmark()

@@ -1,7 +1,7 @@
-"""What people write: torchvision's VOCSegmentation, a transform a sample, a DataLoader, and a stock Lightning module."""
+"""What people write: torchvision's VOCSegmentation, a transform for each sample, a DataLoader, a stock Lightning module."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ from lightning import LightningModule
 from PIL import Image
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassJaccardIndex
 from torchvision.datasets import VOCSegmentation
 from torchvision.transforms import InterpolationMode, v2
@@ -20,16 +20,17 @@ from fcnseg.data.voc import MEAN, NUM_CLASSES, STD, VOID
 
 
 class Sample:
-    """One image and its mask, resized, flipped and normalised as tensors.
+    """Flips, resizes and normalises one image and its mask.
 
     Args:
-        size: Height and width in pixels.
-        flips: Probabilities of a horizontal and a vertical flip.
+        size: The height and the width in pixels that both get.
+        horizontal: The probability of a horizontal flip.
+        vertical: The probability of a vertical flip.
     """
 
-    def __init__(self, size: int, flips: Sequence[float]) -> None:
+    def __init__(self, size: int, horizontal: float, vertical: float) -> None:
         to_float = v2.ToDtype(torch.float32, scale=True)
-        self.flip = v2.Compose([v2.RandomHorizontalFlip(flips[0]), v2.RandomVerticalFlip(flips[1])])
+        self.flip = v2.Compose([v2.RandomHorizontalFlip(horizontal), v2.RandomVerticalFlip(vertical)])
         self.image = v2.Compose([v2.Resize((size, size)), v2.ToImage(), to_float, v2.Normalize(MEAN, STD)])
         self.mask = v2.Compose([v2.Resize((size, size), InterpolationMode.NEAREST), v2.PILToTensor()])
 
@@ -39,66 +40,42 @@ class Sample:
         return self.image(image), self.mask(mask)[0].long()
 
 
-class SameOrder(Sampler[int]):
-    """The samples in the order that this package's loader has them in, epoch after epoch.
-
-    Args:
-        data: Whose train split.
-    """
-
-    def __init__(self, data: VOCDataModule) -> None:
-        self.loader, self.epoch = data.train_dataloader(), 0
-
-    def __iter__(self) -> Iterator[int]:
-        self.epoch += 1
-        return iter(self.loader.order(self.epoch - 1).tolist())
-
-    def __len__(self) -> int:
-        return len(self.loader.samples)
-
-
-def image_loader(data: VOCDataModule, device: torch.device, *, persistent: bool = False) -> DataLoader[Any]:
-    """The images of `data`'s train split, decoded anew for every batch by a worker on every core.
+def image_loader(data: VOCDataModule, device: torch.device) -> DataLoader[Any]:
+    """A loader of `data`'s train split in the order of its first epoch, with a worker that decodes on every core.
 
     Raises:
-        ValueError: they are not where torchvision looks for VOC.
+        ValueError: The images are not where torchvision looks for VOC.
     """
     folder = data.source(data.root).path
     if folder.parts[-2:] != ("VOCdevkit", "VOC2012"):
         raise ValueError(f"data.root={data.root} has VOC in {folder}; torchvision wants it in VOCdevkit/VOC2012")
     flips = [p for _, p in data.augment.flips] if isinstance(data.augment, Flip) else [0, 0]
-    dataset = VOCSegmentation(folder.parent.parent, image_set="train", transforms=Sample(data.size, flips))
     return DataLoader(
-        dataset,
+        VOCSegmentation(folder.parent.parent, image_set="train", transforms=Sample(data.size, *flips)),
         data.batch_size,
-        sampler=SameOrder(data),
+        sampler=data.train_dataloader().order(0).tolist(),
         num_workers=len(os.sched_getaffinity(0)),
         pin_memory=device.type == "cuda",
-        persistent_workers=persistent,
-        multiprocessing_context="fork",  # Linux's default, which a process of the fork server has lost
+        persistent_workers=True,
+        multiprocessing_context="fork",  # Linux's default, which a process of the fork server does not have
     )
 
 
 def of_stock_layers(net: nn.Module) -> nn.Module:
-    """The same network with torch's own transposed convolutions, whatever this package does about theirs."""
+    """The same network with torch's own transposed convolutions in place of this package's."""
     for module in net.modules():
         if isinstance(module, nn.ConvTranspose2d):
             module.__class__ = nn.ConvTranspose2d
     return net.to(memory_format=torch.contiguous_format)
 
 
-def cross_entropy(weight: Tensor | None) -> nn.Module:
-    """torch's, of logits (N, C, H, W) and labels (N, H, W)."""
-    return nn.CrossEntropyLoss(weight, ignore_index=VOID)
-
-
 class StockModule(LightningModule):
-    """A Lightning module as tutorials have it.
+    """A Lightning module as in tutorials.
 
     Args:
-        net: The network.
-        criterion: The loss.
-        optimizer: Makes the optimiser.
+        net: A network from (N, 3, H, W) images to (N, C, H, W) logits.
+        criterion: A loss of logits and (N, H, W) labels.
+        optimizer: A function that makes the optimiser of some parameters.
     """
 
     def __init__(self, net: nn.Module, criterion: nn.Module, optimizer: Callable[[Any], Optimizer]) -> None:
@@ -107,7 +84,7 @@ class StockModule(LightningModule):
         self.train_iou = MulticlassJaccardIndex(NUM_CLASSES, ignore_index=VOID)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """The loss, logged beside the IoU."""
+        """Compute the loss, and log it beside the IoU."""
         image, mask = batch
         logits = self.net(image)
         loss: Tensor = self.criterion(logits, mask)
@@ -117,5 +94,5 @@ class StockModule(LightningModule):
         return loss
 
     def configure_optimizers(self) -> Optimizer:
-        """The optimiser."""
+        """Make the optimiser."""
         return self.make_optimizer(self.net.parameters())

@@ -1,157 +1,264 @@
-"""Parts of a run by themselves: the data path, the packing, the metrics, and the machine's limits."""
+"""What is measured beside the arms: the parts of a training by themselves, and how time and memory grow."""
 
 import os
 import time
-from functools import partial
+from collections import defaultdict
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
+from lightning import Fabric
 from PIL.Image import Resampling
-from torch import Tensor
+from rich.console import Console
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from fcnseg import build
-from fcnseg.benchmark.arms import build_task, device_of, prepare_data
+from fcnseg.benchmark.arms import WARMUP, Clock, fabric_of, fcnseg, host_peak, precision_of, task_of
 from fcnseg.benchmark.conventional import image_loader
-from fcnseg.benchmark.process import Link, Plan
-from fcnseg.benchmark.roofline import ideal_seconds, machine_peaks, step_operations, typical
-from fcnseg.data import voc
-from fcnseg.data.augment import EpochDraws, Flip
-from fcnseg.data.batch import normalize
-from fcnseg.data.module import VOCDataModule
-from fcnseg.data.packed import pack
+from fcnseg.benchmark.process import Figures
+from fcnseg.benchmark.roofline import Operations, ideal_seconds, machine_peaks, step_operations, typical
+from fcnseg.data import packed, voc
+from fcnseg.data.augment import Flip
+from fcnseg.data.module import Loader, VOCDataModule
+from fcnseg.fit import Training
 from fcnseg.limits import keep_freed_memory
 from fcnseg.metrics import SegmentationMetrics
+from fcnseg.runs.folder import Run
+from fcnseg.signals import StopRequest
+from fcnseg.task import SegmentationTask
 
-DECODED = 100  # images that tell one core's speed
-
-
-def limits(link: Link, plan: Plan) -> None:
-    """Answers seconds that a training step takes at the least, and the machine's peaks that say so."""
-    device = device_of(plan.cfg.trainer.accelerator)
-    task = build_task(plan, data := prepare_data(plan))
-    answer: dict[str, Any] = {"device": device.type}
-    for precision in {build.precision(plan.cfg.trainer.precision, plan.cfg.trainer.accelerator), "32-true"}:
-        dtype = torch.float32 if precision == "32-true" else torch.bfloat16
-        operations = step_operations(task.net, task.loss, batch_size=data.batch_size, size=data.size, dtype=dtype)
-        peaks = machine_peaks(device, dtype)
-        answer[precision] = {
-            **peaks,
-            "images_per_s": data.batch_size / ideal_seconds(operations, **peaks),
-            "flops_per_image": sum(operation.flops for operation in operations) / data.batch_size,
-            "bytes_per_image": sum(operation.nbytes for operation in operations) / data.batch_size,
-        }
-    link.send(answer)
+CPU = torch.device("cpu")
+DTYPES = {"32-true": torch.float32}  # by precision; any other has bfloat16 in it
+DECODED = 100  # images that show the speed of one core
+TOY_STEPS = 150
+TOY_SHAPE = (4, 3, 8, 8)  # so small that what is left of a step is the loop
+BEYOND = 2  # a pack of this many times the machine's memory,
+GATHERED = 50  # of which so many batches are taken
 
 
-def data_path(link: Link, plan: Plan) -> None:
-    """Answers images/s of batches flipped and normalised, without training, of this package and of a DataLoader."""
+def prepare(cfg: Any) -> tuple[VOCDataModule, SegmentationTask, Fabric, Any]:
+    """The data, the task on its device, the device and the precision, and the first batch on the device, normalised."""
     keep_freed_memory()  # as a run does
-    device = device_of(plan.cfg.trainer.accelerator)
-    data = prepare_data(plan)
-    data.packs = {name: pack.to(device) for name, pack in data.packs.items()}
+    data, fabric = build.data(cfg), fabric_of(cfg)
+    data.prepare_data()
+    batch = data.on_after_batch_transfer(fabric.to_device(next(iter(data.train_dataloader()))), 0)
+    return data, task_of(cfg, data).to(fabric.device).train(), fabric, batch
+
+
+def limits(cfg: Any) -> Figures:
+    """The images/s that this machine could train at the most, in each precision that an arm trains in."""
+    data, task, fabric, _ = prepare(cfg)
+    speeds = {}
+    for precision in (precision_of(cfg), "32-true"):
+        dtype = DTYPES.get(precision, torch.bfloat16)
+        counted = step_operations(task.net, task.loss, batch_size=data.batch_size, size=data.size, dtype=dtype)
+        speeds[precision] = data.batch_size / ideal_seconds(counted, **machine_peaks(fabric.device, dtype))
+    return speeds
+
+
+def bare_step(task: SegmentationTask, batch: Any, fabric: Fabric) -> Callable[[], None]:
+    """A training step on one batch, without Lightning's Trainer."""
+    optimizer = task.optimizer(task.net.parameters())
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with fabric.autocast():
+            loss = task.loss(task(batch.image), batch.mask)
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def operations(cfg: Any) -> Figures:
+    """The milliseconds of a step and of its operations, where calls of one operation on the same shapes are added up."""
+    _, task, fabric, batch = prepare(cfg)
+    step = bare_step(task, batch, fabric)
+    whole = typical(step, fabric.device, cfg.repeats)
+    rounds = []
+    for _ in range(cfg.repeats):
+        with Operations(timed_on=fabric.device) as operations:
+            step()
+        rounds.append(operations.counted)
+    kinds = defaultdict(list)
+    for same in zip(*rounds, strict=True):
+        kinds[same[0].name, same[0].shapes].append(same[0]._replace(seconds=median(call.seconds for call in same)))
+    peaks = machine_peaks(fabric.device, DTYPES.get(precision_of(cfg), torch.bfloat16))
+    rows = []
+    for (name, shapes), calls in kinds.items():
+        ms, ideal_ms = 1e3 * sum(call.seconds for call in calls), 1e3 * ideal_seconds(calls, **peaks)
+        tensors = "  ".join("x".join(map(str, shape)) for shape in shapes[:3] if shape)
+        row = {"name": name, "calls": len(calls), "ms": ms, "ideal_ms": ideal_ms, "lost_ms": ms - ideal_ms}
+        rows.append({**row, "tensors": tensors})
+    return {"step_ms": whole * 1e3, "operations": sorted(rows, key=lambda row: -row["lost_ms"])}
+
+
+def data_path(cfg: Any) -> Figures:
+    """The images/s of batches flipped and normalised, without training, of this package and of a DataLoader."""
+    data, _, fabric, _ = prepare(cfg)
+    data.packs = {name: pack.to(fabric.device) for name, pack in data.packs.items()}
     data.augment = Flip()
-    data.parts["train"] = ("train", torch.arange(len(data.packs["train"].ids)))
-    workers = image_loader(data, device, persistent=True)  # their start is not counted
-    images = data.count("train")
-    ours, theirs = [], []
-    for _ in range(plan.repeats):  # in turns
-        ours.append(images / typical(partial(_gather, data, device), device, repeats=3))
-        theirs.append(images / typical(lambda: [image.to(device) for image, _ in workers], device, repeats=1))
-    link.send({"fcnseg": median(ours), "dataloader": median(theirs), "ratio": median(ours) / median(theirs)})
+    workers = image_loader(data, fabric.device)  # whose start is not counted
+    training: Any = SimpleNamespace(training=True, current_epoch=0, global_step=0)  # all that the data asks a Trainer
+    data.trainer = training
+
+    def ours() -> None:
+        for batch in data.train_dataloader():
+            data.on_after_batch_transfer(fabric.to_device(batch), 0)
+
+    def theirs() -> None:
+        for batch in workers:
+            fabric.to_device(batch)
+
+    rounds = [(typical(ours, fabric.device, 3), typical(theirs, fabric.device, 1)) for _ in range(cfg.repeats)]
+    speeds = [data.count("train") / median(times) for times in zip(*rounds, strict=True)]
+    return {"fcnseg": speeds[0], "dataloader": speeds[1], "ratio": speeds[0] / speeds[1]}
 
 
-def _gather(data: VOCDataModule, device: torch.device) -> None:
-    made = EpochDraws(data.seed, 0, len(data.packs["train"].ids), device)
-    for image, mask, sample in data.train_dataloader():
-        image, mask = data.augment(image.to(device), mask.to(device), made.of(sample.to(device)))
-        normalize(image)
-
-
-def packing(link: Link, plan: Plan) -> None:
-    """Answers images/s of building the packs from nothing, and of one core that decodes and resizes."""
-    data = build.data(plan.cfg)
-    folder = data.source(data.root)
+def packing(cfg: Any) -> Figures:
+    """The images/s of building the packs from nothing, and of one core that decodes and resizes."""
+    data = build.data(cfg)
+    folder, square = data.source(data.root), (data.size, data.size)
     names = folder.ids("train")
-    before = _one_core(folder, names, data.size)
+    some = names[:: max(1, len(names) // DECODED)]
+
+    def decode() -> None:
+        for name in some:
+            voc.read_image(folder.image(name)).resize(square, Resampling.BILINEAR).load()
+            voc.read_mask(folder.mask(name)).resize(square, Resampling.NEAREST).load()
+
     with TemporaryDirectory() as home:
         for part in folder.path.iterdir():
             if part.is_dir() and part.name != "packs":
                 (Path(home) / part.name).symlink_to(part.resolve())
-        start = time.perf_counter()
-        packs = [pack(voc.Folder(Path(home)), image_set, data.size) for image_set in ("train", "val")]
-        seconds = time.perf_counter() - start
-    images = sum(len(built.ids) for built in packs)
-    one_core = (before + _one_core(folder, names, data.size)) / 2
-    cores = len(os.sched_getaffinity(0))
-    speed = images / seconds
-    link.send(
-        {
-            "images": images,
-            "seconds": seconds,
-            "images_per_s": speed,
-            "one_core": one_core,
-            "per_core_ratio": speed / cores / one_core,
-        }
-    )
+        before, start = typical(decode, CPU, 1), time.perf_counter()
+        packs = [packed.pack(voc.Folder(Path(home)), image_set, data.size) for image_set in ("train", "val")]
+        images = sum(len(pack.ids) for pack in packs)
+        speed = images / (time.perf_counter() - start)
+    one_core = len(some) * 2 / (before + typical(decode, CPU, 1))
+    ratio = speed / len(os.sched_getaffinity(0)) / one_core
+    return {"images": images, "images_per_s": speed, "one_core": one_core, "per_core_ratio": ratio}
 
 
-def _one_core(folder: voc.Folder, names: tuple[str, ...], size: int) -> float:
-    some = names[:: max(1, len(names) // DECODED)]
-    start = time.perf_counter()
-    for name in some:
-        image = voc.read_image(folder.image(name)).resize((size, size), Resampling.BILINEAR)
-        mask = voc.read_mask(folder.mask(name)).resize((size, size), Resampling.NEAREST)
-        image.load(), mask.load()
-    return len(some) / (time.perf_counter() - start)
+def metrics(cfg: Any) -> Figures:
+    """What the scores of a validation epoch cost, as a share of its forward passes: this package's and torchmetrics'.
 
-
-def metrics(link: Link, plan: Plan) -> None:
-    """Answers what scores cost in a validation epoch, as a share of the forward passes: ours and torchmetrics'.
-
-    That is from labels on; `labels_ms` is what making them of the logits takes, without which there is no prediction.
+    They start from labels. `labels_ms` is the time that labels take, which any prediction needs.
     """
-    keep_freed_memory()
-    device = device_of(plan.cfg.trainer.accelerator)
-    data = prepare_data(plan)
-    task = build_task(plan, data).to(device).eval()
-    raw = next(iter(data.train_dataloader()))
-    image, mask = normalize(raw.image.to(device)), raw.mask.to(device)
-    reduced = build.precision(plan.cfg.trainer.precision, plan.cfg.trainer.accelerator) != "32-true"
+    data, task, fabric, batch = prepare(cfg)
+    task.eval()
+    ours = SegmentationMetrics(data.num_classes).to(fabric.device)
+    stock = MulticlassJaccardIndex(data.num_classes, ignore_index=voc.VOID).to(fabric.device)
 
     def forward() -> Tensor:
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=reduced):
-            logits: Tensor = task(image)
+        with torch.no_grad(), fabric.autocast():
+            logits: Tensor = task(batch.image)
         return logits
 
-    ours = SegmentationMetrics(data.num_classes).to(device)
-    stock = MulticlassJaccardIndex(data.num_classes, ignore_index=voc.VOID).to(device)
-    logits, labels = forward(), mask.long()
+    def compute() -> None:
+        ours._computed = None  # torchmetrics would give the same answer again
+        ours.compute()
+
+    logits, labels = forward(), batch.mask.long()
     prediction = logits.max(dim=1).indices
-    step = typical(forward, device, repeats=plan.repeats)
-    labelling = typical(lambda: logits.max(dim=1), device)
-    update = typical(lambda: ours.update(prediction, mask), device)
-    stock_update = typical(lambda: stock.update(logits, labels), device, repeats=plan.repeats)
     batches = -(-data.count("val") // data.batch_size)
-    ours.reset()
-    for _ in range(batches):
-        ours.update(prediction, mask)
-    compute = typical(partial(_scores, ours), device) / batches
-    link.send(
-        {
-            "forward_ms": step * 1e3,
-            "labels_ms": labelling * 1e3,
-            "update_ms": update * 1e3,
-            "compute_ms": compute * 1e3,
-            "torchmetrics_update_ms": stock_update * 1e3,
-            "share_of_forward": (update + compute) / step,
-        }
-    )
+    jobs: dict[str, tuple[Callable[[], object], int]] = {
+        "forward_ms": (forward, cfg.repeats),
+        "labels_ms": (lambda: logits.max(dim=1), 10),
+        "update_ms": (lambda: ours.update(prediction, batch.mask), batches),
+        "compute_ms": (compute, 10),
+        "torchmetrics_update_ms": (lambda: stock.update(logits, labels), cfg.repeats),
+    }
+    figures = {name: 1e3 * typical(job, fabric.device, repeats) for name, (job, repeats) in jobs.items()}
+    figures["compute_ms"] /= batches  # once an epoch, of all its updates
+    return {**figures, "share_of_forward": (figures["update_ms"] + figures["compute_ms"]) / figures["forward_ms"]}
 
 
-def _scores(state: SegmentationMetrics) -> None:
-    state._computed = None  # torchmetrics would give the same answer again
-    state.compute()
+def loop(cfg: Any) -> Figures:
+    """The milliseconds that the host spends on a step of a network with next to no work: in a bare loop, and in a run."""
+    torch.set_num_threads(1)
+    data, _, fabric, batch = prepare(cfg)
+    image, mask = torch.randn(TOY_SHAPE), torch.zeros(TOY_SHAPE[0], *TOY_SHAPE[2:], dtype=torch.uint8)
+    batch = fabric.to_device(type(batch)(image, mask, torch.arange(len(mask))))
+    copies: Any = [batch] * TOY_STEPS
+    bare, trained = [], []
+    for _ in range(cfg.repeats):  # in turns
+        task, clock = task_of(cfg, data), Clock(CPU, TOY_STEPS)
+        task.net = nn.Conv2d(3, data.num_classes, 1)
+        with TemporaryDirectory() as folder:
+            trainer: Any = Training(cfg, run := Run(Path(folder)), StopRequest(), Console(quiet=True)).trainer
+            run.checkpoints.mkdir()
+            trainer.callbacks.append(clock)
+            trainer.fit_loop.max_epochs = 1
+            trainer.fit(task, DataLoader(copies, batch_size=None), DataLoader(copies[:1], batch_size=None))
+        trained.append(1e3 * median(end - start for start, end in pairwise(clock.ends[10:])))  # the first ones are cold
+        step = bare_step(task.to(fabric.device), batch, fabric)
+        bare.append(1e3 * typical(step, CPU, TOY_STEPS))  # the host's time: it does not wait for a GPU
+    overhead = median(ours - theirs for ours, theirs in zip(trained, bare, strict=True))
+    return {"bare_ms": median(bare), "trainer_ms": median(trained), "overhead_ms": overhead}
+
+
+def epoch(cfg: Any) -> Figures:
+    """The seconds and the memory of an epoch.
+
+    Before it, as many steps on its first two batches show what memory torch takes: what comes on top is the data's.
+    """
+    data = build.data(cfg)
+    data.prepare_data()
+    task, peaks = task_of(cfg, data), []
+    samples = torch.arange(data.count("train"))
+    for order in (samples % (2 * data.batch_size), samples):
+        data.parts["train"] = ("train", order)
+        clock = Clock(fabric_of(cfg).device, len(data.train_dataloader()))
+        fcnseg(cfg, data, task, clock)
+        peaks.append(host_peak())
+    timed = len(clock.ends) - WARMUP
+    seconds = (clock.marks["timed"] - clock.marks["warm-up"]) / timed / data.batch_size  # an image
+    return {
+        "images": len(samples),
+        "epoch_s": seconds * len(samples),
+        "ms_per_image": 1e3 * seconds,
+        "ns_per_pixel": 1e9 * seconds / data.size**2,
+        "pack_mb": sum(pack.nbytes for pack in data.packs.values()) / 1e6,
+        "peak_mb": peaks[1],
+        "data_mb": peaks[1] - peaks[0],
+    }
+
+
+def beyond_memory(cfg: Any) -> Figures:
+    """The images/s taken at random from a pack larger than the memory, and what that adds to this process's own memory.
+
+    The pack is a hole in a file, which takes no room on the disk: it shows what is mapped and what is loaded, not how fast
+    the disk is.
+    """
+    size, batch_size = cfg.data.size, cfg.data.batch_size
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    images = int(BEYOND * memory / (4 * size**2))
+    with TemporaryDirectory() as folder:
+        paths = Path(folder) / "images.npy", Path(folder) / "masks.npy"
+        for path, channels in zip(paths, ((3,), ()), strict=True):
+            np.lib.format.open_memmap(path, "w+", np.uint8, (images, size, size, *channels))
+        before = _own_memory()
+        pixels, labels = map(packed._map, paths)
+        pack = packed.Pack(pixels, labels, ids=(), class_pixels=torch.zeros(0), fingerprint="")
+        batches = iter(Loader(pack, torch.arange(images), batch_size=batch_size, seed=0, step=lambda: 0))
+        speed = batch_size / typical(lambda: next(batches), CPU, GATHERED)
+        own = _own_memory() - before
+    return {"memory_gb": memory / 1e9, "pack_gb": pack.nbytes / 1e9, "images_per_s": speed, "own_mb": own / 1e6}
+
+
+def _own_memory() -> int:
+    """The bytes of this process that are not pages of a file, which the system may drop at any time."""
+    kilobytes = Path("/proc/self/status").read_text().partition("RssAnon:")[2].split()[0]
+    return int(kilobytes) * 1000
+
+
+PARTS = {"operations": operations, "data_path": data_path, "packing": packing, "metrics": metrics, "loop": loop}

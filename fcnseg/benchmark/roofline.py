@@ -1,8 +1,11 @@
-"""The least time that a training step could take on this machine, from its operations and the machine's own peaks."""
+"""The least time that a training step could take on this machine: its operations, and the machine's own peaks."""
 
 import copy
 import time
+from collections.abc import Callable
+from functools import partial
 from statistics import median
+from timeit import repeat
 from typing import Any, NamedTuple
 
 import torch
@@ -15,20 +18,20 @@ FREE = {  # operations that move no byte
     "_reshape_alias", "_unsafe_view", "alias", "as_strided", "detach", "empty", "empty_like", "expand", "permute",
     "select", "slice", "split", "squeeze", "t", "transpose", "unbind", "unsqueeze", "view",
 }  # fmt: skip
-MATMUL = {"cpu": 2048, "cuda": 8192}  # rows of the matrices whose product tells the peak of arithmetic
-COPIED = {"cpu": 2**28, "cuda": 2**32}  # bytes of the copy that tells the peak of memory traffic
+MATMUL = {"cpu": 2048, "cuda": 8192}  # rows of the matrices whose product shows the peak of arithmetic
+COPIED = {"cpu": 2**28, "cuda": 2**32}  # bytes of the copy that shows the peak of memory traffic
 ADAM_BYTES = 28  # a parameter's traffic in float32: weight and two moments read and written, gradient read
 
 
 class Operation(NamedTuple):
-    """One operation, as it was called.
+    """One call of an operation.
 
     Attributes:
-        name: Torch's, such as "convolution_backward".
-        shapes: Of the tensors it was given.
-        flops: Floating-point operations.
-        nbytes: Bytes, its inputs read and its outputs written once.
-        seconds: That it took, if that was asked for.
+        name: Torch's name of it, such as "convolution_backward".
+        shapes: The shapes of the tensors that it takes.
+        flops: How many floating-point operations it does.
+        nbytes: How many bytes it moves if it reads its inputs and writes its outputs once.
+        seconds: How long it took, or 0 if that was not measured.
     """
 
     name: str
@@ -37,21 +40,20 @@ class Operation(NamedTuple):
     nbytes: float
     seconds: float = 0.0
 
-    def ideal_seconds(self, *, flops: float, bandwidth: float) -> float:
-        """Seconds if it were bound by arithmetic or by memory alone."""
-        return max(self.flops / flops, self.nbytes / bandwidth)
-
 
 class Operations(TorchDispatchMode):
-    """Counts the operations that run under it; times them too, each by itself, if it is told on which device.
+    """Counts the operations that run in its `with` block and, on request, times each by itself.
 
-    On a GPU that includes an operation's launch and the wait for its end, some ten microseconds or more.
+    Timed on a GPU, an operation includes its launch and the wait for its end, ten microseconds or more.
+
+    Args:
+        timed_on: The device to wait for before and after every operation; None counts only.
     """
 
     def __init__(self, timed_on: torch.device | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.counted: list[Operation] = []
-        self.timed_on = timed_on
+        self.now = partial(now, timed_on) if timed_on else float
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -59,21 +61,15 @@ class Operations(TorchDispatchMode):
         kwargs, packet = kwargs or {}, func.overloadpacket
         inputs = _tensors((args, kwargs))
         shapes = tuple(tuple(tensor.shape) for tensor in inputs)
-        start = self._now()
+        start = self.now()
         out = func(*args, **kwargs)
-        seconds = self._now() - start
+        seconds = self.now() - start
         if packet.__name__ not in FREE:
             flops = flop_registry[packet](*args, **kwargs, out_val=out) if packet in flop_registry else 0
             outputs = _tensors(_changed(func, args)) if out is None else _tensors(out)
             nbytes = sum(tensor.nbytes for tensor in [*inputs, *outputs])
             self.counted.append(Operation(packet.__name__, shapes, flops, nbytes, seconds))
         return out
-
-    def _now(self) -> float:
-        if self.timed_on is None:
-            return 0.0
-        _wait(self.timed_on)
-        return time.perf_counter()
 
 
 def _changed(func: Any, args: tuple[Any, ...]) -> list[Any]:
@@ -91,11 +87,11 @@ def step_operations(
     """Every operation of a training step, counted on shapes alone, without any arithmetic.
 
     Args:
-        net: (N, 3, H, W) images to (N, C, H, W) logits.
-        loss: Of logits and mask.
-        batch_size: N.
-        size: H and W.
-        dtype: What the network computes in; the loss and the optimiser compute in float32.
+        net: A network from (N, 3, H, W) images to (N, C, H, W) logits.
+        loss: A loss of logits and mask.
+        batch_size: The number of images, N.
+        size: The height and the width of the images, H and W.
+        dtype: The type that the network computes in; the loss and the optimiser compute in float32.
     """
     net, loss = copy.deepcopy(net).to("meta", dtype).train(), copy.deepcopy(loss).to("meta")
     image = torch.empty(batch_size, 3, size, size, device="meta", dtype=dtype)
@@ -107,8 +103,8 @@ def step_operations(
 
 
 def ideal_seconds(operations: list[Operation], *, flops: float, bandwidth: float) -> float:
-    """Seconds if every operation were bound by arithmetic or by memory alone, one after the other."""
-    return sum(operation.ideal_seconds(flops=flops, bandwidth=bandwidth) for operation in operations)
+    """The seconds of operations that run one after the other, each bound by arithmetic or by memory alone."""
+    return sum(max(operation.flops / flops, operation.nbytes / bandwidth) for operation in operations)
 
 
 def machine_peaks(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
@@ -124,23 +120,18 @@ def machine_peaks(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
     return {"flops": flops, "bandwidth": 2 * copied / min(seconds(lambda: target.copy_(source), device))}
 
 
-def seconds(job: Any, device: torch.device, repeats: int = 10) -> list[float]:
-    """Wall-clock seconds of each of `repeats` calls, after one that is not counted."""
-    times = []
-    for _ in range(1 + repeats):
-        _wait(device)
-        start = time.perf_counter()
-        job()
-        _wait(device)
-        times.append(time.perf_counter() - start)
-    return times[1:]
-
-
-def typical(job: Any, device: torch.device, repeats: int = 10) -> float:
-    """The median of `seconds`."""
-    return median(seconds(job, device, repeats))
-
-
-def _wait(device: torch.device) -> None:
+def now(device: torch.device) -> float:
+    """The time in seconds, read after `device` has done its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def seconds(job: Callable[[], object], device: torch.device, repeats: int = 10) -> list[float]:
+    """The seconds of each of `repeats` calls of `job`, after one that is not counted."""
+    return repeat(job, timer=partial(now, device), number=1, repeat=1 + repeats)[1:]
+
+
+def typical(job: Callable[[], object], device: torch.device, repeats: int = 10) -> float:
+    """The median of `seconds`."""
+    return median(seconds(job, device, repeats))

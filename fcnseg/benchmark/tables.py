@@ -1,6 +1,6 @@
 """The figures as tables."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from rich.table import Table
@@ -9,94 +9,68 @@ Figures = Mapping[str, Any]
 LISTED = 12  # operations that are shown one by one
 
 
-def arms(measured: Mapping[str, Figures]) -> Table:
-    """One row an arm."""
-    titles = ["", "images/s", "spread", "s/epoch", "x plain", "roofline", "host MB", "GPU MB", "syncs", "in"]
-    table = _table("Training: medians of blocks; synchronisations a step", titles)
-    for name, row in measured.items():
-        if "failed" in row:
-            table.add_row(name, f"failed: {_reason(row)}")
-            continue
-        blocks, memory = row["images_per_s_of_blocks"], row["memory_mb"]
-        spread = f"{_shown(min(blocks))}-{_shown(max(blocks))}"
-        numbers = [row["epoch_s"], row["ratio"], row["roofline"], memory["host"], memory["gpu"], row["syncs_per_step"]]
-        precision = row["precision"].removesuffix("-true").removesuffix("-mixed")
-        table.add_row(name, _shown(row["images_per_s"]), spread, *map(_shown, numbers), precision)
-    return table
+def tables(figures: Figures) -> Iterator[Table]:
+    """The tables of what was measured."""
+    if "growth" in figures:
+        title = "Growth of a training epoch; data MB: the peak of memory beyond that of as many steps on two batches"
+        yield _table(title, figures["growth"])
+        yield _parts({"a pack beyond memory": figures["beyond_memory"]})
+        return
+    arms = figures["arms"]
+    speeds = {name: {key: value for key, value in arm.items() if key != "cold"} for name, arm in arms.items()}
+    yield _table("Training: medians of blocks", _turned(speeds))
+    cold = {name: {**arm["cold"], "all": sum(arm["cold"].values())} for name, arm in arms.items() if "cold" in arm}
+    yield _table("Seconds until the first step is done", _turned(cold))
+    yield _table("A step's operations", _operations(figures["operations"]))
+    yield _parts(figures["parts"])
 
 
-def cold(measured: Mapping[str, Figures]) -> Table:
-    """Seconds before the first step is done, an arm a row."""
-    done = {name: row["cold"] for name, row in measured.items() if "failed" not in row}
-    stages = list(next(iter(done.values()), {}))
-    table = _table("Seconds until the first step is done", ["", *stages, "all"])
-    for name, seconds in done.items():
-        table.add_row(name, *map(_shown, [*seconds.values(), sum(second or 0 for second in seconds.values())]))
-    return table
+def _turned(arms: Mapping[str, Figures]) -> Iterable[Figures]:
+    """A row for each figure, with a column for each arm."""
+    keys = dict.fromkeys(key for arm in arms.values() for key in arm)
+    return [{"": key.replace("_", " "), **{name: arm.get(key, "") for name, arm in arms.items()}} for key in keys]
 
 
-def parts(measured: Mapping[str, Figures]) -> Table:
-    """One row a figure of a part."""
-    table = _table("Parts by themselves", ["", "", ""])
-    for part, figures in measured.items():
-        for name, value in figures.items():
-            table.add_row(part, name.replace("_", " "), _reason(figures) if name == "failed" else _shown(value))
-    return table
-
-
-def operations(measured: Figures) -> Table:
-    """One row an operation, the one that loses the most time first."""
-    table = _table("A step's operations", ["", "calls", "ms", "ideal", "lost", "tensors"])
-    table.columns[-1].justify = "left"
-    if "failed" in measured:
-        table.add_row(f"failed: {_reason(measured)}")
-        return table
-    rows = measured["operations"]
-    for row in rows[:LISTED]:
-        shapes = "  ".join("x".join(map(str, shape)) for shape in row["shapes"][:3] if shape)
-        table.add_row(row["name"], *_time_lost([row]), shapes)
-    table.add_row("the others", *_time_lost(rows[LISTED:]), end_section=True)
-    table.add_row("all", *_time_lost(rows))
-    table.add_row("the step", "", _shown(measured["step_ms"]))
-    return table
-
-
-def _time_lost(rows: Sequence[Figures]) -> tuple[str, ...]:
-    calls, taken, ideal = (sum(row[name] for row in rows) for name in ("calls", "ms", "ideal_ms"))
-    return str(calls), *map(_shown, (taken, ideal, taken - ideal))
-
-
-def growth(rows: list[Figures], beyond: Figures) -> tuple[Table, Table]:
-    """One row a point, and the pack beyond memory."""
-    titles = ["growing", "images", "size", "batch", "s/epoch", "ms/image", "ns/pixel", "pack MB", "peak MB", "data MB"]
-    table = _table(
-        "Growth of a training epoch; data MB: the peak of memory beyond that of as many steps on two batches", titles
+def _operations(figures: Figures) -> Iterable[Figures]:
+    """The operations that lose the most time, and sums."""
+    if "failed" in figures:
+        return [figures]
+    rows = figures["operations"]
+    sums = (
+        {"name": name, **{key: sum(row[key] for row in some) for key in ("calls", "ms", "ideal_ms", "lost_ms")}}
+        for name, some in (("the others", rows[LISTED:]), ("all", rows))
     )
-    for row in rows:
-        if "failed" in row:
-            table.add_row(row["growing"], f"failed: {_reason(row)}")
-            continue
-        per_image = row["epoch_s"] / row["images"]
-        numbers = [row["images"], row["size"], row["batch_size"], row["epoch_s"], per_image * 1e3]
-        numbers += [per_image / row["size"] ** 2 * 1e9, row["pack_mb"], row["memory_mb"]["host"]]
-        numbers += [row["memory_mb"]["host"] - row["memory_mb"]["host_torch"]]
-        table.add_row(row["growing"], *map(_shown, numbers))
-    return table, parts({"a pack beyond memory": beyond})
+    return [*rows[:LISTED], *sums, {"name": "the step", "ms": figures["step_ms"]}]
 
 
-def _table(title: str, titles: list[str]) -> Table:
+def _parts(parts: Mapping[str, Figures]) -> Table:
+    """A line for each figure of each part."""
+    rows = [
+        {"part": part, "figure": name.replace("_", " "), "value": value}
+        for part, figures in parts.items()
+        for name, value in figures.items()
+    ]
+    return _table("Parts by themselves", rows)
+
+
+def _table(title: str, rows: Iterable[Figures]) -> Table:
+    """A line for each of `rows`, and a column for each of their keys."""
+    rows = list(rows)
     table = Table(title=title, title_justify="left")
-    for position, text in enumerate(titles):
-        table.add_column(text, justify="right" if position else "left")
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    for number, column in enumerate(columns):
+        table.add_column(column.replace("_", " "), justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_shown(row.get(column, "")) for column in columns))
     return table
 
 
-def _reason(row: Figures) -> str:
-    """The last line of a traceback."""
-    return str(row["failed"].strip().splitlines()[-1])
-
-
-def _shown(value: float | None) -> str:
+def _shown(value: object) -> str:
     if value is None:
         return "-"
-    return f"{value:.0f}" if abs(value) >= 1000 or isinstance(value, int) else f"{value:.3g}"
+    if isinstance(value, list):
+        return f"{_shown(min(value))}-{_shown(max(value))}"
+    if isinstance(value, float):
+        return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    *_, last = ["", *str(value).strip().splitlines()]  # of a traceback, the last line says what is wrong
+    return last.removesuffix("-true").removesuffix("-mixed")  # bf16 says enough
