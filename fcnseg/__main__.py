@@ -11,7 +11,7 @@ VERBS = ("train", "evaluate", "check", "report", "benchmark")
 
 
 def main() -> None:
-    """Run the verb that the command line begins with; list all verbs if there is none."""
+    """Run the verb that the command line begins with; list all verbs if it is empty."""
     verb, *rest = sys.argv[1:] or ["--help"]
     if verb in ("-h", "--help"):
         print(overview())

@@ -32,7 +32,7 @@ def task(cfg: DictConfig, *, num_classes: int, class_pixels: Tensor) -> Segmenta
     """The task of `cfg.model`, `cfg.loss`, `cfg.optimizer` and `cfg.schedule`.
 
     Args:
-        cfg: The whole config.
+        cfg: The run's whole config.
         num_classes: The number of classes of the data, void not counted.
         class_pixels: (num_classes + 1,) pixels of every class in train, then of void.
     """
@@ -102,7 +102,7 @@ def trainer(
     """Lightning's Trainer of `cfg.trainer`; what it prints by itself, a run's own callbacks print.
 
     Args:
-        cfg: The whole config.
+        cfg: The run's whole config.
         callbacks: All callbacks of the trainer.
         loggers: All loggers of the trainer.
         checkpoint_io: Reads and writes checkpoints; None for a trainer that has none.

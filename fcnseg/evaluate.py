@@ -10,8 +10,8 @@ from fcnseg.cli.messages import console
 
 @command("evaluate")
 def evaluate(cfg: DictConfig) -> float | None:
-    """Rebuild the run, test its best weights, and print what training's own end printed; return its test mIoU."""
-    from fcnseg import build
+    """Rebuild the run, test its best weights, and print what training printed at its end; return the test mIoU."""
+    from fcnseg import build  # imports torch, which a refused command need not wait for
     from fcnseg.runs import provenance, rebuild, result
     from fcnseg.runs.folder import Run
     from fcnseg.signals import stop_requests
@@ -26,9 +26,7 @@ def evaluate(cfg: DictConfig) -> float | None:
     data.prepare_data()
     with stop_requests():
         measured = result.measure(build.trainer(run_cfg), task, data)
-    result.show(measured, path, console())
-    miou: float | None = measured["metrics"]["test/miou"]
-    return miou
+    return result.show(measured, path, console())
 
 
 if __name__ == "__main__":

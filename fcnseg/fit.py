@@ -71,7 +71,7 @@ class Training:
 
     Args:
         cfg: The run's whole config.
-        run: The run.
+        run: The run, whose folder the callbacks and the log write to.
         stop: Tells the callbacks whether the run is to stop.
         console: The console that the progress is printed to.
     """

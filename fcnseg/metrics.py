@@ -14,7 +14,7 @@ SCORES = {  # every score by its name in results and logs, with its title for pe
     "paper_iou": "paper's IoU",
     "paper_acc": "paper's accuracy",
 }
-PAPER_BATCH = 16  # the batches that the paper averages over, whatever this run's batch size is
+PAPER_BATCH = 16  # images in the batches that the paper averages over; a run's own batch size changes nothing
 
 
 def confusion(prediction: Tensor, mask: Tensor, num_classes: int) -> Tensor:
@@ -94,7 +94,7 @@ class SegmentationMetrics(Metric):
     """Confusion matrices of the images of one stage, and the scores from them.
 
     Args:
-        num_classes: C.
+        num_classes: The number of classes, void not counted.
     """
 
     full_state_update = False
@@ -119,7 +119,7 @@ class SegmentationMetrics(Metric):
 
 
 class RunningMean(nn.Module):
-    """Mean of what has been added; kept with the weights, so that a run resumed in mid-epoch goes on with it."""
+    """A mean that is updated step by step. It is saved with the weights, so that a run resumed within an epoch continues it."""
 
     total: Tensor
     count: Tensor

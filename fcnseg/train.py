@@ -14,10 +14,12 @@ from fcnseg.runs.settings import check_ranges
 def train(cfg: DictConfig) -> float | None:
     """Train and test the run that `cfg` describes, or show it if it has finished; return its test mIoU."""
     check_ranges(cfg)
-    if os.environ.get("SLURM_RESTART_COUNT", "0") != "0":  # queued again: it is not to start over every time
+    if (
+        os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+    ):  # queued again by SLURM: resume=never would start over each time
         cfg.resume = "auto"
-    from fcnseg.fit import fit
-    from fcnseg.runs import result as results  # imports torch, which a refused command need not wait for
+    from fcnseg.fit import fit  # imports torch, which a refused command need not wait for
+    from fcnseg.runs.result import show
 
     run, screen = Run.of(cfg), console()
     if run.is_finished(cfg):
@@ -25,11 +27,7 @@ def train(cfg: DictConfig) -> float | None:
         screen.print("This run has finished; resume=never repeats it.")
     else:
         fit(cfg, run, screen)
-    result = run.result
-    assert result is not None
-    results.show(result, run.path, screen)
-    miou: float | None = result["metrics"]["test/miou"]
-    return miou
+    return show(run.result or {}, run.path, screen)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def save(path: Path, checkpoint: Checkpoint, *, keep: str | None = None) -> None
 
     Args:
         path: Where the checkpoint goes.
-        checkpoint: What is saved.
+        checkpoint: The dictionary that is saved, as Lightning makes it.
         keep: The name under which the file that is replaced is kept; None to remove it.
 
     Raises:

@@ -40,8 +40,8 @@ def measure(trainer: Trainer, task: SegmentationTask, data: VOCDataModule) -> di
     }
 
 
-def show(result: dict[str, Any], path: Path, console: Console) -> None:
-    """Print a result: its scores beside the floor, the IoU of every class, and where the run's files are."""
+def show(result: dict[str, Any], path: Path, console: Console) -> float | None:
+    """Print a result: its scores beside the floor, the IoU of every class, and the run's folder; return the test mIoU."""
     title = f"{result['images']['test']} test images ({result['split']} split) at {result['size']} px"
     table = Table("", "this run", "all background", title=title, title_justify="left")
     for column in table.columns[1:]:
@@ -63,6 +63,8 @@ def show(result: dict[str, Any], path: Path, console: Console) -> None:
             f"{epochs}, {result['seconds']:.1f} s{speed}, {result['parameters']:,} parameters", highlight=False
         )
     console.print(f"everything is in {path}", highlight=False, soft_wrap=True)
+    miou: float | None = result["metrics"]["test/miou"]
+    return miou
 
 
 def _shown(value: float | None) -> str:

@@ -1,7 +1,7 @@
 """The run's own log, as a Lightning logger: a row an epoch in metrics.csv and in TensorBoard's event files.
 
 Lightning's CSVLogger and TensorBoardLogger begin a new version of a log when a run is resumed, and keep what an interrupted
-part of the run logged too much. Here every epoch is there once, in the folder of its run.
+part of it logged of epochs that are repeated. Here every epoch is there once, in the folder of its run.
 """
 
 import csv
@@ -67,14 +67,14 @@ class RunLog(Logger):
 
     @property
     def writer(self) -> SummaryWriter:
-        """TensorBoard's writer, opened at its first use; what an earlier part of the run logged too much is dropped then."""
+        """TensorBoard's writer, opened at its first use; what it logged of epochs that are repeated is dropped."""
         if self._writer is None:
             _date_back(self.run.path, int(time.time()))
             self._writer = SummaryWriter(str(self.run.path), purge_step=self._written)
         return self._writer
 
     def begin(self, epoch: int, unwritten: list[dict[str, float]]) -> None:
-        """Take over the rows of an earlier part of the run, which goes on with `epoch`.
+        """Take over the rows of an earlier part of the run, which now resumes in `epoch`.
 
         Args:
             epoch: The first epoch that is still to come, from 0; later rows are dropped.
