@@ -67,10 +67,11 @@ def run_job(cfg: DictConfig, check: Callable[[DictConfig], None], job: Callable[
         entry |= {"status": "failed", "error": last_line(message)}
         warn(message)
     finally:
+        # First of all: on Ctrl-C, a launcher may kill this process a second later.
+        write_json(path, {**entry, "seconds": round(time.perf_counter() - started, 1)})
         gc.collect()  # here: until its handling has ended, an error holds on to the network and the images of its job
         if torch := sys.modules.get("torch"):
             torch.cuda.empty_cache()
-        write_json(path, {**entry, "seconds": round(time.perf_counter() - started, 1)})
     return entry.get("miou")
 
 
