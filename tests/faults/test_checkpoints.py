@@ -133,7 +133,7 @@ def test_pretrained_weights_run_nothing(tmp_path, data, malicious):
     proof = malicious(tmp_path / "weights.pth")
     args = ["data=shapes", f"data.root='{data}'", "model=transfer", "model.backbone=resnet18", "data.size=32"]
     outcome = run(tmp_path, *args, "data.source.train=24", "data.source.val=8", f"model.weights={tmp_path}/weights.pth")
-    assert (outcome.code, "weights.pth" in outcome.err) == (2, True)
+    assert (outcome.code, "weights.pth" in outcome.err) == (2, True), outcome.err
     assert not proof.exists()
 
 

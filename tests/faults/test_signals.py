@@ -152,7 +152,7 @@ def test_a_stop_whose_save_fails_says_so(tmp_path, args, same, small_disk):
         in_step(5, signal.SIGTERM)
 
     outcome = run(tmp_path, *args, "runs='small disk'", inject=inject)
-    assert (outcome.code, "the state could not be saved" in outcome.err) == (1, True), outcome
+    assert (outcome.code, "its state could not be saved" in outcome.err) == (1, True), outcome
     assert read_json(small_disk / "run" / "status.json")["status"] == "failed"
     (small_disk / "filler").unlink()
     assert run(tmp_path, *args, "runs='small disk'").code == 0
