@@ -22,7 +22,7 @@ def main() -> None:
     else:
         from fcnseg.cli.messages import WRONG_USE, leave, nearest  # imports Hydra, which the overview need not wait for
 
-        leave(f"no command '{verb}'; {nearest(verb, VERBS)}fcnseg --help lists all of them", WRONG_USE)
+        leave(f"no command '{verb}'; {nearest(verb, VERBS)}fcnseg --help lists all commands", WRONG_USE)
 
 
 def overview() -> str:

@@ -9,7 +9,8 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning import Callback, Trainer
-from lightning.pytorch.callbacks import BatchSizeFinder, Checkpoint, GradientAccumulationScheduler, LearningRateFinder
+from lightning.pytorch import callbacks as lightning_callbacks
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import CheckpointIO
 from omegaconf import DictConfig
@@ -20,7 +21,14 @@ from fcnseg.data.module import VOCDataModule
 from fcnseg.task import SegmentationTask
 
 Entry = TypeVar("Entry")
-STEP_CHANGERS = (BatchSizeFinder, GradientAccumulationScheduler, LearningRateFinder)
+UNLIKE_A_RUN = "changes the steps of a run, so that it could not be resumed exactly"
+REFUSED_CALLBACKS = {  # of Lightning's: the reason and the remedy
+    "BatchSizeFinder": f"{UNLIKE_A_RUN}; set data.batch_size",
+    "GradientAccumulationScheduler": f"{UNLIKE_A_RUN}; raise data.batch_size",
+    "LearningRateFinder": f"{UNLIKE_A_RUN}; set optimizer.lr",
+    "ProgressBar": "is not needed: a run shows its own progress bar, on a terminal alone",
+    "Timer": "would end a run early; Ctrl-C or SLURM's time limit stops it, and the same command resumes it",
+}
 
 
 def data(cfg: DictConfig) -> VOCDataModule:
@@ -60,15 +68,13 @@ def callbacks(cfg: DictConfig) -> list[Callback]:
     """The callbacks of `cfg.callbacks`, which are added to those of every run.
 
     Raises:
-        ValueError: an entry is not a Lightning callback, or changes the steps of an epoch, on which resuming depends.
+        ValueError: an entry is not a Lightning callback, or one that a run cannot have.
     """
     found = _entries(cfg, "callbacks", Callback)
     for callback in found:
-        if isinstance(callback, STEP_CHANGERS):
-            raise ValueError(
-                f"callbacks: {type(callback).__name__} changes the steps of an epoch, so that a run could not be resumed"
-                " exactly; set data.batch_size and optimizer.lr themselves"
-            )
+        for name, reason in REFUSED_CALLBACKS.items():
+            if isinstance(callback, getattr(lightning_callbacks, name)):
+                raise ValueError(f"callbacks: {type(callback).__name__} {reason}")
     return found
 
 
@@ -79,10 +85,7 @@ def _entries(cfg: DictConfig, group: str, kind: type[Entry]) -> list[Entry]:
             entry = instantiate({key: value for key, value in node.items() if key != "only_watches"})
         except InstantiationException as error:
             if isinstance(error.__cause__, ModuleNotFoundError):
-                missing = f"{group}.{name}: {node._target_} needs a package that is not installed"
-                raise ValueError(
-                    f'{missing}: pip install {name}, or "fcnseg[{name}]" for an extra of this package'
-                ) from error
+                raise ValueError(f"{group}.{name} needs a package that is not installed: {error.__cause__}") from error
             raise
         if not isinstance(entry, kind):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""The errors that a command answers each in its own way; and warnings."""
+"""The errors that commands tell apart, and the one way to print a warning."""
 
 import signal
 import sys

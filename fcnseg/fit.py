@@ -8,7 +8,7 @@ from rich.console import Console
 
 from fcnseg import build
 from fcnseg.callbacks.checkpoints import Checkpoints
-from fcnseg.callbacks.early_stopping import Patience
+from fcnseg.callbacks.early_stopping import RunEarlyStopping
 from fcnseg.callbacks.epoch_log import EpochLog
 from fcnseg.callbacks.finite_loss import FiniteLoss
 from fcnseg.callbacks.progress import RunProgress
@@ -62,7 +62,7 @@ def check_optimizer(task: SegmentationTask) -> None:
     """
     try:
         task.configure_optimizers()
-    except TypeError as error:
+    except (TypeError, RuntimeError) as error:
         raise ValueError(f"optimizer or schedule: {error}") from error
 
 
@@ -81,7 +81,7 @@ class Training:
         self.log, self.files, finite = RunLog(run), SafeCheckpointIO(), FiniteLoss()
         self.checkpoints = Checkpoints(run.checkpoints, stop=stop, finite=finite, **cfg.checkpoint)
         epoch_log = EpochLog(self.log, hyperparameters(cfg))
-        patience = [Patience(cfg.patience)] if cfg.patience else []
+        patience = [RunEarlyStopping(cfg.patience)] if cfg.patience else []
         ours = [finite, epoch_log, RunProgress(epoch_log, console), *patience, self.checkpoints]
         self.trainer = build.trainer(
             cfg,

@@ -32,10 +32,11 @@ def limits_explained(batch_size: int, size: int, precision: str) -> Iterator[Non
     except ValueError as error:
         if "more than 1 value per channel" in str(error):
             raise ValueError(
-                f"data.batch_size={batch_size} at data.size={size} leaves batch norm one value a channel: raise either"
+                f"batch norm needs more than one value a channel, and data.batch_size={batch_size} at data.size={size} leaves"
+                " one: raise either"
             ) from error
         if "more than 1 spatial element" in str(error):
-            raise ValueError(f"data.size={size} leaves instance norm one value a channel: raise it") from error
+            raise ValueError(f"instance norm needs more than one value a channel: raise data.size={size}") from error
         raise
     except (RuntimeError, MemoryError, OSError) as error:
         by_type = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or getattr(error, "errno", 0) == errno.ENOMEM

@@ -17,7 +17,7 @@ class SegmentationTask(LightningModule):
     """A network, its loss, its optimiser and its schedule: the steps that turn batches into gradients and scores.
 
     It logs once an epoch: `train/loss`; `val/loss`, `val/miou`, `val/pixel_acc`, ... (see `metrics.SCORES`); the same under
-    `test/`. If the loss or a logit of a stage was NaN or infinite, all values of that stage are NaN.
+    `test/`. If the loss or a logit of the validation or the test was NaN or infinite, all its values are NaN.
 
     Args:
         net: The network: (N, 3, H, W) images to (N, num_classes, H, W) logits.

@@ -112,7 +112,7 @@ def test_a_logger_whose_package_is_missing_is_refused(command, tiny, monkeypatch
     monkeypatch.setattr(module, "_MLFLOW_FULL_AVAILABLE", False, raising=False)
     outcome = command(train, *tiny(), "logger=mlflow")
     assert outcome.code == 2
-    assert "pip install mlflow" in outcome.err
+    assert "logger.mlflow needs a package that is not installed" in outcome.err
     assert "Traceback" not in outcome.err
 
 
@@ -140,7 +140,7 @@ def test_a_callback_from_the_command_line(alone, train_in, tmp_path, importable)
 
 
 def test_a_monitor_of_lightnings_logs_into_the_runs_own_log(alone, train_in, tmp_path):
-    run = train_in(tmp_path, *ARGS, "callbacks=lr_monitor", "trainer.max_epochs=2", "+trainer.log_every_n_steps=1")
+    run = train_in(tmp_path, *ARGS, "callbacks=lr_monitor")
     found = rows(run)
     assert [row.pop("lr-AdamW") for row in found] == [0.05, 0.05]
     assert found == rows(alone)

@@ -159,7 +159,7 @@ def test_two_launches_of_one_sweep_do_not_share_a_folder(launch, tmp_path):
     finally:
         holder.kill()
     assert code == 1
-    assert "another process is at the run" in err
+    assert "another process trains the run" in err
     assert "skipped" in out
 
 

@@ -13,7 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from fcnseg.benchmark.process import Figures, Show, call
 from fcnseg.benchmark.tables import tables
-from fcnseg.cli.command import command, console
+from fcnseg.cli.command import command
+from fcnseg.cli.messages import console
 from fcnseg.files import write_json
 
 OURS = "fcnseg.cli.command; fcnseg.cli.command.collect_rarely(); import fcnseg.fit"

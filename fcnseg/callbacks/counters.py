@@ -1,6 +1,6 @@
-"""The only place that touches Lightning's private loop counters, on which it depends what a resumed run does next.
+"""The only place that touches Lightning's private loop counters, which decide what a resumed run does next.
 
-`tests/test_counters.py` holds these functions against the installed version of Lightning.
+`tests/callbacks/test_counters.py` holds these functions against the installed version of Lightning.
 """
 
 from collections.abc import Iterator

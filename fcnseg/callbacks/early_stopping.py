@@ -1,4 +1,4 @@
-"""Early stopping that a resumed run does not forget, as Lightning's own does."""
+"""Early stopping that survives a resume: a run killed after Lightning's own has stopped it would train on."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from fcnseg.errors import warn
 
 
-class Patience(EarlyStopping):
+class RunEarlyStopping(EarlyStopping):
     """Stops after `patience` epochs without a better val/miou; a run killed after that does not train on.
 
     Args:

@@ -34,23 +34,20 @@ class EpochLog(AfterEpoch):
         self.images = 0
         self.began = self._epoch_began = self._trained = 0.0
         self._lr = 0.0
-        self._restored: dict[str, Any] = {
-            "epochs": 0,
-            "unwritten": [],
-        }  # what the run log had in an earlier part of the run
+        self._restored: dict[str, Any] | None = None  # the state of the run log in an earlier part of the run
         self._samples: tuple[Tensor, Tensor, Tensor] | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Save the epoch's learning rate, for a run resumed after its schedule has stepped, and how far the run log is."""
-        return {"lr": self._lr, "epochs": len(self.run_log.rows), "unwritten": self.run_log.unwritten}
+        """Save the epoch's learning rate, for a run resumed after its schedule has stepped, and the state of the run log."""
+        return {"lr": self._lr, "run_log": self.run_log.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what `state_dict` saved."""
-        self._lr, self._restored = state_dict["lr"], state_dict
+        self._lr, self._restored = state_dict["lr"], state_dict["run_log"]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take over the log of an earlier part of the run, also if no epoch is left to train."""
-        self.run_log.begin(self._restored["epochs"], self._restored["unwritten"])
+        self.run_log.begin(self._restored)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the hyperparameters."""

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from fcnseg.cli.command import WRONG_USE, command, console
+from fcnseg.cli.command import command
+from fcnseg.cli.messages import WRONG_USE, console
 
 
 @command("config")

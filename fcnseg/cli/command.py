@@ -9,17 +9,14 @@ from functools import partial, wraps
 from pathlib import Path
 
 from hydra import version
-from hydra._internal.utils import _run_hydra, get_args_parser
+from hydra._internal.utils import _run_hydra, get_args_parser  # `hydra.main` would read sys.argv by itself
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from fcnseg.cli.arguments import Arguments
-from fcnseg.cli.configs import CONF as CONF
-from fcnseg.cli.configs import SHIPPED, default_config, preset_choices, setting_names
+from fcnseg.cli.configs import CONF, SHIPPED, check_own_configs, default_config, preset_choices, setting_names
 from fcnseg.cli.help import help_text
-from fcnseg.cli.messages import WRONG_USE as WRONG_USE
-from fcnseg.cli.messages import console as console
 from fcnseg.cli.messages import one_message
 from fcnseg.cli.sweep import run_job, sweep
 from fcnseg.cli.values import check_values
@@ -45,6 +42,7 @@ def command(config_name: str, *, can_sweep: bool = False) -> Callable[[Job], Cal
             collect_rarely()
             arguments = Arguments(sys.argv[1:], CONF)
             with one_message(arguments, lambda: setting_names(config_name, arguments.folders)):
+                check_own_configs(arguments.folders)
                 if arguments.flags.help:
                     print(help_text(_typed(job), config_name, arguments))
                 elif not arguments.sweeps:

@@ -10,14 +10,13 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from fcnseg.cli.arguments import parse
+from fcnseg.runs.naming import PRESETS
 
 PACKAGE = Path(__file__).parents[1]
 # The wheel has it inside the package, a checkout beside it.
 CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())
-PRESETS = ("experiment", "debug")  # groups that set other groups' settings and have none of their own
-SHIPPED = {
-    f"{path.parent.name}/{path.stem}" for path in CONF.glob("*/*.yaml")
-}  # the choices of this package, as model/fcn
+# The choices of this package, such as "model/fcn".
+SHIPPED = {f"{path.parent.name}/{path.stem}" for path in CONF.glob("*/*.yaml")}
 
 
 def compose(*overrides: str) -> DictConfig:
@@ -28,9 +27,18 @@ def compose(*overrides: str) -> DictConfig:
 
 
 def default_config(config_name: str) -> DictConfig:
-    """The config that the running job's choices lead to if none of its other overrides is applied."""
+    """The config that the running job's choices lead to if none of its other overrides is applied.
+
+    Raises:
+        ValueError: Several experiments, or debug presets, are chosen, by which the run could not be named.
+    """
     given = parse(HydraConfig.get().overrides.task)
-    # Not `hydra.runtime.choices`, which leaves out a group with several choices, such as experiment=[flip,wilson].
+    for override in given:
+        if override.key_or_group in PRESETS and isinstance(override.value(), list):
+            raise ValueError(
+                f"{override.input_line}: a run has one {override.key_or_group}; give the other's settings by name"
+            )
+    # Not `hydra.runtime.choices`, which leaves out a group with several choices, such as callbacks=[a,b].
     groups = GlobalHydra.instance().config_loader().list_groups("")
     return hydra.compose(config_name, overrides=[str(line.input_line) for line in given if line.key_or_group in groups])
 
@@ -40,6 +48,22 @@ def preset_choices(config_name: str) -> dict[str, str | None]:
     choices = HydraConfig.get().runtime.choices
     presets = [f"{group}={choices[group]}" for group in PRESETS if choices.get(group)]
     return dict(hydra.compose(config_name, overrides=presets, return_hydra_config=True).hydra.runtime.choices)
+
+
+def check_own_configs(folders: Sequence[Path]) -> None:
+    """Refuse a config of the user's own that has the name of one of the package's, which Hydra would read in its place.
+
+    Args:
+        folders: The package's folder of configs, then the user's own.
+
+    Raises:
+        ValueError: There is such a config.
+    """
+    for path in (path for folder in folders[1:] for path in folder.glob("*/*.yaml")):
+        if (choice := f"{path.parent.name}/{path.stem}") in SHIPPED:
+            raise ValueError(
+                f"{path} would not be read: the package has a {choice.replace('/', '=')}; give yours another name"
+            )
 
 
 def leaves(cfg: DictConfig, prefix: str = "") -> Iterator[str]:

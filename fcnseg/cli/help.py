@@ -7,7 +7,7 @@ from textwrap import indent
 from omegaconf import OmegaConf
 
 from fcnseg.cli.arguments import Arguments
-from fcnseg.cli.configs import PRESETS
+from fcnseg.runs.naming import PRESETS
 
 DEFAULTS = re.compile(r"^defaults:\n(?: .*\n)*\n?", re.M)  # the list at a config's head
 

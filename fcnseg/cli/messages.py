@@ -56,12 +56,13 @@ def console() -> Console:
 def explanation(error: Exception, names: Callable[[], Iterable[str]] = list) -> str:
     """What was found, what was wanted and what to do, from an exception that a wrong command line leads to."""
     if isinstance(error, InstantiationException):
-        return str(error.__cause__ or error)
+        cause, setting = error.__cause__ or error, re.search(r"full_key: (\S+)", str(error))
+        return f"{setting[1]}: {cause}" if setting and isinstance(cause, TypeError) else str(cause)
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} is missing: give {error.full_key}=<value>"
     if isinstance(error, MissingConfigException) and error.options:
         group, _, choice = (error.missing_cfg_file or "").rpartition("/")
-        return f"no {group}={choice}: wanted {nearest(choice, error.options)}one of {', '.join(error.options)}"
+        return f"no {group}={choice}; {nearest(choice, error.options)}the choices are {', '.join(error.options)}"
     if isinstance(error, OverrideParseException):
         return f"cannot read '{error.override}': {HELP}"
     if found := re.search(r"Could not (?:override|delete|delete from config\.) '([^'@=]+)", str(error)):
@@ -71,13 +72,13 @@ def explanation(error: Exception, names: Callable[[], Iterable[str]] = list) -> 
 
 def no_setting(key: str, names: Iterable[str]) -> str:
     """The message about a setting that does not exist, with those of `names` that are spelt like it."""
-    return f"no setting '{key}'; {nearest(key, names)}--help lists all of them"
+    return f"no setting '{key}'; {nearest(key, names)}--help lists all settings"
 
 
 def nearest(word: str, words: Iterable[str]) -> str:
-    """The one or two of `words` that are spelt most like `word`, as a question to put before other text; else nothing."""
+    """The one or two of `words` that are spelt most like `word`, as a question to put before other text; or nothing."""
     close = get_close_matches(word, words, n=2, cutoff=0.6)
-    return f"{' or '.join(close)}? " if close else ""
+    return f"did you mean {' or '.join(close)}? " if close else ""
 
 
 def _same_command(arguments: Arguments) -> str:

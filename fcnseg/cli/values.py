@@ -27,6 +27,8 @@ def check_values(cfg: DictConfig, defaults: DictConfig) -> None:
         if not _is_argument(key, cfg, defaults):
             raise ValueError(no_setting(key, known))
     for key in known:
+        if key.startswith("choices.") and OmegaConf.select(cfg, key) != OmegaConf.select(defaults, key):
+            raise ValueError(f"{key} is set by the command itself: choose with {key.removeprefix('choices.')}=<choice>")
         value: Any = OmegaConf.select(cfg, key)
         default: Any = OmegaConf.select(defaults, key)
         if value == default or default is None or isinstance(default, DictConfig) or key == "trainer.devices":

@@ -108,7 +108,7 @@ def _load(backbone: nn.Module, path: Path) -> None:
     own, found = ({key: tuple(value.shape) for key, value in part.items()} for part in (backbone.state_dict(), state))
     keys = own.keys() | {key for key in found if key.split(".")[0] not in HEADS}
     if differing := sorted(key for key in keys if own.get(key) != found.get(key)):
-        rows = [f"  {key}: {found.get(key, 'none')} for {own.get(key, 'none')}" for key in differing[:SHOWN]]
+        rows = [f"  {key}: found {found.get(key, 'none')}, wanted {own.get(key, 'none')}" for key in differing[:SHOWN]]
         more = [f"  ... and {len(differing) - SHOWN} more"] * (len(differing) > SHOWN)
         title = f"model.weights={path} are not the weights of this model.backbone (found, for wanted):"
         raise ValueError("\n".join([title, *rows, *more]))

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig
 
-from fcnseg.cli.command import command, console
+from fcnseg.cli.command import command
+from fcnseg.cli.messages import console
 from fcnseg.files import write_text
 
 TITLE = "Segmentation networks, run and compared"

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 from fcnseg.metrics import SCORES
 from fcnseg.runs.folder import Run
-from fcnseg.runs.settings import flatten, without_watchers
+from fcnseg.runs.identity import without_watchers
+from fcnseg.runs.settings import flatten
 
 T = TypeVar("T")
 Config = dict[str, Any]  # full names of settings, such as trainer.max_epochs, to their values

@@ -83,6 +83,7 @@ def newest_good(folder: Path) -> Path | None:
     best = folder / "best.ckpt"
     listed = any(name == best.name for _, name in _sums(folder))
     begun = draft_of(best).exists()  # its hash is listed, and the process was killed before the file was renamed
+    # A best.ckpt that is listed but missing, or damaged, has lost the best epoch: only training again gives it back.
     if found and (best.exists() or (listed and not begun)) and (wrong := damage(best)):
         warn(f"{best} {wrong}: the weights of its epoch are lost, so the run starts again from the beginning")
         return None
@@ -164,6 +165,6 @@ def check_weights(state: dict[str, Tensor], task: LightningModule, path: Path) -
     found = {name: tuple(value.shape) for name, value in state.items()}
     if own != found:
         names = sorted(name for name in own.keys() | found.keys() if own.get(name) != found.get(name))
-        rows = [f"  {name}: {found.get(name, 'none')} for {own.get(name, 'none')}" for name in names[:10]]
+        rows = [f"  {name}: found {found.get(name, 'none')}, wanted {own.get(name, 'none')}" for name in names[:10]]
         more = [f"  ... and {len(names) - 10} more"] if len(names) > 10 else []
-        raise ValueError("\n".join([f"{path} has the weights of another network (found, for wanted):", *rows, *more]))
+        raise ValueError("\n".join([f"{path} has the weights of another network:", *rows, *more]))

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fcnseg.errors import RunFailedError, StopError, warn
 from fcnseg.files import read_json, write_json, write_text
-from fcnseg.runs import settings
+from fcnseg.runs import identity
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,14 @@ class Run:
         if not path.exists():
             return []
         with path.open(newline="", encoding="utf-8") as file:
-            return [{key: _number(text) for key, text in row.items() if text} for row in csv.DictReader(file)]
+            rows = [{key: _number(text) for key, text in row.items() if text} for row in csv.DictReader(file)]
+        if not all("epoch" in row for row in rows):
+            raise ValueError(f"{path} is damaged: a row has no epoch")
+        return rows
 
     @property
     def checkpoints(self) -> Path:
-        """The folder of last.ckpt and best.ckpt."""
+        """The folder of last.ckpt, previous.ckpt and best.ckpt."""
         return self.path / "checkpoints"
 
     @contextmanager
@@ -145,9 +148,9 @@ class Run:
         """
         if cfg.resume == "never" or not (self.path / ".hydra" / "config.yaml").is_file():
             return
-        if differing := settings.differences(self.config, cfg):
-            rows = [f"  {key}: {new} for {old}" for key, (old, new) in differing.items()]
-            head = f"the run {self.path} has other settings (wanted now, for its own): choose another name=, or resume=never"
+        if differing := identity.differences(self.config, cfg):
+            rows = [f"  {key}: {new} now, {old} then" for key, (old, new) in differing.items()]
+            head = f"the run {self.path} was made with other settings: choose another name=, or start over with resume=never"
             raise ValueError("\n".join([head, *rows]))
 
     def check_data(self, fingerprint: str) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from fcnseg.paper import EXPERIMENTS
-from fcnseg.runs.settings import NOT_IDENTITY, flatten, without_watchers
+from fcnseg.runs.identity import NOT_IDENTITY, without_watchers
+from fcnseg.runs.settings import flatten
 
 SHORT = {  # settings that are spelled by one word, directly before a number; all others by their full names
     "optimizer.lr": "lr",
@@ -20,7 +21,8 @@ SHORT = {  # settings that are spelled by one word, directly before a number; al
     "patience": "patience",
 }
 LONGEST = 80  # characters up to which settings are spelled out; what comes then goes into the hash
-ABSENT = object()
+PRESETS = ("experiment", "debug")  # groups that set other groups' settings and have none of their own
+ABSENT = object()  # unlike any value of a setting
 
 
 def run_name(
@@ -57,12 +59,12 @@ def run_name(
 
 def _chosen(cfg: DictConfig, preset: Mapping[str, str | None]) -> dict[str, str]:
     """The presets and the choices that they do not make, by group; the network always, unless an experiment names it."""
-    presets = {group: cfg.choices[group] for group in ("experiment", "debug") if cfg.choices[group]}
+    presets = {group: cfg.choices[group] for group in PRESETS if cfg.choices[group]}
     always = () if "experiment" in presets else ("model",)
     others = {
         group: choice
         for group, choice in cfg.choices.items()
-        if choice and group not in ("experiment", "debug") and (group in always or choice != preset[group])
+        if choice and group not in PRESETS and (group in always or choice != preset[group])
     }
     return presets | others
 
@@ -71,13 +73,16 @@ def _choice(group: str, choice: str, shipped: Container[str]) -> str:
     """A choice as a word. The user's own may have the word of another group's, and is named with its group."""
     if group == "experiment" and choice in EXPERIMENTS:
         return f"paper-{choice}"
-    bare = group not in ("experiment", "debug") and f"{group}/{choice}" in shipped
+    bare = group not in PRESETS and f"{group}/{choice}" in shipped
     return re.sub(r"[^\w.]", "_", choice if bare else f"{group}.{choice}")
 
 
 def _differing(cfg: DictConfig, defaults: DictConfig) -> dict[str, Any]:
-    """The settings to which the run's choices give another value; None for a setting that was removed."""
+    """The settings to which the run's choices give another value, and its callbacks; None for a setting that was removed."""
     raw, usual = (flatten(OmegaConf.to_container(config, resolve=False)) for config in (cfg, defaults))
+    usual = {
+        key: value for key, value in usual.items() if not key.startswith("callbacks.")
+    }  # their choices have no word
     values = flatten(without_watchers(cfg))
     differing = {key for key in raw.keys() | usual.keys() if raw.get(key, ABSENT) != usual.get(key, ABSENT)}
     identity = {key for key in differing if key.split(".")[0] not in (*NOT_IDENTITY, "choices", "seed")}

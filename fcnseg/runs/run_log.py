@@ -35,6 +35,7 @@ class RunLog(Logger):
 
     Attributes:
         rows: A dictionary of values for each epoch, in order.
+        pending: The values logged since the last row.
     """
 
     def __init__(self, run: Run) -> None:
@@ -42,7 +43,7 @@ class RunLog(Logger):
         self.run = run
         self.rows: list[dict[str, float]] = []
         self._written = 0  # how many of the rows are in the files
-        self._values: dict[str, float] = {}  # logged since the last row
+        self.pending: dict[str, float] = {}
         self._writer: SummaryWriter | None = None
 
     @property
@@ -52,8 +53,13 @@ class RunLog(Logger):
 
     @property
     def version(self) -> str:
-        """Empty: a resumed run goes on in the same log."""
-        return ""
+        """The sub-folder of the run's folder in which callbacks of Lightning's put their files."""
+        return "lightning"
+
+    @property
+    def save_dir(self) -> str:
+        """The folder of runs."""
+        return str(self.run.path.parent)
 
     @property
     def unwritten(self) -> list[dict[str, float]]:
@@ -73,16 +79,21 @@ class RunLog(Logger):
             self._writer = SummaryWriter(str(self.run.path), purge_step=self._written)
         return self._writer
 
-    def begin(self, epoch: int, unwritten: list[dict[str, float]]) -> None:
-        """Take over the rows of an earlier part of the run, which now resumes in `epoch`.
+    def state_dict(self) -> dict[str, Any]:
+        """How far the log is: what a resumed run has to know beside the rows in the files."""
+        return {"epochs": len(self.rows), "unwritten": self.unwritten, "pending": dict(self.pending)}
+
+    def begin(self, state: Mapping[str, Any] | None) -> None:
+        """Take over the rows of an earlier part of the run; rows of epochs that are repeated are dropped.
 
         Args:
-            epoch: The first epoch that is still to come, from 0; later rows are dropped.
-            unwritten: The rows that the earlier part could not write.
+            state: What `state_dict` gave when the run was saved; None for a run from the beginning.
         """
-        self.rows = [row for row in self.run.epochs if row["epoch"] < epoch]
+        state = state or {"epochs": 0, "unwritten": [], "pending": {}}
+        self.rows = [row for row in self.run.epochs if row["epoch"] < state["epochs"]]
         self._written = len(self.rows)
-        self.rows += [row for row in unwritten if row["epoch"] >= self._written]
+        self.rows += [row for row in state["unwritten"] if row["epoch"] >= self._written]
+        self.pending = dict(state["pending"])
 
     def log_hyperparams(self, params: Mapping[str, Any]) -> None:  # type: ignore[override]
         """Write what TensorBoard's HPARAMS tab compares runs by."""
@@ -91,7 +102,7 @@ class RunLog(Logger):
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Keep values for the next row; of several values of one name the last one counts."""
-        self._values.update(metrics)
+        self.pending.update(metrics)
 
     def end_epoch(self, epoch: int, step: int, picture: Picture | None) -> None:
         """Make a row of the values logged since the last one, and write all rows that are not written yet.
@@ -101,7 +112,7 @@ class RunLog(Logger):
             step: The optimiser steps that the run has taken.
             picture: A panel of predictions for TensorBoard.
         """
-        values, self._values = self._values, {}
+        values, self.pending = self.pending, {}
         first = {"epoch": epoch, "step": step, "lr": values.pop("lr")}
         last = {name: values.pop(name) for name in ("images_per_s", "seconds")}
         values = {name: value for name, value in sorted(values.items()) if name not in first}
@@ -132,7 +143,7 @@ class RunLog(Logger):
         if self.unwritten:  # the disk was full after the last epoch
             self._write()
         for name in FINAL:
-            self.writer.add_scalar(name, self._values[name], len(self.rows))
+            self.writer.add_scalar(name, self.pending[name], len(self.rows))
         self.writer._get_file_writer().add_summary(hparams({}, FINAL)[2])
         self.writer.close()
 

@@ -21,13 +21,16 @@ REFUSED = {
         ("limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches"), WHOLE_SETS
     ),
     **dict.fromkeys(("fast_dev_run", "num_sanity_val_steps"), "debug=fast tries everything out in seconds"),
-    **dict.fromkeys(("logger", "default_root_dir", "model_registry", "enable_autolog_hparams"), OUR_LOG),
-    **dict.fromkeys(("enable_checkpointing", "barebones"), OUR_CHECKPOINTS),
+    **dict.fromkeys(("logger", "model_registry"), OUR_LOG),
+    "enable_checkpointing": OUR_CHECKPOINTS,
+    "default_root_dir": "runs=<folder> says where runs are written",
+    "enable_autolog_hparams": "a run logs its hyperparameters itself",
+    "barebones": "it forbids the callbacks and the log of a run; python -m fcnseg.benchmark measures speed",
     "overfit_batches": "debug=overfit trains on sixteen images over and over",
     "max_time": "Ctrl-C, SIGTERM or SLURM's time limit stops a run, and the same command resumes it",
     "accumulate_grad_batches": "raise data.batch_size",
     "callbacks": "callbacks=lr_monitor or +callbacks.x._target_=... adds one",
-    "plugins": "trainer.precision chooses the precision",
+    "plugins": "a run brings the one that reads and writes its checkpoints; trainer.precision chooses the precision",
     "enable_progress_bar": "a run shows its own progress bar, on a terminal alone",
     "enable_model_summary": "callbacks=model_summary prints one",
     "reload_dataloaders_every_n_epochs": "the order of the images depends on seed and epoch already",
@@ -41,7 +44,7 @@ def check_trainer(cfg: DictConfig) -> None:
         ValueError: a setting that is refused, that has no effect beside the others, or that is out of its range.
     """
     trainer = cfg.trainer
-    for key in trainer.keys() - {"_target_", *HONOURED}:
+    for key in sorted(trainer.keys() - {"_target_", *HONOURED}):
         reason = REFUSED.get(str(key), f"it is unknown; known are {', '.join(HONOURED)}")
         raise ValueError(f"trainer.{key}={trainer[key]} cannot be set: {reason}")
     if trainer.get("gradient_clip_val") is not None and cfg.optimizer.get("fused"):
@@ -51,13 +54,15 @@ def check_trainer(cfg: DictConfig) -> None:
         )
     if "gradient_clip_algorithm" in trainer and trainer.get("gradient_clip_val") is None:
         raise ValueError("trainer.gradient_clip_algorithm has no effect by itself: add +trainer.gradient_clip_val=1.0")
-    if "log_every_n_steps" in trainer and not (cfg.callbacks or cfg.logger):
+    if "log_every_n_steps" in trainer and not cfg.callbacks:
         raise ValueError(
-            "trainer.log_every_n_steps has no effect without a logger or a callback: add callbacks=lr_monitor"
+            "trainer.log_every_n_steps has no effect without a callback that logs: add callbacks=lr_monitor"
+            " callbacks.lr_monitor.logging_interval=step"
         )
-    if isinstance(trainer.get("profiler"), str):
+    profiler = trainer.get("profiler")
+    if profiler is not None and not (isinstance(profiler, DictConfig) and {"dirpath", "filename"} <= profiler.keys()):
         raise ValueError(
-            f"trainer.profiler={trainer.profiler} would print nowhere: give it a file, with +trainer.profiler._target_="
+            f"trainer.profiler={profiler} would print nowhere: give it a file, with +trainer.profiler._target_="
             "lightning.pytorch.profilers.SimpleProfiler +trainer.profiler.dirpath=. +trainer.profiler.filename=profile"
         )
     devices = trainer.devices

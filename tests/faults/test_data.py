@@ -188,7 +188,7 @@ def test_instance_norm_of_one_value_says_what_to_raise(tmp_path, command):
     args = [arg for arg in command if not arg.startswith("model")]
     outcome = run(tmp_path, *args, "model=unet", "model.widths=[2,2,2,2,2,2]")
     assert outcome.code == 1
-    assert "data.size=32 leaves instance norm one value a channel: raise it" in outcome.err
+    assert "instance norm needs more than one value a channel: raise data.size=32" in outcome.err
 
 
 @pytest.mark.parametrize("net", ["fcn", pytest.param("transfer", marks=pytest.mark.slow)])

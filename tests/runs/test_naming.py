@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 from fcnseg import fit
 from fcnseg.cli.configs import SHIPPED
 from fcnseg.paper import EXPERIMENTS
+from fcnseg.runs.identity import WATCHERS
 from fcnseg.runs.naming import run_name
-from fcnseg.runs.settings import WATCHERS
 from fcnseg.train import train
 
 MONITOR = "lightning.pytorch.callbacks.LearningRateMonitor"

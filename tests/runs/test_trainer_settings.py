@@ -28,7 +28,7 @@ EFFECTS = {  # of every honoured setting: a value, settings that it needs, and w
         lambda trainer: trainer.gradient_clip_algorithm == "value",
     ),
     "detect_anomaly": (True, {}, lambda trainer: trainer._detect_anomaly),
-    "log_every_n_steps": (3, {"logger": {"x": {}}}, lambda trainer: trainer.log_every_n_steps == 3),
+    "log_every_n_steps": (3, {"callbacks": {"x": {}}}, lambda trainer: trainer.log_every_n_steps == 3),
     "profiler": (PROFILER, {}, lambda trainer: type(trainer.profiler).__name__ == "SimpleProfiler"),
 }
 

@@ -1,0 +1,41 @@
+"""What makes two configs two runs: every setting but those that say where a run is, how it is called or who watches it."""
+
+from typing import Any, cast
+
+from omegaconf import DictConfig, OmegaConf
+
+from fcnseg.runs.settings import flatten
+
+NOT_IDENTITY = ("name", "runs", "resume", "logger")
+WATCHERS = {  # callbacks of Lightning's that only watch; of the user's own, those with `only_watches: true`
+    f"lightning.pytorch.callbacks.{name}"
+    for name in (
+        "DeviceStatsMonitor",
+        "LearningRateMonitor",
+        "RichModelSummary",
+        "ModelCheckpoint",
+        "ThroughputMonitor",
+    )
+}
+
+
+def without_watchers(cfg: DictConfig) -> dict[str, Any]:
+    """A config, interpolations resolved, without its loggers and the callbacks that only watch."""
+    config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
+    config.pop("logger", None)
+    callbacks = {
+        name: entry
+        for name, entry in (config.pop("callbacks", None) or {}).items()
+        if entry and entry.get("_target_") not in WATCHERS and not entry.get("only_watches")
+    }
+    return {**config, "callbacks": callbacks} if callbacks else config
+
+
+def differences(old: DictConfig, new: DictConfig) -> dict[str, tuple[Any, Any]]:
+    """The settings that make two configs two runs, each with its values in both; more epochs or patience make none."""
+    befores, afters = (flatten(without_watchers(cfg)) for cfg in (old, new))
+    may_differ = {*NOT_IDENTITY, "trainer.max_epochs", "patience"}
+    if all(flat.get("schedule.T_max") == flat["trainer.max_epochs"] for flat in (befores, afters)):
+        may_differ.add("schedule.T_max")
+    pairs = {key: (befores.get(key), afters.get(key)) for key in sorted(befores.keys() | afters.keys())}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1] and key not in may_differ}
