@@ -1,7 +1,6 @@
 """What people write: torchvision's VOCSegmentation, a transform for each sample, a DataLoader, a stock Lightning module."""
 
 import os
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from torchvision.transforms import InterpolationMode, v2
 from fcnseg.data.augment import Flip
 from fcnseg.data.module import VOCDataModule
 from fcnseg.data.voc import MEAN, NUM_CLASSES, STD, VOID
+from fcnseg.task import SegmentationTask
 
 
 class Sample:
@@ -73,14 +73,15 @@ class StockModule(LightningModule):
     """A Lightning module as in tutorials.
 
     Args:
-        net: A network from (N, 3, H, W) images to (N, C, H, W) logits.
-        criterion: A loss of logits and (N, H, W) labels.
-        optimizer: A function that makes the optimiser of some parameters.
+        task: The network, which is changed, and the loss and the optimiser, in whose place torch's own are taken.
     """
 
-    def __init__(self, net: nn.Module, criterion: nn.Module, optimizer: Callable[[Any], Optimizer]) -> None:
+    def __init__(self, task: SegmentationTask) -> None:
         super().__init__()
-        self.net, self.criterion, self.make_optimizer = net, criterion, optimizer
+        loss: Any = task.loss
+        self.net = of_stock_layers(task.net)
+        self.criterion = nn.CrossEntropyLoss(loss.weight if loss.weighted else None, ignore_index=VOID)
+        self.optimizer: Any = task.optimizer  # a partial of one of torch's
         self.train_iou = MulticlassJaccardIndex(NUM_CLASSES, ignore_index=VOID)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
@@ -94,5 +95,6 @@ class StockModule(LightningModule):
         return loss
 
     def configure_optimizers(self) -> Optimizer:
-        """Make the optimiser."""
-        return self.make_optimizer(self.net.parameters())
+        """Make the optimiser, with torch's defaults except for the learning rate."""
+        optimizer: Optimizer = self.optimizer.func(self.net.parameters(), lr=self.optimizer.keywords["lr"])
+        return optimizer

@@ -4,7 +4,6 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -21,13 +20,14 @@ from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from fcnseg import build
-from fcnseg.benchmark.arms import WARMUP, Clock, fabric_of, fcnseg, host_peak, precision_of, task_of
+from fcnseg.benchmark.arms import Clock, fabric_of, fcnseg, host_peak, task_of
 from fcnseg.benchmark.conventional import image_loader
 from fcnseg.benchmark.process import Figures
 from fcnseg.benchmark.roofline import Operations, ideal_seconds, machine_peaks, step_operations, typical
-from fcnseg.data import packed, voc
+from fcnseg.data import voc
 from fcnseg.data.augment import Flip
 from fcnseg.data.module import Loader, VOCDataModule
+from fcnseg.data.packed import Pack, map_array, pack
 from fcnseg.fit import Training
 from fcnseg.limits import keep_freed_memory
 from fcnseg.metrics import SegmentationMetrics
@@ -57,7 +57,7 @@ def limits(cfg: Any) -> Figures:
     """The images/s that this machine could train at the most, in each precision that an arm trains in."""
     data, task, fabric, _ = prepare(cfg)
     speeds = {}
-    for precision in (precision_of(cfg), "32-true"):
+    for precision in (cfg.trainer.precision, "32-true"):
         dtype = DTYPES.get(precision, torch.bfloat16)
         counted = step_operations(task.net, task.loss, batch_size=data.batch_size, size=data.size, dtype=dtype)
         speeds[precision] = data.batch_size / ideal_seconds(counted, **machine_peaks(fabric.device, dtype))
@@ -83,20 +83,20 @@ def operations(cfg: Any) -> Figures:
     _, task, fabric, batch = prepare(cfg)
     step = bare_step(task, batch, fabric)
     whole = typical(step, fabric.device, cfg.repeats)
-    rounds = []
-    for _ in range(cfg.repeats):
-        with Operations(timed_on=fabric.device) as operations:
+    with Operations(fabric.device) as operations:
+        for _ in range(cfg.repeats):
             step()
-        rounds.append(operations.counted)
     kinds = defaultdict(list)
-    for same in zip(*rounds, strict=True):
-        kinds[same[0].name, same[0].shapes].append(same[0]._replace(seconds=median(call.seconds for call in same)))
-    peaks = machine_peaks(fabric.device, DTYPES.get(precision_of(cfg), torch.bfloat16))
+    for call in operations.counted:
+        kinds[call.name, call.shapes].append(call)
+    peaks = machine_peaks(fabric.device, DTYPES.get(cfg.trainer.precision, torch.bfloat16))
     rows = []
     for (name, shapes), calls in kinds.items():
-        ms, ideal_ms = 1e3 * sum(call.seconds for call in calls), 1e3 * ideal_seconds(calls, **peaks)
+        in_a_step = len(calls) // cfg.repeats
+        ms = 1e3 * in_a_step * median(call.seconds for call in calls)
+        ideal_ms = 1e3 * ideal_seconds(calls, **peaks) / cfg.repeats
         tensors = "  ".join("x".join(map(str, shape)) for shape in shapes[:3] if shape)
-        row = {"name": name, "calls": len(calls), "ms": ms, "ideal_ms": ideal_ms, "lost_ms": ms - ideal_ms}
+        row = {"name": name, "calls": in_a_step, "ms": ms, "ideal_ms": ideal_ms, "lost_ms": ms - ideal_ms}
         rows.append({**row, "tensors": tensors})
     return {"step_ms": whole * 1e3, "operations": sorted(rows, key=lambda row: -row["lost_ms"])}
 
@@ -118,9 +118,9 @@ def data_path(cfg: Any) -> Figures:
         for batch in workers:
             fabric.to_device(batch)
 
-    rounds = [(typical(ours, fabric.device, 3), typical(theirs, fabric.device, 1)) for _ in range(cfg.repeats)]
-    speeds = [data.count("train") / median(times) for times in zip(*rounds, strict=True)]
-    return {"fcnseg": speeds[0], "dataloader": speeds[1], "ratio": speeds[0] / speeds[1]}
+    ours_s, theirs_s = (typical(job, fabric.device, cfg.repeats) for job in (ours, theirs))
+    images = data.count("train")
+    return {"fcnseg": images / ours_s, "dataloader": images / theirs_s, "ratio": theirs_s / ours_s}
 
 
 def packing(cfg: Any) -> Figures:
@@ -139,20 +139,16 @@ def packing(cfg: Any) -> Figures:
         for part in folder.path.iterdir():
             if part.is_dir() and part.name != "packs":
                 (Path(home) / part.name).symlink_to(part.resolve())
-        before, start = typical(decode, CPU, 1), time.perf_counter()
-        packs = [packed.pack(voc.Folder(Path(home)), image_set, data.size) for image_set in ("train", "val")]
-        images = sum(len(pack.ids) for pack in packs)
-        speed = images / (time.perf_counter() - start)
-    one_core = len(some) * 2 / (before + typical(decode, CPU, 1))
+        start = time.perf_counter()
+        pack(voc.Folder(Path(home)), "train", data.size)
+        speed = len(names) / (time.perf_counter() - start)
+    one_core = len(some) / typical(decode, CPU, 3)
     ratio = speed / len(os.sched_getaffinity(0)) / one_core
-    return {"images": images, "images_per_s": speed, "one_core": one_core, "per_core_ratio": ratio}
+    return {"images_per_s": speed, "one_core": one_core, "per_core_ratio": ratio}
 
 
 def metrics(cfg: Any) -> Figures:
-    """What the scores of a validation epoch cost, as a share of its forward passes: this package's and torchmetrics'.
-
-    They start from labels. `labels_ms` is the time that labels take, which any prediction needs.
-    """
+    """What the scores of a batch cost, from labels, as a share of its forward pass: this package's and torchmetrics'."""
     data, task, fabric, batch = prepare(cfg)
     task.eval()
     ours = SegmentationMetrics(data.num_classes).to(fabric.device)
@@ -163,23 +159,15 @@ def metrics(cfg: Any) -> Figures:
             logits: Tensor = task(batch.image)
         return logits
 
-    def compute() -> None:
-        ours._computed = None  # torchmetrics would give the same answer again
-        ours.compute()
-
     logits, labels = forward(), batch.mask.long()
     prediction = logits.max(dim=1).indices
-    batches = -(-data.count("val") // data.batch_size)
-    jobs: dict[str, tuple[Callable[[], object], int]] = {
-        "forward_ms": (forward, cfg.repeats),
-        "labels_ms": (lambda: logits.max(dim=1), 10),
-        "update_ms": (lambda: ours.update(prediction, batch.mask), batches),
-        "compute_ms": (compute, 10),
-        "torchmetrics_update_ms": (lambda: stock.update(logits, labels), cfg.repeats),
+    jobs: dict[str, Callable[[], object]] = {
+        "forward_ms": forward,
+        "update_ms": lambda: ours.update(prediction, batch.mask),
+        "torchmetrics_update_ms": lambda: stock.update(logits, labels),
     }
-    figures = {name: 1e3 * typical(job, fabric.device, repeats) for name, (job, repeats) in jobs.items()}
-    figures["compute_ms"] /= batches  # once an epoch, of all its updates
-    return {**figures, "share_of_forward": (figures["update_ms"] + figures["compute_ms"]) / figures["forward_ms"]}
+    figures = {name: 1e3 * typical(job, fabric.device, cfg.repeats) for name, job in jobs.items()}
+    return {**figures, "share_of_forward": figures["update_ms"] / figures["forward_ms"]}
 
 
 def loop(cfg: Any) -> Figures:
@@ -199,11 +187,11 @@ def loop(cfg: Any) -> Figures:
             trainer.callbacks.append(clock)
             trainer.fit_loop.max_epochs = 1
             trainer.fit(task, DataLoader(copies, batch_size=None), DataLoader(copies[:1], batch_size=None))
-        trained.append(1e3 * median(end - start for start, end in pairwise(clock.ends[10:])))  # the first ones are cold
+        trained.append(1e3 * clock.seconds_per_step())
         step = bare_step(task.to(fabric.device), batch, fabric)
         bare.append(1e3 * typical(step, CPU, TOY_STEPS))  # the host's time: it does not wait for a GPU
-    overhead = median(ours - theirs for ours, theirs in zip(trained, bare, strict=True))
-    return {"bare_ms": median(bare), "trainer_ms": median(trained), "overhead_ms": overhead}
+    bare_ms, trainer_ms = median(bare), median(trained)
+    return {"bare_ms": bare_ms, "trainer_ms": trainer_ms, "overhead_ms": trainer_ms - bare_ms}
 
 
 def epoch(cfg: Any) -> Figures:
@@ -220,13 +208,13 @@ def epoch(cfg: Any) -> Figures:
         clock = Clock(fabric_of(cfg).device, len(data.train_dataloader()))
         fcnseg(cfg, data, task, clock)
         peaks.append(host_peak())
-    timed = len(clock.ends) - WARMUP
-    seconds = (clock.marks["timed"] - clock.marks["warm-up"]) / timed / data.batch_size  # an image
+    seconds = clock.seconds_per_step() / data.batch_size  # an image
     return {
         "images": len(samples),
+        "size": data.size,
+        "batch_size": data.batch_size,
         "epoch_s": seconds * len(samples),
         "ms_per_image": 1e3 * seconds,
-        "ns_per_pixel": 1e9 * seconds / data.size**2,
         "pack_mb": sum(pack.nbytes for pack in data.packs.values()) / 1e6,
         "peak_mb": peaks[1],
         "data_mb": peaks[1] - peaks[0],
@@ -247,8 +235,8 @@ def beyond_memory(cfg: Any) -> Figures:
         for path, channels in zip(paths, ((3,), ()), strict=True):
             np.lib.format.open_memmap(path, "w+", np.uint8, (images, size, size, *channels))
         before = _own_memory()
-        pixels, labels = map(packed._map, paths)
-        pack = packed.Pack(pixels, labels, ids=(), class_pixels=torch.zeros(0), fingerprint="")
+        pixels, labels = map(map_array, paths)
+        pack = Pack(pixels, labels, ids=(), class_pixels=torch.zeros(0), fingerprint="")
         batches = iter(Loader(pack, torch.arange(images), batch_size=batch_size, seed=0, step=lambda: 0))
         speed = batch_size / typical(lambda: next(batches), CPU, GATHERED)
         own = _own_memory() - before

@@ -153,13 +153,13 @@ def _open(home: Path) -> Pack:
     """Map a finished pack into memory."""
     try:
         meta = json.loads((home / "pack.json").read_text(encoding="utf-8"))
-        images, masks = (_map(home / f"{name}.npy") for name in ("images", "masks"))
+        images, masks = (map_array(home / f"{name}.npy") for name in ("images", "masks"))
     except (OSError, ValueError, EOFError) as error:
         raise ValueError(f"the pack {home} is damaged ({error}): remove this folder, and it is built anew") from error
     return Pack(images, masks, tuple(meta["ids"]), torch.tensor(meta["class_pixels"]), meta["fingerprint"])
 
 
-def _map(path: Path) -> Tensor:
+def map_array(path: Path) -> Tensor:
     """Map an array file into memory, copy-on-write: what is written to the tensor does not reach the file.
 
     It computes `np.load(path, mmap_mode="c")`, which reserves memory for a copy of the whole array, and fails for a pack
