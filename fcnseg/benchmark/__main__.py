@@ -102,7 +102,7 @@ def growth(cfg: DictConfig, show: Show) -> Figures:
             show(growing := f"{key} x {factor}")
             point = cfg.copy()
             OmegaConf.update(point, key, factor * OmegaConf.select(cfg, key))
-            rows.append({"growing": growing, **call(epoch, point)})
+            rows.append({"growing": growing, **epoch(point)})
     show(f"a pack larger than the memory, {cfg.data.size} px")
     return {"growth": rows, "beyond_memory": call(beyond_memory, cfg)}
 

@@ -52,10 +52,6 @@ class Clock(Callback):
         if self.done == 1:
             self.first_loss = loss.item()
 
-    def seconds_per_step(self) -> float:
-        """The mean of the timed steps."""
-        return self.seconds["timed"] / (self.steps - WARMUP)
-
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note that all is set up."""
         self.mark("set-up")
@@ -79,13 +75,19 @@ def task_of(cfg: Any, data: VOCDataModule) -> SegmentationTask:
     return build.task(cfg, num_classes=data.num_classes, class_pixels=data.class_pixels)
 
 
-def train(cfg: Any, name: str) -> Figures:
-    """Train with the arm `name` for `cfg.steps` timed steps after those to warm up."""
+def train(cfg: Any, name: str, images: int | None = None) -> Figures:
+    """Train with an arm for `cfg.steps` timed steps after those to warm up.
+
+    Args:
+        cfg: The whole config.
+        name: The name of the arm.
+        images: The number of images that are trained on, over and over; None stands for all.
+    """
     device, steps = fabric_of(cfg).device, WARMUP + cfg.steps
     clock = Clock(device, steps)
     data = build.data(cfg)
     data.prepare_data()
-    data.parts["train"] = ("train", torch.arange(steps * data.batch_size) % data.count("train"))
+    data.parts["train"] = ("train", torch.arange(steps * data.batch_size) % (images or data.count("train")))
     clock.mark("pack")
     task = task_of(cfg, data)
     clock.mark("build")
@@ -94,15 +96,10 @@ def train(cfg: Any, name: str) -> Figures:
         "precision": cfg.trainer.precision if name in OURS else "32-true",
         "first_loss": clock.first_loss,
         "cold": {stage: clock.seconds[stage] for stage in COLD},
-        "images_per_s": data.batch_size / clock.seconds_per_step(),
-        "host_mb": host_peak(),
+        "images_per_s": data.batch_size * cfg.steps / clock.seconds["timed"],
+        "host_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,  # the most at a time
         "gpu_mb": torch.cuda.max_memory_allocated(device) / 1e6 if device.type == "cuda" else None,
     }
-
-
-def host_peak() -> float:
-    """The most memory in MB that this process has had at a time."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
 def plain(cfg: Any, data: VOCDataModule, task: SegmentationTask, clock: Clock) -> None:

@@ -7,25 +7,23 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 from lightning import Fabric
-from PIL.Image import Resampling
 from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from fcnseg import build
-from fcnseg.benchmark.arms import Clock, fabric_of, fcnseg, host_peak, task_of
+from fcnseg.benchmark.arms import WARMUP, Clock, fabric_of, task_of, train
 from fcnseg.benchmark.conventional import image_loader
-from fcnseg.benchmark.process import Figures
+from fcnseg.benchmark.process import Figures, call
 from fcnseg.benchmark.roofline import Operations, ideal_seconds, machine_peaks, step_operations, typical
 from fcnseg.data import voc
-from fcnseg.data.augment import Flip
+from fcnseg.data.batch import Batch
 from fcnseg.data.module import Loader, VOCDataModule
 from fcnseg.data.packed import Pack, map_array, pack
 from fcnseg.fit import Training
@@ -37,9 +35,7 @@ from fcnseg.task import SegmentationTask
 
 CPU = torch.device("cpu")
 DTYPES = {"32-true": torch.float32}  # by precision; any other has bfloat16 in it
-DECODED = 100  # images that show the speed of one core
-TOY_STEPS = 150
-TOY_SHAPE = (4, 3, 8, 8)  # so small that what is left of a step is the loop
+TOY_STEPS = 500
 BEYOND = 2  # a pack of this many times the machine's memory,
 GATHERED = 50  # of which so many batches are taken
 
@@ -87,13 +83,13 @@ def operations(cfg: Any) -> Figures:
         for _ in range(cfg.repeats):
             step()
     kinds = defaultdict(list)
-    for call in operations.counted:
-        kinds[call.name, call.shapes].append(call)
+    for operation in operations.counted:
+        kinds[operation.name, operation.shapes].append(operation)
     peaks = machine_peaks(fabric.device, DTYPES.get(cfg.trainer.precision, torch.bfloat16))
     rows = []
     for (name, shapes), calls in kinds.items():
         in_a_step = len(calls) // cfg.repeats
-        ms = 1e3 * in_a_step * median(call.seconds for call in calls)
+        ms = 1e3 * in_a_step * median(operation.seconds for operation in calls)
         ideal_ms = 1e3 * ideal_seconds(calls, **peaks) / cfg.repeats
         tensors = "  ".join("x".join(map(str, shape)) for shape in shapes[:3] if shape)
         row = {"name": name, "calls": in_a_step, "ms": ms, "ideal_ms": ideal_ms, "lost_ms": ms - ideal_ms}
@@ -102,13 +98,10 @@ def operations(cfg: Any) -> Figures:
 
 
 def data_path(cfg: Any) -> Figures:
-    """The images/s of batches flipped and normalised, without training, of this package and of a DataLoader."""
+    """The images/s of normalised batches on the device, without training, of this package and of a DataLoader."""
     data, _, fabric, _ = prepare(cfg)
     data.packs = {name: pack.to(fabric.device) for name, pack in data.packs.items()}
-    data.augment = Flip()
     workers = image_loader(data, fabric.device)  # whose start is not counted
-    training: Any = SimpleNamespace(training=True, current_epoch=0, global_step=0)  # all that the data asks a Trainer
-    data.trainer = training
 
     def ours() -> None:
         for batch in data.train_dataloader():
@@ -120,31 +113,20 @@ def data_path(cfg: Any) -> Figures:
 
     ours_s, theirs_s = (typical(job, fabric.device, cfg.repeats) for job in (ours, theirs))
     images = data.count("train")
-    return {"fcnseg": images / ours_s, "dataloader": images / theirs_s, "ratio": theirs_s / ours_s}
+    return {"images_per_s": images / ours_s, "dataloader_per_s": images / theirs_s, "ratio": theirs_s / ours_s}
 
 
 def packing(cfg: Any) -> Figures:
-    """The images/s of building the packs from nothing, and of one core that decodes and resizes."""
+    """The images/s of building the pack of the train split from nothing."""
     data = build.data(cfg)
-    folder, square = data.source(data.root), (data.size, data.size)
-    names = folder.ids("train")
-    some = names[:: max(1, len(names) // DECODED)]
-
-    def decode() -> None:
-        for name in some:
-            voc.read_image(folder.image(name)).resize(square, Resampling.BILINEAR).load()
-            voc.read_mask(folder.mask(name)).resize(square, Resampling.NEAREST).load()
-
     with TemporaryDirectory() as home:
-        for part in folder.path.iterdir():
+        for part in data.source(data.root).path.iterdir():
             if part.is_dir() and part.name != "packs":
                 (Path(home) / part.name).symlink_to(part.resolve())
         start = time.perf_counter()
-        pack(voc.Folder(Path(home)), "train", data.size)
-        speed = len(names) / (time.perf_counter() - start)
-    one_core = len(some) / typical(decode, CPU, 3)
-    ratio = speed / len(os.sched_getaffinity(0)) / one_core
-    return {"images_per_s": speed, "one_core": one_core, "per_core_ratio": ratio}
+        built = pack(voc.Folder(Path(home)), "train", data.size)
+        seconds = time.perf_counter() - start
+    return {"images": len(built.ids), "images_per_s": len(built.ids) / seconds}
 
 
 def metrics(cfg: Any) -> Figures:
@@ -173,51 +155,43 @@ def metrics(cfg: Any) -> Figures:
 def loop(cfg: Any) -> Figures:
     """The milliseconds that the host spends on a step of a network with next to no work: in a bare loop, and in a run."""
     torch.set_num_threads(1)
-    data, _, fabric, batch = prepare(cfg)
-    image, mask = torch.randn(TOY_SHAPE), torch.zeros(TOY_SHAPE[0], *TOY_SHAPE[2:], dtype=torch.uint8)
-    batch = fabric.to_device(type(batch)(image, mask, torch.arange(len(mask))))
+    data, task, fabric, _ = prepare(cfg)
+    task.net = nn.Conv2d(3, data.num_classes, 1)
+    # So small that what is left of a step is the loop.
+    images, masks = torch.randn(4, 3, 8, 8), torch.zeros(4, 8, 8, dtype=torch.uint8)
+    batch = fabric.to_device(Batch(images, masks, torch.arange(4)))
     copies: Any = [batch] * TOY_STEPS
-    bare, trained = [], []
-    for _ in range(cfg.repeats):  # in turns
-        task, clock = task_of(cfg, data), Clock(CPU, TOY_STEPS)
-        task.net = nn.Conv2d(3, data.num_classes, 1)
-        with TemporaryDirectory() as folder:
-            trainer: Any = Training(cfg, run := Run(Path(folder)), StopRequest(), Console(quiet=True)).trainer
-            run.checkpoints.mkdir()
-            trainer.callbacks.append(clock)
-            trainer.fit_loop.max_epochs = 1
-            trainer.fit(task, DataLoader(copies, batch_size=None), DataLoader(copies[:1], batch_size=None))
-        trained.append(1e3 * clock.seconds_per_step())
-        step = bare_step(task.to(fabric.device), batch, fabric)
-        bare.append(1e3 * typical(step, CPU, TOY_STEPS))  # the host's time: it does not wait for a GPU
-    bare_ms, trainer_ms = median(bare), median(trained)
-    return {"bare_ms": bare_ms, "trainer_ms": trainer_ms, "overhead_ms": trainer_ms - bare_ms}
+    clock = Clock(CPU, TOY_STEPS)  # the host's time: it does not wait for a GPU
+    with TemporaryDirectory() as folder:
+        trainer: Any = Training(cfg, run := Run(Path(folder)), StopRequest(), Console(quiet=True)).trainer
+        run.checkpoints.mkdir()
+        trainer.callbacks.append(clock)
+        trainer.fit_loop.max_epochs = 1
+        trainer.fit(task, DataLoader(copies, batch_size=None), DataLoader(copies[:1], batch_size=None))
+    in_a_run = clock.seconds["timed"] / (TOY_STEPS - WARMUP)
+    bare = typical(bare_step(task.to(fabric.device), batch, fabric), CPU, TOY_STEPS)
+    return {"bare_ms": 1e3 * bare, "run_ms": 1e3 * in_a_run, "overhead_ms": 1e3 * (in_a_run - bare)}
 
 
 def epoch(cfg: Any) -> Figures:
-    """The seconds and the memory of an epoch.
+    """The seconds and the memory of an epoch of generated images.
 
-    Before it, as many steps on its first two batches show what memory torch takes: what comes on top is the data's.
+    As many steps on two batches alone show what memory torch takes: what comes on top is the data's.
     """
-    data = build.data(cfg)
-    data.prepare_data()
-    task, peaks = task_of(cfg, data), []
-    samples = torch.arange(data.count("train"))
-    for order in (samples % (2 * data.batch_size), samples):
-        data.parts["train"] = ("train", order)
-        clock = Clock(fabric_of(cfg).device, len(data.train_dataloader()))
-        fcnseg(cfg, data, task, clock)
-        peaks.append(host_peak())
-    seconds = clock.seconds_per_step() / data.batch_size  # an image
+    source, size, batch_size = cfg.data.source, cfg.data.size, cfg.data.batch_size
+    cfg.steps = source.train // batch_size - WARMUP
+    few, whole = (call(train, cfg, "fcnseg", images) for images in (2 * batch_size, source.train))
+    if failed := [figures for figures in (few, whole) if "failed" in figures]:
+        return failed[0]
     return {
-        "images": len(samples),
-        "size": data.size,
-        "batch_size": data.batch_size,
-        "epoch_s": seconds * len(samples),
-        "ms_per_image": 1e3 * seconds,
-        "pack_mb": sum(pack.nbytes for pack in data.packs.values()) / 1e6,
-        "peak_mb": peaks[1],
-        "data_mb": peaks[1] - peaks[0],
+        "images": source.train,
+        "size": size,
+        "batch_size": batch_size,
+        "epoch_s": source.train / whole["images_per_s"],
+        "ms_per_image": 1e3 / whole["images_per_s"],
+        "pack_mb": 4 * size**2 * (source.train + source.val) / 1e6,  # three bytes of a pixel's colour and its label
+        "peak_mb": whole["host_mb"],
+        "data_mb": whole["host_mb"] - few["host_mb"],
     }
 
 

@@ -106,10 +106,8 @@ def machine_peaks(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
     left, right = (torch.randn(rows, rows, device=device).to(dtype) for _ in range(2))
     source = torch.ones(copied, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    precise = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")  # TF32 where there is one: CUDA's convolutions take it by themselves
     flops = 2 * rows**3 / min(seconds(lambda: left @ right, device))
-    torch.set_float32_matmul_precision(precise)
     return {"flops": flops, "bandwidth": 2 * copied / min(seconds(lambda: target.copy_(source), device))}
 
 
