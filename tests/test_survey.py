@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from fcnseg.check.survey import Span, Survey, render, survey
+from fcnseg.check.survey import Survey, render, survey
 from fcnseg.data import voc
 from fcnseg.data.shapes import shapes
 from fcnseg.metrics import all_background, confusion, scores
@@ -21,7 +21,7 @@ VOC_TRAIN = (
 
 
 def of_counts(pixels, name="train", problems=()):
-    return Survey(name, 1464, Span(142, 500, 500), Span(71, 375, 500), tuple(pixels), (0,) * 22, problems)
+    return Survey(name, 1464, (142, 500, 500), (71, 375, 500), tuple(pixels), (0,) * 22, problems)
 
 
 def printed(*surveys):

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from fcnseg.benchmark.process import Figures, Show, call
 from fcnseg.benchmark.tables import tables
 from fcnseg.cli.command import command, console
+from fcnseg.data import check_whole_number
 from fcnseg.files import write_json
 
 OURS = "fcnseg.cli.command; fcnseg.cli.command.collect_rarely(); import fcnseg.fit"
@@ -60,8 +61,7 @@ def check(cfg: DictConfig) -> None:
         ValueError: A setting is out of its range.
     """
     for key in ("repeats", "steps"):
-        if cfg[key] < 1:
-            raise ValueError(f"{key}={cfg[key]}: wanted a whole number from 1 up")
+        check_whole_number(key, cfg[key], 1)
     if unknown := set(cfg.arms) - IMPORTS.keys():
         raise ValueError(f"arms: there is no arm {', '.join(sorted(unknown))}; wanted some of {', '.join(IMPORTS)}")
     images, least = cfg.data.source.get("train", 0), 3 * max(FACTORS["data.batch_size"]) * cfg.data.batch_size

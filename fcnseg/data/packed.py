@@ -27,7 +27,7 @@ SHOWN = 10  # files named in one message
 NORESERVE = 0x4000 if sys.platform == "linux" else 0  # MAP_NORESERVE, which Python's mmap has from 3.13 on
 
 Array = np.memmap[Any, np.dtype[np.uint8]]
-Packed = tuple[list[int], str]  # of one image: (256,) pixels per label, and the hash of its two files
+Packed = tuple[list[int], str]  # of one image: the pixels of every class, then of void, and the hash of its two files
 
 
 @dataclass(frozen=True)
@@ -111,11 +111,10 @@ def _build(folder: voc.Folder, ids: Sequence[str], size: int, title: str, home: 
         results = list(shown(pool.map(partial(_write, folder, images, masks), count(), ids), title, len(ids)))
     if errors := [str(result) for result in results if isinstance(result, ValueError)]:
         raise ValueError(_some(errors))
-    histograms, digests = zip(*(result for result in results if not isinstance(result, ValueError)), strict=True)
-    pixels = np.sum(histograms, axis=0).tolist()
+    pixels, digests = zip(*(result for result in results if not isinstance(result, ValueError)), strict=True)
     meta = {
         "ids": list(ids),
-        "class_pixels": [*pixels[: voc.NUM_CLASSES], pixels[voc.VOID]],
+        "class_pixels": np.sum(pixels, axis=0).tolist(),
         "fingerprint": hashlib.sha256(json.dumps([list(ids), digests]).encode()).hexdigest()[:12],
     }
     images.flush()
@@ -137,7 +136,7 @@ def _write(folder: voc.Folder, images: Array, masks: Array, row: int, name: str)
     images[row] = np.asarray(image.resize(square, Resampling.BILINEAR))
     masks[row] = np.asarray(mask.resize(square, Resampling.NEAREST))
     digest = hashlib.sha256(folder.image(name).read_bytes() + folder.mask(name).read_bytes())
-    return mask.histogram(), digest.hexdigest()
+    return voc.count_pixels(mask), digest.hexdigest()
 
 
 def _new_array(path: Path, shape: tuple[int, ...]) -> Array:
