@@ -49,7 +49,7 @@ class Clock(Callback):
         self.done += 1
         if stage := {1: "first step", WARMUP: "warm-up", self.steps: "timed"}.get(self.done):
             self.mark(stage)
-        if self.done == 1:
+        if self.done == 1:  # after the mark: reading it on a GPU takes time
             self.first_loss = loss.item()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -79,7 +79,7 @@ def train(cfg: Any, name: str, images: int | None = None) -> Figures:
     """Train with an arm for `cfg.steps` timed steps after those to warm up.
 
     Args:
-        cfg: The whole config.
+        cfg: What is trained, and for how many steps.
         name: The name of the arm.
         images: The number of images that are trained on, over and over; None stands for all.
     """
@@ -87,6 +87,7 @@ def train(cfg: Any, name: str, images: int | None = None) -> Figures:
     clock = Clock(device, steps)
     data = build.data(cfg)
     data.prepare_data()
+    # As many images as there are steps: an epoch's end would be timed as well.
     data.parts["train"] = ("train", torch.arange(steps * data.batch_size) % (images or data.count("train")))
     clock.mark("pack")
     task = task_of(cfg, data)
@@ -107,7 +108,7 @@ def plain(cfg: Any, data: VOCDataModule, task: SegmentationTask, clock: Clock) -
     module = StockModule(task).to(clock.device).train()
     optimizer = module.configure_optimizers()
     loader = image_loader(data, clock.device)
-    running = 0.0
+    running = 0.0  # what such loops print
     clock.mark("set-up")
     for image, mask in loader:
         image, mask = image.to(clock.device), mask.to(clock.device)
@@ -149,7 +150,7 @@ def compare(cfg: Any, limits: Figures, show: Show) -> dict[str, Figures]:
     """Train with every arm in turns, so that what else the machine does meets all of them.
 
     Args:
-        cfg: The whole config.
+        cfg: What every arm trains; `cfg.arms` are trained `cfg.repeats` times each.
         limits: The images/s that this machine could train at the most, by precision.
         show: Shows which arm trains.
 

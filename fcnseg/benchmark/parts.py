@@ -154,10 +154,10 @@ def metrics(cfg: Any) -> Figures:
 
 def loop(cfg: Any) -> Figures:
     """The milliseconds that the host spends on a step of a network with next to no work: in a bare loop, and in a run."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # work this small is not worth sharing
     data, task, fabric, _ = prepare(cfg)
     task.net = nn.Conv2d(3, data.num_classes, 1)
-    # So small that what is left of a step is the loop.
+    # Images so small that what is left of a step is the loop.
     images, masks = torch.randn(4, 3, 8, 8), torch.zeros(4, 8, 8, dtype=torch.uint8)
     batch = fabric.to_device(Batch(images, masks, torch.arange(4)))
     copies: Any = [batch] * TOY_STEPS

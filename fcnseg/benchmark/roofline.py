@@ -61,6 +61,7 @@ class Operations(TorchDispatchMode):
         start = now(self.device)
         out = func(*args, **kwargs)
         seconds = now(self.device) - start
+        # A view shares the memory of its input.
         if not func.is_view and packet.__name__ not in UNREAD:
             flops = flop_registry[packet](*args, **kwargs, out_val=out) if packet in flop_registry else 0
             changed = [value for value, spec in zip(args, func._schema.arguments, strict=False) if spec.is_write]
@@ -106,6 +107,7 @@ def machine_peaks(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
     left, right = (torch.randn(rows, rows, device=device).to(dtype) for _ in range(2))
     source = torch.ones(copied, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
+    # For the rest of the process, which does nothing else.
     torch.set_float32_matmul_precision("high")  # TF32 where there is one: CUDA's convolutions take it by themselves
     flops = 2 * rows**3 / min(seconds(lambda: left @ right, device))
     return {"flops": flops, "bandwidth": 2 * copied / min(seconds(lambda: target.copy_(source), device))}
