@@ -80,8 +80,7 @@ def test_facts_of_voc_2012():
     assert weights["background"] == pytest.approx(0.25189, abs=5e-6)
     assert weights["person"] == pytest.approx(0.95430, abs=5e-6)
     assert weights["bicycle"] == pytest.approx(0.99711, abs=5e-6)
-    assert found.floor.accuracy == pytest.approx(0.73355, abs=5e-6)
-    assert found.floor.miou == pytest.approx(0.73355 / 21, abs=5e-6)
+    assert found.floor == pytest.approx((0.73355, 0.73355 / 21), abs=5e-6)
     assert found.void_share == pytest.approx(0.0546, abs=5e-5)
 
 

@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from statistics import median_low
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,13 +20,6 @@ from fcnseg.metrics import scores
 
 Span = tuple[int, int, int]  # the least, the median and the greatest of some lengths in pixels; zeros without any
 Look = tuple[tuple[int, int] | None, list[int], list[str]]  # of an image: size, pixels of 22 labels, problems
-
-
-class Floor(NamedTuple):
-    """The scores of predicting background everywhere in an image set, without void; NaN if nothing is labelled."""
-
-    accuracy: float
-    miou: float
 
 
 @dataclass(frozen=True)
@@ -58,12 +50,12 @@ class Survey:
         return self.pixels[-1] / max(1, sum(self.pixels))
 
     @property
-    def floor(self) -> Floor:
-        """The scores that a trained network has to beat."""
+    def floor(self) -> tuple[float, float]:
+        """Accuracy and mIoU of predicting background everywhere, without void; NaN if nothing is labelled."""
         predicted = torch.zeros(1, len(self.pixels), voc.NUM_CLASSES, dtype=torch.long)  # by truth and prediction
         predicted[0, :, voc.BACKGROUND] = torch.tensor(self.pixels)
         floor = scores(predicted)
-        return Floor(floor["pixel_acc"].item(), floor["miou"].item())
+        return floor["pixel_acc"].item(), floor["miou"].item()
 
     @property
     def weights(self) -> tuple[float, ...]:
