@@ -15,6 +15,7 @@ from fcnseg.benchmark.process import Figures, Show, call
 from fcnseg.benchmark.tables import tables
 from fcnseg.cli.command import command
 from fcnseg.cli.messages import console
+from fcnseg.data import check_whole_number
 from fcnseg.files import write_json
 
 OURS = "fcnseg.cli.command; fcnseg.cli.command.collect_rarely(); import fcnseg.fit"
@@ -38,6 +39,7 @@ def benchmark(cfg: DictConfig) -> None:
     OmegaConf.resolve(cfg)
     from fcnseg import build  # imports torch, which a refused command need not wait for
 
+    cfg.trainer.precision = build.precision(cfg.trainer.precision, cfg.trainer.accelerator)
     build.data(cfg).prepare_data()  # now, where its progress is seen and its errors are the user's
     screen = console()
     with screen.status("") as status:
@@ -60,8 +62,7 @@ def check(cfg: DictConfig) -> None:
         ValueError: A setting is out of its range.
     """
     for key in ("repeats", "steps"):
-        if cfg[key] < 1:
-            raise ValueError(f"{key}={cfg[key]}: wanted a whole number from 1 up")
+        check_whole_number(key, cfg[key], 1)
     if unknown := set(cfg.arms) - IMPORTS.keys():
         raise ValueError(f"arms: there is no arm {', '.join(sorted(unknown))}; wanted some of {', '.join(IMPORTS)}")
     images, least = cfg.data.source.get("train", 0), 3 * max(FACTORS["data.batch_size"]) * cfg.data.batch_size
@@ -78,23 +79,18 @@ def comparison(cfg: DictConfig, show: Show) -> Figures:
     from fcnseg.benchmark.parts import PARTS, limits
 
     show("the machine's limits")
-    before = call(limits, cfg)
-    arms = compare(cfg, show)
-    show("the machine's limits, again")  # a busy moment must not pass for the machine's limit
-    after = call(limits, cfg)
-    for name, figures in arms.items():
-        if "failed" not in figures:
-            if not cfg.quick:
-                python = [sys.executable, "-c", f"import {IMPORTS[name]}"]
-                start = min(repeat(partial(subprocess.run, python, check=True), number=1, repeat=2))
-                figures["cold"] = {"start": start, **figures["cold"]}
-            limit = max(limits.get(figures["precision"], 0) for limits in (before, after))
-            figures["roofline"] = figures["images_per_s"] / limit if limit else None
+    speeds = call(limits, cfg)
+    arms = compare(cfg, speeds, show)
+    for name, arm in arms.items():
+        if "failed" not in arm and not cfg.quick:
+            python = [sys.executable, "-c", f"import {IMPORTS[name]}"]
+            start = min(repeat(partial(subprocess.run, python, check=True), number=1, repeat=2))
+            arm["cold"] = {"start": start, **arm["cold"]}
     parts = {}
     for name, part in PARTS.items():
         show(name.replace("_", " "))
         parts[name] = call(part, cfg)
-    return {"arms": arms, "limits": [before, after], "operations": parts.pop("operations"), "parts": parts}
+    return {"arms": arms, "limits": speeds, "operations": parts.pop("operations"), "parts": parts}
 
 
 def growth(cfg: DictConfig, show: Show) -> Figures:
@@ -104,11 +100,10 @@ def growth(cfg: DictConfig, show: Show) -> Figures:
     rows = []
     for key, factors in FACTORS.items():
         for factor in factors:
+            show(growing := f"{key} x {factor}")
             point = cfg.copy()
             OmegaConf.update(point, key, factor * OmegaConf.select(cfg, key))
-            show(f"{key} x {factor}")
-            setting = {"growing": key.rpartition(".")[2], "size": point.data.size, "batch_size": point.data.batch_size}
-            rows.append({**setting, **call(epoch, point)})
+            rows.append({"growing": growing, **epoch(point)})
     show(f"a pack larger than the memory, {cfg.data.size} px")
     return {"growth": rows, "beyond_memory": call(beyond_memory, cfg)}
 

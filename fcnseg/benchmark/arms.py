@@ -1,69 +1,56 @@
 """The arms: four ways to train the same network on the same images, in the same order, which take turns."""
 
 import resource
-import time
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
 from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from lightning import Callback, Fabric, LightningModule, Trainer
-from torch import Tensor, nn
+from torch import Tensor
 
 from fcnseg import build
-from fcnseg.benchmark.conventional import StockModule, image_loader, of_stock_layers
+from fcnseg.benchmark.conventional import StockModule, image_loader
 from fcnseg.benchmark.process import Figures, Show, call
 from fcnseg.benchmark.roofline import now
 from fcnseg.callbacks.finite_loss import FiniteLoss
 from fcnseg.data.module import VOCDataModule
-from fcnseg.data.voc import VOID
 from fcnseg.errors import RunFailedError
 from fcnseg.task import SegmentationTask
 
-EPOCH = 1464  # images in VOC-2012's train split
 FULL, REDUCED = 1e-4, 1e-2  # how far apart, relative, first losses may lie in float32, and with bfloat16
 WARMUP = 2  # steps before the timed ones, in which memory is taken and kernels are made
+COLD = ("pack", "build", "set-up", "first step")  # the stages until the first step is done
 
 
 class Clock(Callback):
-    """Reads the time at the stages of a training: as a callback of Lightning's, or called from a loop.
+    """Takes the time of the stages of a training: as a callback of Lightning's, or called from a loop.
 
     Args:
         device: The device whose work is waited for before the time is read.
         steps: The number of steps from the training's start to the end of its timed steps.
-        count_syncs: Whether to count how often the host waits for the GPU in the timed steps. That itself takes time.
     """
 
-    def __init__(self, device: torch.device, steps: int, *, count_syncs: bool = False) -> None:
-        self.device, self.count_syncs = device, count_syncs
-        self.stages = {1: "first step", WARMUP: "warm-up", steps: "timed"}  # by the step that ends them
-        self.marks: dict[str, float] = {}
-        self.ends: list[float] = []  # of every step, read without waiting for the device
+    def __init__(self, device: torch.device, steps: int) -> None:
+        self.device, self.steps = device, steps
+        self.done = 0
         self.first_loss = 0.0
-        self.warned: list[warnings.WarningMessage] = []
-        self.mark("start")
+        self.seconds: dict[str, float] = {}  # of each stage
+        self.last = now(device)
 
     def mark(self, stage: str) -> None:
-        """Read the time at the end of `stage`."""
-        self.marks[stage] = now(self.device)
+        """Note the end of `stage`, which began when the one before it ended."""
+        before, self.last = self.last, now(self.device)
+        self.seconds[stage] = self.last - before
 
     def step(self, loss: Tensor) -> None:
         """Note the end of a step."""
-        self.ends.append(time.perf_counter())
-        stage = self.stages.get(len(self.ends))
-        if self.count_syncs and stage == "timed":
-            torch.cuda.set_sync_debug_mode("default")
-        if stage:
+        self.done += 1
+        if stage := {1: "first step", WARMUP: "warm-up", self.steps: "timed"}.get(self.done):
             self.mark(stage)
-        if stage == "first step":
+        if self.done == 1:  # after the mark: reading it on a GPU takes time
             self.first_loss = loss.item()
-        if self.count_syncs and stage == "warm-up":
-            self.warned = warnings.catch_warnings(record=True, action="always").__enter__() or []
-            torch.cuda.set_sync_debug_mode("warn")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note that all is set up."""
@@ -76,15 +63,10 @@ class Clock(Callback):
         self.step(outputs["loss"])
 
 
-def precision_of(cfg: Any) -> str:
-    """Lightning's name of the precision that `cfg` trains in."""
-    return build.precision(cfg.trainer.precision, cfg.trainer.accelerator)
-
-
 def fabric_of(cfg: Any) -> Fabric:
     """The device that `cfg` trains on and the precision that it trains in."""
-    precision: Any = precision_of(cfg)
-    return Fabric(accelerator=cfg.trainer.accelerator, devices=cfg.trainer.devices, precision=precision)
+    trainer = cfg.trainer
+    return Fabric(accelerator=trainer.accelerator, devices=trainer.devices, precision=trainer.precision)
 
 
 def task_of(cfg: Any, data: VOCDataModule) -> SegmentationTask:
@@ -93,58 +75,45 @@ def task_of(cfg: Any, data: VOCDataModule) -> SegmentationTask:
     return build.task(cfg, num_classes=data.num_classes, class_pixels=data.class_pixels)
 
 
-def train(cfg: Any, name: str, *, count_syncs: bool = False) -> Figures:
-    """Train with the arm `name` for `cfg.steps` timed steps after those to warm up.
+def train(cfg: Any, name: str, images: int | None = None) -> Figures:
+    """Train with an arm for `cfg.steps` timed steps after those to warm up.
 
-    With `count_syncs`, it is counted how often the host waits for the GPU in those steps, and their time means nothing.
+    Args:
+        cfg: What is trained, and for how many steps.
+        name: The name of the arm.
+        images: The number of images that are trained on, over and over; None stands for all.
     """
     device, steps = fabric_of(cfg).device, WARMUP + cfg.steps
-    clock = Clock(device, steps, count_syncs=count_syncs)
+    clock = Clock(device, steps)
     data = build.data(cfg)
     data.prepare_data()
-    data.parts["train"] = ("train", torch.arange(steps * data.batch_size) % data.count("train"))
+    # As many images as there are steps: an epoch's end would be timed as well.
+    data.parts["train"] = ("train", torch.arange(steps * data.batch_size) % (images or data.count("train")))
     clock.mark("pack")
     task = task_of(cfg, data)
     clock.mark("build")
     ARMS[name](cfg, data, task, clock)
-    seconds = {stage: end - start for (_, start), (stage, end) in pairwise(clock.marks.items())}
-    timed, _ = seconds.pop("timed"), seconds.pop("warm-up")
     return {
-        "precision": precision_of(cfg) if name in OURS else "32-true",
+        "precision": cfg.trainer.precision if name in OURS else "32-true",
         "first_loss": clock.first_loss,
-        "cold": seconds,
-        "images_per_s": cfg.steps * data.batch_size / timed,
-        "host_mb": host_peak(),
+        "cold": {stage: clock.seconds[stage] for stage in COLD},
+        "images_per_s": data.batch_size * cfg.steps / clock.seconds["timed"],
+        "host_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,  # the most at a time
         "gpu_mb": torch.cuda.max_memory_allocated(device) / 1e6 if device.type == "cuda" else None,
-        "syncs_per_step": sum("synchronizing" in str(warning.message) for warning in clock.warned) / cfg.steps,
     }
-
-
-def host_peak() -> float:
-    """The most memory in MB that this process has had at a time."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-
-
-def _stock(task: SegmentationTask) -> tuple[nn.Module, nn.Module, Callable[[Any], Any]]:
-    """Network, loss and optimiser of `task` as torch has them."""
-    loss: Any = task.loss
-    optimizer: Any = task.optimizer  # a partial of one of torch's
-    criterion = nn.CrossEntropyLoss(loss.weight if loss.weighted else None, ignore_index=VOID)
-    return of_stock_layers(task.net), criterion, partial(optimizer.func, lr=optimizer.keywords["lr"])
 
 
 def plain(cfg: Any, data: VOCDataModule, task: SegmentationTask, clock: Clock) -> None:
     """Train in a loop of plain PyTorch, which reads the loss after every step."""
-    net, criterion, make_optimizer = _stock(task)
-    net, criterion = net.to(clock.device).train(), criterion.to(clock.device)
-    optimizer = make_optimizer(net.parameters())
+    module = StockModule(task).to(clock.device).train()
+    optimizer = module.configure_optimizers()
     loader = image_loader(data, clock.device)
-    running = 0.0
+    running = 0.0  # what such loops print
     clock.mark("set-up")
     for image, mask in loader:
         image, mask = image.to(clock.device), mask.to(clock.device)
         optimizer.zero_grad()
-        loss = criterion(net(image), mask)
+        loss = module.criterion(module.net(image), mask)
         loss.backward()
         optimizer.step()
         running += loss.item()
@@ -156,7 +125,7 @@ def lightning(cfg: Any, data: VOCDataModule, task: SegmentationTask, clock: Cloc
     where = {"accelerator": cfg.trainer.accelerator, "devices": cfg.trainer.devices}
     with TemporaryDirectory() as folder:
         trainer = Trainer(max_epochs=1, default_root_dir=folder, callbacks=[clock], **where)
-        trainer.fit(StockModule(*_stock(task)), image_loader(data, clock.device))
+        trainer.fit(StockModule(task), image_loader(data, clock.device))
 
 
 def fcnseg(cfg: Any, data: VOCDataModule, task: SegmentationTask, clock: Clock) -> None:
@@ -177,8 +146,13 @@ ARMS = {"plain": plain, "lightning": lightning, "fcnseg": fcnseg, "everything": 
 OURS = ("fcnseg", "everything")
 
 
-def compare(cfg: Any, show: Show) -> dict[str, Figures]:
+def compare(cfg: Any, limits: Figures, show: Show) -> dict[str, Figures]:
     """Train with every arm in turns, so that what else the machine does meets all of them.
+
+    Args:
+        cfg: What every arm trains; `cfg.arms` are trained `cfg.repeats` times each.
+        limits: The images/s that this machine could train at the most, by precision.
+        show: Shows which arm trains.
 
     Raises:
         RunFailedError: The arms' first losses do not agree, so that they would not train the same.
@@ -190,13 +164,12 @@ def compare(cfg: Any, show: Show) -> dict[str, Figures]:
             blocks[name].append(call(train, cfg, name))
         check_first_losses({name: done[0] for name, done in blocks.items()})
     arms = {name: _summary(done) for name, done in blocks.items()}
-    plain = arms.get("plain", {}).get("images_per_s")
-    for name, figures in arms.items():
-        if "failed" not in figures:
-            figures["times_plain"] = figures["images_per_s"] / plain if plain else None
-            on_gpu = figures["gpu_mb"] is not None
-            counted = call(train, cfg, name, count_syncs=True) if on_gpu else {}
-            figures["syncs_per_step"] = counted.get("syncs_per_step")
+    reference = arms.get("plain", {}).get("images_per_s")
+    for arm in arms.values():
+        if "failed" not in arm:
+            limit = limits.get(arm["precision"])
+            arm["times_plain"] = arm["images_per_s"] / reference if reference else None
+            arm["roofline"] = arm["images_per_s"] / limit if limit else None
     return arms
 
 
@@ -219,10 +192,7 @@ def check_first_losses(arms: Mapping[str, Figures]) -> None:
 
 def _summary(blocks: Sequence[Figures]) -> Figures:
     """The figures of an arm from those of its blocks, or the first failure among them."""
-    for block in blocks:
-        if "failed" in block:
-            return block
+    if failed := [block for block in blocks if "failed" in block]:
+        return failed[0]
     speeds = [block["images_per_s"] for block in blocks]
-    speed = median(speeds)
-    summary = {"images_per_s": speed, "spread": speeds, "epoch_s": EPOCH / speed}
-    return {**summary, **blocks[0], "images_per_s": speed}
+    return {**blocks[0], "images_per_s": median(speeds), "spread": speeds}

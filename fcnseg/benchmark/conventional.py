@@ -1,12 +1,10 @@
-"""What people write: torchvision's VOCSegmentation, a transform for each sample, a DataLoader, a stock Lightning module."""
+"""What people write: torchvision's VOCSegmentation, transforms of each sample, a DataLoader, a stock Lightning module."""
 
 import os
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from lightning import LightningModule
-from PIL import Image
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
@@ -14,34 +12,15 @@ from torchmetrics.classification import MulticlassJaccardIndex
 from torchvision.datasets import VOCSegmentation
 from torchvision.transforms import InterpolationMode, v2
 
-from fcnseg.data.augment import Flip
 from fcnseg.data.module import VOCDataModule
 from fcnseg.data.voc import MEAN, NUM_CLASSES, STD, VOID
-
-
-class Sample:
-    """Flips, resizes and normalises one image and its mask.
-
-    Args:
-        size: The height and the width in pixels that both get.
-        horizontal: The probability of a horizontal flip.
-        vertical: The probability of a vertical flip.
-    """
-
-    def __init__(self, size: int, horizontal: float, vertical: float) -> None:
-        to_float = v2.ToDtype(torch.float32, scale=True)
-        self.flip = v2.Compose([v2.RandomHorizontalFlip(horizontal), v2.RandomVerticalFlip(vertical)])
-        self.image = v2.Compose([v2.Resize((size, size)), v2.ToImage(), to_float, v2.Normalize(MEAN, STD)])
-        self.mask = v2.Compose([v2.Resize((size, size), InterpolationMode.NEAREST), v2.PILToTensor()])
-
-    def __call__(self, image: Image.Image, mask: Image.Image) -> tuple[Tensor, Tensor]:
-        """(3, S, S) float32 and (S, S) int64."""
-        image, mask = self.flip(image, mask)
-        return self.image(image), self.mask(mask)[0].long()
+from fcnseg.task import SegmentationTask
 
 
 def image_loader(data: VOCDataModule, device: torch.device) -> DataLoader[Any]:
     """A loader of `data`'s train split in the order of its first epoch, with a worker that decodes on every core.
+
+    Its images are (N, 3, S, S) float32 and normalised, its masks (N, S, S) int64.
 
     Raises:
         ValueError: The images are not where torchvision looks for VOC.
@@ -49,9 +28,13 @@ def image_loader(data: VOCDataModule, device: torch.device) -> DataLoader[Any]:
     folder = data.source(data.root).path
     if folder.parts[-2:] != ("VOCdevkit", "VOC2012"):
         raise ValueError(f"data.root={data.root} has VOC in {folder}; torchvision wants it in VOCdevkit/VOC2012")
-    flips = [p for _, p in data.augment.flips] if isinstance(data.augment, Flip) else [0, 0]
+    square = (data.size, data.size)
+    to_float = v2.ToDtype(torch.float32, scale=True)
+    image = v2.Compose([v2.Resize(square), v2.ToImage(), to_float, v2.Normalize(MEAN, STD)])
+    to_labels = v2.Lambda(lambda mask: mask[0].long())
+    mask = v2.Compose([v2.Resize(square, InterpolationMode.NEAREST), v2.PILToTensor(), to_labels])
     return DataLoader(
-        VOCSegmentation(folder.parent.parent, image_set="train", transforms=Sample(data.size, *flips)),
+        VOCSegmentation(folder.parent.parent, image_set="train", transform=image, target_transform=mask),
         data.batch_size,
         sampler=data.train_dataloader().order(0).tolist(),
         num_workers=len(os.sched_getaffinity(0)),
@@ -73,14 +56,15 @@ class StockModule(LightningModule):
     """A Lightning module as in tutorials.
 
     Args:
-        net: A network from (N, 3, H, W) images to (N, C, H, W) logits.
-        criterion: A loss of logits and (N, H, W) labels.
-        optimizer: A function that makes the optimiser of some parameters.
+        task: The network, which is changed, and the loss and the optimiser, in whose place torch's own are taken.
     """
 
-    def __init__(self, net: nn.Module, criterion: nn.Module, optimizer: Callable[[Any], Optimizer]) -> None:
+    def __init__(self, task: SegmentationTask) -> None:
         super().__init__()
-        self.net, self.criterion, self.make_optimizer = net, criterion, optimizer
+        loss: Any = task.loss
+        self.net = of_stock_layers(task.net)
+        self.criterion = nn.CrossEntropyLoss(loss.weight if loss.weighted else None, ignore_index=VOID)
+        self.optimizer: Any = task.optimizer  # a partial of one of torch's
         self.train_iou = MulticlassJaccardIndex(NUM_CLASSES, ignore_index=VOID)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
@@ -94,5 +78,6 @@ class StockModule(LightningModule):
         return loss
 
     def configure_optimizers(self) -> Optimizer:
-        """Make the optimiser."""
-        return self.make_optimizer(self.net.parameters())
+        """Make the optimiser, with torch's defaults except for the learning rate."""
+        optimizer: Optimizer = self.optimizer.func(self.net.parameters(), lr=self.optimizer.keywords["lr"])
+        return optimizer

@@ -4,30 +4,28 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 from lightning import Fabric
-from PIL.Image import Resampling
 from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from fcnseg import build
-from fcnseg.benchmark.arms import WARMUP, Clock, fabric_of, fcnseg, host_peak, precision_of, task_of
+from fcnseg.benchmark.arms import WARMUP, Clock, fabric_of, task_of, train
 from fcnseg.benchmark.conventional import image_loader
-from fcnseg.benchmark.process import Figures
+from fcnseg.benchmark.process import Figures, call
 from fcnseg.benchmark.roofline import Operations, ideal_seconds, machine_peaks, step_operations, typical
-from fcnseg.data import packed, voc
-from fcnseg.data.augment import Flip
+from fcnseg.data import voc
+from fcnseg.data.batch import Batch
 from fcnseg.data.module import Loader, VOCDataModule
+from fcnseg.data.packed import Pack, map_array, pack
 from fcnseg.fit import Training
 from fcnseg.limits import keep_freed_memory
 from fcnseg.metrics import SegmentationMetrics
@@ -37,9 +35,7 @@ from fcnseg.task import SegmentationTask
 
 CPU = torch.device("cpu")
 DTYPES = {"32-true": torch.float32}  # by precision; any other has bfloat16 in it
-DECODED = 100  # images that show the speed of one core
-TOY_STEPS = 150
-TOY_SHAPE = (4, 3, 8, 8)  # so small that what is left of a step is the loop
+TOY_STEPS = 500
 BEYOND = 2  # a pack of this many times the machine's memory,
 GATHERED = 50  # of which so many batches are taken
 
@@ -57,7 +53,7 @@ def limits(cfg: Any) -> Figures:
     """The images/s that this machine could train at the most, in each precision that an arm trains in."""
     data, task, fabric, _ = prepare(cfg)
     speeds = {}
-    for precision in (precision_of(cfg), "32-true"):
+    for precision in (cfg.trainer.precision, "32-true"):
         dtype = DTYPES.get(precision, torch.bfloat16)
         counted = step_operations(task.net, task.loss, batch_size=data.batch_size, size=data.size, dtype=dtype)
         speeds[precision] = data.batch_size / ideal_seconds(counted, **machine_peaks(fabric.device, dtype))
@@ -83,32 +79,29 @@ def operations(cfg: Any) -> Figures:
     _, task, fabric, batch = prepare(cfg)
     step = bare_step(task, batch, fabric)
     whole = typical(step, fabric.device, cfg.repeats)
-    rounds = []
-    for _ in range(cfg.repeats):
-        with Operations(timed_on=fabric.device) as operations:
+    with Operations(fabric.device) as operations:
+        for _ in range(cfg.repeats):
             step()
-        rounds.append(operations.counted)
     kinds = defaultdict(list)
-    for same in zip(*rounds, strict=True):
-        kinds[same[0].name, same[0].shapes].append(same[0]._replace(seconds=median(call.seconds for call in same)))
-    peaks = machine_peaks(fabric.device, DTYPES.get(precision_of(cfg), torch.bfloat16))
+    for operation in operations.counted:
+        kinds[operation.name, operation.shapes].append(operation)
+    peaks = machine_peaks(fabric.device, DTYPES.get(cfg.trainer.precision, torch.bfloat16))
     rows = []
     for (name, shapes), calls in kinds.items():
-        ms, ideal_ms = 1e3 * sum(call.seconds for call in calls), 1e3 * ideal_seconds(calls, **peaks)
+        in_a_step = len(calls) // cfg.repeats
+        ms = 1e3 * in_a_step * median(operation.seconds for operation in calls)
+        ideal_ms = 1e3 * ideal_seconds(calls, **peaks) / cfg.repeats
         tensors = "  ".join("x".join(map(str, shape)) for shape in shapes[:3] if shape)
-        row = {"name": name, "calls": len(calls), "ms": ms, "ideal_ms": ideal_ms, "lost_ms": ms - ideal_ms}
+        row = {"name": name, "calls": in_a_step, "ms": ms, "ideal_ms": ideal_ms, "lost_ms": ms - ideal_ms}
         rows.append({**row, "tensors": tensors})
     return {"step_ms": whole * 1e3, "operations": sorted(rows, key=lambda row: -row["lost_ms"])}
 
 
 def data_path(cfg: Any) -> Figures:
-    """The images/s of batches flipped and normalised, without training, of this package and of a DataLoader."""
+    """The images/s of normalised batches on the device, without training, of this package and of a DataLoader."""
     data, _, fabric, _ = prepare(cfg)
     data.packs = {name: pack.to(fabric.device) for name, pack in data.packs.items()}
-    data.augment = Flip()
     workers = image_loader(data, fabric.device)  # whose start is not counted
-    training: Any = SimpleNamespace(training=True, current_epoch=0, global_step=0)  # all that the data asks a Trainer
-    data.trainer = training
 
     def ours() -> None:
         for batch in data.train_dataloader():
@@ -118,41 +111,26 @@ def data_path(cfg: Any) -> Figures:
         for batch in workers:
             fabric.to_device(batch)
 
-    rounds = [(typical(ours, fabric.device, 3), typical(theirs, fabric.device, 1)) for _ in range(cfg.repeats)]
-    speeds = [data.count("train") / median(times) for times in zip(*rounds, strict=True)]
-    return {"fcnseg": speeds[0], "dataloader": speeds[1], "ratio": speeds[0] / speeds[1]}
+    ours_s, theirs_s = (typical(job, fabric.device, cfg.repeats) for job in (ours, theirs))
+    images = data.count("train")
+    return {"images_per_s": images / ours_s, "dataloader_per_s": images / theirs_s, "ratio": theirs_s / ours_s}
 
 
 def packing(cfg: Any) -> Figures:
-    """The images/s of building the packs from nothing, and of one core that decodes and resizes."""
+    """The images/s of building the pack of the train split from nothing."""
     data = build.data(cfg)
-    folder, square = data.source(data.root), (data.size, data.size)
-    names = folder.ids("train")
-    some = names[:: max(1, len(names) // DECODED)]
-
-    def decode() -> None:
-        for name in some:
-            voc.read_image(folder.image(name)).resize(square, Resampling.BILINEAR).load()
-            voc.read_mask(folder.mask(name)).resize(square, Resampling.NEAREST).load()
-
     with TemporaryDirectory() as home:
-        for part in folder.path.iterdir():
+        for part in data.source(data.root).path.iterdir():
             if part.is_dir() and part.name != "packs":
                 (Path(home) / part.name).symlink_to(part.resolve())
-        before, start = typical(decode, CPU, 1), time.perf_counter()
-        packs = [packed.pack(voc.Folder(Path(home)), image_set, data.size) for image_set in ("train", "val")]
-        images = sum(len(pack.ids) for pack in packs)
-        speed = images / (time.perf_counter() - start)
-    one_core = len(some) * 2 / (before + typical(decode, CPU, 1))
-    ratio = speed / len(os.sched_getaffinity(0)) / one_core
-    return {"images": images, "images_per_s": speed, "one_core": one_core, "per_core_ratio": ratio}
+        start = time.perf_counter()
+        built = pack(voc.Folder(Path(home)), "train", data.size)
+        seconds = time.perf_counter() - start
+    return {"images": len(built.ids), "images_per_s": len(built.ids) / seconds}
 
 
 def metrics(cfg: Any) -> Figures:
-    """What the scores of a validation epoch cost, as a share of its forward passes: this package's and torchmetrics'.
-
-    They start from labels. `labels_ms` is the time that labels take, which any prediction needs.
-    """
+    """What the scores of a batch cost, from labels, as a share of its forward pass: this package's and torchmetrics'."""
     data, task, fabric, batch = prepare(cfg)
     task.eval()
     ours = SegmentationMetrics(data.num_classes).to(fabric.device)
@@ -163,73 +141,57 @@ def metrics(cfg: Any) -> Figures:
             logits: Tensor = task(batch.image)
         return logits
 
-    def compute() -> None:
-        ours._computed = None  # torchmetrics would give the same answer again
-        ours.compute()
-
     logits, labels = forward(), batch.mask.long()
     prediction = logits.max(dim=1).indices
-    batches = -(-data.count("val") // data.batch_size)
-    jobs: dict[str, tuple[Callable[[], object], int]] = {
-        "forward_ms": (forward, cfg.repeats),
-        "labels_ms": (lambda: logits.max(dim=1), 10),
-        "update_ms": (lambda: ours.update(prediction, batch.mask), batches),
-        "compute_ms": (compute, 10),
-        "torchmetrics_update_ms": (lambda: stock.update(logits, labels), cfg.repeats),
+    jobs: dict[str, Callable[[], object]] = {
+        "forward_ms": forward,
+        "update_ms": lambda: ours.update(prediction, batch.mask),
+        "torchmetrics_update_ms": lambda: stock.update(logits, labels),
     }
-    figures = {name: 1e3 * typical(job, fabric.device, repeats) for name, (job, repeats) in jobs.items()}
-    figures["compute_ms"] /= batches  # once an epoch, of all its updates
-    return {**figures, "share_of_forward": (figures["update_ms"] + figures["compute_ms"]) / figures["forward_ms"]}
+    figures = {name: 1e3 * typical(job, fabric.device, cfg.repeats) for name, job in jobs.items()}
+    return {**figures, "share_of_forward": figures["update_ms"] / figures["forward_ms"]}
 
 
 def loop(cfg: Any) -> Figures:
     """The milliseconds that the host spends on a step of a network with next to no work: in a bare loop, and in a run."""
-    torch.set_num_threads(1)
-    data, _, fabric, batch = prepare(cfg)
-    image, mask = torch.randn(TOY_SHAPE), torch.zeros(TOY_SHAPE[0], *TOY_SHAPE[2:], dtype=torch.uint8)
-    batch = fabric.to_device(type(batch)(image, mask, torch.arange(len(mask))))
+    torch.set_num_threads(1)  # work this small is not worth sharing
+    data, task, fabric, _ = prepare(cfg)
+    task.net = nn.Conv2d(3, data.num_classes, 1)
+    # Images so small that what is left of a step is the loop.
+    images, masks = torch.randn(4, 3, 8, 8), torch.zeros(4, 8, 8, dtype=torch.uint8)
+    batch = fabric.to_device(Batch(images, masks, torch.arange(4)))
     copies: Any = [batch] * TOY_STEPS
-    bare, trained = [], []
-    for _ in range(cfg.repeats):  # in turns
-        task, clock = task_of(cfg, data), Clock(CPU, TOY_STEPS)
-        task.net = nn.Conv2d(3, data.num_classes, 1)
-        with TemporaryDirectory() as folder:
-            trainer: Any = Training(cfg, run := Run(Path(folder)), StopRequest(), Console(quiet=True)).trainer
-            run.checkpoints.mkdir()
-            trainer.callbacks.append(clock)
-            trainer.fit_loop.max_epochs = 1
-            trainer.fit(task, DataLoader(copies, batch_size=None), DataLoader(copies[:1], batch_size=None))
-        trained.append(1e3 * median(end - start for start, end in pairwise(clock.ends[10:])))  # the first ones are cold
-        step = bare_step(task.to(fabric.device), batch, fabric)
-        bare.append(1e3 * typical(step, CPU, TOY_STEPS))  # the host's time: it does not wait for a GPU
-    overhead = median(ours - theirs for ours, theirs in zip(trained, bare, strict=True))
-    return {"bare_ms": median(bare), "trainer_ms": median(trained), "overhead_ms": overhead}
+    clock = Clock(CPU, TOY_STEPS)  # the host's time: it does not wait for a GPU
+    with TemporaryDirectory() as folder:
+        trainer: Any = Training(cfg, run := Run(Path(folder)), StopRequest(), Console(quiet=True)).trainer
+        run.checkpoints.mkdir()
+        trainer.callbacks.append(clock)
+        trainer.fit_loop.max_epochs = 1
+        trainer.fit(task, DataLoader(copies, batch_size=None), DataLoader(copies[:1], batch_size=None))
+    in_a_run = clock.seconds["timed"] / (TOY_STEPS - WARMUP)
+    bare = typical(bare_step(task.to(fabric.device), batch, fabric), CPU, TOY_STEPS)
+    return {"bare_ms": 1e3 * bare, "run_ms": 1e3 * in_a_run, "overhead_ms": 1e3 * (in_a_run - bare)}
 
 
 def epoch(cfg: Any) -> Figures:
-    """The seconds and the memory of an epoch.
+    """The seconds and the memory of an epoch of generated images.
 
-    Before it, as many steps on its first two batches show what memory torch takes: what comes on top is the data's.
+    As many steps on two batches alone show what memory torch takes: what comes on top is the data's.
     """
-    data = build.data(cfg)
-    data.prepare_data()
-    task, peaks = task_of(cfg, data), []
-    samples = torch.arange(data.count("train"))
-    for order in (samples % (2 * data.batch_size), samples):
-        data.parts["train"] = ("train", order)
-        clock = Clock(fabric_of(cfg).device, len(data.train_dataloader()))
-        fcnseg(cfg, data, task, clock)
-        peaks.append(host_peak())
-    timed = len(clock.ends) - WARMUP
-    seconds = (clock.marks["timed"] - clock.marks["warm-up"]) / timed / data.batch_size  # an image
+    source, size, batch_size = cfg.data.source, cfg.data.size, cfg.data.batch_size
+    cfg.steps = source.train // batch_size - WARMUP
+    few, whole = (call(train, cfg, "fcnseg", images) for images in (2 * batch_size, source.train))
+    if failed := [figures for figures in (few, whole) if "failed" in figures]:
+        return failed[0]
     return {
-        "images": len(samples),
-        "epoch_s": seconds * len(samples),
-        "ms_per_image": 1e3 * seconds,
-        "ns_per_pixel": 1e9 * seconds / data.size**2,
-        "pack_mb": sum(pack.nbytes for pack in data.packs.values()) / 1e6,
-        "peak_mb": peaks[1],
-        "data_mb": peaks[1] - peaks[0],
+        "images": source.train,
+        "size": size,
+        "batch_size": batch_size,
+        "epoch_s": source.train / whole["images_per_s"],
+        "ms_per_image": 1e3 / whole["images_per_s"],
+        "pack_mb": 4 * size**2 * (source.train + source.val) / 1e6,  # three bytes of a pixel's colour and its label
+        "peak_mb": whole["host_mb"],
+        "data_mb": whole["host_mb"] - few["host_mb"],
     }
 
 
@@ -247,8 +209,8 @@ def beyond_memory(cfg: Any) -> Figures:
         for path, channels in zip(paths, ((3,), ()), strict=True):
             np.lib.format.open_memmap(path, "w+", np.uint8, (images, size, size, *channels))
         before = _own_memory()
-        pixels, labels = map(packed._map, paths)
-        pack = packed.Pack(pixels, labels, ids=(), class_pixels=torch.zeros(0), fingerprint="")
+        pixels, labels = map(map_array, paths)
+        pack = Pack(pixels, labels, ids=(), class_pixels=torch.zeros(0), fingerprint="")
         batches = iter(Loader(pack, torch.arange(images), batch_size=batch_size, seed=0, step=lambda: 0))
         speed = batch_size / typical(lambda: next(batches), CPU, GATHERED)
         own = _own_memory() - before

@@ -14,10 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-FREE = {  # operations that move no byte
-    "_reshape_alias", "_unsafe_view", "alias", "as_strided", "detach", "empty", "empty_like", "expand", "permute",
-    "select", "slice", "split", "squeeze", "t", "transpose", "unbind", "unsqueeze", "view",
-}  # fmt: skip
+UNREAD = ("_unsafe_view", "empty", "empty_like")  # operations that move no byte, though torch does not call them views
 MATMUL = {"cpu": 2048, "cuda": 8192}  # rows of the matrices whose product shows the peak of arithmetic
 COPIED = {"cpu": 2**28, "cuda": 2**32}  # bytes of the copy that shows the peak of memory traffic
 ADAM_BYTES = 28  # a parameter's traffic in float32: weight and two moments read and written, gradient read
@@ -31,29 +28,29 @@ class Operation(NamedTuple):
         shapes: The shapes of the tensors that it takes.
         flops: How many floating-point operations it does.
         nbytes: How many bytes it moves if it reads its inputs and writes its outputs once.
-        seconds: How long it took, or 0 if that was not measured.
+        seconds: How long it took.
     """
 
     name: str
     shapes: tuple[tuple[int, ...], ...]
     flops: float
     nbytes: float
-    seconds: float = 0.0
+    seconds: float
 
 
 class Operations(TorchDispatchMode):
-    """Counts the operations that run in its `with` block and, on request, times each by itself.
+    """Counts the operations that run in its `with` block, and times each by itself.
 
-    Timed on a GPU, an operation includes its launch and the wait for its end, ten microseconds or more.
+    On a GPU, the time of an operation includes its launch and the wait for its end, ten microseconds or more.
 
     Args:
-        timed_on: The device to wait for before and after every operation; None counts only.
+        device: The device to wait for before and after every operation. On "meta", operations do nothing and are counted.
     """
 
-    def __init__(self, timed_on: torch.device | None = None) -> None:
+    def __init__(self, device: torch.device) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.device = device
         self.counted: list[Operation] = []
-        self.now = partial(now, timed_on) if timed_on else float
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -61,20 +58,17 @@ class Operations(TorchDispatchMode):
         kwargs, packet = kwargs or {}, func.overloadpacket
         inputs = _tensors((args, kwargs))
         shapes = tuple(tuple(tensor.shape) for tensor in inputs)
-        start = self.now()
+        start = now(self.device)
         out = func(*args, **kwargs)
-        seconds = self.now() - start
-        if packet.__name__ not in FREE:
+        seconds = now(self.device) - start
+        # A view shares the memory of its input.
+        if not func.is_view and packet.__name__ not in UNREAD:
             flops = flop_registry[packet](*args, **kwargs, out_val=out) if packet in flop_registry else 0
-            outputs = _tensors(_changed(func, args)) if out is None else _tensors(out)
+            changed = [value for value, spec in zip(args, func._schema.arguments, strict=False) if spec.is_write]
+            outputs = _tensors(changed if out is None else out)
             nbytes = sum(tensor.nbytes for tensor in [*inputs, *outputs])
             self.counted.append(Operation(packet.__name__, shapes, flops, nbytes, seconds))
         return out
-
-
-def _changed(func: Any, args: tuple[Any, ...]) -> list[Any]:
-    """The arguments that `func` changes in place."""
-    return [value for argument, value in zip(func._schema.arguments, args, strict=False) if argument.is_write]
 
 
 def _tensors(values: Any) -> list[Tensor]:
@@ -96,10 +90,10 @@ def step_operations(
     net, loss = copy.deepcopy(net).to("meta", dtype).train(), copy.deepcopy(loss).to("meta")
     image = torch.empty(batch_size, 3, size, size, device="meta", dtype=dtype)
     mask = torch.empty(batch_size, size, size, device="meta", dtype=torch.uint8)
-    with Operations() as operations:
+    with Operations(image.device) as operations:
         loss(net(image), mask).backward()
     trained = sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad)
-    return [*operations.counted, Operation("adam", (), 0, trained * ADAM_BYTES)]
+    return [*operations.counted, Operation("adam", (), 0, trained * ADAM_BYTES, 0)]
 
 
 def ideal_seconds(operations: list[Operation], *, flops: float, bandwidth: float) -> float:
@@ -113,10 +107,9 @@ def machine_peaks(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
     left, right = (torch.randn(rows, rows, device=device).to(dtype) for _ in range(2))
     source = torch.ones(copied, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    precise = torch.get_float32_matmul_precision()
+    # For the rest of the process, which does nothing else.
     torch.set_float32_matmul_precision("high")  # TF32 where there is one: CUDA's convolutions take it by themselves
     flops = 2 * rows**3 / min(seconds(lambda: left @ right, device))
-    torch.set_float32_matmul_precision(precise)
     return {"flops": flops, "bandwidth": 2 * copied / min(seconds(lambda: target.copy_(source), device))}
 
 

@@ -1,11 +1,11 @@
 """The figures as tables."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 from rich.table import Table
 
-Figures = Mapping[str, Any]
+from fcnseg.benchmark.process import Figures
+
 LISTED = 12  # operations that are shown one by one
 
 
@@ -14,7 +14,7 @@ def tables(figures: Figures) -> Iterator[Table]:
     if "growth" in figures:
         title = "Growth of a training epoch; data MB: the peak of memory beyond that of as many steps on two batches"
         yield _table(title, figures["growth"])
-        yield _parts({"a pack beyond memory": figures["beyond_memory"]})
+        yield _table("A pack larger than the memory", [figures["beyond_memory"]])
         return
     arms = figures["arms"]
     speeds = {name: {key: value for key, value in arm.items() if key != "cold"} for name, arm in arms.items()}
@@ -22,7 +22,8 @@ def tables(figures: Figures) -> Iterator[Table]:
     cold = {name: {**arm["cold"], "all": sum(arm["cold"].values())} for name, arm in arms.items() if "cold" in arm}
     yield _table("Seconds until the first step is done", _turned(cold))
     yield _table("A step's operations", _operations(figures["operations"]))
-    yield _parts(figures["parts"])
+    for name, part in figures["parts"].items():
+        yield _table(name.replace("_", " "), [part])
 
 
 def _turned(arms: Mapping[str, Figures]) -> Iterable[Figures]:
@@ -41,16 +42,6 @@ def _operations(figures: Figures) -> Iterable[Figures]:
         for name, some in (("the others", rows[LISTED:]), ("all", rows))
     )
     return [*rows[:LISTED], *sums, {"name": "the step", "ms": figures["step_ms"]}]
-
-
-def _parts(parts: Mapping[str, Figures]) -> Table:
-    """A line for each figure of each part."""
-    rows = [
-        {"part": part, "figure": name.replace("_", " "), "value": value}
-        for part, figures in parts.items()
-        for name, value in figures.items()
-    ]
-    return _table("Parts by themselves", rows)
 
 
 def _table(title: str, rows: Iterable[Figures]) -> Table:

@@ -6,10 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from statistics import median_low
-from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from rich import box
 from rich.console import Console
@@ -20,31 +18,8 @@ from fcnseg.data.progress import shown
 from fcnseg.losses import class_weights
 from fcnseg.metrics import scores
 
-Look = tuple[tuple[int, int] | None, npt.NDArray[np.int64], list[str]]  # size, pixels of 22 labels, problems
-
-
-class Span(NamedTuple):
-    """The least, median and greatest of some lengths in pixels; zeros without any."""
-
-    least: int
-    median: int
-    greatest: int
-
-    @classmethod
-    def of(cls, lengths: Iterable[int]) -> "Span":
-        """The span of some lengths; the median is one of them (the lower median)."""
-        ordered = sorted(lengths)
-        return cls(ordered[0], median_low(ordered), ordered[-1]) if ordered else cls(0, 0, 0)
-
-    def __str__(self) -> str:
-        return "/".join(map(str, self))
-
-
-class Floor(NamedTuple):
-    """The scores of predicting background everywhere in an image set, without void; NaN if nothing is labelled."""
-
-    accuracy: float
-    miou: float
+Span = tuple[int, int, int]  # the least, the median and the greatest of some lengths in pixels; zeros without any
+Look = tuple[tuple[int, int] | None, list[int], list[str]]  # of an image: size, pixels of 22 labels, problems
 
 
 @dataclass(frozen=True)
@@ -75,12 +50,12 @@ class Survey:
         return self.pixels[-1] / max(1, sum(self.pixels))
 
     @property
-    def floor(self) -> Floor:
-        """The scores that a trained network has to beat."""
+    def floor(self) -> tuple[float, float]:
+        """Accuracy and mIoU of predicting background everywhere, without void; NaN if nothing is labelled."""
         predicted = torch.zeros(1, len(self.pixels), voc.NUM_CLASSES, dtype=torch.long)  # by truth and prediction
         predicted[0, :, voc.BACKGROUND] = torch.tensor(self.pixels)
         floor = scores(predicted)
-        return Floor(floor["pixel_acc"].item(), floor["miou"].item())
+        return floor["pixel_acc"].item(), floor["miou"].item()
 
     @property
     def weights(self) -> tuple[float, ...]:
@@ -103,8 +78,8 @@ def survey(folder: voc.Folder, image_set: str) -> Survey:
     return Survey(
         name=image_set,
         images=len(listed),
-        width=Span.of(width for width, _ in sound),
-        height=Span.of(height for _, height in sound),
+        width=_span(width for width, _ in sound),
+        height=_span(height for _, height in sound),
         pixels=tuple(np.sum(counts, axis=0).tolist()),
         holding=tuple(np.count_nonzero(counts, axis=0).tolist()),
         problems=(*twice, *chain(*problems)),
@@ -113,20 +88,23 @@ def survey(folder: voc.Folder, image_set: str) -> Survey:
 
 def _look(folder: voc.Folder, name: str) -> Look:
     """What one image and its mask hold. If they have a problem, there is no size and nothing is counted."""
-    size, labels = None, np.zeros(0, dtype=np.uint8)
-    problems = []
+    size, problems = None, []
     try:
         size = voc.read_image(folder.image(name)).size
     except ValueError as error:
         problems.append(f"{name}.jpg: {error}")
     try:
-        labels = np.asarray(voc.read_mask(folder.mask(name), size))
+        mask = voc.read_mask(folder.mask(name), size)
     except ValueError as error:
         problems.append(f"{name}.png: {error}")
     if problems:
-        size, labels = None, labels[:0]
-    counts = np.bincount(labels.ravel(), minlength=256)
-    return size, np.append(counts[: voc.NUM_CLASSES], counts[voc.VOID]), problems
+        return None, [0] * (voc.NUM_CLASSES + 1), problems
+    return size, voc.count_pixels(mask), []
+
+
+def _span(lengths: Iterable[int]) -> Span:
+    ordered = sorted(lengths) or [0]
+    return ordered[0], median_low(ordered), ordered[-1]  # the lower median is one of the lengths
 
 
 def render(surveys: Sequence[Survey], console: Console) -> None:
@@ -156,7 +134,7 @@ def _image_sets(surveys: Sequence[Survey]) -> Table:
     )
     for one in surveys:
         floor = [f"{score:.4f}" for score in one.floor]
-        spans = [str(one.width), str(one.height)]
+        spans = ["/".join(map(str, span)) for span in (one.width, one.height)]
         table.add_row(one.name, f"{one.images}", *spans, f"{one.void_share:.2%}", *floor, f"{len(one.problems)}")
     return table
 

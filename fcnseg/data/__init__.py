@@ -16,7 +16,16 @@ def check_settings(*, size: int, batch_size: int, split: str) -> None:
         ValueError: One of them is; the message names the setting.
     """
     for name, value, least in (("size", size, MIN_SIZE), ("batch_size", batch_size, 1)):
-        if type(value) is not int or value < least:
-            raise ValueError(f"data.{name}={value}: wanted a whole number from {least} up")
+        check_whole_number(f"data.{name}", value, least)
     if split not in SPLITS:
         raise ValueError(f"data.split={split}: wanted one of {', '.join(SPLITS)}")
+
+
+def check_whole_number(name: str, value: object, least: int) -> None:
+    """Refuse a setting whose value is not a whole number, or is less than `least`.
+
+    Raises:
+        ValueError: It is; the message names the setting.
+    """
+    if type(value) is not int or value < least:
+        raise ValueError(f"{name}={value}: wanted a whole number from {least} up")

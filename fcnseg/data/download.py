@@ -29,8 +29,8 @@ class _MirrorError(Exception):
     """A mirror answered something else than the archive."""
 
 
-class _CutError(_MirrorError):
-    """The mirror stopped half-way; the bytes so far are worth keeping."""
+class _RetryError(_MirrorError):
+    """A mirror did not send all of the archive, but may do so if it is asked again."""
 
 
 def voc2012(root: Path, *, urls: Sequence[str], md5: str) -> voc.Folder:
@@ -79,44 +79,29 @@ def _install(archive: Path, draft: Path, urls: Sequence[str], md5: str, target: 
 
 
 def _download(draft: Path, urls: Sequence[str], md5: str, *, by_hand: Path) -> None:
+    """Complete `draft` from the first mirror that has the archive."""
     answers = []
     for url in urls:
-        try:
-            return _download_from(url, draft, md5)
-        except _MirrorError as error:
-            answers.append(f"\n  {url}: {error}")
+        for left in reversed(range(_TRIES)):
+            try:
+                return _receive(url, draft, md5)
+            except _MirrorError as error:
+                if not left or not isinstance(error, _RetryError):
+                    answers.append(f"\n  {url}: {error}")
+                    break
+            time.sleep(_PAUSE)
     raise ValueError(
         f"no mirror sent {by_hand.name}:{''.join(answers)}\n"
         f"download {by_hand.name} (md5 {md5}) by hand and put it at {by_hand}, or try again later"
     )
 
 
-def _download_from(url: str, draft: Path, md5: str) -> None:
-    """Complete `draft` and check its md5; a wrong file is deleted.
+def _receive(url: str, draft: Path, md5: str) -> None:
+    """Append the missing bytes to `draft`, or begin it anew if the mirror cannot resume; then check its md5.
 
     Raises:
         _MirrorError: The mirror does not have the archive, or does not send all of it.
     """
-    resumed = draft.exists()
-    for left in reversed(range(_TRIES)):
-        try:
-            _receive(url, draft)
-            break
-        except _CutError:
-            if not left:
-                raise
-            time.sleep(_PAUSE)
-    if (found := _md5(draft)) != md5:
-        draft.unlink()
-        if not resumed:
-            raise _MirrorError(f"a file with md5 {found}, wanted {md5}")
-        _download_from(
-            url, draft, md5
-        )  # the bytes of an earlier run, or of another mirror, may have been the wrong ones
-
-
-def _receive(url: str, draft: Path) -> None:
-    """Append the missing bytes to `draft`, or begin it anew if the mirror cannot resume."""
     have = draft.stat().st_size if draft.exists() else 0
     with _open(url, have) as answer, _progress() as progress:
         resumes = answer.headers.get("Content-Range", "").startswith(f"bytes {have}-")
@@ -131,7 +116,11 @@ def _receive(url: str, draft: Path) -> None:
                 have += len(chunk)
                 progress.update(task, completed=have)
     if total is not None and have < total:  # http.client takes an early end for the end
-        raise _CutError(f"the connection ended at byte {have:,} of {total:,}")
+        raise _RetryError(f"the connection ended at byte {have:,} of {total:,}")
+    if (found := _md5(draft)) != md5:
+        draft.unlink()
+        error = _RetryError if resumes else _MirrorError  # the bytes of another run or mirror may be the wrong ones
+        raise error(f"a file with md5 {found}, wanted {md5}")
 
 
 def _open(url: str, start: int) -> HTTPResponse:
@@ -157,7 +146,7 @@ def _chunks(answer: HTTPResponse) -> Iterator[bytes]:
         while chunk := answer.read1(_CHUNK):  # read() would lose the bytes before a break
             yield chunk
     except (OSError, HTTPException) as error:
-        raise _CutError(f"the connection broke: {error}") from error
+        raise _RetryError(f"the connection broke: {error}") from error
 
 
 def _progress() -> Progress:

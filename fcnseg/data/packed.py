@@ -27,7 +27,7 @@ SHOWN = 10  # files named in one message
 NORESERVE = 0x4000 if sys.platform == "linux" else 0  # MAP_NORESERVE, which Python's mmap has from 3.13 on
 
 Array = np.memmap[Any, np.dtype[np.uint8]]
-Packed = tuple[list[int], str]  # of one image: (256,) pixels per label, and the hash of its two files
+Packed = tuple[list[int], str]  # of one image: the pixels of every class, then of void, and the hash of its two files
 
 
 @dataclass(frozen=True)
@@ -111,11 +111,10 @@ def _build(folder: voc.Folder, ids: Sequence[str], size: int, title: str, home: 
         results = list(shown(pool.map(partial(_write, folder, images, masks), count(), ids), title, len(ids)))
     if errors := [str(result) for result in results if isinstance(result, ValueError)]:
         raise ValueError(_some(errors))
-    histograms, digests = zip(*(result for result in results if not isinstance(result, ValueError)), strict=True)
-    pixels = np.sum(histograms, axis=0).tolist()
+    pixels, digests = zip(*(result for result in results if not isinstance(result, ValueError)), strict=True)
     meta = {
         "ids": list(ids),
-        "class_pixels": [*pixels[: voc.NUM_CLASSES], pixels[voc.VOID]],
+        "class_pixels": np.sum(pixels, axis=0).tolist(),
         "fingerprint": hashlib.sha256(json.dumps([list(ids), digests]).encode()).hexdigest()[:12],
     }
     images.flush()
@@ -137,7 +136,7 @@ def _write(folder: voc.Folder, images: Array, masks: Array, row: int, name: str)
     images[row] = np.asarray(image.resize(square, Resampling.BILINEAR))
     masks[row] = np.asarray(mask.resize(square, Resampling.NEAREST))
     digest = hashlib.sha256(folder.image(name).read_bytes() + folder.mask(name).read_bytes())
-    return mask.histogram(), digest.hexdigest()
+    return voc.count_pixels(mask), digest.hexdigest()
 
 
 def _new_array(path: Path, shape: tuple[int, ...]) -> Array:
@@ -153,13 +152,13 @@ def _open(home: Path) -> Pack:
     """Map a finished pack into memory."""
     try:
         meta = json.loads((home / "pack.json").read_text(encoding="utf-8"))
-        images, masks = (_map(home / f"{name}.npy") for name in ("images", "masks"))
+        images, masks = (map_array(home / f"{name}.npy") for name in ("images", "masks"))
     except (OSError, ValueError, EOFError) as error:
         raise ValueError(f"the pack {home} is damaged ({error}): remove this folder, and it is built anew") from error
     return Pack(images, masks, tuple(meta["ids"]), torch.tensor(meta["class_pixels"]), meta["fingerprint"])
 
 
-def _map(path: Path) -> Tensor:
+def map_array(path: Path) -> Tensor:
     """Map an array file into memory, copy-on-write: what is written to the tensor does not reach the file.
 
     It computes `np.load(path, mmap_mode="c")`, which reserves memory for a copy of the whole array, and fails for a pack

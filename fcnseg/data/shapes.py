@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
-from fcnseg.data import voc
+from fcnseg.data import check_whole_number, voc
 from fcnseg.files import build_once
 
 FORMAT = 1  # goes up when a seed draws other images than before: each format has folders of its own
@@ -58,8 +58,7 @@ def shapes(root: Path, *, train: int, val: int, seed: int) -> voc.Folder:
     """
     numbers = {"train": train, "val": val, "seed": seed}
     for key, least in (("train", 1), ("val", 1), ("seed", 0)):
-        if not isinstance(numbers[key], int) or numbers[key] < least:
-            raise ValueError(f"data.source.{key}={numbers[key]}: wanted a whole number from {least} up")
+        check_whole_number(f"data.source.{key}", numbers[key], least)
     home = root / f"shapes-v{FORMAT}-{train}-{val}-{seed}"
     build_once(home, partial(_generate, {"format": FORMAT, **numbers}))
     return voc.Folder(home / "VOCdevkit" / "VOC2012")

@@ -124,3 +124,9 @@ def read_mask(path: Path, size: tuple[int, int] | None = None) -> Image.Image:
     if strays := [label for label in range(NUM_CLASSES, VOID) if pixels[label]]:
         raise ValueError(f"mask {path} holds the labels {strays}, wanted 0..{NUM_CLASSES - 1} and {VOID} for void")
     return file
+
+
+def count_pixels(mask: Image.Image) -> list[int]:
+    """The 22 numbers of pixels of every class, then of void."""
+    pixels = mask.histogram()  # (256,), by label
+    return [*pixels[:NUM_CLASSES], pixels[VOID]]

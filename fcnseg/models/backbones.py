@@ -110,6 +110,6 @@ def _load(backbone: nn.Module, path: Path) -> None:
     if differing := sorted(key for key in keys if own.get(key) != found.get(key)):
         rows = [f"  {key}: found {found.get(key, 'none')}, wanted {own.get(key, 'none')}" for key in differing[:SHOWN]]
         more = [f"  ... and {len(differing) - SHOWN} more"] * (len(differing) > SHOWN)
-        title = f"model.weights={path} are not the weights of this model.backbone (found, for wanted):"
+        title = f"model.weights={path} are not the weights of this model.backbone:"
         raise ValueError("\n".join([title, *rows, *more]))
     backbone.load_state_dict({key: state[key] for key in own})

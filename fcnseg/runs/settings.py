@@ -4,7 +4,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from fcnseg.data import check_settings
+from fcnseg.data import check_settings, check_whole_number
 from fcnseg.runs.trainer_settings import check_trainer
 
 # The least value of every whole number that has one.
@@ -21,8 +21,8 @@ def check_ranges(cfg: DictConfig) -> None:
     check_settings(size=cfg.data.size, batch_size=cfg.data.batch_size, split=cfg.data.split)
     for key, least in LEAST.items():
         value = OmegaConf.select(cfg, key)
-        if value is not None and (type(value) is not int or value < least):
-            raise ValueError(f"{key}={value}: wanted a whole number from {least} up")
+        if value is not None:
+            check_whole_number(key, value, least)
     if not (seconds := cfg.checkpoint.min_seconds) >= 0:
         raise ValueError(f"checkpoint.min_seconds={seconds}: wanted a number from 0 up")
     if (minutes := cfg.checkpoint.every_n_minutes) is not None and not minutes > 0:

@@ -261,7 +261,7 @@ def test_writing_to_the_tensors_does_not_reach_the_disk(folder):
 def test_an_array_is_mapped_as_numpy_loads_it(folder):
     pack(folder, "train", SIZE)
     for path in (folder.path / "packs").rglob("*.npy"):
-        assert torch.equal(packed._map(path), torch.from_numpy(np.load(path)))
+        assert torch.equal(packed.map_array(path), torch.from_numpy(np.load(path)))
 
 
 def test_a_pack_larger_than_the_memory_opens(tmp_path):
