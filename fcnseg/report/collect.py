@@ -6,6 +6,7 @@ from glob import glob
 from pathlib import Path
 from typing import Any, TypeVar
 
+from fcnseg import paper
 from fcnseg.metrics import SCORES
 from fcnseg.runs.folder import Run
 from fcnseg.runs.settings import flatten, without_watchers
@@ -13,10 +14,12 @@ from fcnseg.runs.settings import flatten, without_watchers
 T = TypeVar("T")
 Config = dict[str, Any]  # full names of settings, such as trainer.max_epochs, to their values
 STAGES = ("train", "val", "test")
-# What result.json must hold: tables of numbers with the rows that each must have, single numbers, and texts.
-TABLES: dict[str, Sequence[str]] = {"metrics": (), "floor": tuple(SCORES), "iou": (), "images": STAGES}
-NUMBERS = ("size", "parameters", "best_epoch", "epochs", "seconds")
-TEXTS = ("split", "data_fingerprint")
+# What result.json must hold: values of a type, and tables of numbers with at least these rows.
+NEEDED: dict[str, Any] = {
+    **{"metrics": (), "floor": tuple(SCORES), "iou": (), "images": STAGES, "confusion": list},
+    **dict.fromkeys(("size", "parameters", "best_epoch", "epochs", "seconds"), int | float),
+    **dict.fromkeys(("split", "data_fingerprint"), str),
+}
 
 
 @dataclass(frozen=True)
@@ -39,9 +42,14 @@ class Entry:
     result: Mapping[str, Any]
     remarks: tuple[str, ...]
 
-    def choice(self, group: str) -> Any:
-        """What was chosen from a group of the config, such as `model`; None where that is not known."""
-        return self.config.get(f"choices.{group}")
+    def choice(self, group: str) -> str:
+        """What was chosen from a group of the config, such as `model`; empty where that is not known."""
+        return str(self.config.get(f"choices.{group}") or "")
+
+    @property
+    def published(self) -> paper.PublishedResult | None:
+        """What the paper prints of this run's experiment; None if it is not one of the paper's."""
+        return paper.EXPERIMENTS.get(self.choice("experiment"))
 
 
 def find(pattern: str) -> list[Path]:
@@ -82,7 +90,7 @@ def read(path: Path) -> Entry:
 
     config = attempt(".hydra/config.yaml", lambda: flatten(without_watchers(run.config))) or {}
     status = attempt("status.json", lambda: run.status) or {}
-    result = attempt("result.json", lambda: _complete(run.result, path)) or {}
+    result = attempt("result.json", lambda: _complete_result(run)) or {}
     rows = attempt("metrics.csv", lambda: run.epochs) or []
     state = str(status.get("status", "broken")) if config else "broken"
     if state in ("finished", "running") and result:  # "running": killed after the result, before the last status
@@ -94,26 +102,22 @@ def read(path: Path) -> Entry:
     return Entry(path, state, config, rows, {}, tuple(remarks))
 
 
-def _complete(result: dict[str, Any] | None, path: Path) -> dict[str, Any]:
+def _complete_result(run: Run) -> dict[str, Any]:
     """The result, once it is known to hold all that the report needs; empty if there is no result."""
+    result = run.result
     if result is None:
         return {}
-    good = {
-        **{key: _is_table(result.get(key), names) for key, names in TABLES.items()},
-        **{key: isinstance(result.get(key), int | float) for key in NUMBERS},
-        **{key: isinstance(result.get(key), str) for key in TEXTS},
-    }
-    if lacking := [key for key in good if not good[key]]:
-        problem = f"{path / 'result.json'} is incomplete: it lacks all or part of {', '.join(lacking)}"
+    if lacking := [key for key, needed in NEEDED.items() if not _is_whole(result.get(key), needed)]:
+        problem = f"{run.path / 'result.json'} is incomplete: it lacks all or part of {', '.join(lacking)}"
         raise ValueError(f"{problem}; resume=never trains the run again")
     return result
 
 
-def _is_table(value: object, names: Sequence[str]) -> bool:
-    """Whether a value maps names, all of `names` among them, to numbers; None stands for NaN."""
-    if not isinstance(value, Mapping):
-        return False
-    return value.keys() >= set(names) and all(isinstance(number, int | float | None) for number in value.values())
+def _is_whole(value: object, needed: Any) -> bool:
+    """Whether a value is of a type, or a table of numbers with at least some rows; None stands for NaN."""
+    if isinstance(needed, tuple) and isinstance(value, dict):
+        return value.keys() >= set(needed) and all(isinstance(number, int | float | None) for number in value.values())
+    return not isinstance(needed, tuple) and isinstance(value, needed)
 
 
 def collect(pattern: str) -> list[Entry]:

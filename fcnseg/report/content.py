@@ -1,7 +1,7 @@
 """What the report says: its sections, made from the runs."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -11,8 +11,8 @@ from fcnseg.data import voc
 from fcnseg.metrics import PAPER_BATCH
 from fcnseg.report import charts, masks, tables
 from fcnseg.report.collect import Entry
-from fcnseg.report.compare import Evaluation, Experiment, Published, by_test_set, experiments
-from fcnseg.report.document import Block, Chart, Folded, Grid, Section, Text
+from fcnseg.report.compare import Experiment, by_test_set, experiments
+from fcnseg.report.document import Block, Chart, Section, Text
 
 DEFINITIONS = (
     f"All numbers are of the test images; ± is the standard deviation over seeds. The paper's definition counts void (255) as "
@@ -23,31 +23,28 @@ DEFINITIONS = (
 )
 
 
-def sections(
-    entries: Sequence[Entry], published: Published, *, images: Sequence[object] | None, root: str | None
-) -> list[Section]:
+def sections(entries: Sequence[Entry], *, images: Sequence[object] | None, root: str | None) -> list[Section]:
     """The whole report.
 
     Args:
         entries: The runs to report on.
-        published: The settings of the paper's experiments.
         images: The names of the test images to show; None: such as show many classes are picked.
         root: The folder in which the data set is now; None: the one that each run was trained from.
 
     Raises:
         ValueError: no run was tested on one of the images.
     """
-    finished = experiments([entry for entry in entries if entry.state == "finished"], published)
-    begun = experiments([entry for entry in entries if entry.state != "finished" and entry.config], published)
-    sets, unfinished, losses = by_test_set(finished), tables.unfinished(entries), loss_charts([*finished, *begun])
-    ablations = [chart for test_set, found in sets.items() if (chart := ablation(test_set, found))]
+    finished = experiments([entry for entry in entries if entry.state == "finished"])
+    begun = experiments([entry for entry in entries if entry.state != "finished" and entry.config])
+    sets, unfinished = by_test_set(finished), tables.unfinished(entries)
+    ablations = [chart for found in sets.values() if (chart := ablation(found))]
     parts = [
         Section("Results", _results(sets)),
         Section("Not finished", [unfinished] if unfinished else []),
         Section("What each step added", ablations),
-        Section("Training and validation loss (Figures 2-8)", [Grid(losses)] if losses else []),
-        Section("Predictions (Figures 9-11)", _predictions(sets, images, root)),
-        Section("IoU of every class", [heat_map(test_set, found) for test_set, found in sets.items()]),
+        Section("Training and validation loss (Figures 2-8)", loss_charts([*finished, *begun]), small=True),
+        Section("Predictions (Figures 9-11)", _predictions(finished, images, root)),
+        Section("IoU of every class", [heat_map(found) for found in sets.values()]),
         Section("Confusion matrices", _confusions(finished)),
     ]
     return [section for section in parts if section.blocks]
@@ -61,14 +58,14 @@ def summary(entries: Sequence[Entry]) -> str:
     return f"{len(entries)} run{'s' if len(entries) != 1 else ''}: {numbers}"
 
 
-def _results(sets: dict[Evaluation, list[Experiment]]) -> list[Block]:
+def _results(sets: Mapping[str, Sequence[Experiment]]) -> list[Block]:
     if not sets:
         return [Text("No run has finished yet: there is nothing to compare.", warning=True)]
     blocks: list[Block] = [Text(DEFINITIONS)]
     if len(sets) > 1:
         blocks.append(Text(f"{len(sets)} test sets: compare within a table, not across.", warning=True))
     for test_set, found in sets.items():
-        if caveat := _caveat(test_set):
+        if caveat := _caveat(found[0].first):
             blocks.append(Text(caveat, warning=True))
         blocks += [Text(f"Test set: {test_set}."), tables.results(found)]
         if table := tables.differences_from_the_paper(found):
@@ -81,44 +78,40 @@ def _results(sets: dict[Evaluation, list[Experiment]]) -> list[Block]:
     return blocks + [Text(remark, warning=True) for remark in remarks]
 
 
-def _caveat(test_set: Evaluation) -> str:
-    """Why results on this test set cannot be compared with the paper's; empty if they can."""
-    if test_set.data != paper.DATA:
-        return f"Trained and tested on {test_set.data}, not on VOC-2012: the paper's numbers are of another task."
-    if test_set.images != (theirs := paper.IMAGES["test"]):
-        return (
-            f"{test_set.images} test images, not {theirs}: the paper's numbers and its floor are of another test set."
-        )
+def _caveat(entry: Entry) -> str:
+    """Why results on the test set of this run cannot be compared with the paper's; empty if they can."""
+    data, ours, theirs = entry.choice("data"), entry.result["images"]["test"], paper.IMAGES["test"]
+    if data != paper.DATA:
+        return f"Trained and tested on {data}, not on VOC-2012: the paper's numbers are of another task."
+    if ours != theirs:
+        return f"{ours} test images, not {theirs}: the paper's numbers and its floor are of another test set."
     return ""
 
 
-def ablation(test_set: Evaluation, found: Sequence[Experiment]) -> Chart | None:
+def ablation(found: Sequence[Experiment]) -> Chart | None:
     """The paper's experiments on one test set, each beside what it builds on; None if there are fewer than two."""
     nearest: dict[str, Experiment] = {}  # of several with one name, the experiment that is most like the paper's
     for experiment in sorted(found, key=lambda experiment: len(experiment.differences)):
-        nearest.setdefault(str(experiment.first.choice("experiment")), experiment)
-    iou = {name: stat for name, experiment in nearest.items() if (stat := experiment.metric("paper_iou"))}
-    steps = []
+        nearest.setdefault(experiment.first.choice("experiment"), experiment)
+    steps: dict[str | None, charts.Step] = {}
     for name, theirs in paper.EXPERIMENTS.items():
-        if name in iou:
-            added = None
-            if (before := theirs.after) and before in iou:
-                added = (iou[name].mean - iou[before].mean, theirs.paper_iou - paper.EXPERIMENTS[before].paper_iou)
+        if name in nearest and (iou := nearest[name].stat("metrics", "test/paper_iou")):
             backbone = nearest[name].first.config.get("model.backbone")
             adds = theirs.adds + (f" ({backbone})" if backbone else "") + (" †" if nearest[name].differences else "")
-            steps.append(charts.Step(adds, iou[name].mean, iou[name].deviation or 0, theirs.paper_iou, added))
+            steps[name] = charts.Step(adds, iou.mean, iou.deviation or 0, theirs.paper_iou, steps.get(theirs.after))
     if len(steps) < 2:
         return None
     caption = (
         f"IoU by the paper's definition, and what each step added: each of the first four builds on the one above it, the "
-        f"other networks build on the weighted loss. † not the paper's setting: see the results. {test_set}."
+        f"other networks build on the weighted loss. † not the paper's setting: see the results. {found[0].test_set}."
     )
     floor = found[0].first.result["floor"]["paper_iou"]
-    return Chart(_file("ablation", test_set), caption, partial(charts.ablation, steps, floor))
+    return Chart(_file("ablation", found), caption, partial(charts.ablation, [*steps.values()], floor))
 
 
-def _file(kind: str, test_set: Evaluation) -> str:
-    return f"{kind}-{test_set.fingerprint}-{test_set.size}"
+def _file(kind: str, found: Sequence[Experiment]) -> str:
+    result = found[0].first.result
+    return f"{kind}-{result['data_fingerprint']}-{result['size']}"
 
 
 def loss_charts(found: Sequence[Experiment]) -> list[Chart]:
@@ -127,7 +120,7 @@ def loss_charts(found: Sequence[Experiment]) -> list[Chart]:
     for number, experiment in enumerate(found):
         curves = [_curve(entry) for entry in experiment.entries if entry.rows]
         if curves:
-            finished, theirs = experiment.first.state == "finished", experiment.published
+            finished, theirs = experiment.first.state == "finished", experiment.first.published
             figure = f"Figure {theirs.figure}: " if theirs and finished else ""
             seeds = f", {len(curves)} seeds" if len(curves) > 1 else ""
             state = "" if finished else f" ({experiment.first.state})"
@@ -148,13 +141,11 @@ def _curve(entry: Entry) -> charts.Curve:
     return charts.Curve(train, val, min(best, len(scores) - 1), stopped)
 
 
-def _predictions(
-    sets: dict[Evaluation, list[Experiment]], wanted: Sequence[object] | None, root: str | None
-) -> list[Block]:
+def _predictions(finished: Sequence[Experiment], wanted: Sequence[object] | None, root: str | None) -> list[Block]:
     """A gallery for every image shown of every data set; runs of one data set may differ in their split and size."""
     data_sets: dict[str, list[Experiment]] = {}
-    for test_set, found in sets.items():
-        data_sets.setdefault(test_set.fingerprint, []).extend(found)
+    for experiment in finished:
+        data_sets.setdefault(experiment.first.result["data_fingerprint"], []).append(experiment)
     blocks: list[Block] = []
     known: list[str] = []
     for found in data_sets.values():
@@ -176,38 +167,31 @@ def _predictions(
     return blocks
 
 
-def heat_map(test_set: Evaluation, found: Sequence[Experiment]) -> Chart:
+def heat_map(found: Sequence[Experiment]) -> Chart:
     """The IoU of every class on one test set, beside the share of its pixels that the class has."""
-    means = [[stat.mean if (stat := each.iou(name)) else np.nan for each in found] for name in voc.CLASSES]
-    matrices = [matrix for each in found for entry in each.entries if (matrix := _confusion(entry)) is not None]
-    shares: Sequence[float | None] = [None] * voc.NUM_CLASSES
-    if matrices:
-        # Every run was tested on the same masks: any matrix has the same number of pixels of a class.
-        pixels = matrices[0].sum(1)
-        shares = (pixels / pixels.sum()).tolist()
-    share = "Beside each class its share of the labelled test pixels." if matrices else "Pixel shares: not recorded."
+    means = [[stat.mean if (stat := each.stat("iou", name)) else np.nan for each in found] for name in voc.CLASSES]
+    # All runs were tested on the same masks: every matrix has the same number of pixels of a class.
+    pixels = _confusion(found[0].first).sum(1)
     caption = (
-        f"IoU by VOC's definition, mean over seeds; - for a class in neither truth nor prediction. {share} {test_set}."
+        f"IoU by VOC's definition, mean over seeds; - for a class in neither truth nor prediction. Beside each class its "
+        f"share of the labelled test pixels. {found[0].test_set}."
     )
-    draw = partial(charts.class_heat_map, np.array(means), [experiment.title for experiment in found], shares)
-    return Chart(_file("classes", test_set), caption, draw)
+    titles = [experiment.title for experiment in found]
+    draw = partial(charts.class_heat_map, np.array(means), titles, pixels / pixels.sum())
+    return Chart(_file("classes", found), caption, draw)
 
 
-def _confusion(entry: Entry) -> charts.Reals | None:
-    """Pixels by truth (rows) and prediction, without the row of void; None where a run did not record them."""
-    matrix = entry.result.get("confusion")
-    return None if matrix is None else np.asarray(matrix, dtype=float)[: voc.NUM_CLASSES]
+def _confusion(entry: Entry) -> charts.Reals:
+    """Pixels by truth (rows) and prediction, without the row of void."""
+    return np.asarray(entry.result["confusion"], dtype=float)[: voc.NUM_CLASSES]
 
 
-def _confusions(found: Sequence[Experiment]) -> list[Block]:
-    blocks: list[Block] = []
+def _confusions(found: Sequence[Experiment]) -> list[Chart]:
+    made = []
     for experiment in found:
         for entry in experiment.entries:
-            title, matrix = f"{experiment.title}, seed {entry.config.get('seed')}", _confusion(entry)
-            if matrix is None:
-                blocks.append(Text(f"{title}: not recorded; training the run again with resume=never records it."))
-            else:
-                caption = f"{title}: percent of a class's pixels (row) taken for a class (column); void left out."
-                draw = partial(charts.confusion_matrix, matrix)
-                blocks.append(Folded(title, Chart(f"confusion-{entry.path.name}", caption, draw)))
-    return blocks
+            title = f"{experiment.title}, seed {entry.config.get('seed')}"
+            caption = f"{title}: percent of a class's pixels (row) taken for a class (column); void left out."
+            draw = partial(charts.confusion_matrix, _confusion(entry))
+            made.append(Chart(f"confusion-{entry.path.name}", caption, draw, title))
+    return made

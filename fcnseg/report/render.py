@@ -53,5 +53,5 @@ def write_markdown(folder: Path, title: str, lead: str, sections: Sequence[Secti
         return f"figures/{free}.png"
 
     report = TEMPLATES.get_template("report.md")
-    text = report.render(title=title, lead=lead, sections=sections, gallery=charts.gallery, save=save)
+    text = report.render(title=title, lead=lead, sections=sections, save=save)
     write_text(folder / "report.md", text)

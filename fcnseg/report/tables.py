@@ -3,13 +3,14 @@
 import csv
 import io
 from collections.abc import Iterable, Sequence
+from statistics import fmean
 from typing import Any
 
 from fcnseg import paper
 from fcnseg.data import voc
 from fcnseg.metrics import SCORES
 from fcnseg.report.collect import STAGES, Entry
-from fcnseg.report.compare import Experiment, Published, Stat, differences
+from fcnseg.report.compare import Experiment, Stat, differences
 from fcnseg.report.document import Table
 from fcnseg.runs.settings import flatten
 
@@ -40,20 +41,22 @@ def results(experiments: Sequence[Experiment]) -> Table:
 
 
 def _result(experiment: Experiment) -> list[str]:
-    published = experiment.published
+    published = experiment.first.published
     theirs = [f"{getattr(published, name):.4f}" if published else "" for name in PRINTED]
-    ours = [_shown(experiment.metric(name)) for name in PRINTED]
+    ours, scores = (
+        [_shown(experiment.stat("metrics", f"test/{name}")) for name in each] for each in (PRINTED, VOC_SCORES)
+    )
     # A seed may have been run twice, under two names.
     seeds = len({entry.config.get("seed") for entry in experiment.entries})
-    seconds = experiment.stat(lambda result: result["seconds"] / max(1, result["epochs"]))
+    seconds = fmean(entry.result["seconds"] / max(1, entry.result["epochs"]) for entry in experiment.entries)
     best = [f"{entry.result['best_epoch'] + 1} of {entry.result['epochs']}" for entry in experiment.entries]
     return [
         f"{experiment.title}\n{experiment.beside_the_paper}",
         str(seeds) if seeds == len(experiment.entries) else f"{seeds} in {len(experiment.entries)} runs",
         *(cell for pair in zip(ours, theirs, strict=True) for cell in pair),
-        *(_shown(experiment.metric(name)) for name in VOC_SCORES),
+        *scores,
         f"{experiment.first.result['parameters']:,}",
-        f"{seconds.mean:.1f}" if seconds else "-",
+        f"{seconds:.1f}",
         ", ".join(dict.fromkeys(best)),
     ]
 
@@ -84,7 +87,7 @@ def differences_between(experiments: Iterable[Experiment]) -> Table | None:
 def _facts(entry: Entry) -> dict[str, str]:
     result = entry.result
     return {
-        "data set": str(entry.choice("data")),
+        "data set": entry.choice("data"),
         "data fingerprint": result["data_fingerprint"],
         "split": result["split"],
         "images (train/val/test)": "/".join(map(str, result["images"].values())),
@@ -108,9 +111,9 @@ def unfinished(entries: Iterable[Entry]) -> Table | None:
     return Table(("run", "state", "epochs done", "what is known"), rows, words=(0, 1, 3)) if rows else None
 
 
-def as_csv(entries: Iterable[Entry], published: Published) -> str:
+def as_csv(entries: Iterable[Entry]) -> str:
     """A row for every run: what was chosen, what differs from the paper, all numbers, and all other settings."""
-    records = [_record(entry, published) for entry in entries]
+    records = [_record(entry) for entry in entries]
     columns = dict.fromkeys(column for record in records for column in record)
     text = io.StringIO(newline="")
     table = csv.DictWriter(text, columns, lineterminator="\n")
@@ -119,16 +122,17 @@ def as_csv(entries: Iterable[Entry], published: Published) -> str:
     return text.getvalue()
 
 
-def _record(entry: Entry, published: Published) -> dict[str, Any]:
-    config, name = entry.config, str(entry.choice("experiment"))
-    theirs = paper.EXPERIMENTS.get(name)
-    differ, measured = differences(entry, published.get(name)), flatten(dict(entry.result))
+def _record(entry: Entry) -> dict[str, Any]:
+    config, measured = entry.config, flatten(dict(entry.result))
     return {
         **{"run": entry.path.name, "folder": str(entry.path), "state": entry.state},
         **{key.removeprefix("choices."): value for key, value in config.items() if key.startswith("choices.")},
         **{"seed": config.get("seed"), "backbone": config.get("model.backbone")},
-        **{"differs_from_paper": "; ".join(differ), "remarks": "; ".join(entry.remarks)},
-        **{f"paper_printed/{metric.removeprefix('paper_')}": getattr(theirs, metric, None) for metric in PRINTED},
+        **{"differs_from_paper": "; ".join(differences(entry)), "remarks": "; ".join(entry.remarks)},
+        **{
+            f"paper_printed/{metric.removeprefix('paper_')}": getattr(entry.published, metric, None)
+            for metric in PRINTED
+        },
         **{key.removeprefix("metrics.").replace(".", "/"): measured.get(key) for key in MEASURED},
         **{f"config/{key}": value for key, value in config.items() if not key.startswith("choices.")},
     }
