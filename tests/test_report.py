@@ -286,7 +286,7 @@ def test_the_page_is_whole_and_needs_nothing_else(out):
 def test_the_markdown_s_pictures_are_there(out):
     text = (out / "report.md").read_text()
     pictures = re.findall(r"\]\((figures/[^)]+)\)", text)
-    assert {name.split("/")[1].split("-")[0] for name in pictures} == {
+    assert {re.split("[-/.]", name)[1] for name in pictures} == {
         "ablation",
         "loss",
         "masks",

@@ -41,8 +41,8 @@ class Curve:
     """The losses of one run, one entry an epoch.
 
     Attributes:
-        train: The training losses.
-        val: The validation losses.
+        train: The mean loss over the training batches.
+        val: The mean loss over the validation images.
         best: The epoch of the best weights, counted from 0.
         stopped: Whether early stopping ended the run.
     """
@@ -181,7 +181,8 @@ def ablation(steps: Sequence[Step], floor: float) -> Figure:
     rows, ours, theirs = range(len(steps)), [step.ours for step in steps], [step.paper for step in steps]
     axes.hlines(rows, ours, theirs, color=INK, alpha=0.25, linewidth=1.2)
     deviations = [step.deviation for step in steps]
-    axes.errorbar(ours, rows, xerr=deviations, fmt="o", color=BLUE, ms=8, capsize=3, label="ours")
+    axes.plot(ours, rows, "o", color=BLUE, ms=8, label="ours")
+    axes.errorbar(ours, rows, xerr=deviations, fmt="none", ecolor=BLUE, capsize=3)
     axes.plot(theirs, rows, "D", color=ORANGE, fillstyle="none", ms=7, mew=1.6, label="the paper's")
     for row, step in enumerate(steps):
         if step.after:

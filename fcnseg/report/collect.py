@@ -27,7 +27,7 @@ class Entry:
     """What was read of one run's folder.
 
     Attributes:
-        path: The folder.
+        path: The folder, which may hold no run at all.
         state: "finished", "failed", "interrupted" or "running"; "broken" where the folder does not show which.
         config: The run's settings; empty if they cannot be read.
         rows: The rows of metrics.csv, one an epoch.
@@ -52,29 +52,6 @@ class Entry:
         return paper.EXPERIMENTS.get(self.choice("experiment"))
 
 
-def find(pattern: str) -> list[Path]:
-    """The folders to read: run folders, and folders beside them that hold no run.
-
-    Args:
-        pattern: A run's folder, a folder of run folders, or a glob of either.
-
-    Raises:
-        ValueError: no folder matches.
-    """
-    roots = [Path(name) for name in sorted(glob(pattern)) if Path(name).is_dir()]
-    if not roots:
-        raise ValueError(f"no folder {pattern}: wanted a folder of runs, one run, or a glob, as in runs=runs")
-    return list(dict.fromkeys(path for root in roots for path in _inside(root)))
-
-
-def _inside(root: Path) -> list[Path]:
-    runs = sorted(path.parent.parent for path in root.rglob(".hydra/config.yaml"))
-    # A folder without a run may be one whose config was lost; the user should see it. What holds runs is not such a folder.
-    with_runs = {folder for run in runs for folder in (run, *run.parents)}
-    empty = [path for path in root.iterdir() if path.is_dir() and path.name[0] != "." and path not in with_runs]
-    return [root] if root in runs else sorted([*runs, *empty]) or [root]
-
-
 def read(path: Path) -> Entry:
     """All that can be read of the run in `path`; what cannot be read becomes a remark."""
     run = Run(path)
@@ -90,27 +67,21 @@ def read(path: Path) -> Entry:
 
     config = attempt(".hydra/config.yaml", lambda: flatten(without_watchers(run.config))) or {}
     status = attempt("status.json", lambda: run.status) or {}
-    result = attempt("result.json", lambda: _complete_result(run)) or {}
+    result = attempt("result.json", lambda: run.result)
+    lacking = [] if result is None else [key for key in NEEDED if not _is_whole(result.get(key), NEEDED[key])]
+    if lacking:
+        problem = f"{path / 'result.json'} is incomplete: it lacks all or part of {', '.join(lacking)}"
+        remarks.append(f"{problem}; resume=never trains the run again")
     rows = attempt("metrics.csv", lambda: run.epochs) or []
     state = str(status.get("status", "broken")) if config else "broken"
-    if state in ("finished", "running") and result:  # "running": killed after the result, before the last status
+    # A run that is "running" may have been killed between its result and its last status.
+    if state in ("finished", "running") and result and not lacking:
         return Entry(path, "finished", config, rows, result, tuple(remarks))
     if state == "finished":
         state, remarks = "broken", remarks or [f"no {path / 'result.json'}, though status.json says finished"]
     if "error" in status:
         remarks.append(str(status["error"]))
     return Entry(path, state, config, rows, {}, tuple(remarks))
-
-
-def _complete_result(run: Run) -> dict[str, Any]:
-    """The result, once it is known to hold all that the report needs; empty if there is no result."""
-    result = run.result
-    if result is None:
-        return {}
-    if lacking := [key for key, needed in NEEDED.items() if not _is_whole(result.get(key), needed)]:
-        problem = f"{run.path / 'result.json'} is incomplete: it lacks all or part of {', '.join(lacking)}"
-        raise ValueError(f"{problem}; resume=never trains the run again")
-    return result
 
 
 def _is_whole(value: object, needed: Any) -> bool:
@@ -120,13 +91,28 @@ def _is_whole(value: object, needed: Any) -> bool:
     return not isinstance(needed, tuple) and isinstance(value, needed)
 
 
+def _inside(root: Path) -> list[Path]:
+    """The folder itself if it is a run; otherwise the runs in it, and the folders in it that hold no run."""
+    runs = sorted(path.parent.parent for path in root.rglob(".hydra/config.yaml"))
+    # A folder without a run may be one whose config was lost; the user should see it. What holds runs is not such a folder.
+    with_runs = {folder for run in runs for folder in (run, *run.parents)}
+    empty = [path for path in root.iterdir() if path.is_dir() and path.name[0] != "." and path not in with_runs]
+    return [root] if root in runs else sorted([*runs, *empty]) or [root]
+
+
 def collect(pattern: str) -> list[Entry]:
-    """What can be read of every folder that `pattern` names; see `find`.
+    """What can be read of run folders, and of folders beside them that hold no run.
+
+    Args:
+        pattern: A run's folder, a folder of run folders, or a glob of either.
 
     Raises:
-        ValueError: none of the folders holds a run.
+        ValueError: no folder matches, or none of the folders holds a run.
     """
-    entries = [read(path) for path in find(pattern)]
+    roots = [Path(name) for name in sorted(glob(pattern)) if Path(name).is_dir()]
+    if not roots:
+        raise ValueError(f"no folder {pattern}: wanted a folder of runs, one run, or a glob, as in runs=runs")
+    entries = [read(path) for path in dict.fromkeys(path for root in roots for path in _inside(root))]
     if not any(entry.config for entry in entries):
         raise ValueError(f"no run in {pattern}: found no .hydra/config.yaml; train one with python -m fcnseg.train")
     return entries

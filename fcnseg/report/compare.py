@@ -73,11 +73,9 @@ class Experiment:
         return f"{self.first.choice('data')}, {result['split']} split: {images}, data {result['data_fingerprint']}"
 
     def stat(self, table: str, name: str) -> Stat | None:
-        """The statistics of a number in a table of the results, such as "iou" of "cat"; None where no run has the number."""
+        """The statistics of a number in a table of the results, such as "cat" in "iou"; None where no run has it."""
         values = [value for entry in self.entries if (value := entry.result[table].get(name)) is not None]
-        if not values:
-            return None
-        return Stat(fmean(values), stdev(values) if len(values) > 1 else None)
+        return Stat(fmean(values), stdev(values) if len(values) > 1 else None) if values else None
 
 
 def _identity(entry: Entry) -> dict[str, str]:
@@ -86,13 +84,12 @@ def _identity(entry: Entry) -> dict[str, str]:
     A setting that is null counts as absent: a later version of the package has more of them.
     """
     settings = {key: value for key, value in entry.config.items() if not _is_incidental(key)}
-    data = {key: entry.result.get(key) for key in ("data_fingerprint", "split", "size")}
-    return {key: str(value) for key, value in {**settings, **data}.items() if value is not None}
+    settings["data_fingerprint"] = entry.result.get("data_fingerprint")
+    return {key: str(value) for key, value in settings.items() if value is not None}
 
 
 def _is_incidental(key: str) -> bool:
-    key = key.removeprefix("choices.")
-    return key in INCIDENTAL or key.partition(".")[0] in INCIDENTAL
+    return any(f"{key.removeprefix('choices.')}.".startswith(f"{each}.") for each in INCIDENTAL)
 
 
 def differences(entry: Entry) -> tuple[str, ...]:

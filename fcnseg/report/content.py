@@ -106,28 +106,21 @@ def ablation(found: Sequence[Experiment]) -> Chart | None:
         f"other networks build on the weighted loss. † not the paper's setting: see the results. {found[0].test_set}."
     )
     floor = found[0].first.result["floor"]["paper_iou"]
-    return Chart(_file("ablation", found), caption, partial(charts.ablation, [*steps.values()], floor))
-
-
-def _file(kind: str, found: Sequence[Experiment]) -> str:
-    result = found[0].first.result
-    return f"{kind}-{result['data_fingerprint']}-{result['size']}"
+    return Chart("ablation", caption, partial(charts.ablation, [*steps.values()], floor))
 
 
 def loss_charts(found: Sequence[Experiment]) -> list[Chart]:
     """Figures 2-8: a chart for every experiment that has trained for an epoch."""
     made = []
-    for number, experiment in enumerate(found):
-        curves = [_curve(entry) for entry in experiment.entries if entry.rows]
-        if curves:
+    for experiment in found:
+        if curves := [_curve(entry) for entry in experiment.entries if entry.rows]:
             finished, theirs = experiment.first.state == "finished", experiment.first.published
             figure = f"Figure {theirs.figure}: " if theirs and finished else ""
             seeds = f", {len(curves)} seeds" if len(curves) > 1 else ""
             state = "" if finished else f" ({experiment.first.state})"
             caption = f"{figure}{experiment.title}{state}{seeds}. {experiment.beside_the_paper.capitalize()}."
-            # The number keeps the files in the report's order.
             name = "".join(letter if letter.isalnum() else "-" for letter in experiment.title.split(",")[0])
-            made.append(Chart(f"loss-{number:02}-{name}", caption, partial(charts.loss_curves, curves)))
+            made.append(Chart(f"loss-{name}", caption, partial(charts.loss_curves, curves)))
     return made
 
 
@@ -149,18 +142,19 @@ def _predictions(finished: Sequence[Experiment], wanted: Sequence[object] | None
     blocks: list[Block] = []
     known: list[str] = []
     for found in data_sets.values():
-        models = []
+        networks = {}
         for experiment in found:
             try:
-                models.append(masks.load(experiment, root))
+                networks[experiment.title] = masks.load(experiment.first.path, root)
             except Exception as error:  # a checkpoint or a data set may be gone: the other networks are still shown
                 blocks.append(Text(f"No predictions of {experiment.title}: {error}", warning=True))
-        if models:
+        if networks:
             # A split may leave some of the images out of the test set: only what all networks were tested on is shown.
-            names = masks.test_names(models)
+            names = masks.test_names(networks)
             known += names
-            names = masks.pick(models[0].data, names) if wanted is None else masks.chosen(wanted, names)
-            blocks += masks.galleries(models, names) if names else []
+            _, data = next(iter(networks.values()))
+            shown = masks.pick(data, names) if wanted is None else masks.chosen(wanted, names)
+            blocks += [masks.gallery(networks, name) for name in shown]
     # A name may be in one data set and not in another; it must be in one of them.
     if known and (missing := [item for item in wanted or () if not masks.chosen([item], known)]):
         raise ValueError(f"images={missing}: wanted names of test images, such as {', '.join(known[:3])}")
@@ -178,7 +172,7 @@ def heat_map(found: Sequence[Experiment]) -> Chart:
     )
     titles = [experiment.title for experiment in found]
     draw = partial(charts.class_heat_map, np.array(means), titles, pixels / pixels.sum())
-    return Chart(_file("classes", found), caption, draw)
+    return Chart("classes", caption, draw)
 
 
 def _confusion(entry: Entry) -> charts.Reals:

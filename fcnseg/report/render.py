@@ -18,7 +18,7 @@ from fcnseg.report.document import Section
 TEMPLATES = Environment(
     loader=PackageLoader("fcnseg.report"),
     # What comes from a run folder is text, even where it looks like HTML.
-    autoescape=select_autoescape(["html"]),
+    autoescape=select_autoescape(),
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,

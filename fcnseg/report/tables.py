@@ -15,9 +15,7 @@ from fcnseg.report.document import Table
 from fcnseg.runs.settings import flatten
 
 VOC_SCORES = [name for name in SCORES if name not in paper.FLOOR]
-PRINTED = (*paper.FLOOR, "loss")  # the metrics that the paper prints
-PRINTED_COLUMNS = ("IoU", "IoU in the paper", "accuracy", "accuracy in the paper", "loss", "loss in the paper")
-COST_COLUMNS = ("parameters", "seconds per epoch", "best epoch")
+PRINTED = {"paper_iou": "IoU", "paper_acc": "accuracy", "loss": "loss"}  # the metrics that the paper prints
 MEASURED = (  # what the CSV file has of a result; a dot leads into one of its tables
     *(f"metrics.test/{name}" for name in ("loss", *SCORES)),
     *(f"floor.{name}" for name in SCORES),
@@ -31,34 +29,33 @@ MEASURED = (  # what the CSV file has of a result; a dot leads into one of its t
 def results(experiments: Sequence[Experiment]) -> Table:
     """The floor, then a row for every experiment on one test set, our numbers beside the paper's."""
     floor = experiments[0].first.result["floor"]
-    both = [cell for name in paper.FLOOR for cell in (_shown(floor[name]), f"{paper.FLOOR[name]:.3f}")]
-    first = ["background everywhere\nthe floor", "", *both, "", "", *(_shown(floor[name]) for name in VOC_SCORES)]
-    return Table(
-        columns=("experiment", "seeds", *PRINTED_COLUMNS, *(SCORES[name] for name in VOC_SCORES), *COST_COLUMNS),
-        rows=[[*first, *[""] * len(COST_COLUMNS)], *map(_result, experiments)],
-        groups=[("", 2), ("the paper's definition", 6), ("VOC's definition", 3), ("", 3)],
-    )
+    first = {"experiment": "background everywhere\nthe floor"}
+    for name, theirs in paper.FLOOR.items():
+        first |= {PRINTED[name]: _shown(floor[name]), f"{PRINTED[name]} in the paper": f"{theirs:.3f}"}
+    first |= {SCORES[name]: _shown(floor[name]) for name in VOC_SCORES}
+    rows = [_result(experiment) for experiment in experiments]
+    cells = [[row.get(column, "") for column in rows[0]] for row in (first, *rows)]
+    return Table([*rows[0]], cells, [("", 2), ("the paper's definition", 6), ("VOC's definition", 3), ("", 3)])
 
 
-def _result(experiment: Experiment) -> list[str]:
-    published = experiment.first.published
-    theirs = [f"{getattr(published, name):.4f}" if published else "" for name in PRINTED]
-    ours, scores = (
-        [_shown(experiment.stat("metrics", f"test/{name}")) for name in each] for each in (PRINTED, VOC_SCORES)
-    )
+def _result(experiment: Experiment) -> dict[str, str]:
+    """The cells of an experiment's row by their columns."""
+    runs, published = [entry.result for entry in experiment.entries], experiment.first.published
     # A seed may have been run twice, under two names.
     seeds = len({entry.config.get("seed") for entry in experiment.entries})
-    seconds = fmean(entry.result["seconds"] / max(1, entry.result["epochs"]) for entry in experiment.entries)
-    best = [f"{entry.result['best_epoch'] + 1} of {entry.result['epochs']}" for entry in experiment.entries]
-    return [
-        f"{experiment.title}\n{experiment.beside_the_paper}",
-        str(seeds) if seeds == len(experiment.entries) else f"{seeds} in {len(experiment.entries)} runs",
-        *(cell for pair in zip(ours, theirs, strict=True) for cell in pair),
-        *scores,
-        f"{experiment.first.result['parameters']:,}",
-        f"{seconds:.1f}",
-        ", ".join(dict.fromkeys(best)),
-    ]
+    row = {
+        "experiment": f"{experiment.title}\n{experiment.beside_the_paper}",
+        "seeds": str(seeds) if seeds == len(runs) else f"{seeds} in {len(runs)} runs",
+    }
+    for name, column in PRINTED.items():
+        row[column] = _shown(experiment.stat("metrics", f"test/{name}"))
+        row[f"{column} in the paper"] = f"{getattr(published, name):.4f}" if published else ""
+    row |= {SCORES[name]: _shown(experiment.stat("metrics", f"test/{name}")) for name in VOC_SCORES}
+    return row | {
+        "parameters": f"{runs[0]['parameters']:,}",
+        "seconds per epoch": f"{fmean(run['seconds'] / max(1, run['epochs']) for run in runs):.1f}",
+        "best epoch": ", ".join(dict.fromkeys(f"{run['best_epoch'] + 1} of {run['epochs']}" for run in runs)),
+    }
 
 
 def _shown(value: Stat | float | None) -> str:
@@ -76,11 +73,11 @@ def differences_between(experiments: Iterable[Experiment]) -> Table | None:
     runs = [(experiment.title, _facts(entry)) for experiment in experiments for entry in experiment.entries]
     rows = []
     for fact in runs[0][1]:
-        titles: dict[str, dict[str, None]] = {}  # of the experiments with a value, each once and in order
-        for title, facts in runs:
-            titles.setdefault(facts[fact], {})[title] = None
-        if len(titles) > 1:
-            rows += [[fact, value, "; ".join(having)] for value, having in titles.items()]
+        values = dict.fromkeys(facts[fact] for _, facts in runs)
+        if len(values) > 1:
+            for value in values:
+                titles = dict.fromkeys(title for title, facts in runs if facts[fact] == value)
+                rows.append([fact, value, "; ".join(titles)])
     return Table(("what", "is", "in"), rows, words=(0, 1, 2)) if rows else None
 
 
@@ -129,10 +126,7 @@ def _record(entry: Entry) -> dict[str, Any]:
         **{key.removeprefix("choices."): value for key, value in config.items() if key.startswith("choices.")},
         **{"seed": config.get("seed"), "backbone": config.get("model.backbone")},
         **{"differs_from_paper": "; ".join(differences(entry)), "remarks": "; ".join(entry.remarks)},
-        **{
-            f"paper_printed/{metric.removeprefix('paper_')}": getattr(entry.published, metric, None)
-            for metric in PRINTED
-        },
+        **{f"paper_printed/{name.removeprefix('paper_')}": getattr(entry.published, name, None) for name in PRINTED},
         **{key.removeprefix("metrics.").replace(".", "/"): measured.get(key) for key in MEASURED},
         **{f"config/{key}": value for key, value in config.items() if not key.startswith("choices.")},
     }
