@@ -58,6 +58,7 @@ def read(path: Path) -> Entry:
     remarks: list[str] = []
 
     def attempt(file: str, reading: Callable[[], T]) -> T | None:
+        """What `reading` returns; None, and a remark, if it raises."""
         try:
             return reading()
         except Exception as error:  # a damaged file may raise anything, and the other runs are still to be reported

@@ -16,11 +16,12 @@ from fcnseg.runs.settings import flatten
 INCIDENTAL = ("seed", "name", "runs", "resume", "data.root", "checkpoint")
 # Settings in which a run may differ from the paper's: the machine's, and what follows from trainer.max_epochs.
 NOT_THE_PAPER_S = ("trainer.accelerator", "trainer.devices", "trainer.precision", "optimizer.fused", "schedule.T_max")
-KNOWN_BEST = ("choices.data", "data.size", "data.split", "trainer.max_epochs", "optimizer.lr")  # by these first
+# Experiments of one name are distinguished by these settings first: people know them best.
+KNOWN_BEST = ("choices.data", "data.size", "data.split", "trainer.max_epochs", "optimizer.lr")
 WORDS = {"model.weights": "pretrained weights", "data.size": "size in pixels"}
 
 
-@cache
+@cache  # composing a config takes a quarter of a second
 def published_settings(name: str) -> Config:
     """The settings of one of the paper's experiments, as `conf/experiment` has them."""
     cfg = compose(f"experiment={name}")
@@ -131,7 +132,7 @@ def _title(entry: Entry) -> str:
 
 
 def _distinguishing(twins: Sequence[Mapping[str, str]]) -> list[str]:
-    """A few settings in which any two of `twins` differ, those that people know best first."""
+    """A few settings by which any two of `twins` can be distinguished."""
     chosen: list[str] = []
     kinds = 1
     for key in dict.fromkeys([*KNOWN_BEST, *(key for twin in twins for key in twin)]):
@@ -149,6 +150,7 @@ def experiments(entries: Iterable[Entry]) -> list[Experiment]:
     names = list(paper.EXPERIMENTS)
 
     def place(entry: Entry) -> tuple[Any, ...]:
+        """What runs are sorted by."""
         rank = names.index(entry.choice("experiment")) if entry.published else len(names)
         return rank, _title(entry), entry.state, str(sorted(_identity(entry).items())), entry.config.get("seed", 0)
 

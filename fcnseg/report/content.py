@@ -24,11 +24,11 @@ DEFINITIONS = (
 
 
 def sections(entries: Sequence[Entry], *, images: Sequence[object] | None, root: str | None) -> list[Section]:
-    """The whole report.
+    """Make the report's sections; those that would be empty are left out.
 
     Args:
         entries: The runs to report on.
-        images: The names of the test images to show; None: such as show many classes are picked.
+        images: The names of the test images to show; None: images that show many classes are picked.
         root: The folder in which the data set is now; None: the one that each run was trained from.
 
     Raises:
@@ -73,6 +73,7 @@ def _results(sets: Mapping[str, Sequence[Experiment]]) -> list[Block]:
     everything = [experiment for found in sets.values() for experiment in found]
     if table := tables.differences_between(everything):
         blocks += [Text("What these runs do not have in common:"), table]
+    # The result is whole, but something else in the folder may be damaged, such as metrics.csv.
     entries = [entry for experiment in everything for entry in experiment.entries]
     remarks = [f"{entry.path.name}: {remark}" for entry in entries for remark in entry.remarks]
     return blocks + [Text(remark, warning=True) for remark in remarks]
@@ -93,6 +94,7 @@ def ablation(found: Sequence[Experiment]) -> Chart | None:
     nearest: dict[str, Experiment] = {}  # of several with one name, the experiment that is most like the paper's
     for experiment in sorted(found, key=lambda experiment: len(experiment.differences)):
         nearest.setdefault(experiment.first.choice("experiment"), experiment)
+    # In the paper's order, an experiment comes after the one that it builds on.
     steps: dict[str | None, charts.Step] = {}
     for name, theirs in paper.EXPERIMENTS.items():
         if name in nearest and (iou := nearest[name].stat("metrics", "test/paper_iou")):

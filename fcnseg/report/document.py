@@ -111,7 +111,7 @@ class Section:
     """Blocks under a heading.
 
     Attributes:
-        title: The heading.
+        title: The heading, which the list of sections links to.
         blocks: The blocks from top to bottom.
         small: Whether the blocks are small charts, which a page shows side by side.
     """

@@ -17,14 +17,14 @@ from fcnseg.task import SegmentationTask
 
 PICKED = 3
 SEEN = 0.01  # the share of an image from which on a class counts as seen in it
-Network = tuple[SegmentationTask, VOCDataModule]  # with the data that it was tested on
+Network = tuple[SegmentationTask, VOCDataModule]  # a trained network with the data that it was tested on
 
 
 def load(path: Path, root: str | None) -> Network:
     """Load the best weights and the data of a finished run.
 
     Args:
-        path: The run's folder.
+        path: The run's folder, which holds its config and its best checkpoint.
         root: The folder in which the data set is now; None: the one that the run was trained from.
 
     Raises:
@@ -80,6 +80,7 @@ def pick(data: VOCDataModule, names: Sequence[str]) -> list[str]:
     shown: set[int] = set()
 
     def worth(name: str) -> tuple[int, float]:
+        """How many classes an image would add, then how much of it they cover."""
         return len(shares[name].keys() - shown), sum(shares[name].values())
 
     while shares and len(picked) < PICKED:

@@ -14,6 +14,7 @@ from fcnseg.report.compare import Experiment, Stat, differences
 from fcnseg.report.document import Table
 from fcnseg.runs.settings import flatten
 
+# The scores that the paper does not print.
 VOC_SCORES = [name for name in SCORES if name not in paper.FLOOR]
 PRINTED = {"paper_iou": "IoU", "paper_acc": "accuracy", "loss": "loss"}  # the metrics that the paper prints
 MEASURED = (  # what the CSV file has of a result; a dot leads into one of its tables
@@ -33,6 +34,7 @@ def results(experiments: Sequence[Experiment]) -> Table:
     for name, theirs in paper.FLOOR.items():
         first |= {PRINTED[name]: _shown(floor[name]), f"{PRINTED[name]} in the paper": f"{theirs:.3f}"}
     first |= {SCORES[name]: _shown(floor[name]) for name in VOC_SCORES}
+    # The floor has neither a loss nor a cost: these cells of its row stay empty.
     rows = [_result(experiment) for experiment in experiments]
     cells = [[row.get(column, "") for column in rows[0]] for row in (first, *rows)]
     return Table([*rows[0]], cells, [("", 2), ("the paper's definition", 6), ("VOC's definition", 3), ("", 3)])
@@ -111,6 +113,7 @@ def unfinished(entries: Iterable[Entry]) -> Table | None:
 def as_csv(entries: Iterable[Entry]) -> str:
     """A row for every run: what was chosen, what differs from the paper, all numbers, and all other settings."""
     records = [_record(entry) for entry in entries]
+    # Runs of several versions, or of several networks, have different settings.
     columns = dict.fromkeys(column for record in records for column in record)
     text = io.StringIO(newline="")
     table = csv.DictWriter(text, columns, lineterminator="\n")
