@@ -10,6 +10,7 @@ from torch import Tensor
 from fcnseg.data import voc
 
 Picture = npt.NDArray[np.uint8]  # (H, W, 3)
+OPACITY = 0.6  # of a mask over its image
 GAP = 4  # white pixels between the pictures of a panel
 
 
@@ -23,11 +24,10 @@ def photograph(image: Tensor) -> Picture:
     return np.asarray(image.permute(1, 2, 0).cpu().numpy(), dtype=np.uint8)
 
 
-def overlay(image: Tensor, mask: Tensor, *, opacity: float = 0.6) -> Picture:
+def overlay(image: Tensor, mask: Tensor) -> Picture:
     """An image (3, H, W) uint8 with labels (H, W) laid over it in VOC's colours, where they are not background."""
-    base, colours = photograph(image).astype(float), colour(mask)
-    shown = (mask != voc.BACKGROUND).cpu().numpy()[..., None] * opacity
-    return np.asarray(base * (1 - shown) + colours * shown, dtype=np.uint8)
+    shown = (mask != voc.BACKGROUND).cpu().numpy()[..., None] * OPACITY
+    return np.asarray(photograph(image) * (1 - shown) + colour(mask) * shown, dtype=np.uint8)
 
 
 def panel(images: Tensor, truths: Tensor, predictions: Tensor) -> Picture:
@@ -41,9 +41,8 @@ def panel(images: Tensor, truths: Tensor, predictions: Tensor) -> Picture:
     rows = []
     for image, truth, prediction in zip(images, truths, predictions.to(torch.uint8), strict=True):
         pictures = [photograph(image), colour(truth), colour(prediction), overlay(image, prediction)]
-        rows.append(
-            np.concatenate([np.pad(p, ((0, GAP), (0, GAP), (0, 0)), constant_values=255) for p in pictures], axis=1)
-        )
+        framed = [np.pad(each, ((0, GAP), (0, GAP), (0, 0)), constant_values=255) for each in pictures]
+        rows.append(np.concatenate(framed, axis=1))
     return np.asarray(np.concatenate(rows)[:-GAP, :-GAP], dtype=np.uint8)
 
 

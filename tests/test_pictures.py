@@ -7,6 +7,7 @@ import torch
 from fcnseg import pictures as figures
 from fcnseg.data import voc
 from fcnseg.report import charts
+from fcnseg.report.document import Gallery
 
 IMAGE = torch.full((3, 4, 6), 100, dtype=torch.uint8)
 MASK = torch.zeros(4, 6, dtype=torch.uint8)
@@ -24,9 +25,9 @@ def test_colours_are_voc_s():
 
 
 def test_an_overlay_leaves_background_alone():
-    laid = figures.overlay(IMAGE, MASK, opacity=0.5)
+    laid = figures.overlay(IMAGE, MASK)
     assert laid[3, 3].tolist() == [100, 100, 100]
-    assert laid[0, 0].tolist() == [146, 114, 114]
+    assert laid[0, 0].tolist() == [155, 116, 116]
 
 
 def test_a_panel_has_a_row_a_sample_and_four_pictures():
@@ -63,8 +64,10 @@ def test_the_legend_names_a_line_once_for_several_seeds():
 def test_a_heat_map_has_means_shares_and_gaps():
     iou = np.full((voc.NUM_CLASSES, 1), np.nan)
     iou[:3, 0] = 0.9, 0.25, 0.05
-    shown = texts(charts.class_heat_map(iou, ["wilson"], [0.75, 0.25, *[None] * 19]))
-    assert {"wilson", "background 75.0%", "aeroplane 25.0%", "bicycle", "0.40", "0.90", "0.25", "0.05"} <= set(shown)
+    shown = texts(charts.class_heat_map(iou, ["wilson"], [0.75, 0.25, *[0] * 19]))
+    assert {"wilson", "background 75.0%", "aeroplane 25.0%", "bicycle 0.0%", "0.40", "0.90", "0.25", "0.05"} <= set(
+        shown
+    )
     assert shown.count("-") == voc.NUM_CLASSES - 3
 
 
@@ -77,15 +80,15 @@ def test_a_confusion_matrix_is_in_percent_of_the_row():
 
 def test_an_ablation_tells_what_was_added():
     first = charts.Step("FCN", 0.05, 0, 0.06, None)
-    shown = texts(charts.ablation([first, charts.Step("+ flips", 0.07, 0.01, 0.05, (0.02, -0.01))], floor=0.04))
+    shown = texts(charts.ablation([first, charts.Step("+ flips", 0.07, 0.01, 0.05, first)], floor=0.04))
     assert {"FCN", "+ flips", "ours +0.0200", "paper's -0.0100", "background everywhere"} <= set(shown)
 
 
 def test_a_gallery_shows_every_mask_alone_and_over_the_image():
-    figure = charts.gallery(IMAGE, MASK, {"fcn": MASK, "unet": MASK})
+    figure = Gallery("x", IMAGE, MASK, {"fcn": MASK, "unet": MASK}).draw()
     pictures = [axes.images[0].get_array() for axes in figure.axes if axes.images]
-    assert len(pictures) == 1 + 2 * 3
-    assert {"image", "truth", "fcn", "unet", "person", "void"} <= set(texts(figure))
+    assert len(pictures) == 2 * 3
+    assert {"image and truth", "fcn", "unet", "person", "void"} <= set(texts(figure))
 
 
 def test_ink_is_the_page_s_and_a_picture_is_on_white():

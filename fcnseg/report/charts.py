@@ -10,17 +10,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from matplotlib import rc_context
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure  # without pyplot there is no backend to choose and nothing to close
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
-from torch import Tensor
 
 from fcnseg.data import voc
-from fcnseg.pictures import colour, legend, overlay, photograph
+from fcnseg.pictures import Picture
 
 Reals = npt.NDArray[np.float64]
 INK, BLUE, ORANGE = "#24292f", "#3d85c6", "#e0832c"
@@ -43,8 +41,8 @@ class Curve:
     """The losses of one run, one entry an epoch.
 
     Attributes:
-        train: The training losses.
-        val: The validation losses.
+        train: The mean loss over the training batches.
+        val: The mean loss over the validation images.
         best: The epoch of the best weights, counted from 0.
         stopped: Whether early stopping ended the run.
     """
@@ -64,27 +62,20 @@ class Step:
         ours: The mean of our IoU over seeds.
         deviation: The standard deviation of our IoU over seeds; 0 for one seed.
         paper: The IoU that the paper prints.
-        added: The gains on the experiment that this one builds on, ours and the paper's; None if that one did not run.
+        after: The step that this one builds on; None if it builds on no other, or that one did not run.
     """
 
     adds: str
     ours: float
     deviation: float
     paper: float
-    added: tuple[float, float] | None
+    after: "Step | None"
 
 
 def _chart(width: float, height: float) -> tuple[Figure, Axes]:
     """An empty chart of this size in inches."""
     figure = Figure((width, height), layout="constrained")
     return figure, figure.add_subplot()
-
-
-def _each_once(axes: Axes) -> tuple[list[Artist], list[str]]:
-    """Handles and labels for a legend; a label that several lines have is in it once."""
-    handles, labels = axes.get_legend_handles_labels()
-    once = dict(zip(labels, handles, strict=True))
-    return [*once.values()], [*once]
 
 
 @styled
@@ -121,37 +112,49 @@ def loss_curves(curves: Sequence[Curve]) -> Figure:
     axes.grid()
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="epoch", ylabel="loss")
-    axes.legend(*_each_once(axes), ncols=2)
+    handles, labels = axes.get_legend_handles_labels()
+    # The lines of several seeds have the same label, which the legend shows once.
+    once = dict(zip(labels, handles, strict=True))
+    axes.legend(once.values(), once.keys(), ncols=2)
     return figure
 
 
-def _cells(axes: Axes, values: Reals, rows: Sequence[str], columns: Sequence[str], top: float) -> None:
-    """Colour a matrix of values from transparent at 0, which suits a page of any colour, to blue at `top`."""
-    opacity = np.where(np.isnan(values), 0, 0.04 + 0.86 * np.clip(np.nan_to_num(values) / top, 0, 1))
+def _cells(axes: Axes, values: Reals, rows: Sequence[str], columns: Sequence[str], texts: Sequence[str]) -> None:
+    """Colour a matrix of values from transparent at 0, which suits a page of any colour, to blue at 1.
+
+    Args:
+        axes: An empty chart, which the cells are drawn into.
+        values: (rows, columns), NaN for a cell without colour.
+        rows: The names of the rows.
+        columns: The names of the columns.
+        texts: What is written into the cells, row by row.
+    """
+    # At 0.04 a cell of value 0 still differs from a cell without a value.
+    opacity = np.where(np.isnan(values), 0, 0.04 + 0.86 * np.clip(np.nan_to_num(values), 0, 1))
     blue = np.broadcast_to(to_rgb(BLUE), (*values.shape, 3))
     axes.imshow(np.dstack([blue, opacity]), aspect="auto", interpolation="none")
+    for (row, column), text in zip(np.ndindex(values.shape), texts, strict=True):
+        axes.text(column, row, text, ha="center", va="center", size=7.5)
     axes.set_xticks(range(len(columns)), columns, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(rows)), rows)
     axes.spines[:].set_visible(False)
 
 
 @styled
-def class_heat_map(iou: Reals, titles: Sequence[str], shares: Sequence[float | None]) -> Figure:
+def class_heat_map(iou: Reals, titles: Sequence[str], shares: Sequence[float]) -> Figure:
     """IoU of every class, and their mean, a column for every experiment.
 
     Args:
         iou: (21, experiments), NaN for a class in neither truth nor prediction.
         titles: The titles of the experiments, which head the columns.
-        shares: The share of the labelled test pixels that every class has; None where it was not recorded.
+        shares: The share of the labelled test pixels that every class has.
     """
     figure, axes = _chart(2.8 + 0.62 * len(titles), 6.4)
     values = np.vstack([np.nanmean(iou, axis=0), iou])
-    named = [name if share is None else f"{name} {share:.1%}" for name, share in zip(voc.CLASSES, shares, strict=True)]
-    top = float(np.nanmax(values[2:], initial=0.1))  # background is far above the others
-    _cells(axes, values, ["mean of classes", *named], titles, top)
-    for (row, column), value in np.ndenumerate(values):
-        text = "-" if np.isnan(value) else f"{value:.2f}"
-        axes.text(column, row, text, ha="center", va="center", size=8, weight="normal" if row else "bold")
+    named = [f"{name} {share:.1%}" for name, share in zip(voc.CLASSES, shares, strict=True)]
+    top = np.nanmax(values[2:], initial=0.1)  # background is far above the others
+    texts = ["-" if np.isnan(value) else f"{value:.2f}" for value in values.flat]
+    _cells(axes, values / top, ["mean of classes", *named], titles, texts)
     axes.axhline(0.5, color=INK, linewidth=0.8)  # between the mean and the classes
     return figure
 
@@ -166,10 +169,9 @@ def confusion_matrix(matrix: Reals) -> Figure:
     figure, axes = _chart(6.4, 5.6)
     pixels = matrix.sum(1, keepdims=True)
     shares = np.where(pixels > 0, matrix / np.maximum(pixels, 1), np.nan)
-    _cells(axes, shares, voc.CLASSES, voc.CLASSES, top=1)
-    for (row, column), share in np.ndenumerate(shares):
-        if share >= 0.095:  # shown as 10 or more; with all 441 numbers the chart cannot be read
-            axes.text(column, row, f"{share * 100:.0f}", ha="center", va="center", size=7)
+    # Only what is shown as 10 or more: with all 441 numbers the chart cannot be read.
+    texts = [f"{share * 100:.0f}" if share >= 0.095 else "" for share in shares.flat]
+    _cells(axes, shares, voc.CLASSES, voc.CLASSES, texts)
     axes.set(xlabel="predicted", ylabel="truth")
     return figure
 
@@ -178,43 +180,39 @@ def confusion_matrix(matrix: Reals) -> Figure:
 def ablation(steps: Sequence[Step], floor: float) -> Figure:
     """The IoU after each step, ours beside the paper's, with the floor of this test set as a line."""
     figure, axes = _chart(6.8, 0.9 + 0.5 * len(steps))
+    rows, ours, theirs = range(len(steps)), [step.ours for step in steps], [step.paper for step in steps]
+    axes.hlines(rows, ours, theirs, color=INK, alpha=0.25, linewidth=1.2)
+    axes.plot(ours, rows, "o", color=BLUE, ms=8, label="ours")
+    axes.errorbar(ours, rows, xerr=[step.deviation for step in steps], fmt="none", ecolor=BLUE, capsize=3)
+    axes.plot(theirs, rows, "D", color=ORANGE, fillstyle="none", ms=7, mew=1.6, label="the paper's")
     for row, step in enumerate(steps):
-        axes.plot((step.paper, step.ours), (row, row), color=INK, alpha=0.25, linewidth=1.2)
-        axes.plot(step.ours, row, "o", color=BLUE, ms=8, label="ours")
-        axes.errorbar(step.ours, row, xerr=step.deviation, fmt="none", ecolor=BLUE, capsize=3)
-        axes.plot(step.paper, row, "D", color=ORANGE, fillstyle="none", ms=7, mew=1.6, label="the paper's")
-        if step.added:
+        if step.after:
+            gains = f"ours {step.ours - step.after.ours:+.4f}\npaper's {step.paper - step.after.paper:+.4f}"
             # To the right of the axes, at the height of the row.
-            text = f"ours {step.added[0]:+.4f}\npaper's {step.added[1]:+.4f}"
-            axes.annotate(text, (1.02, row), xycoords=("axes fraction", "data"), va="center", size=8)
+            axes.annotate(gains, (1.02, row), xycoords=("axes fraction", "data"), va="center", size=8)
     axes.axvline(floor, color=INK, linewidth=1, linestyle="--", label="background everywhere")
-    axes.set_yticks(range(len(steps)), [step.adds for step in steps])
+    axes.set_yticks(rows, [step.adds for step in steps])
     axes.set(xlabel="IoU by the paper's definition", ylim=(len(steps) - 0.5, -0.5))
     axes.grid(axis="x")
-    figure.legend(*_each_once(axes), ncols=3, loc="outside upper left")
+    figure.legend(ncols=3, loc="outside upper left")
     return figure
 
 
 @styled
-def gallery(image: Tensor, truth: Tensor, predictions: Mapping[str, Tensor]) -> Figure:
-    """Figures 9-11: an image, its truth and every network's mask; below, the same masks over the image.
+def gallery(cards: Mapping[str, Mapping[str, Picture]], legend: Mapping[str, str]) -> Figure:
+    """Figures 9-11: a column of pictures for every card.
 
     Args:
-        image: (3, H, W) uint8.
-        truth: (H, W) labels, 255 for void.
-        predictions: The title of every network, to its (H, W) labels.
+        cards: Pairs of pictures by their title.
+        legend: The classes in the pictures, with their colours.
     """
-    masks = {"truth": truth, **predictions}
-    figure = Figure((1.5 * (len(masks) + 1), 3.9), layout="constrained")
-    grid = figure.subplots(2, len(masks) + 1)
-    for axes in grid.flat:
-        axes.axis("off")
-    grid[0, 0].imshow(photograph(image))
-    grid[0, 0].set_title("image", size=8)
-    for column, (name, mask) in enumerate(masks.items(), start=1):
-        grid[0, column].imshow(colour(mask))
-        grid[0, column].set_title(name, size=8)
-        grid[1, column].imshow(overlay(image, mask))
-    patches = [Patch(facecolor=shade, edgecolor=INK, label=name) for name, shade in legend([*masks.values()]).items()]
+    figure = Figure((1.5 * len(cards), 3.9), layout="constrained")
+    grid = figure.subplots(2, len(cards))
+    for column, (title, card) in enumerate(cards.items()):
+        grid[0, column].set_title(title, size=8)
+        for axes, picture in zip(grid[:, column], card.values(), strict=True):
+            axes.imshow(picture)
+            axes.axis("off")
+    patches = [Patch(facecolor=shade, edgecolor=INK, label=name) for name, shade in legend.items()]
     figure.legend(handles=patches, ncols=8, loc="outside lower left")
     return figure

@@ -6,6 +6,7 @@ from glob import glob
 from pathlib import Path
 from typing import Any, TypeVar
 
+from fcnseg import paper
 from fcnseg.metrics import SCORES
 from fcnseg.runs.folder import Run
 from fcnseg.runs.identity import without_watchers
@@ -14,10 +15,12 @@ from fcnseg.runs.settings import flatten
 T = TypeVar("T")
 Config = dict[str, Any]  # full names of settings, such as trainer.max_epochs, to their values
 STAGES = ("train", "val", "test")
-# What result.json must hold: tables of numbers with the rows that each must have, single numbers, and texts.
-TABLES: dict[str, Sequence[str]] = {"metrics": (), "floor": tuple(SCORES), "iou": (), "images": STAGES}
-NUMBERS = ("size", "parameters", "best_epoch", "epochs", "seconds")
-TEXTS = ("split", "data_fingerprint")
+# What result.json must hold: values of a type, and tables of numbers with at least these rows.
+NEEDED: dict[str, Any] = {
+    **{"metrics": (), "floor": tuple(SCORES), "iou": (), "images": STAGES, "confusion": list},
+    **dict.fromkeys(("size", "parameters", "best_epoch", "epochs", "seconds"), int | float),
+    **dict.fromkeys(("split", "data_fingerprint"), str),
+}
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Entry:
     """What was read of one run's folder.
 
     Attributes:
-        path: The folder.
+        path: The folder, which may hold no run at all.
         state: "finished", "failed", "interrupted" or "running"; "broken" where the folder does not show which.
         config: The run's settings; empty if they cannot be read.
         rows: The rows of metrics.csv, one an epoch.
@@ -40,32 +43,14 @@ class Entry:
     result: Mapping[str, Any]
     remarks: tuple[str, ...]
 
-    def choice(self, group: str) -> Any:
-        """What was chosen from a group of the config, such as `model`; None where that is not known."""
-        return self.config.get(f"choices.{group}")
+    def choice(self, group: str) -> str:
+        """What was chosen from a group of the config, such as `model`; empty where that is not known."""
+        return str(self.config.get(f"choices.{group}") or "")
 
-
-def find(pattern: str) -> list[Path]:
-    """The folders to read: run folders, and folders beside them that hold no run.
-
-    Args:
-        pattern: A run's folder, a folder of run folders, or a glob of either.
-
-    Raises:
-        ValueError: no folder matches.
-    """
-    roots = [Path(name) for name in sorted(glob(pattern)) if Path(name).is_dir()]
-    if not roots:
-        raise ValueError(f"no folder {pattern}: wanted a folder of runs, one run, or a glob, as in runs=runs")
-    return list(dict.fromkeys(path for root in roots for path in _inside(root)))
-
-
-def _inside(root: Path) -> list[Path]:
-    runs = sorted(path.parent.parent for path in root.rglob(".hydra/config.yaml"))
-    # A folder without a run may be one whose config was lost; the user should see it. What holds runs is not such a folder.
-    with_runs = {folder for run in runs for folder in (run, *run.parents)}
-    empty = [path for path in root.iterdir() if path.is_dir() and path.name[0] != "." and path not in with_runs]
-    return [root] if root in runs else sorted([*runs, *empty]) or [root]
+    @property
+    def published(self) -> paper.PublishedResult | None:
+        """What the paper prints of this run's experiment; None if it is not one of the paper's."""
+        return paper.EXPERIMENTS.get(self.choice("experiment"))
 
 
 def read(path: Path) -> Entry:
@@ -74,6 +59,7 @@ def read(path: Path) -> Entry:
     remarks: list[str] = []
 
     def attempt(file: str, reading: Callable[[], T]) -> T | None:
+        """What `reading` returns; None, and a remark, if it raises."""
         try:
             return reading()
         except Exception as error:  # a damaged file may raise anything, and the other runs are still to be reported
@@ -83,10 +69,15 @@ def read(path: Path) -> Entry:
 
     config = attempt(".hydra/config.yaml", lambda: flatten(without_watchers(run.config))) or {}
     status = attempt("status.json", lambda: run.status) or {}
-    result = attempt("result.json", lambda: _complete(run.result, path)) or {}
+    result = attempt("result.json", lambda: run.result)
+    lacking = [] if result is None else [key for key in NEEDED if not _is_whole(result.get(key), NEEDED[key])]
+    if lacking:
+        problem = f"{path / 'result.json'} is incomplete: it lacks all or part of {', '.join(lacking)}"
+        remarks.append(f"{problem}; resume=never trains the run again")
     rows = attempt("metrics.csv", lambda: run.epochs) or []
     state = str(status.get("status", "broken")) if config else "broken"
-    if state in ("finished", "running") and result:  # "running": killed after the result, before the last status
+    # A run that is "running" may have been killed between its result and its last status.
+    if state in ("finished", "running") and result and not lacking:
         return Entry(path, "finished", config, rows, result, tuple(remarks))
     if state == "finished":
         state, remarks = "broken", remarks or [f"no {path / 'result.json'}, though status.json says finished"]
@@ -95,35 +86,35 @@ def read(path: Path) -> Entry:
     return Entry(path, state, config, rows, {}, tuple(remarks))
 
 
-def _complete(result: dict[str, Any] | None, path: Path) -> dict[str, Any]:
-    """The result, once it is known to hold all that the report needs; empty if there is no result."""
-    if result is None:
-        return {}
-    good = {
-        **{key: _is_table(result.get(key), names) for key, names in TABLES.items()},
-        **{key: isinstance(result.get(key), int | float) for key in NUMBERS},
-        **{key: isinstance(result.get(key), str) for key in TEXTS},
-    }
-    if lacking := [key for key in good if not good[key]]:
-        problem = f"{path / 'result.json'} is incomplete: it lacks all or part of {', '.join(lacking)}"
-        raise ValueError(f"{problem}; resume=never trains the run again")
-    return result
+def _is_whole(value: object, needed: Any) -> bool:
+    """Whether a value is of a type, or a table of numbers with at least some rows; None stands for NaN."""
+    if isinstance(needed, tuple) and isinstance(value, dict):
+        return value.keys() >= set(needed) and all(isinstance(number, int | float | None) for number in value.values())
+    return not isinstance(needed, tuple) and isinstance(value, needed)
 
 
-def _is_table(value: object, names: Sequence[str]) -> bool:
-    """Whether a value maps names, all of `names` among them, to numbers; None stands for NaN."""
-    if not isinstance(value, Mapping):
-        return False
-    return value.keys() >= set(names) and all(isinstance(number, int | float | None) for number in value.values())
+def _inside(root: Path) -> list[Path]:
+    """The folder itself if it is a run; otherwise the runs in it, and the folders in it that hold no run."""
+    runs = sorted(path.parent.parent for path in root.rglob(".hydra/config.yaml"))
+    # A folder without a run may be one whose config was lost; the user should see it. What holds runs is not such a folder.
+    with_runs = {folder for run in runs for folder in (run, *run.parents)}
+    empty = [path for path in root.iterdir() if path.is_dir() and path.name[0] != "." and path not in with_runs]
+    return [root] if root in runs else sorted([*runs, *empty]) or [root]
 
 
 def collect(pattern: str) -> list[Entry]:
-    """What can be read of every folder that `pattern` names; see `find`.
+    """What can be read of run folders, and of folders beside them that hold no run.
+
+    Args:
+        pattern: A run's folder, a folder of run folders, or a glob of either.
 
     Raises:
-        ValueError: none of the folders holds a run.
+        ValueError: no folder matches, or none of the folders holds a run.
     """
-    entries = [read(path) for path in find(pattern)]
+    roots = [Path(name) for name in sorted(glob(pattern)) if Path(name).is_dir()]
+    if not roots:
+        raise ValueError(f"no folder {pattern}: wanted a folder of runs, one run, or a glob, as in runs=runs")
+    entries = [read(path) for path in dict.fromkeys(path for root in roots for path in _inside(root))]
     if not any(entry.config for entry in entries):
         raise ValueError(f"no run in {pattern}: found no .hydra/config.yaml; train one with python -m fcnseg.train")
     return entries

@@ -1,7 +1,7 @@
 """What the report says: its sections, made from the runs."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -11,8 +11,8 @@ from fcnseg.data import voc
 from fcnseg.metrics import PAPER_BATCH
 from fcnseg.report import charts, masks, tables
 from fcnseg.report.collect import Entry
-from fcnseg.report.compare import Evaluation, Experiment, Published, by_test_set, experiments
-from fcnseg.report.document import Block, Chart, Folded, Grid, Section, Text
+from fcnseg.report.compare import Experiment, by_test_set, experiments
+from fcnseg.report.document import Block, Chart, Section, Text
 
 DEFINITIONS = (
     f"All numbers are of the test images; ± is the standard deviation over seeds. The paper's definition counts void (255) as "
@@ -23,31 +23,28 @@ DEFINITIONS = (
 )
 
 
-def sections(
-    entries: Sequence[Entry], published: Published, *, images: Sequence[object] | None, root: str | None
-) -> list[Section]:
-    """The whole report.
+def sections(entries: Sequence[Entry], *, images: Sequence[object] | None, root: str | None) -> list[Section]:
+    """Make the report's sections; those that would be empty are left out.
 
     Args:
         entries: The runs to report on.
-        published: The settings of the paper's experiments.
-        images: The names of the test images to show; None: such as show many classes are picked.
+        images: The names of the test images to show; None: images that show many classes are picked.
         root: The folder in which the data set is now; None: the one that each run was trained from.
 
     Raises:
         ValueError: no run was tested on one of the images.
     """
-    finished = experiments([entry for entry in entries if entry.state == "finished"], published)
-    begun = experiments([entry for entry in entries if entry.state != "finished" and entry.config], published)
-    sets, unfinished, losses = by_test_set(finished), tables.unfinished(entries), loss_charts([*finished, *begun])
-    ablations = [chart for test_set, found in sets.items() if (chart := ablation(test_set, found))]
+    finished = experiments([entry for entry in entries if entry.state == "finished"])
+    begun = experiments([entry for entry in entries if entry.state != "finished" and entry.config])
+    sets, unfinished = by_test_set(finished), tables.unfinished(entries)
+    ablations = [chart for found in sets.values() if (chart := ablation(found))]
     parts = [
         Section("Results", _results(sets)),
         Section("Not finished", [unfinished] if unfinished else []),
         Section("What each step added", ablations),
-        Section("Training and validation loss (Figures 2-8)", [Grid(losses)] if losses else []),
-        Section("Predictions (Figures 9-11)", _predictions(sets, images, root)),
-        Section("IoU of every class", [heat_map(test_set, found) for test_set, found in sets.items()]),
+        Section("Training and validation loss (Figures 2-8)", loss_charts([*finished, *begun]), small=True),
+        Section("Predictions (Figures 9-11)", _predictions(finished, images, root)),
+        Section("IoU of every class", [heat_map(found) for found in sets.values()]),
         Section("Confusion matrices", _confusions(finished)),
     ]
     return [section for section in parts if section.blocks]
@@ -61,14 +58,14 @@ def summary(entries: Sequence[Entry]) -> str:
     return f"{len(entries)} run{'s' if len(entries) != 1 else ''}: {numbers}"
 
 
-def _results(sets: dict[Evaluation, list[Experiment]]) -> list[Block]:
+def _results(sets: Mapping[str, Sequence[Experiment]]) -> list[Block]:
     if not sets:
         return [Text("No run has finished yet: there is nothing to compare.", warning=True)]
     blocks: list[Block] = [Text(DEFINITIONS)]
     if len(sets) > 1:
         blocks.append(Text(f"{len(sets)} test sets: compare within a table, not across.", warning=True))
     for test_set, found in sets.items():
-        if caveat := _caveat(test_set):
+        if caveat := _caveat(found[0].first):
             blocks.append(Text(caveat, warning=True))
         blocks += [Text(f"Test set: {test_set}."), tables.results(found)]
         if table := tables.differences_from_the_paper(found):
@@ -76,65 +73,56 @@ def _results(sets: dict[Evaluation, list[Experiment]]) -> list[Block]:
     everything = [experiment for found in sets.values() for experiment in found]
     if table := tables.differences_between(everything):
         blocks += [Text("What these runs do not have in common:"), table]
+    # The result is whole, but something else in the folder may be damaged, such as metrics.csv.
     entries = [entry for experiment in everything for entry in experiment.entries]
     remarks = [f"{entry.path.name}: {remark}" for entry in entries for remark in entry.remarks]
     return blocks + [Text(remark, warning=True) for remark in remarks]
 
 
-def _caveat(test_set: Evaluation) -> str:
-    """Why results on this test set cannot be compared with the paper's; empty if they can."""
-    if test_set.data != paper.DATA:
-        return f"Trained and tested on {test_set.data}, not on VOC-2012: the paper's numbers are of another task."
-    if test_set.images != (theirs := paper.IMAGES["test"]):
-        return (
-            f"{test_set.images} test images, not {theirs}: the paper's numbers and its floor are of another test set."
-        )
+def _caveat(entry: Entry) -> str:
+    """Why results on the test set of this run cannot be compared with the paper's; empty if they can."""
+    data, ours, theirs = entry.choice("data"), entry.result["images"]["test"], paper.IMAGES["test"]
+    if data != paper.DATA:
+        return f"Trained and tested on {data}, not on VOC-2012: the paper's numbers are of another task."
+    if ours != theirs:
+        return f"{ours} test images, not {theirs}: the paper's numbers and its floor are of another test set."
     return ""
 
 
-def ablation(test_set: Evaluation, found: Sequence[Experiment]) -> Chart | None:
+def ablation(found: Sequence[Experiment]) -> Chart | None:
     """The paper's experiments on one test set, each beside what it builds on; None if there are fewer than two."""
     nearest: dict[str, Experiment] = {}  # of several with one name, the experiment that is most like the paper's
     for experiment in sorted(found, key=lambda experiment: len(experiment.differences)):
-        nearest.setdefault(str(experiment.first.choice("experiment")), experiment)
-    iou = {name: stat for name, experiment in nearest.items() if (stat := experiment.metric("paper_iou"))}
-    steps = []
+        nearest.setdefault(experiment.first.choice("experiment"), experiment)
+    # In the paper's order, an experiment comes after the one that it builds on.
+    steps: dict[str | None, charts.Step] = {}
     for name, theirs in paper.EXPERIMENTS.items():
-        if name in iou:
-            added = None
-            if (before := theirs.after) and before in iou:
-                added = (iou[name].mean - iou[before].mean, theirs.paper_iou - paper.EXPERIMENTS[before].paper_iou)
+        if name in nearest and (iou := nearest[name].stat("metrics", "test/paper_iou")):
             backbone = nearest[name].first.config.get("model.backbone")
             adds = theirs.adds + (f" ({backbone})" if backbone else "") + (" †" if nearest[name].differences else "")
-            steps.append(charts.Step(adds, iou[name].mean, iou[name].deviation or 0, theirs.paper_iou, added))
+            steps[name] = charts.Step(adds, iou.mean, iou.deviation or 0, theirs.paper_iou, steps.get(theirs.after))
     if len(steps) < 2:
         return None
     caption = (
         f"IoU by the paper's definition, and what each step added: each of the first four builds on the one above it, the "
-        f"other networks build on the weighted loss. † not the paper's setting: see the results. {test_set}."
+        f"other networks build on the weighted loss. † not the paper's setting: see the results. {found[0].test_set}."
     )
     floor = found[0].first.result["floor"]["paper_iou"]
-    return Chart(_file("ablation", test_set), caption, partial(charts.ablation, steps, floor))
-
-
-def _file(kind: str, test_set: Evaluation) -> str:
-    return f"{kind}-{test_set.fingerprint}-{test_set.size}"
+    return Chart("ablation", caption, partial(charts.ablation, [*steps.values()], floor))
 
 
 def loss_charts(found: Sequence[Experiment]) -> list[Chart]:
     """Figures 2-8: a chart for every experiment that has trained for an epoch."""
     made = []
-    for number, experiment in enumerate(found):
-        curves = [_curve(entry) for entry in experiment.entries if entry.rows]
-        if curves:
-            finished, theirs = experiment.first.state == "finished", experiment.published
+    for experiment in found:
+        if curves := [_curve(entry) for entry in experiment.entries if entry.rows]:
+            finished, theirs = experiment.first.state == "finished", experiment.first.published
             figure = f"Figure {theirs.figure}: " if theirs and finished else ""
             seeds = f", {len(curves)} seeds" if len(curves) > 1 else ""
             state = "" if finished else f" ({experiment.first.state})"
             caption = f"{figure}{experiment.title}{state}{seeds}. {experiment.beside_the_paper.capitalize()}."
-            # The number keeps the files in the report's order.
             name = "".join(letter if letter.isalnum() else "-" for letter in experiment.title.split(",")[0])
-            made.append(Chart(f"loss-{number:02}-{name}", caption, partial(charts.loss_curves, curves)))
+            made.append(Chart(f"loss-{name}", caption, partial(charts.loss_curves, curves)))
     return made
 
 
@@ -148,66 +136,58 @@ def _curve(entry: Entry) -> charts.Curve:
     return charts.Curve(train, val, min(best, len(scores) - 1), stopped)
 
 
-def _predictions(
-    sets: dict[Evaluation, list[Experiment]], wanted: Sequence[object] | None, root: str | None
-) -> list[Block]:
+def _predictions(finished: Sequence[Experiment], wanted: Sequence[object] | None, root: str | None) -> list[Block]:
     """A gallery for every image shown of every data set; runs of one data set may differ in their split and size."""
     data_sets: dict[str, list[Experiment]] = {}
-    for test_set, found in sets.items():
-        data_sets.setdefault(test_set.fingerprint, []).extend(found)
+    for experiment in finished:
+        data_sets.setdefault(experiment.first.result["data_fingerprint"], []).append(experiment)
     blocks: list[Block] = []
     known: list[str] = []
     for found in data_sets.values():
-        models = []
+        networks = {}
         for experiment in found:
             try:
-                models.append(masks.load(experiment, root))
+                networks[experiment.title] = masks.load(experiment.first.path, root)
             except Exception as error:  # a checkpoint or a data set may be gone: the other networks are still shown
                 blocks.append(Text(f"No predictions of {experiment.title}: {error}", warning=True))
-        if models:
+        if networks:
             # A split may leave some of the images out of the test set: only what all networks were tested on is shown.
-            names = masks.test_names(models)
+            names = masks.test_names(networks)
             known += names
-            names = masks.pick(models[0].data, names) if wanted is None else masks.chosen(wanted, names)
-            blocks += masks.galleries(models, names) if names else []
+            _, data = next(iter(networks.values()))
+            shown = masks.pick(data, names) if wanted is None else masks.chosen(wanted, names)
+            blocks += [masks.gallery(networks, name) for name in shown]
     # A name may be in one data set and not in another; it must be in one of them.
     if known and (missing := [item for item in wanted or () if not masks.chosen([item], known)]):
         raise ValueError(f"images={missing}: wanted names of test images, such as {', '.join(known[:3])}")
     return blocks
 
 
-def heat_map(test_set: Evaluation, found: Sequence[Experiment]) -> Chart:
+def heat_map(found: Sequence[Experiment]) -> Chart:
     """The IoU of every class on one test set, beside the share of its pixels that the class has."""
-    means = [[stat.mean if (stat := each.iou(name)) else np.nan for each in found] for name in voc.CLASSES]
-    matrices = [matrix for each in found for entry in each.entries if (matrix := _confusion(entry)) is not None]
-    shares: Sequence[float | None] = [None] * voc.NUM_CLASSES
-    if matrices:
-        # Every run was tested on the same masks: any matrix has the same number of pixels of a class.
-        pixels = matrices[0].sum(1)
-        shares = (pixels / pixels.sum()).tolist()
-    share = "Beside each class its share of the labelled test pixels." if matrices else "Pixel shares: not recorded."
+    means = [[stat.mean if (stat := each.stat("iou", name)) else np.nan for each in found] for name in voc.CLASSES]
+    # All runs were tested on the same masks: every matrix has the same number of pixels of a class.
+    pixels = _confusion(found[0].first).sum(1)
     caption = (
-        f"IoU by VOC's definition, mean over seeds; - for a class in neither truth nor prediction. {share} {test_set}."
+        f"IoU by VOC's definition, mean over seeds; - for a class in neither truth nor prediction. Beside each class its "
+        f"share of the labelled test pixels. {found[0].test_set}."
     )
-    draw = partial(charts.class_heat_map, np.array(means), [experiment.title for experiment in found], shares)
-    return Chart(_file("classes", test_set), caption, draw)
+    titles = [experiment.title for experiment in found]
+    draw = partial(charts.class_heat_map, np.array(means), titles, pixels / pixels.sum())
+    return Chart("classes", caption, draw)
 
 
-def _confusion(entry: Entry) -> charts.Reals | None:
-    """Pixels by truth (rows) and prediction, without the row of void; None where a run did not record them."""
-    matrix = entry.result.get("confusion")
-    return None if matrix is None else np.asarray(matrix, dtype=float)[: voc.NUM_CLASSES]
+def _confusion(entry: Entry) -> charts.Reals:
+    """Pixels by truth (rows) and prediction, without the row of void."""
+    return np.asarray(entry.result["confusion"], dtype=float)[: voc.NUM_CLASSES]
 
 
-def _confusions(found: Sequence[Experiment]) -> list[Block]:
-    blocks: list[Block] = []
+def _confusions(found: Sequence[Experiment]) -> list[Chart]:
+    made = []
     for experiment in found:
         for entry in experiment.entries:
-            title, matrix = f"{experiment.title}, seed {entry.config.get('seed')}", _confusion(entry)
-            if matrix is None:
-                blocks.append(Text(f"{title}: not recorded; training the run again with resume=never records it."))
-            else:
-                caption = f"{title}: percent of a class's pixels (row) taken for a class (column); void left out."
-                draw = partial(charts.confusion_matrix, matrix)
-                blocks.append(Folded(title, Chart(f"confusion-{entry.path.name}", caption, draw)))
-    return blocks
+            title = f"{experiment.title}, seed {entry.config.get('seed')}"
+            caption = f"{title}: percent of a class's pixels (row) taken for a class (column); void left out."
+            draw = partial(charts.confusion_matrix, _confusion(entry))
+            made.append(Chart(f"confusion-{entry.path.name}", caption, draw, title))
+    return made

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from fcnseg.pictures import Picture, colour, legend, overlay, photograph
+from fcnseg.report import charts
 
 
 @dataclass(frozen=True)
@@ -56,18 +57,13 @@ class Chart:
         name: The name of its file, without a suffix; `render` adds a number where several charts have the same.
         caption: The sentence below it, which is also read out in its place.
         draw: Draws it with `fcnseg.report.charts`; called when it is written, so that few figures are in memory.
+        title: The words that unfold the chart when they are clicked; a chart without a title is always shown.
     """
 
     name: str
     caption: str
     draw: Callable[[], Figure]
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Small charts that a page shows side by side."""
-
-    charts: Sequence[Chart]
+    title: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,34 +82,40 @@ class Gallery:
     truth: Tensor
     predictions: Mapping[str, Tensor]
 
-    def cards(self) -> dict[str, tuple[tuple[str, Picture], tuple[str, Picture]]]:
-        """Pairs of pictures by their title, each with what it shows."""
-        first = (("photograph", photograph(self.image)), ("truth", colour(self.truth)))
-        pairs = {
-            title: (("mask", colour(mask)), ("mask over the photograph", overlay(self.image, mask)))
-            for title, mask in self.predictions.items()
-        }
-        return {"image and truth": first, **pairs}
+    @property
+    def caption(self) -> str:
+        """The sentence below the figure."""
+        return f"{self.name}: the image above its truth; every model's mask above the same mask over the image."
+
+    def cards(self) -> dict[str, dict[str, Picture]]:
+        """Pairs of pictures by their title, each picture by what it shows."""
+        cards = {"image and truth": {"photograph": photograph(self.image), "truth": colour(self.truth)}}
+        for title, mask in self.predictions.items():
+            cards[title] = {"mask": colour(mask), "mask over the photograph": overlay(self.image, mask)}
+        return cards
 
     def legend(self) -> dict[str, str]:
         """The classes in all of the masks, with their colours."""
         return legend([self.truth, *self.predictions.values()])
 
-
-@dataclass(frozen=True)
-class Folded:
-    """A chart that a page shows when its title is clicked."""
-
-    title: str
-    chart: Chart
+    def draw(self) -> Figure:
+        """All of it as one figure, which Markdown and notebooks show."""
+        return charts.gallery(self.cards(), self.legend())
 
 
-Block = Text | Table | Chart | Grid | Gallery | Folded
+Block = Text | Table | Chart | Gallery
 
 
 @dataclass(frozen=True)
 class Section:
-    """Blocks under a heading."""
+    """Blocks under a heading.
+
+    Attributes:
+        title: The heading, which the list of sections links to.
+        blocks: The blocks from top to bottom.
+        small: Whether the blocks are small charts, which a page shows side by side.
+    """
 
     title: str
     blocks: Sequence[Block]
+    small: bool = False

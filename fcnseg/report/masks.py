@@ -1,7 +1,7 @@
-"""Predict masks of test images with trained networks, for Figures 9-11."""
+"""Show what trained networks predict for test images, as Figures 9-11 do."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -11,92 +11,81 @@ from fcnseg import build
 from fcnseg.data import voc
 from fcnseg.data.batch import normalize
 from fcnseg.data.module import VOCDataModule
-from fcnseg.report.compare import Experiment
 from fcnseg.report.document import Gallery
 from fcnseg.runs import rebuild
 from fcnseg.task import SegmentationTask
 
 PICKED = 3
 SEEN = 0.01  # the share of an image from which on a class counts as seen in it
+Network = tuple[SegmentationTask, VOCDataModule]  # a trained network with the data that it was tested on
 
 
-class Model(NamedTuple):
-    """A trained network and the data that it was tested on, under the title of its experiment."""
-
-    title: str
-    task: SegmentationTask
-    data: VOCDataModule
-
-
-def load(experiment: Experiment, root: str | None) -> Model:
-    """Load the best weights and the data of an experiment's first run.
+def load(path: Path, root: str | None) -> Network:
+    """Load the best weights and the data of a finished run.
 
     Args:
-        experiment: The experiment, which is finished.
+        path: The run's folder, which holds its config and its best checkpoint.
         root: The folder in which the data set is now; None: the one that the run was trained from.
 
     Raises:
         ValueError: there is no checkpoint, or no data set; nothing is downloaded for a picture.
     """
-    cfg, task = rebuild.load(experiment.first.path)
+    cfg, task = rebuild.load(path)
     cfg.data.root = root or cfg.data.root
     # Without addresses, a missing data set is an error that names its folder, not a download of 2 GB.
     if "urls" in cfg.data.source:
         cfg.data.source.urls = []
     data = build.data(cfg)
     data.prepare_data()
-    return Model(experiment.title, task, data)
+    return task, data
 
 
 @torch.inference_mode()
-def predict(task: SegmentationTask, images: Tensor) -> Tensor:
-    """Predict the labels (N, H, W) uint8 of images (N, 3, H, W) uint8."""
-    logits: Tensor = task(normalize(images))
-    return logits.argmax(dim=1).to(torch.uint8)
-
-
-def galleries(models: Sequence[Model], names: Sequence[str]) -> list[Gallery]:
-    """A gallery for each of the test images `names`.
+def gallery(networks: Mapping[str, Network], name: str) -> Gallery:
+    """The test image `name`, its truth, and what every network predicts.
 
     Every network predicts at the size that it was trained for; all masks are shown at the largest of these sizes.
+
+    Args:
+        networks: The networks by the titles that they are shown under.
+        name: The name of an image that all of them were tested on.
     """
-    largest = max((model.data for model in models), key=lambda data: data.size)
-    images, truths = pixels(largest, names)
-    views = {}
-    for model in models:
+    largest = max((data for _, data in networks.values()), key=lambda data: data.size)
+    predictions = {}
+    for title, (task, data) in networks.items():
+        logits = task(normalize(_pixels(data, name)[0][None]))  # (1, C, S, S)
+        labels = logits.argmax(dim=1, keepdim=True).to(torch.uint8)
         # Nearest: labels have no values in between.
-        labels = predict(model.task, pixels(model.data, names)[0])
-        views[model.title] = F.interpolate(labels[:, None], largest.size, mode="nearest-exact")[:, 0]
-    return [
-        Gallery(name, images[at], truths[at], {title: labels[at] for title, labels in views.items()})
-        for at, name in enumerate(names)
-    ]
+        predictions[title] = F.interpolate(labels, largest.size, mode="nearest-exact")[0, 0]
+    return Gallery(name, *_pixels(largest, name), predictions)
 
 
-def pixels(data: VOCDataModule, names: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """The images (N, 3, S, S) and the masks (N, S, S), uint8, of the test images `names`."""
+def _pixels(data: VOCDataModule, name: str) -> tuple[Tensor, Tensor]:
+    """The image (3, S, S) and the mask (S, S), uint8, of a test image."""
     pack = data.packs[data.parts["test"][0]]
-    at = torch.tensor([pack.ids.index(name) for name in names], dtype=torch.int64)
-    return pack.images[at].permute(0, 3, 1, 2), pack.masks[at]
+    at = pack.ids.index(name)
+    return pack.images[at].permute(2, 0, 1), pack.masks[at]
 
 
-def test_names(models: Sequence[Model]) -> list[str]:
-    """The names of the test images that all models share, in the order of the first one's image set."""
-    first, *others = [model.data.names("test", model.data.parts["test"][1]) for model in models]
+def test_names(networks: Mapping[str, Network]) -> list[str]:
+    """The names of the test images that all networks share, in the order of the first one's image set."""
+    first, *others = [data.names("test", data.parts["test"][1]) for _, data in networks.values()]
     return [name for name in first if all(name in names for names in others)]
 
 
-def pick(data: VOCDataModule, names: Sequence[str], count: int = PICKED) -> list[str]:
+def pick(data: VOCDataModule, names: Sequence[str]) -> list[str]:
     """Choose the test images that show most: classes not shown yet first, then much of the image that is no background."""
-    shares = {name: _shares(mask) for name, mask in zip(names, pixels(data, names)[1], strict=True)}
+    shares = {name: _shares(_pixels(data, name)[1]) for name in names}
     picked: list[str] = []
     shown: set[int] = set()
-    while len(picked) < min(count, len(names)):
-        worth = {
-            name: (len(seen.keys() - shown), sum(seen.values())) for name, seen in shares.items() if name not in picked
-        }
-        picked.append(max(worth, key=worth.__getitem__))
-        shown |= shares[picked[-1]].keys()
+
+    def worth(name: str) -> tuple[int, float]:
+        """How many classes an image would add, then how much of it they cover."""
+        return len(shares[name].keys() - shown), sum(shares[name].values())
+
+    while shares and len(picked) < PICKED:
+        picked.append(max(shares, key=worth))
+        shown |= shares.pop(picked[-1]).keys()
     return picked
 
 

@@ -18,7 +18,7 @@ from fcnseg.report.document import Section
 TEMPLATES = Environment(
     loader=PackageLoader("fcnseg.report"),
     # What comes from a run folder is text, even where it looks like HTML.
-    autoescape=select_autoescape(["html"]),
+    autoescape=select_autoescape(),
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
@@ -53,5 +53,5 @@ def write_markdown(folder: Path, title: str, lead: str, sections: Sequence[Secti
         return f"figures/{free}.png"
 
     report = TEMPLATES.get_template("report.md")
-    text = report.render(title=title, lead=lead, sections=sections, gallery=charts.gallery, save=save)
+    text = report.render(title=title, lead=lead, sections=sections, save=save)
     write_text(folder / "report.md", text)

@@ -3,20 +3,20 @@
 import csv
 import io
 from collections.abc import Iterable, Sequence
+from statistics import fmean
 from typing import Any
 
 from fcnseg import paper
 from fcnseg.data import voc
 from fcnseg.metrics import SCORES
 from fcnseg.report.collect import STAGES, Entry
-from fcnseg.report.compare import Experiment, Published, Stat, differences
+from fcnseg.report.compare import Experiment, Stat, differences
 from fcnseg.report.document import Table
 from fcnseg.runs.settings import flatten
 
+# The scores that the paper does not print.
 VOC_SCORES = [name for name in SCORES if name not in paper.FLOOR]
-PRINTED = (*paper.FLOOR, "loss")  # the metrics that the paper prints
-PRINTED_COLUMNS = ("IoU", "IoU in the paper", "accuracy", "accuracy in the paper", "loss", "loss in the paper")
-COST_COLUMNS = ("parameters", "seconds per epoch", "best epoch")
+PRINTED = {"paper_iou": "IoU", "paper_acc": "accuracy", "loss": "loss"}  # the metrics that the paper prints
 MEASURED = (  # what the CSV file has of a result; a dot leads into one of its tables
     *(f"metrics.test/{name}" for name in ("loss", *SCORES)),
     *(f"floor.{name}" for name in SCORES),
@@ -30,32 +30,34 @@ MEASURED = (  # what the CSV file has of a result; a dot leads into one of its t
 def results(experiments: Sequence[Experiment]) -> Table:
     """The floor, then a row for every experiment on one test set, our numbers beside the paper's."""
     floor = experiments[0].first.result["floor"]
-    both = [cell for name in paper.FLOOR for cell in (_shown(floor[name]), f"{paper.FLOOR[name]:.3f}")]
-    first = ["background everywhere\nthe floor", "", *both, "", "", *(_shown(floor[name]) for name in VOC_SCORES)]
-    return Table(
-        columns=("experiment", "seeds", *PRINTED_COLUMNS, *(SCORES[name] for name in VOC_SCORES), *COST_COLUMNS),
-        rows=[[*first, *[""] * len(COST_COLUMNS)], *map(_result, experiments)],
-        groups=[("", 2), ("the paper's definition", 6), ("VOC's definition", 3), ("", 3)],
-    )
+    first = {"experiment": "background everywhere\nthe floor"}
+    for name, theirs in paper.FLOOR.items():
+        first |= {PRINTED[name]: _shown(floor[name]), f"{PRINTED[name]} in the paper": f"{theirs:.3f}"}
+    first |= {SCORES[name]: _shown(floor[name]) for name in VOC_SCORES}
+    # The floor has neither a loss nor a cost: these cells of its row stay empty.
+    rows = [_result(experiment) for experiment in experiments]
+    cells = [[row.get(column, "") for column in rows[0]] for row in (first, *rows)]
+    return Table([*rows[0]], cells, [("", 2), ("the paper's definition", 6), ("VOC's definition", 3), ("", 3)])
 
 
-def _result(experiment: Experiment) -> list[str]:
-    published = experiment.published
-    theirs = [f"{getattr(published, name):.4f}" if published else "" for name in PRINTED]
-    ours = [_shown(experiment.metric(name)) for name in PRINTED]
+def _result(experiment: Experiment) -> dict[str, str]:
+    """The cells of an experiment's row by their columns."""
+    runs, published = [entry.result for entry in experiment.entries], experiment.first.published
     # A seed may have been run twice, under two names.
     seeds = len({entry.config.get("seed") for entry in experiment.entries})
-    seconds = experiment.stat(lambda result: result["seconds"] / max(1, result["epochs"]))
-    best = [f"{entry.result['best_epoch'] + 1} of {entry.result['epochs']}" for entry in experiment.entries]
-    return [
-        f"{experiment.title}\n{experiment.beside_the_paper}",
-        str(seeds) if seeds == len(experiment.entries) else f"{seeds} in {len(experiment.entries)} runs",
-        *(cell for pair in zip(ours, theirs, strict=True) for cell in pair),
-        *(_shown(experiment.metric(name)) for name in VOC_SCORES),
-        f"{experiment.first.result['parameters']:,}",
-        f"{seconds.mean:.1f}" if seconds else "-",
-        ", ".join(dict.fromkeys(best)),
-    ]
+    row = {
+        "experiment": f"{experiment.title}\n{experiment.beside_the_paper}",
+        "seeds": str(seeds) if seeds == len(runs) else f"{seeds} in {len(runs)} runs",
+    }
+    for name, column in PRINTED.items():
+        row[column] = _shown(experiment.stat("metrics", f"test/{name}"))
+        row[f"{column} in the paper"] = f"{getattr(published, name):.4f}" if published else ""
+    row |= {SCORES[name]: _shown(experiment.stat("metrics", f"test/{name}")) for name in VOC_SCORES}
+    return row | {
+        "parameters": f"{runs[0]['parameters']:,}",
+        "seconds per epoch": f"{fmean(run['seconds'] / max(1, run['epochs']) for run in runs):.1f}",
+        "best epoch": ", ".join(dict.fromkeys(f"{run['best_epoch'] + 1} of {run['epochs']}" for run in runs)),
+    }
 
 
 def _shown(value: Stat | float | None) -> str:
@@ -73,18 +75,18 @@ def differences_between(experiments: Iterable[Experiment]) -> Table | None:
     runs = [(experiment.title, _facts(entry)) for experiment in experiments for entry in experiment.entries]
     rows = []
     for fact in runs[0][1]:
-        titles: dict[str, dict[str, None]] = {}  # of the experiments with a value, each once and in order
-        for title, facts in runs:
-            titles.setdefault(facts[fact], {})[title] = None
-        if len(titles) > 1:
-            rows += [[fact, value, "; ".join(having)] for value, having in titles.items()]
+        values = dict.fromkeys(facts[fact] for _, facts in runs)
+        if len(values) > 1:
+            for value in values:
+                titles = dict.fromkeys(title for title, facts in runs if facts[fact] == value)
+                rows.append([fact, value, "; ".join(titles)])
     return Table(("what", "is", "in"), rows, words=(0, 1, 2)) if rows else None
 
 
 def _facts(entry: Entry) -> dict[str, str]:
     result = entry.result
     return {
-        "data set": str(entry.choice("data")),
+        "data set": entry.choice("data"),
         "data fingerprint": result["data_fingerprint"],
         "split": result["split"],
         "images (train/val/test)": "/".join(map(str, result["images"].values())),
@@ -108,9 +110,10 @@ def unfinished(entries: Iterable[Entry]) -> Table | None:
     return Table(("run", "state", "epochs done", "what is known"), rows, words=(0, 1, 3)) if rows else None
 
 
-def as_csv(entries: Iterable[Entry], published: Published) -> str:
+def as_csv(entries: Iterable[Entry]) -> str:
     """A row for every run: what was chosen, what differs from the paper, all numbers, and all other settings."""
-    records = [_record(entry, published) for entry in entries]
+    records = [_record(entry) for entry in entries]
+    # Runs of several versions, or of several networks, have different settings.
     columns = dict.fromkeys(column for record in records for column in record)
     text = io.StringIO(newline="")
     table = csv.DictWriter(text, columns, lineterminator="\n")
@@ -119,16 +122,14 @@ def as_csv(entries: Iterable[Entry], published: Published) -> str:
     return text.getvalue()
 
 
-def _record(entry: Entry, published: Published) -> dict[str, Any]:
-    config, name = entry.config, str(entry.choice("experiment"))
-    theirs = paper.EXPERIMENTS.get(name)
-    differ, measured = differences(entry, published.get(name)), flatten(dict(entry.result))
+def _record(entry: Entry) -> dict[str, Any]:
+    config, measured = entry.config, flatten(dict(entry.result))
     return {
         **{"run": entry.path.name, "folder": str(entry.path), "state": entry.state},
         **{key.removeprefix("choices."): value for key, value in config.items() if key.startswith("choices.")},
         **{"seed": config.get("seed"), "backbone": config.get("model.backbone")},
-        **{"differs_from_paper": "; ".join(differ), "remarks": "; ".join(entry.remarks)},
-        **{f"paper_printed/{metric.removeprefix('paper_')}": getattr(theirs, metric, None) for metric in PRINTED},
+        **{"differs_from_paper": "; ".join(differences(entry)), "remarks": "; ".join(entry.remarks)},
+        **{f"paper_printed/{name.removeprefix('paper_')}": getattr(entry.published, name, None) for name in PRINTED},
         **{key.removeprefix("metrics.").replace(".", "/"): measured.get(key) for key in MEASURED},
         **{f"config/{key}": value for key, value in config.items() if not key.startswith("choices.")},
     }
