@@ -1,1 +1,1 @@
-"""Train, compare and explain fully convolutional networks for semantic segmentation on PASCAL VOC-2012."""
+"""Train, compare and explain networks for semantic segmentation on PASCAL VOC-2012."""

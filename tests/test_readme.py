@@ -63,7 +63,7 @@ def test_there_are_commands_of_every_verb():
 
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("train") and " -m " not in line])
-def test_training_commands_run(line, command, root):
+def test_training_commands_run(line, command, root, extended):
     code, out, err = command(train.train, *smaller(shlex.split(line)[1:], root))
     assert code == 0, err
     assert "everything is in runs/" in out
@@ -103,6 +103,12 @@ def test_the_other_commands_run(command, a_run, root, tmp_path):
     code, out, err = command(report.report)
     assert code == 0, err
     assert (tmp_path / "report" / "index.html").is_file()
+
+
+def test_a_trained_network_is_loaded_from_python(a_run):
+    (snippet,) = [block for block in BLOCKS["python"] if "rebuild.load" in block]
+    exec(snippet.replace("runs/<name>", str(a_run)), names := {})
+    assert names["task"].net(torch.zeros(1, 3, 40, 50)).shape == (1, 21, 40, 50)
 
 
 def test_a_refusal_is_shown_as_it_is(command):
