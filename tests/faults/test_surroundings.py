@@ -242,7 +242,7 @@ def test_a_resume_with_other_settings_under_the_same_name_is_refused(tmp_path, a
         outcome = run(tmp_path, *args, override)
         assert outcome.code == 2, setting
         key, _, value = override.partition("=")
-        row = f"choices.{key}: {value} for " if setting in ("model", "loss") else f"{key}: {value} for "
+        row = f"choices.{key}: {value} now, " if setting in ("model", "loss") else f"{key}: {value} now, "
         assert any(line.strip().startswith(row) for line in outcome.err.splitlines()), outcome.err
         assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*")} == files
     assert run(tmp_path, *args).code == 0
@@ -252,7 +252,7 @@ def test_a_resume_with_other_settings_under_the_same_name_is_refused(tmp_path, a
 def test_a_finished_run_does_not_answer_for_other_settings(tmp_path, args, unbroken_run):
     shutil.copytree(unbroken_run(), tmp_path / "runs" / "run")
     outcome = run(tmp_path, *args, "seed=1")
-    assert (outcome.code, "seed: 1 for 0" in outcome.err) == (2, True), outcome
+    assert (outcome.code, "seed: 1 now, 0 then" in outcome.err) == (2, True), outcome
     outcome = run(tmp_path, *args, "-m", "seed=0,1")
     assert outcome.code == 1
     assert [outcome.out.count(f" {status} ") for status in ("skipped", "failed")] == [1, 1]

@@ -79,15 +79,19 @@ def test_decoder_of_a_pretrained_backbone_is_xaviers(state, save):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda s: s.pop("conv5.0.weight"), [r"conv5\.0\.weight: none for \(1024, 192, 1, 1\)"]),
-        (lambda s: s.update(extra=torch.ones(1)), [r"extra: \(1,\) for none"]),
+        (lambda s: s.pop("conv5.0.weight"), [r"conv5\.0\.weight: found none, wanted \(1024, 192, 1, 1\)"]),
+        (lambda s: s.update(extra=torch.ones(1)), [r"extra: found \(1,\), wanted none"]),
         (
             lambda s: s.update({"conv1.0.weight": torch.ones(24, 1, 3, 3)}),
-            [r"conv1\.0\.weight: \(24, 1, 3, 3\) for \(24, 3, 3, 3\)"],
+            [r"conv1\.0\.weight: found \(24, 1, 3, 3\), wanted \(24, 3, 3, 3\)"],
         ),
         (
             lambda s: (s.pop("conv1.0.weight"), s.pop("conv5.1.bias"), s.update(extra=torch.ones(1))),
-            [r"conv1\.0\.weight: none for", r"conv5\.1\.bias: none for", r"extra: \(1,\) for none"],
+            [
+                r"conv1\.0\.weight: found none, wanted ",
+                r"conv5\.1\.bias: found none, wanted",
+                r"extra: found \(1,\), wanted none",
+            ],
         ),
     ],
     ids=["missing", "unexpected", "shape", "several"],
@@ -103,7 +107,7 @@ def test_weights_of_another_network_are_refused_by_key(state, save, change, told
 
 
 def test_a_list_of_keys_is_cut_short(state, save):
-    with pytest.raises(ValueError, match=r"(\n  \S+: none for \S.*){8}\n  \.\.\. and \d+ more$"):
+    with pytest.raises(ValueError, match=r"(\n  \S+: found none, wanted \S.*){8}\n  \.\.\. and \d+ more$"):
         make_backbone(SMALL, save({"fc.weight": state["fc.weight"]}))
 
 
