@@ -346,7 +346,7 @@ def test_fewer_epochs_than_there_are_is_refused(tmp_path, args):
 def test_another_end_of_the_schedule_alone_is_another_run(tmp_path, args, unbroken_run):
     shutil.copytree(unbroken_run(), tmp_path / "runs" / "run")
     outcome = run(tmp_path, *args, "schedule.T_max=7")
-    assert (outcome.code, "schedule.T_max: 7 for 2" in outcome.err) == (2, True), outcome
+    assert (outcome.code, "schedule.T_max: 7 now, 2 then" in outcome.err) == (2, True), outcome
 
 
 def test_a_run_whose_patience_ran_out_goes_on_with_more(tmp_path, args):
