@@ -55,6 +55,8 @@ def run_command(function, *args, cwd):
         finally:
             signal.signal(signal.SIGINT, on_interrupt)
             GlobalHydra.instance().clear()
+            if wandb := sys.modules.get("wandb"):
+                wandb.finish()  # as the end of a process does
     return Outcome(code, out.getvalue(), err.getvalue())
 
 
