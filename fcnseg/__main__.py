@@ -7,31 +7,31 @@ import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
-VERBS = ("train", "evaluate", "check", "report", "benchmark")
+COMMANDS = ("train", "evaluate", "check", "report", "benchmark")
 
 
 def main() -> None:
-    """Run the verb that the command line begins with; list all verbs if it is empty."""
-    verb, *rest = sys.argv[1:] or ["--help"]
-    if verb in ("-h", "--help"):
+    """Run the command that the command line begins with; list all commands if it is empty."""
+    name, *rest = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help"):
         print(overview())
-    elif verb in VERBS:
+    elif name in COMMANDS:
         sys.path.insert(0, os.getcwd())  # as `python -m` does: modules of the user's own may lie there
         sys.argv[1:] = rest
-        runpy.run_module(f"fcnseg.{verb}", run_name="__main__", alter_sys=True)
+        runpy.run_module(f"fcnseg.{name}", run_name="__main__", alter_sys=True)
     else:
         from fcnseg.cli.messages import WRONG_USE, leave, nearest  # imports Hydra, which the overview need not wait for
 
-        leave(f"no command '{verb}'; {nearest(verb, VERBS)}fcnseg --help lists all commands", WRONG_USE)
+        leave(f"no command '{name}'; {nearest(name, COMMANDS)}fcnseg --help lists all commands", WRONG_USE)
 
 
 def overview() -> str:
-    """The verbs, each with the first words of its module's docstring. They are read: imports would take seconds."""
+    """The commands, each with the first words of its module's docstring. They are read: imports would take seconds."""
     lines = ["fcnseg <command> [setting=value ...]; fcnseg <command> --help lists a command's settings", ""]
-    for verb in VERBS:
-        path = next(path for path in (PACKAGE / f"{verb}.py", PACKAGE / verb / "__main__.py") if path.exists())
+    for name in COMMANDS:
+        path = next(path for path in (PACKAGE / f"{name}.py", PACKAGE / name / "__main__.py") if path.exists())
         docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-        lines.append(f"  {verb:<11}{docstring.partition(':')[0]}")
+        lines.append(f"  {name:<11}{docstring.partition(':')[0]}")
     return "\n".join(lines)
 
 

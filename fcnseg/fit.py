@@ -16,8 +16,8 @@ from fcnseg.data.module import VOCDataModule
 from fcnseg.files import write_json
 from fcnseg.limits import limits_explained
 from fcnseg.runs import provenance, result
-from fcnseg.runs.checkpoint import SafeCheckpointIO, damage, load_weights, newest_good
-from fcnseg.runs.folder import Run
+from fcnseg.runs.checkpoint import BEST, SafeCheckpointIO, damage, load_weights, newest_good
+from fcnseg.runs.folder import RESULT, Run
 from fcnseg.runs.run_log import RunLog
 from fcnseg.runs.settings import hyperparameters
 from fcnseg.signals import StopRequest, stop_requests
@@ -45,13 +45,13 @@ def fit(cfg: DictConfig, run: Run, console: Console) -> None:
         task = build.task(cfg, num_classes=data.num_classes, class_pixels=data.class_pixels)
         check_optimizer(task)
         training = Training(cfg, run, stop, console)
-        with run.locked():
+        with run.locked():  # not before: the run's folder is made here, and packing may take minutes
             if run.is_finished(cfg):  # by another process, since this one looked
                 return
             training.resume(task, data)
             with run.recorded(cfg, data.fingerprint), limits_explained(data.batch_size, data.size, training.precision):
                 training.fit(task, data)
-                write_json(run.path / "result.json", {**training.test(task, data), **code})
+                write_json(run.path / RESULT, {**training.test(task, data), **code})
 
 
 def check_optimizer(task: SegmentationTask) -> None:
@@ -124,7 +124,7 @@ class Training:
         Raises:
             OSError: the best epoch's weights are missing or damaged.
         """
-        best = self.run.checkpoints / "best.ckpt"
+        best = self.run.checkpoints / BEST
         if wrong := damage(best):
             raise OSError(f"{best} {wrong}: the same command starts the run again from the beginning")
         load_weights(task, best)

@@ -40,7 +40,7 @@ class CrossEntropy(nn.Module):
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
         # One row a pixel: free for channels_last logits, and deterministic on CUDA, where the 2-D form is not.
         rows = logits.permute(0, 2, 3, 1).flatten(0, 2).float()  # (N*H*W, C)
-        labels = mask.flatten().long()
+        labels = mask.flatten().long()  # (N*H*W,)
         weight = self.weight if self.weighted else None
         # Summed apart: CUDA's own sum over rows runs in a single block of threads.
         total = F.cross_entropy(rows, labels, weight=weight, ignore_index=VOID, reduction="none").sum()

@@ -7,13 +7,14 @@ from torchmetrics.classification import MulticlassJaccardIndex
 
 from fcnseg.data.voc import BACKGROUND
 
-SCORES = {  # every score by its name in results and logs, with its title for people; the first is what epochs are chosen by
+SCORES = {  # every score by its name in results and logs, with its title for people
     "miou": "mIoU",
     "pixel_acc": "pixel accuracy",
     "mean_acc": "mean accuracy",
     "paper_iou": "paper's IoU",
     "paper_acc": "paper's accuracy",
 }
+MONITOR = "val/miou"  # the value that the best epoch is chosen by
 PAPER_BATCH = 16  # images in the batches that the paper averages over; a run's own batch size changes nothing
 
 

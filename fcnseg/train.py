@@ -14,10 +14,8 @@ from fcnseg.runs.settings import check_ranges
 def train(cfg: DictConfig) -> float | None:
     """Train and test the run that `cfg` describes, or show it if it has finished; return its test mIoU."""
     check_ranges(cfg)
-    if (
-        os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
-    ):  # queued again by SLURM: resume=never would start over each time
-        cfg.resume = "auto"
+    if os.environ.get("SLURM_RESTART_COUNT", "0") != "0":
+        cfg.resume = "auto"  # SLURM has queued the job again: resume=never would start over each time
     from fcnseg.fit import fit  # imports torch, which a refused command need not wait for
     from fcnseg.runs.result import show
 
@@ -27,7 +25,8 @@ def train(cfg: DictConfig) -> float | None:
         screen.print("This run has finished; resume=never repeats it.")
     else:
         fit(cfg, run, screen)
-    return show(run.result or {}, run.path, screen)
+    assert (result := run.result) is not None
+    return show(result, run.path, screen)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fcnseg.__main__ import VERBS, main
+from fcnseg.__main__ import COMMANDS, main
 from fcnseg.benchmark.__main__ import benchmark
 from fcnseg.check.__main__ import check_data
 from fcnseg.cli.configs import CONF
@@ -198,8 +198,8 @@ def test_what_needs_no_torch_does_not_wait_for_it(arg):
 
 @pytest.mark.parametrize(
     ("verb", "function"),
-    list(zip(VERBS, (train, evaluate, check_data, report, benchmark), strict=True)),
-    ids=VERBS,
+    list(zip(COMMANDS, (train, evaluate, check_data, report, benchmark), strict=True)),
+    ids=COMMANDS,
 )
 def test_help_has_every_setting_with_its_comment(command, verb, function):
     config = verb if verb in ("evaluate", "benchmark", "report") else "config"
@@ -236,7 +236,7 @@ def test_the_verbs_are_listed(command, command_line):
     code, out, _ = command(main, *command_line)
     assert code == 0
     assert len(out.splitlines()) <= 10
-    for verb in VERBS:
+    for verb in COMMANDS:
         (line,) = [line for line in out.splitlines() if line.startswith(f"  {verb} ")]
         assert len(line.split()) >= 3
 

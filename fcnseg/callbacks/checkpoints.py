@@ -18,7 +18,8 @@ from fcnseg.callbacks.after_epoch import AfterEpoch
 from fcnseg.callbacks.counters import before_validation, begin_next_epoch
 from fcnseg.callbacks.finite_loss import FiniteLoss
 from fcnseg.errors import warn
-from fcnseg.runs.checkpoint import save
+from fcnseg.metrics import MONITOR
+from fcnseg.runs.checkpoint import BEST, LAST, save
 from fcnseg.signals import StopRequest
 
 
@@ -130,7 +131,7 @@ class Checkpoints(AfterEpoch, Checkpoint):
 
     def after_epoch(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
         """Keep the epoch's weights if they are the best so far; save them and the state of the run if it is time."""
-        score = trainer.callback_metrics["val/miou"].item()
+        score = trainer.callback_metrics[MONITOR].item()
         if score > self.best_score or self.best_epoch < 0:
             self.best_score, self.best_epoch = score, epoch
             weights = {name: value.to("cpu", copy=True) for name, value in pl_module.state_dict().items()}
@@ -145,9 +146,9 @@ class Checkpoints(AfterEpoch, Checkpoint):
         self.finite.check(trainer)
         try:
             if self._best_unsaved is not None:
-                save(self.folder / "best.ckpt", self._best_unsaved)
+                save(self.folder / BEST, self._best_unsaved)
                 self._best_unsaved = None
-            trainer.save_checkpoint(self.folder / "last.ckpt")
+            trainer.save_checkpoint(self.folder / LAST)
             self.failed = False
         except OSError as error:
             self.failed = True

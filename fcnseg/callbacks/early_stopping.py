@@ -6,6 +6,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 
 from fcnseg.errors import warn
+from fcnseg.metrics import MONITOR
 
 
 class RunEarlyStopping(EarlyStopping):
@@ -16,13 +17,13 @@ class RunEarlyStopping(EarlyStopping):
     """
 
     def __init__(self, patience: int) -> None:
-        super().__init__("val/miou", mode="max", patience=patience, check_finite=False)
+        super().__init__(MONITOR, mode="max", patience=patience, check_finite=False)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop again if the restored state says so."""
         if self.wait_count >= self.patience:
             trainer.should_stop = True
-            warn(f"there was no better val/miou for patience={self.patience} epochs; a larger patience trains on")
+            warn(f"there was no better {MONITOR} for patience={self.patience} epochs; a larger patience trains on")
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the state, but with this run's own patience, which may have been raised."""

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from fcnseg.callbacks.after_epoch import AfterEpoch
 from fcnseg.callbacks.epoch_log import EpochLog
+from fcnseg.metrics import MONITOR
 
 
 class RunProgress(AfterEpoch):
@@ -47,7 +48,7 @@ class RunProgress(AfterEpoch):
         self._shown_at = now
         seconds, done, batches = now - self.epoch_log.began, batch_idx + 1, trainer.num_training_batches
         figures = [f"loss {pl_module.losses['train/loss'].mean().item():.4f}"]
-        figures += [f"mIoU {self._rows[-1]['val/miou']:.4f}"] if self._rows else []
+        figures += [f"mIoU {self._rows[-1][MONITOR]:.4f}"] if self._rows else []
         figures += [
             f"{self.epoch_log.images / seconds:.1f} images/s",
             f"{self._left(trainer, done / batches, seconds)} left",
@@ -59,8 +60,8 @@ class RunProgress(AfterEpoch):
     def after_epoch(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
         """Print the epoch's line."""
         row = self._rows[-1]
-        best = max(self._rows, key=lambda other: other["val/miou"]) is row
-        figures = [f"{name} {row[name]:.4f}" for name in ("train/loss", "val/loss", "val/miou")]
+        best = max(self._rows, key=lambda other: other[MONITOR]) is row
+        figures = [f"{name} {row[name]:.4f}" for name in ("train/loss", "val/loss", MONITOR)]
         figures += [f"{row['images_per_s']:.1f} images/s", f"{self._left(trainer, 0, 0)} left", "best" if best else ""]
         number = f"{epoch + 1:>{len(str(trainer.max_epochs))}}/{trainer.max_epochs}"
         self.console.print(f"epoch {number}  {'  '.join(figures).rstrip()}", highlight=False)

@@ -33,9 +33,9 @@ def one_message(arguments: Arguments, names: Callable[[], Iterable[str]]) -> Ite
     except RunFailedError as error:
         leave(str(error), FAILED)
     except StopError as error:
-        leave(f"{error}: {_same_command(arguments)} goes on", 128 + error.signum)
+        leave(f"{error}: {_same_command(arguments)} resumes the run", 128 + error.signum)
     except KeyboardInterrupt:
-        leave(f"interrupted: {_same_command(arguments)} goes on from the last checkpoint", INTERRUPTED)
+        leave(f"interrupted: {_same_command(arguments)} resumes the run from its last checkpoint", INTERRUPTED)
     except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
         if wants_traceback:
             raise

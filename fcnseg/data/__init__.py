@@ -13,7 +13,7 @@ def check_settings(*, size: int, batch_size: int, split: str) -> None:
         split: The name of the split: one of `SPLITS`.
 
     Raises:
-        ValueError: One of them is; the message names the setting.
+        ValueError: A setting is out of its range; the message names it.
     """
     for name, value, least in (("size", size, MIN_SIZE), ("batch_size", batch_size, 1)):
         check_whole_number(f"data.{name}", value, least)
@@ -25,7 +25,7 @@ def check_whole_number(name: str, value: object, least: int) -> None:
     """Refuse a setting whose value is not a whole number, or is less than `least`.
 
     Raises:
-        ValueError: It is; the message names the setting.
+        ValueError: The value is not such a number; the message names the setting.
     """
     if type(value) is not int or value < least:
         raise ValueError(f"{name}={value}: wanted a whole number from {least} up")

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from fcnseg import paper
 from fcnseg.metrics import SCORES
-from fcnseg.runs.folder import Run
+from fcnseg.runs.folder import CONFIG, METRICS, RESULT, STATUS, Run
 from fcnseg.runs.identity import without_watchers
 from fcnseg.runs.settings import flatten
 
@@ -67,14 +67,14 @@ def read(path: Path) -> Entry:
             remarks.append(reason if str(path) in reason else f"{path / file} is damaged ({reason})")
             return None
 
-    config = attempt(".hydra/config.yaml", lambda: flatten(without_watchers(run.config))) or {}
-    status = attempt("status.json", lambda: run.status) or {}
-    result = attempt("result.json", lambda: run.result)
+    config = attempt(CONFIG, lambda: flatten(without_watchers(run.config))) or {}
+    status = attempt(STATUS, lambda: run.status) or {}
+    result = attempt(RESULT, lambda: run.result)
     lacking = [] if result is None else [key for key in NEEDED if not _is_whole(result.get(key), NEEDED[key])]
     if lacking:
         problem = f"{path / 'result.json'} is incomplete: it lacks all or part of {', '.join(lacking)}"
         remarks.append(f"{problem}; resume=never trains the run again")
-    rows = attempt("metrics.csv", lambda: run.epochs) or []
+    rows = attempt(METRICS, lambda: run.epochs) or []
     state = str(status.get("status", "broken")) if config else "broken"
     # A run that is "running" may have been killed between its result and its last status.
     if state in ("finished", "running") and result and not lacking:
@@ -95,7 +95,7 @@ def _is_whole(value: object, needed: Any) -> bool:
 
 def _inside(root: Path) -> list[Path]:
     """The folder itself if it is a run; otherwise the runs in it, and the folders in it that hold no run."""
-    runs = sorted(path.parent.parent for path in root.rglob(".hydra/config.yaml"))
+    runs = sorted(path.parent.parent for path in root.rglob(CONFIG))
     # A folder without a run may be one whose config was lost; the user should see it. What holds runs is not such a folder.
     with_runs = {folder for run in runs for folder in (run, *run.parents)}
     empty = [path for path in root.iterdir() if path.is_dir() and path.name[0] != "." and path not in with_runs]

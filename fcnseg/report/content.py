@@ -8,7 +8,7 @@ import numpy as np
 
 from fcnseg import paper
 from fcnseg.data import voc
-from fcnseg.metrics import PAPER_BATCH
+from fcnseg.metrics import MONITOR, PAPER_BATCH
 from fcnseg.report import charts, masks, tables
 from fcnseg.report.collect import Entry
 from fcnseg.report.compare import Experiment, by_test_set, experiments
@@ -127,7 +127,7 @@ def loss_charts(found: Sequence[Experiment]) -> list[Chart]:
 
 
 def _curve(entry: Entry) -> charts.Curve:
-    scores = [row.get("val/miou", 0) for row in entry.rows]
+    scores = [row.get(MONITOR, 0) for row in entry.rows]
     # An unfinished run has no result yet, and its best epoch so far is the one that it would keep.
     best = int(entry.result.get("best_epoch", np.argmax(scores)))
     patience = entry.config.get("patience")

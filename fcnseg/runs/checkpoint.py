@@ -12,6 +12,7 @@ from torch import Tensor
 from fcnseg.errors import warn
 from fcnseg.files import draft_of, replacing, write_text
 
+BEST, LAST, PREVIOUS = "best.ckpt", "last.ckpt", "previous.ckpt"
 SUMS = "SHA256SUMS"  # as `sha256sum -c` reads it
 Checkpoint = dict[str, Any]
 
@@ -79,8 +80,8 @@ def damage(path: Path) -> str | None:
 
 def newest_good(folder: Path) -> Path | None:
     """The checkpoint to resume; None to start from the beginning. Damaged ones are reported and skipped."""
-    found = [path for name in ("last.ckpt", "previous.ckpt") if (path := folder / name).exists()]
-    best = folder / "best.ckpt"
+    found = [path for name in (LAST, PREVIOUS) if (path := folder / name).exists()]
+    best = folder / BEST
     listed = any(name == best.name for _, name in _sums(folder))
     begun = draft_of(best).exists()  # its hash is listed, and the process was killed before the file was renamed
     # A best.ckpt that is listed but missing, or damaged, has lost the best epoch: only training again gives it back.
@@ -107,7 +108,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: Checkpoint, path: str | Path, storage_options: Any | None = None) -> None:
         """Write `checkpoint` to `path`; the one before is kept as `previous.ckpt`."""
-        save(Path(path), checkpoint, keep="previous.ckpt")
+        save(Path(path), checkpoint, keep=PREVIOUS)
 
     def load_checkpoint(self, path: str | Path, *_: object, **__: object) -> Checkpoint:
         """Hand over the checkpoint that was opened; it is not kept, since Lightning takes it apart."""
@@ -140,7 +141,9 @@ def read(path: Path) -> Checkpoint:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         checkpoint["state_dict"].items()
     except Exception as error:  # a damaged file raises anything that its first wrong byte leads to
-        raise ValueError(f"cannot load the checkpoint {path}: {str(error).splitlines()[0]}") from error
+        raise ValueError(
+            f"cannot load the checkpoint {path} ({str(error).splitlines()[0]}): restore it, or start over with resume=never"
+        ) from error
     return cast(Checkpoint, checkpoint)
 
 
@@ -159,7 +162,7 @@ def check_weights(state: dict[str, Tensor], task: LightningModule, path: Path) -
     """Refuse weights that have other names or shapes than the task's.
 
     Raises:
-        ValueError: with a table of what differs.
+        ValueError: A weight has another name or shape; the message has a table of them.
     """
     own = {name: tuple(value.shape) for name, value in task.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in state.items()}
@@ -167,4 +170,6 @@ def check_weights(state: dict[str, Tensor], task: LightningModule, path: Path) -
         names = sorted(name for name in own.keys() | found.keys() if own.get(name) != found.get(name))
         rows = [f"  {name}: found {found.get(name, 'none')}, wanted {own.get(name, 'none')}" for name in names[:10]]
         more = [f"  ... and {len(names) - 10} more"] if len(names) > 10 else []
-        raise ValueError("\n".join([f"{path} has the weights of another network:", *rows, *more]))
+        raise ValueError(
+            "\n".join([f"{path} has the weights of another network; choose that one, or another name=:", *rows, *more])
+        )

@@ -21,6 +21,8 @@ from fcnseg.errors import RunFailedError, StopError, warn
 from fcnseg.files import read_json, write_json, write_text
 from fcnseg.runs import identity
 
+CONFIG, STATUS, METRICS, RESULT = ".hydra/config.yaml", "status.json", "metrics.csv", "result.json"  # in a run's folder
+
 
 @dataclass(frozen=True)
 class Run:
@@ -44,23 +46,23 @@ class Run:
         Raises:
             ValueError: there is no run here, or its config is damaged.
         """
-        path = self.path / ".hydra" / "config.yaml"
+        path = self.path / CONFIG
         if not path.is_file():
             raise ValueError(f"no run in {self.path}: found no {path}; give the folder of a run, such as runs/<name>")
         cfg = OmegaConf.load(path)
         if not isinstance(cfg, DictConfig):
-            raise ValueError(f"{path} is damaged: it holds no settings")
+            raise ValueError(f"{path} is damaged, it holds no settings: restore it, or start over with resume=never")
         return cfg
 
     @property
     def status(self) -> dict[str, Any] | None:
         """The content of status.json, whose `status` is running, finished, failed or interrupted; None without the file."""
-        return read_json(self.path / "status.json")
+        return read_json(self.path / STATUS)
 
     @property
     def result(self) -> dict[str, Any] | None:
         """The content of result.json; None unless the run has finished."""
-        return read_json(self.path / "result.json")
+        return read_json(self.path / RESULT)
 
     @property
     def epochs(self) -> list[dict[str, float]]:
@@ -69,13 +71,13 @@ class Run:
         Raises:
             ValueError: the file is damaged.
         """
-        path = self.path / "metrics.csv"
+        path = self.path / METRICS
         if not path.exists():
             return []
         with path.open(newline="", encoding="utf-8") as file:
             rows = [{key: _number(text) for key, text in row.items() if text} for row in csv.DictReader(file)]
         if not all("epoch" in row for row in rows):
-            raise ValueError(f"{path} is damaged: a row has no epoch")
+            raise ValueError(f"{path} is damaged, a row has no epoch: restore it, or start over with resume=never")
         return rows
 
     @property
@@ -146,7 +148,7 @@ class Run:
         Raises:
             ValueError: a table of what differs.
         """
-        if cfg.resume == "never" or not (self.path / ".hydra" / "config.yaml").is_file():
+        if cfg.resume == "never" or not (self.path / CONFIG).is_file():
             return
         if differing := identity.differences(self.config, cfg):
             rows = [f"  {key}: {new} now, {old} then" for key, (old, new) in differing.items()]
@@ -174,17 +176,17 @@ class Run:
     def _start(self, cfg: DictConfig, data_fingerprint: str) -> None:
         """Set the status before anything is removed: at every moment at which the process may be killed, it is true."""
         here = {"host": platform.node(), "pid": os.getpid(), "data_fingerprint": data_fingerprint}
-        write_json(self.path / "status.json", {"status": "running", **here, "started": _now()})
-        (self.path / "result.json").unlink(missing_ok=True)
+        write_json(self.path / STATUS, {"status": "running", **here, "started": _now()})
+        (self.path / RESULT).unlink(missing_ok=True)
         if cfg.resume == "never" and (self.path / ".hydra").is_dir():
             self._clear()
         self.checkpoints.mkdir(exist_ok=True)
         (self.path / ".hydra").mkdir(exist_ok=True)
-        write_text(self.path / ".hydra" / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+        write_text(self.path / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
 
     def _clear(self) -> None:
         """Remove what an earlier run left: its checkpoints first and its config last, so that a kill leaves no wrong pair."""
-        kept = (".lock", "status.json", ".hydra", self.checkpoints.name)
+        kept = (".lock", STATUS, ".hydra", self.checkpoints.name)
         others = [path for path in self.path.iterdir() if path.name not in kept]
         for path in [self.checkpoints, *others, self.path / ".hydra"]:
             if path.is_dir():
@@ -193,7 +195,7 @@ class Run:
                 path.unlink(missing_ok=True)
 
     def _write_status(self, status: str, **more: str) -> None:
-        path, now = self.path / "status.json", {**(self.status or {}), "status": status, "ended": _now()}
+        path, now = self.path / STATUS, {**(self.status or {}), "status": status, "ended": _now()}
         try:
             write_json(path, {**now, **more})
         except OSError:  # a full disk, on which the file that is there already can still be changed

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from lightning import Trainer
 
-from fcnseg.runs.checkpoint import sha256
+from fcnseg.runs.checkpoint import BEST, sha256
 from fcnseg.runs.folder import Run
 
-PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core")
+PACKAGES = ("fcnseg", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core")
 
 
 def code() -> dict[str, str | bool | None]:
@@ -40,7 +40,7 @@ def check_checkpoint(run: Run) -> None:
     Raises:
         ValueError: the run has no result, or the hashes differ.
     """
-    best, _, result = run.checkpoints / "best.ckpt", run.config, run.result  # `config` refuses a folder without a run
+    best, _, result = run.checkpoints / BEST, run.config, run.result  # `config` refuses a folder without a run
     if result is None:
         raise ValueError(f"{run.path} has no result.json, so it has not finished: finish it, or give verify=false")
     wanted = result["checkpoint"]["sha256"]

@@ -43,7 +43,7 @@ def measure(trainer: Trainer, task: SegmentationTask, data: VOCDataModule) -> di
 def show(result: dict[str, Any], path: Path, console: Console) -> float | None:
     """Print a result: its scores beside the floor, the IoU of every class, and the run's folder; return the test mIoU."""
     title = f"{result['images']['test']} test images ({result['split']} split) at {result['size']} px"
-    table = Table("", "this run", "all background", title=title, title_justify="left")
+    table = Table("", "this run", "the floor", title=title, title_justify="left")
     for column in table.columns[1:]:
         column.justify = "right"
     for name, words in SCORES.items():

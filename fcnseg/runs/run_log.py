@@ -21,7 +21,7 @@ from fcnseg.errors import warn
 from fcnseg.files import write_text
 from fcnseg.metrics import SCORES
 from fcnseg.pictures import Picture
-from fcnseg.runs.folder import Run
+from fcnseg.runs.folder import METRICS, Run
 
 FINAL = dict.fromkeys((f"test/{name}" for name in (*SCORES, "loss")), 0.0)  # HPARAMS shows these beside hyperparameters
 NOT_DRAWN = ("epoch", "step", "seconds")  # columns of metrics.csv that TensorBoard does not get
@@ -128,7 +128,7 @@ class RunLog(Logger):
         table = csv.DictWriter(text, dict.fromkeys(name for row in self.rows for name in row), lineterminator="\n")
         table.writeheader()
         table.writerows(self.rows)
-        write_text(self.run.path / "metrics.csv", text.getvalue())
+        write_text(self.run.path / METRICS, text.getvalue())
         for row in self.unwritten:
             for name, value in row.items():
                 if name not in NOT_DRAWN:
