@@ -25,7 +25,8 @@ def train(cfg: DictConfig) -> float | None:
         screen.print("This run has finished; resume=never repeats it.")
     else:
         fit(cfg, run, screen)
-    assert (result := run.result) is not None
+    result = run.result
+    assert result is not None
     return show(result, run.path, screen)
 
 

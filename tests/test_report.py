@@ -211,7 +211,12 @@ def test_a_killed_run_is_unfinished(runs, tmp_path):
     (run / "status.json").write_text('{"status": "running"}')
     table = tables.unfinished([read(run)])
     assert table.rows == [
-        ["run", "running", "2 of 2", "it is running, or was killed: the same command goes on from its last checkpoint"]
+        [
+            "run",
+            "running",
+            "2 of 2",
+            "it is running, or was killed: the same command resumes it from its last checkpoint",
+        ]
     ]
 
 

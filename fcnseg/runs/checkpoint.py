@@ -170,6 +170,5 @@ def check_weights(state: dict[str, Tensor], task: LightningModule, path: Path) -
         names = sorted(name for name in own.keys() | found.keys() if own.get(name) != found.get(name))
         rows = [f"  {name}: found {found.get(name, 'none')}, wanted {own.get(name, 'none')}" for name in names[:10]]
         more = [f"  ... and {len(names) - 10} more"] if len(names) > 10 else []
-        raise ValueError(
-            "\n".join([f"{path} has the weights of another network; choose that one, or another name=:", *rows, *more])
-        )
+        head = f"{path} has the weights of another network: choose that network, or another name="
+        raise ValueError("\n".join([head, *rows, *more]))

@@ -1,7 +1,7 @@
 """Where a result comes from: code, versions, hardware and checkpoint."""
 
 import subprocess
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,19 @@ def provenance(trainer: Trainer, checkpoint: Path) -> dict[str, Any]:
         torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     )
     return {
-        "versions": {package: version(package) for package in PACKAGES},
+        "versions": {package: _version(package) for package in PACKAGES},
         "hardware": hardware,
         "precision": str(trainer.precision),
         "checkpoint": {"file": checkpoint.name, "sha256": sha256(checkpoint)},
     }
+
+
+def _version(package: str) -> str | None:
+    """The installed version; None for this package in a checkout that is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def check_checkpoint(run: Run) -> None:
