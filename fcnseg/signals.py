@@ -33,7 +33,7 @@ class StopRequest:
 
     def receive(self, signum: int, frame: FrameType | None) -> None:
         """Handle a signal: this is what `signal.signal` is given."""
-        first, self.signum = self.signum is None, self.signum or signum
+        first, self.signum = self.signum is None, self.signum or signum  # the first signal gives the exit code
         self.warned |= signum in ON_SLURM
         if signum == signal.SIGINT and not first:
             self.signum = signum

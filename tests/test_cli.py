@@ -144,6 +144,16 @@ def test_weights_of_another_network_are_refused(command, tiny, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_config_of_ones_own_that_would_not_be_read_is_refused(command, tmp_path):
+    (tmp_path / "mine" / "model").mkdir(parents=True)
+    (tmp_path / "mine" / "model" / "fcn.yaml").write_text("_target_: torch.nn.Identity")
+    assert refused(command(train, "--config-dir", "mine"), "mine/model/fcn.yaml", "model=fcn", "another name")
+
+
+def test_a_choice_is_not_set_as_a_setting(command):
+    assert refused(command(train, "choices.model=unet"), "choices.model", "model=<choice>")
+
+
 def test_an_unwritable_folder_is_refused(command, tiny, tmp_path):
     (tmp_path / "file").touch()
     assert refused(command(train, *tiny(), f"runs={tmp_path}/file/runs"), "file/runs")

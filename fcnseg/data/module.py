@@ -52,6 +52,7 @@ class Loader:
         """The (n,) samples in the order of an epoch."""
         if self.seed is None:
             return self.samples
+        # A hash of both: seed + epoch would give seed 1 the orders of seed 0, an epoch later. 12 digits fit into 64 bits.
         generator = torch.Generator().manual_seed(int(sha256(f"{self.seed}/{epoch}".encode()).hexdigest()[:12], 16))
         return self.samples[torch.randperm(len(self.samples), generator=generator)]
 
@@ -117,7 +118,7 @@ class VOCDataModule(LightningDataModule):
         self.prepare_data()
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         if device.type == "cuda":
-            free, _ = torch.cuda.mem_get_info(device)
+            free, _ = torch.cuda.mem_get_info(device)  # of which a network's activations take most
             if sum(pack.nbytes for pack in self.packs.values() if pack.images.device != device) < free / 4:
                 self.packs = {name: pack.to(device) for name, pack in self.packs.items()}
 

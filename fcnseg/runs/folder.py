@@ -93,7 +93,7 @@ class Run:
             RunFailedError: the folder cannot be written, or the block raised; the traceback is in status.json.
         """
         try:
-            try:
+            try:  # only what goes wrong with the folder is the user's to mend
                 self._start(cfg, data_fingerprint)
             except OSError as error:
                 raise self._unwritable(error) from error
@@ -139,6 +139,7 @@ class Run:
         self.check_same(cfg)
         if cfg.resume == "never" or self.result is None:
             return False
+        # A patience of null is an endless one.
         limits = [(c.trainer.max_epochs, inf if c.patience is None else c.patience) for c in (cfg, self.config)]
         return all(wanted <= had for wanted, had in zip(*limits, strict=True))
 

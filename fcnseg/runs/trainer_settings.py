@@ -8,6 +8,7 @@ WHOLE_SETS = "a result is of all images of its data set; debug=fast tries everyt
 OUR_LOG = "a run always has its own log; logger=csv, logger=wandb or +logger.x._target_=... adds another"
 OUR_CHECKPOINTS = "a run saves its own checkpoints, from which it resumes exactly; the settings are checkpoint.*"
 
+# What Lightning adds to these two lists, tests/runs/test_trainer_settings.py asks to be decided about.
 HONOURED = (
     *("accelerator", "devices", "precision", "max_epochs", "deterministic", "benchmark", "inference_mode"),
     *("gradient_clip_val", "gradient_clip_algorithm", "detect_anomaly", "log_every_n_steps", "profiler"),
@@ -59,7 +60,7 @@ def check_trainer(cfg: DictConfig) -> None:
             "trainer.log_every_n_steps has no effect without a callback that logs: add callbacks=lr_monitor"
             " callbacks.lr_monitor.logging_interval=step"
         )
-    profiler = trainer.get("profiler")
+    profiler = trainer.get("profiler")  # one without a file reports to Lightning's own log, which is silenced
     if profiler is not None and not (isinstance(profiler, DictConfig) and {"dirpath", "filename"} <= profiler.keys()):
         raise ValueError(
             f"trainer.profiler={profiler} would print nowhere: give it a file, with +trainer.profiler._target_="

@@ -15,6 +15,7 @@ from injection import (
     kill,
     kill_at_file_operation,
     load,
+    rows,
     run,
     send,
     tiny,
@@ -177,6 +178,18 @@ def test_every_network_resumes_exactly(tmp_path, data, same, net):
     outcome = run(tmp_path, *args)
     assert outcome.code == 0, outcome.err
     same(tmp_path / "runs" / "run", net)
+
+
+def test_a_value_logged_before_the_kill_is_in_the_epochs_row(tmp_path, args):
+    """A monitor of Lightning's logs the learning rate at an epoch's start, and the run is killed within the epoch."""
+    args = [*args, "callbacks=lr_monitor", "name=whole"]
+    assert run(tmp_path, *args).code == 0
+    args[-1] = "name=killed"
+    assert run(tmp_path, *args, inject=partial(at, SegmentationTask, "training_step", 5, kill)).code == -9
+    assert run(tmp_path, *args).code == 0
+    whole, killed = (rows(tmp_path / "runs" / name) for name in ("whole", "killed"))
+    assert [row["lr-AdamW"] for row in killed] == [row["lr"] for row in killed]
+    assert killed == whole
 
 
 def test_the_transfer_net_resumes_exactly(tmp_path, data, same):

@@ -109,6 +109,12 @@ def test_a_callback_that_may_change_the_training_changes_the_name(name_of):
     )
 
 
+def test_a_callback_chosen_from_a_config_of_ones_own_changes_the_name_too(name_of, tmp_path):
+    (tmp_path / "mine" / "callbacks").mkdir(parents=True)
+    (tmp_path / "mine" / "callbacks" / "changer.yaml").write_text("x: {_target_: mine.Changer}")
+    assert re.fullmatch("fcn-seed0-[0-9a-f]{8}", name_of("--config-dir", "mine", "callbacks=changer"))
+
+
 def test_lightning_has_these_watchers():
     assert {hydra.utils.get_class(name).__name__ for name in WATCHERS}
 

@@ -80,6 +80,7 @@ def test_a_setting_that_lightning_does_not_have_is_refused(compose):
         ({"gradient_clip_algorithm": "value"}, "gradient_clip_val"),
         ({"log_every_n_steps": 5}, "callbacks=lr_monitor"),
         ({"profiler": "simple"}, "profilers.SimpleProfiler"),
+        ({"profiler": {"_target_": "lightning.pytorch.profilers.SimpleProfiler"}}, "filename=profile"),
         ({"devices": 2}, "hydra/launcher=gpus"),
         ({"devices": [0, 1]}, "hydra/launcher=gpus"),
     ],
