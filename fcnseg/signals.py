@@ -14,6 +14,11 @@ STOPPING = (signal.SIGINT, signal.SIGTERM)
 ON_SLURM = (signal.SIGUSR1, signal.SIGUSR2)  # sent before a job is preempted or out of time
 
 
+def was_requeued() -> bool:
+    """Whether SLURM has started this job again, after a preemption or the end of its time."""
+    return os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+
+
 class StopRequest:
     """Tells whether a signal has asked the run to stop.
 

@@ -1,21 +1,20 @@
 """Train a network: `python -m fcnseg.train model=wilson aug=flip`."""
 
-import os
-
 from omegaconf import DictConfig
 
 from fcnseg.cli.command import command
 from fcnseg.cli.messages import console
 from fcnseg.runs.folder import Run
 from fcnseg.runs.settings import check_ranges
+from fcnseg.signals import was_requeued
 
 
 @command("config", can_sweep=True)
 def train(cfg: DictConfig) -> float | None:
     """Train and test the run that `cfg` describes, or show it if it has finished; return its test mIoU."""
     check_ranges(cfg)
-    if os.environ.get("SLURM_RESTART_COUNT", "0") != "0":
-        cfg.resume = "auto"  # SLURM has queued the job again: resume=never would start over each time
+    if was_requeued():
+        cfg.resume = "auto"  # resume=never would start over each time
     from fcnseg.fit import fit  # imports torch, which a refused command need not wait for
     from fcnseg.runs.result import show
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from fcnseg.__main__ import COMMANDS, main
 from fcnseg.benchmark.__main__ import benchmark
-from fcnseg.check.__main__ import check_data
+from fcnseg.check.__main__ import check
 from fcnseg.cli.configs import CONF
 from fcnseg.data import voc
 from fcnseg.evaluate import evaluate
@@ -125,14 +125,14 @@ def test_a_damaged_data_set_gets_one_message(command, tiny, folder, tmp_path, da
     args = [*tiny("data=voc2012"), f"data.root={folder.path}"]
     assert refused(command(train, *args), name)
     assert not (tmp_path / "runs").exists()
-    outcome = command(check_data, *args)
+    outcome = command(check, *args)
     assert outcome.code == 2
     assert name in outcome.out + outcome.err
     assert "Traceback" not in outcome.err
 
 
 def test_a_sound_data_set_has_no_problems(command, root):
-    outcome = command(check_data, "data=voc2012", f"data.root={root}")
+    outcome = command(check, "data=voc2012", f"data.root={root}")
     assert outcome.code == 0
     assert outcome.out.count("no problems") == 2
 
@@ -208,7 +208,7 @@ def test_what_needs_no_torch_does_not_wait_for_it(arg):
 
 @pytest.mark.parametrize(
     ("verb", "function"),
-    list(zip(COMMANDS, (train, evaluate, check_data, report, benchmark), strict=True)),
+    list(zip(COMMANDS, (train, evaluate, check, report, benchmark), strict=True)),
     ids=COMMANDS,
 )
 def test_help_has_every_setting_with_its_comment(command, verb, function):

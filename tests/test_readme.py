@@ -32,7 +32,7 @@ COMMANDS = [
     for line in block.splitlines()
     if "python -m fcnseg." in line
 ]
-COMMAND = {"train": train.train, "evaluate": evaluate.evaluate, "report": report.report, "check": check.check_data}
+COMMAND = {"train": train.train, "evaluate": evaluate.evaluate, "report": report.report, "check": check.check}
 SMALL = {
     "data.source.train": "8",
     "data.source.val": "4",
@@ -95,9 +95,7 @@ def test_the_other_commands_run(command, a_run, root, tmp_path):
     code, out, err = command(evaluate.evaluate, f"run={a_run}")
     assert code == 0, err
     assert str(a_run) in out
-    code, out, err = command(
-        check.check_data, "data=shapes", f"data.root={root}", *list(map("=".join, SMALL.items()))[:2]
-    )
+    code, out, err = command(check.check, "data=shapes", f"data.root={root}", *list(map("=".join, SMALL.items()))[:2])
     assert code == 0, err
     assert "aeroplane" in out
     code, out, err = command(report.report)

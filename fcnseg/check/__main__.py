@@ -10,7 +10,7 @@ from fcnseg.cli.messages import WRONG_USE, console
 
 
 @command("config")
-def check_data(cfg: DictConfig) -> None:
+def check(cfg: DictConfig) -> None:
     """Print what the data set holds, and every problem by file name; exit with 2 if there are any."""
     from hydra.utils import instantiate
 
@@ -27,4 +27,4 @@ def check_data(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    check_data()
+    check()

@@ -17,7 +17,7 @@ import pytest
 from injection import at, content, differences, kill, run, start
 from PIL import Image
 
-from fcnseg.check.__main__ import check_data
+from fcnseg.check.__main__ import check
 from fcnseg.data import packed, voc
 from fcnseg.data.shapes import shapes
 from fcnseg.files import read_json
@@ -100,7 +100,7 @@ def test_the_check_names_every_broken_file(tmp_path, folder, command):
     for name, fault in zip(folder.ids("train"), faults, strict=True):
         kind, harm, _ = BROKEN[fault]
         harm(getattr(folder, kind)(name))
-    outcome = run(tmp_path, *command, door=check_data)
+    outcome = run(tmp_path, *command, door=check)
     assert outcome.code == 2
     for name, fault in zip(folder.ids("train"), faults, strict=True):
         path = getattr(folder, BROKEN[fault][0])(name)
