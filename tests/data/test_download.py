@@ -54,14 +54,15 @@ class Mirror(BaseHTTPRequestHandler):
         status = 404 if behaviour == "404" else 416 if start and not body else 206 if start else 200
         if status >= 400:
             body = b""
+        sent = body[:1000] if cuts else body
+        # Before the answer, after which the next request may come at once.
+        self.server.requests.append((behaviour, self.headers.get("Range"), len(sent)))
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Content-Type", "text/html" if behaviour == "html" else "application/x-tar")
         if status == 206:
             self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
         self.end_headers()
-        sent = body[:1000] if cuts else body
-        self.server.requests.append((behaviour, self.headers.get("Range"), len(sent)))
         self.server.meanwhile()
         self.wfile.write(sent)
         if behaviour == "stall" and cuts:
