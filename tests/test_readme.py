@@ -152,7 +152,7 @@ def test_the_loss_of_the_example_is_one(extended):
 
 def test_every_config_of_an_example_has_its_place():
     assert list(CONFIGS.values()) == BLOCKS["yaml"]
-    assert [path.split("/")[1] for path in CONFIGS] == ["model", "aug", "loss", "experiment"]
+    assert [path.split("/")[1] for path in CONFIGS] == ["model", "aug", "aug", "loss", "experiment"]
 
 
 @pytest.mark.parametrize("path", CONFIGS)

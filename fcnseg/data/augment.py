@@ -116,3 +116,20 @@ class Flip:
             image = choose(flipped, image.flip(axis), image)
             mask = choose(flipped, mask.flip(axis), mask)
         return image, mask
+
+
+class Chain:
+    """Several augmentations, one after the other.
+
+    Args:
+        steps: The augmentations in their order, by names of the user's choice: `~aug.flip` removes the one called flip.
+    """
+
+    def __init__(self, **steps: Augmentation) -> None:
+        self.steps = steps
+
+    def __call__(self, image: Tensor, mask: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+        """Apply them all; each goes on drawing where the one before it stopped."""
+        for augment in self.steps.values():
+            image, mask = augment(image, mask, draw)
+        return image, mask

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from fcnseg.data.augment import EpochDraws, Flip, choose, draws, none
+from fcnseg.data.augment import Chain, EpochDraws, Flip, choose, draws, none
 
 SAMPLES = torch.arange(100_000)
 
@@ -175,3 +175,17 @@ def test_draws_are_uncorrelated():
     one, two, three = drawn(0, 0, SAMPLES, times=3)
     neighbour = correlation(one[1:], one[:-1])
     assert max(correlation(one, two), correlation(two, three), correlation(one, three), neighbour) < 0.02
+
+
+def test_a_chain_is_its_steps_one_after_the_other():
+    def shift(image, mask, draw):
+        return image + (9 * draw()[:, None, None, None]).byte(), mask
+
+    image, mask = batch()
+    draw = draws(0, 0, torch.arange(len(mask)))
+    flipped = Flip()(image, mask, draw)
+    wanted = shift(*flipped, draw)  # with the numbers that follow the flip's
+    found = Chain(first=Flip(), then=shift)(image, mask, draws(0, 0, torch.arange(len(mask))))
+    assert all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True))
+    swapped = Chain(then=shift, first=Flip())(image, mask, draws(0, 0, torch.arange(len(mask))))
+    assert not torch.equal(swapped[0], wanted[0])
