@@ -138,7 +138,7 @@ def test_a_checkpoint_torn_in_the_middle_leaves_the_one_before(tmp_path, args, s
 
 
 MID_SAVE = {"owner": Checkpoints, "name": "_save_last", "when": lambda _, trainer: trainer.global_step == 5}
-END_OF_EPOCH = {"owner": RunLog, "name": "after_epoch", "when": lambda *_: True}
+END_OF_EPOCH = {"owner": EpochLog, "name": "after_epoch", "when": lambda *_: True}
 
 
 @pytest.mark.parametrize(
