@@ -82,10 +82,10 @@ class Training:
         self.checkpoints = Checkpoints(run.checkpoints, stop=stop, finite=finite, **cfg.checkpoint)
         epoch_log = EpochLog(self.log, hyperparameters(cfg))
         patience = [RunEarlyStopping(cfg.patience)] if cfg.patience else []
-        ours = [finite, epoch_log, RunProgress(epoch_log, console), *patience, self.checkpoints]
+        ours = [finite, epoch_log, RunProgress(epoch_log, console), *patience]
         self.trainer = build.trainer(
             cfg,
-            callbacks=[*ours, *build.callbacks(cfg)],
+            callbacks=[*ours, *build.callbacks(cfg), self.checkpoints],  # last: it saves the state of the others
             loggers=[self.log, *build.loggers(cfg)],
             checkpoint_io=self.files,
         )

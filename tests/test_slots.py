@@ -147,6 +147,16 @@ def test_a_callback_from_the_command_line(alone, train_in, tmp_path, importable)
     assert (rows(run), metrics(run)) == (rows(alone), metrics(alone))
 
 
+def test_lightnings_own_checkpoints_lie_beside_the_runs(alone, train_in, tmp_path):
+    keep = ["_target_=lightning.pytorch.callbacks.ModelCheckpoint", "monitor=val/miou", "save_last=true"]
+    run = train_in(tmp_path, *ARGS, *(f"+callbacks.keep.{setting}" for setting in keep))
+    assert (rows(run), metrics(run)) == (rows(alone), metrics(alone))
+    assert (run / "lightning" / "checkpoints" / "last.ckpt").exists()
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == sorted(
+        path.name for path in (alone / "checkpoints").iterdir()
+    )
+
+
 def test_a_monitor_of_lightnings_logs_into_the_runs_own_log(alone, train_in, tmp_path):
     run = train_in(tmp_path, *ARGS, "callbacks=lr_monitor")
     found = rows(run)

@@ -107,8 +107,10 @@ class SafeCheckpointIO(TorchCheckpointIO):
     opened: Checkpoint | None = None
 
     def save_checkpoint(self, checkpoint: Checkpoint, path: str | Path, storage_options: Any | None = None) -> None:
-        """Write `checkpoint` to `path`; the one before is kept as `previous.ckpt`."""
-        save(Path(path), checkpoint, keep=PREVIOUS)
+        """Write a checkpoint of the run or of a callback of Lightning's; the `last.ckpt` before becomes `previous.ckpt`."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save(path, checkpoint, keep=PREVIOUS if path.name == LAST else None)
 
     def load_checkpoint(self, path: str | Path, *_: object, **__: object) -> Checkpoint:
         """Hand over the checkpoint that was opened; it is not kept, since Lightning takes it apart."""
