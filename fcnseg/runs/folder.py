@@ -8,13 +8,13 @@ import shutil
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 from typing import Any
 
-from filelock import AcquireReturnProxy, FileLock, Timeout
+from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from fcnseg.errors import RunFailedError, StopError, warn
@@ -109,7 +109,7 @@ class Run:
             raise RunFailedError(f"{self.path} failed: {type(error).__name__}: {error}") from error
         self._write_status("finished")
 
-    def locked(self) -> AcquireReturnProxy[FileLock]:
+    def locked(self) -> AbstractContextManager[object]:
         """Make the folder, and keep other processes out of it in the `with` block.
 
         Raises:
