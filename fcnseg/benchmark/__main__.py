@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from timeit import repeat
 
 import hydra
@@ -14,9 +15,10 @@ from omegaconf import DictConfig, OmegaConf
 from fcnseg.benchmark.process import Figures, Show, call
 from fcnseg.benchmark.tables import tables
 from fcnseg.cli.command import command
+from fcnseg.cli.configs import default_config
 from fcnseg.cli.messages import console
 from fcnseg.data import check_whole_number
-from fcnseg.files import write_json
+from fcnseg.files import write_json, write_text
 
 OURS = "fcnseg.cli.command; fcnseg.cli.command.collect_rarely(); import fcnseg.fit"
 IMPORTS = {  # by every arm, before anything else happens
@@ -36,10 +38,12 @@ def benchmark(cfg: DictConfig) -> None:
     if cfg.quick:
         cfg = hydra.compose("benchmark", overrides=quick(HydraConfig.get().overrides.task))
     check(cfg)
-    OmegaConf.resolve(cfg)
+    if cfg.gpu_day:
+        gpu_day(cfg)
+        return
     from fcnseg import build  # imports torch, which a refused command need not wait for
 
-    cfg.trainer.precision = build.precision(cfg.trainer.precision, cfg.trainer.accelerator)
+    cfg = decided(cfg)
     build.data(cfg).prepare_data()  # now, where its progress is seen and its errors are the user's
     screen = console()
     with screen.status("") as status:
@@ -47,6 +51,35 @@ def benchmark(cfg: DictConfig) -> None:
     screen.print(*tables(figures))
     if cfg.json is not None:
         write_json(Path(cfg.json), {"config": OmegaConf.to_container(cfg), **figures})
+
+
+def gpu_day(cfg: DictConfig) -> None:
+    """Measure what a GPU must show; after every row, write all so far to `cfg.json` and, as tables, to a file beside it."""
+    from fcnseg.benchmark.gpu_day import Day, gpu_day, machine
+    from fcnseg.benchmark.tables import markdown
+
+    def compose(overrides: Sequence[str]) -> DictConfig:
+        return decided(hydra.compose("benchmark", overrides=list(overrides)))
+
+    theirs = default_config("config")
+    own = [
+        override for override in HydraConfig.get().overrides.task if override.partition("=")[0].split(".")[0] in theirs
+    ]
+    path, screen = Path(cfg.json or "gpu_day.json"), console()
+    with TemporaryDirectory() as folder, screen.status("") as status:
+        for figures in gpu_day(Day(compose, own, folder=Path(folder), seconds=cfg.budget), status.update):
+            write_json(path, {"machine": machine(), **figures})
+            write_text(path.with_suffix(".md"), markdown({"The machine": [machine()], **figures}))
+    screen.print(path.with_suffix(".md").read_text(), soft_wrap=True, highlight=False, markup=False)
+
+
+def decided(cfg: DictConfig) -> DictConfig:
+    """`cfg` as another process can take it, with the precision that this machine trains in."""
+    from fcnseg import build
+
+    OmegaConf.resolve(cfg)
+    cfg.trainer.precision = build.precision(cfg.trainer.precision, cfg.trainer.accelerator)
+    return cfg
 
 
 def quick(overrides: Sequence[str]) -> list[str]:

@@ -164,13 +164,18 @@ def compare(cfg: Any, limits: Figures, show: Show) -> dict[str, Figures]:
             blocks[name].append(call(train, cfg, name))
         check_first_losses({name: done[0] for name, done in blocks.items()})
     arms = {name: _summary(done) for name, done in blocks.items()}
+    relate(arms, limits)
+    return arms
+
+
+def relate(arms: Mapping[str, Figures], limits: Figures) -> None:
+    """Add to every arm how many times as fast as plain it is, and its share of what the machine could do."""
     reference = arms.get("plain", {}).get("images_per_s")
     for arm in arms.values():
         if "failed" not in arm:
             limit = limits.get(arm["precision"])
             arm["times_plain"] = arm["images_per_s"] / reference if reference else None
             arm["roofline"] = arm["images_per_s"] / limit if limit else None
-    return arms
 
 
 def check_first_losses(arms: Mapping[str, Figures]) -> None:

@@ -60,16 +60,17 @@ def limits(cfg: Any) -> Figures:
     return speeds
 
 
-def bare_step(task: SegmentationTask, batch: Any, fabric: Fabric) -> Callable[[], None]:
-    """A training step on one batch, without Lightning's Trainer."""
+def bare_step(task: SegmentationTask, batch: Any, fabric: Fabric) -> Callable[[], Tensor]:
+    """A training step on one batch, without Lightning's Trainer, which gives the loss."""
     optimizer = task.optimizer(task.net.parameters())
 
-    def step() -> None:
+    def step() -> Tensor:
         optimizer.zero_grad()
         with fabric.autocast():
-            loss = task.loss(task(batch.image), batch.mask)
+            loss: Tensor = task.loss(task(batch.image), batch.mask)
         loss.backward()
         optimizer.step()
+        return loss
 
     return step
 

@@ -1,6 +1,7 @@
 """Work in a process of its own, which shares neither its memory nor the peak of it with other work."""
 
 import os
+import signal
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -11,8 +12,8 @@ Figures = dict[str, Any]
 Show = Callable[[str], None]  # shows what is being measured
 
 
-def call(work: Callable[..., Figures], *args: Any) -> Figures:
-    """Run `work(*args)` silently in a new process.
+def call(work: Callable[..., Figures], *args: Any, seconds: int = 0) -> Figures:
+    """Run `work(*args)` silently in a new process, which is killed after so many seconds (0: never).
 
     The process is forked from a server that has imported torch and has done nothing else: it is as good as a fresh one,
     without the seconds that importing torch takes.
@@ -22,15 +23,16 @@ def call(work: Callable[..., Figures], *args: Any) -> Figures:
     """
     context = get_context("forkserver")
     context.set_forkserver_preload(["fcnseg.benchmark.parts"])
-    with ProcessPoolExecutor(1, context, _silence) as pool:
+    with ProcessPoolExecutor(1, context, _start, (seconds,)) as pool:
         try:
             return pool.submit(work, *args).result()
         except Exception:
             return {"failed": traceback.format_exc()}
 
 
-def _silence() -> None:
-    """Throw away what libraries print: progress bars and warnings."""
+def _start(seconds: int) -> None:
+    """Throw away what libraries print, progress bars and warnings; set the time of the process's end."""
+    signal.alarm(seconds)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(nowhere, stream)

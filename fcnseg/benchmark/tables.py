@@ -1,7 +1,10 @@
 """The figures as tables."""
 
+import io
 from collections.abc import Iterable, Iterator, Mapping
 
+from rich import box
+from rich.console import Console
 from rich.table import Table
 
 from fcnseg.benchmark.process import Figures
@@ -44,10 +47,18 @@ def _operations(figures: Figures) -> Iterable[Figures]:
     return [*rows[:LISTED], *sums, {"name": "the step", "ms": figures["step_ms"]}]
 
 
-def _table(title: str, rows: Iterable[Figures]) -> Table:
+def markdown(figures: Mapping[str, Iterable[Figures]]) -> str:
+    """Tables in Markdown from their rows by title."""
+    console = Console(file=(text := io.StringIO()), width=1000)
+    for title, rows in figures.items():
+        console.print(f"**{title}**", _table(None, rows, box.MARKDOWN), highlight=False)
+    return text.getvalue()
+
+
+def _table(title: str | None, rows: Iterable[Figures], box: box.Box = box.HEAVY_HEAD) -> Table:
     """A line for each of `rows`, and a column for each of their keys."""
     rows = list(rows)
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=box)
     columns = list(dict.fromkeys(key for row in rows for key in row))
     for number, column in enumerate(columns):
         table.add_column(column.replace("_", " "), justify="right" if number else "left", overflow="fold")

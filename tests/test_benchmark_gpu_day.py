@@ -1,0 +1,86 @@
+"""All that a GPU must show is measured on the CPU here, with small networks; no test asserts a time."""
+
+import json
+import time
+
+import pytest
+import torch
+
+from fcnseg.benchmark import gpu_day
+from fcnseg.benchmark.__main__ import benchmark
+from fcnseg.benchmark.process import call
+from fcnseg.benchmark.tables import markdown
+
+NARROW = ["model.widths=[4,8]"]
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """One narrow network, one experiment, and nothing compiled."""
+    monkeypatch.setattr(gpu_day, "NETWORKS", {"fcn": NARROW})
+    monkeypatch.setattr(gpu_day, "PAPER", {"baseline": NARROW})
+    items = [item for item in gpu_day.items() if "compiled" not in item.title]
+    monkeypatch.setattr(gpu_day, "items", lambda: items)
+    return {item.title: item for item in items}
+
+
+def test_without_time_every_row_says_so(command, tmp_path, small):
+    outcome = command(benchmark, "gpu_day=true", "budget=0", "trainer.accelerator=cpu", "json=day.json")
+    assert outcome.code == 0, outcome.err
+    figures = json.loads((tmp_path / "day.json").read_text())
+    assert figures.pop("machine")["cores"] > 0
+    assert {title: len(rows) for title, rows in figures.items()} == {
+        title: len(item.cases) for title, item in small.items()
+    }
+    assert all("skipped" in row["failed"] for rows in figures.values() for row in rows)
+    assert outcome.out.count("| baseline") == (tmp_path / "day.md").read_text().count("| baseline") == 1
+
+
+def test_a_row_that_fails_says_why_and_the_others_go_on(monkeypatch, tmp_path):
+    def work(day, divisor):
+        return {"quotient": 1 / int(divisor), "rest": float("nan")}
+
+    item = gpu_day.Item("Quotients", work, ["divisor"], [["0"], ["2"]], 1)
+    monkeypatch.setattr(gpu_day, "items", lambda: [item])
+    day = gpu_day.Day.__new__(gpu_day.Day)
+    day.end, day.device = time.monotonic() + 60, "cpu"
+    *_, figures = gpu_day.gpu_day(day, lambda title: None)
+    failed, divided = figures["Quotients"]
+    assert failed["failed"].strip().endswith("ZeroDivisionError: division by zero")
+    assert divided == {"divisor": "2", "quotient": 0.5, "rest": "nan"}
+    assert "ZeroDivisionError: division by zero |" in markdown(figures)
+
+
+def test_a_process_ends_with_its_time():
+    assert "terminated abruptly" in call(time.sleep, 60, seconds=1)["failed"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "differ"),
+    [
+        (torch.ones(2), torch.ones(2), False),
+        (torch.ones(2), torch.tensor([1, 1 + 1e-7]), True),
+        (0.5, 0.5, False),
+        (0.5, None, True),
+    ],
+)
+def test_what_differs(one, other, differ):
+    assert gpu_day._differ(one, other) is differ
+
+
+@pytest.mark.slow
+def test_a_day(command, tmp_path, small):
+    outcome = command(benchmark, "gpu_day=true", "trainer.accelerator=cpu")
+    assert outcome.code == 0, outcome.err
+    figures = json.loads((tmp_path / "gpu_day.json").read_text())
+    assert [row for rows in figures.values() for row in rows if "failed" in row] == []
+    losses, exact, images, arms, (host,), (experiment,) = (figures[title] for title in small)
+    assert [(row["precision"], row["holds"]) for row in losses] == [("32-true", "yes"), ("bf16-mixed", "yes")]
+    assert exact[0]["tensors_and_numbers"] > 500  # the confusion matrix alone has 462 numbers
+    assert (exact[0]["differ_in_a_second_run"], exact[0]["differ_when_resumed"]) == (0, 0)
+    assert images[0]["train"] == 16
+    assert [row["arm"] for row in arms] == ["plain", "lightning", "fcnseg"]
+    assert all(row["images_per_s"] > 0 and row["roofline"] > 0 and row["host_mb"] > 0 for row in arms)
+    assert host["host_ms"] > 0
+    assert (experiment["epochs"], experiment["precision"]) == (2, arms[2]["precision"])
+    assert "| killed in step" in (tmp_path / "gpu_day.md").read_text()
