@@ -40,10 +40,10 @@ def test_a_row_that_fails_says_why_and_the_others_go_on(monkeypatch, tmp_path):
     def work(day, divisor):
         return {"quotient": 1 / int(divisor), "rest": float("nan")}
 
-    item = gpu_day.Item("Quotients", work, ["divisor"], [["0"], ["2"]], 1)
+    item = gpu_day.Item("Quotients", work, [["0"], ["2"]], seconds=1)
     monkeypatch.setattr(gpu_day, "items", lambda: [item])
     day = gpu_day.Day.__new__(gpu_day.Day)
-    day.end, day.device = time.monotonic() + 60, "cpu"
+    day.end, day.on_gpu = time.monotonic() + 60, False
     *_, figures = gpu_day.gpu_day(day, lambda title: None)
     failed, divided = figures["Quotients"]
     assert failed["failed"].strip().endswith("ZeroDivisionError: division by zero")
@@ -74,11 +74,10 @@ def test_a_day(command, tmp_path, small):
     assert outcome.code == 0, outcome.err
     figures = json.loads((tmp_path / "gpu_day.json").read_text())
     assert [row for rows in figures.values() for row in rows if "failed" in row] == []
-    losses, exact, images, arms, (host,), (experiment,) = (figures[title] for title in small)
+    losses, exact, arms, (host,), (experiment,) = (figures[title] for title in small)
     assert [(row["precision"], row["holds"]) for row in losses] == [("32-true", "yes"), ("bf16-mixed", "yes")]
     assert exact[0]["tensors_and_numbers"] > 500  # the confusion matrix alone has 462 numbers
     assert (exact[0]["differ_in_a_second_run"], exact[0]["differ_when_resumed"]) == (0, 0)
-    assert images[0]["train"] == 16
     assert [row["arm"] for row in arms] == ["plain", "lightning", "fcnseg"]
     assert all(row["images_per_s"] > 0 and row["roofline"] > 0 and row["host_mb"] > 0 for row in arms)
     assert host["host_ms"] > 0

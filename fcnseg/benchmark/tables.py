@@ -9,6 +9,7 @@ from rich.table import Table
 
 from fcnseg.benchmark.process import Figures
 
+LONGEST = 100  # characters in a cell
 LISTED = 12  # operations that are shown one by one
 
 
@@ -75,4 +76,4 @@ def _shown(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
     *_, last = ["", *str(value).strip().splitlines()]  # of a traceback, the last line says what is wrong
-    return last.removesuffix("-true").removesuffix("-mixed")  # bf16 says enough
+    return last[:LONGEST].removesuffix("-true").removesuffix("-mixed")  # bf16 says enough
