@@ -128,6 +128,7 @@ def test_quick_stands_for_settings_that_the_command_line_overrides():
         (["arms=[plain,fast]"], ["fast", "fcnseg"]),
         (["growth=true"], ["growth", "data=shapes"]),
         (["growth=true", "data=shapes", "data.batch_size=64"], ["data.source.train=256", "768"]),
+        (["gpu_day=true", "model=wilson"], ["gpu_day", "every network", "model=wilson"]),
         (["setps=3"], ["setps", "steps?"]),
     ],
 )

@@ -54,17 +54,22 @@ def benchmark(cfg: DictConfig) -> None:
 
 
 def gpu_day(cfg: DictConfig) -> None:
-    """Measure what a GPU must show; after every row, write all so far to `cfg.json` and, as tables, to a file beside it."""
+    """Measure what a GPU must show; after every row, write all so far to `cfg.json` and, as tables, to a file beside it.
+
+    Raises:
+        ValueError: A network or an experiment was chosen.
+    """
     from fcnseg.benchmark.gpu_day import Day, gpu_day, machine
     from fcnseg.benchmark.tables import markdown
 
     def compose(overrides: Sequence[str]) -> DictConfig:
         return decided(hydra.compose("benchmark", overrides=list(overrides)))
 
+    given = {override: override.partition("=")[0] for override in HydraConfig.get().overrides.task}
+    if chosen := [override for override, key in given.items() if key in ("model", "experiment")]:
+        raise ValueError(f"gpu_day=true trains every network and experiment: leave out {' '.join(chosen)}")
     theirs = default_config("config")
-    own = [
-        override for override in HydraConfig.get().overrides.task if override.partition("=")[0].split(".")[0] in theirs
-    ]
+    own = [override for override, key in given.items() if key.lstrip("+").split(".")[0] in theirs]
     path, screen = Path(cfg.json or "gpu_day.json"), console()
     with TemporaryDirectory() as folder, screen.status("") as status:
         for figures in gpu_day(Day(compose, own, folder=Path(folder), seconds=cfg.budget), status.update):
