@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from fcnseg.benchmark.__main__ import benchmark, quick
-from fcnseg.benchmark.arms import check_first_losses
+from fcnseg.benchmark import __main__
+from fcnseg.benchmark.__main__ import benchmark
+from fcnseg.benchmark.arms import check_first_losses, table
 from fcnseg.benchmark.conventional import image_loader, of_stock_layers
 from fcnseg.benchmark.process import call
 from fcnseg.benchmark.roofline import Operation, Operations, ideal_seconds, step_operations
@@ -115,12 +116,6 @@ def test_what_fails_in_a_process_is_said():
     assert "terminated abruptly" in call(os._exit, 3)["failed"]
 
 
-def test_quick_stands_for_settings_that_the_command_line_overrides():
-    assert "data=shapes" in quick(["quick=true"])
-    assert quick(["quick=true", "steps=9"])[-1] == "steps=9"
-    assert "data=shapes" not in quick(["quick=true", "data=voc2012"])
-
-
 @pytest.mark.parametrize(
     ("args", "words"),
     [
@@ -138,23 +133,48 @@ def test_refused(command, args, words):
     assert all(word in outcome.err for word in words)
 
 
-def test_quick(command, root, tmp_path):
-    outcome = command(benchmark, "quick=true", f"data.root={root}", *CPU, "json=figures.json")
+def test_comparison(command, root, tmp_path, monkeypatch):
+    monkeypatch.setattr(__main__, "IMPORTS", dict.fromkeys(("plain", "lightning", "fcnseg"), "sys"))
+    few = ["data=shapes", f"data.root={root}", "data.source.train=8", "data.source.val=4", "data.size=32"]
+    small = [*few, "data.batch_size=4", "repeats=2", "steps=2", "arms=[plain,lightning,fcnseg]"]
+    outcome = command(benchmark, *small, *CPU, "json=figures.json")
     assert outcome.code == 0, outcome.err
     figures = json.loads((tmp_path / "figures.json").read_text())
-    assert list(figures["arms"]) == ["plain", "lightning", "fcnseg"]
-    for arm in figures["arms"].values():
-        assert arm.keys() >= {"images_per_s", "spread", "times_plain", "roofline", "host_mb", "cold", "first_loss"}
-        assert arm["first_loss"] == pytest.approx(figures["arms"]["plain"]["first_loss"], rel=1e-2)
-        assert arm["images_per_s"] > 0
-    assert figures["arms"]["plain"]["times_plain"] == 1
-    assert figures["parts"].keys() == {"data_path", "packing", "metrics", "loop"}
-    assert not any("failed" in part for part in figures["parts"].values())
-    assert all(arm in outcome.out for arm in figures["arms"])
-    counted = {row["name"]: row for row in figures["operations"]["operations"]}
-    assert counted.keys() >= {"convolution", "convolution_backward", "native_batch_norm", "nll_loss_forward"}
-    assert all(row["ms"] > 0 and row["ideal_ms"] >= 0 for row in counted.values())
+    assert figures.pop("config")["data"]["size"] == 32
+    (machine,), arms, cold, operations, *parts = figures.values()
+    assert machine["cores"] > 0
+    assert [row["arm"] for row in arms] == [row["arm"] for row in cold] == ["plain", "lightning", "fcnseg"]
+    for row in arms:
+        assert row.keys() >= {"images_per_s", "spread", "times_plain", "roofline", "host_mb", "gpu_mb", "precision"}
+        assert row["first_loss"] == pytest.approx(arms[0]["first_loss"], rel=1e-2)
+        assert min(row["spread"]) <= row["images_per_s"] <= max(row["spread"])
+        assert row["times_plain"] == row["images_per_s"] / arms[0]["images_per_s"]
+    for row in cold:
+        seconds = [row[stage] for stage in ("start", "pack", "build", "set-up", "first step")]
+        assert min(seconds) >= 0
+        assert row["all"] == pytest.approx(sum(seconds))
+    *_, rest, whole, step = operations
+    assert [row["name"] for row in (rest, whole, step)] == ["the others", "all", "the step"]
+    for key in ("calls", "ms", "ideal_ms", "lost_ms"):
+        assert sum(row[key] for row in operations[:-2]) == pytest.approx(whole[key])
+    assert {row["name"] for row in operations} >= {"convolution", "convolution_backward"}
+    assert all(row["ms"] > 0 for row in operations)
+    assert list(figures)[4:] == ["Data path", "Packing", "Metrics", "Loop"]
+    assert not any("failed" in row for (row,) in parts)
     assert "convolution_backward" in outcome.out
+    assert "\n| fcnseg " in (tmp_path / "figures.md").read_text()
+
+
+def test_a_row_for_each_arm():
+    arms = {
+        "plain": {"images_per_s": 2.0, "precision": "32-true", "cold": {}},
+        "lightning": {"failed": "out of memory"},
+        "fcnseg": {"images_per_s": 6.0, "precision": "bf16-mixed", "cold": {}},
+    }
+    plain, lightning, fcnseg = table(arms, {"32-true": 4.0, "bf16-mixed": 8.0})
+    assert (plain["times_plain"], plain["roofline"]) == (1, 0.5)
+    assert lightning == {"arm": "lightning", "failed": "out of memory"}
+    assert (fcnseg["times_plain"], fcnseg["roofline"]) == (3, 0.75)
 
 
 @pytest.mark.slow
@@ -163,8 +183,9 @@ def test_growth(command, tmp_path):
     outcome = command(benchmark, *small, *CPU, "growth=true", "json=figures.json")
     assert outcome.code == 0, outcome.err
     figures = json.loads((tmp_path / "figures.json").read_text())
-    assert [row["images"] for row in figures["growth"]] == [24, 96, 384, *[24] * 6]
-    assert [row["size"] for row in figures["growth"][3:6]] == [32, 64, 128]
-    assert all(row["epoch_s"] > 0 for row in figures["growth"])
-    assert figures["beyond_memory"]["pack_gb"] > 1.9 * figures["beyond_memory"]["memory_gb"]
-    assert figures["beyond_memory"]["images_per_s"] > 0
+    _, _, growth, (beyond,) = figures.values()
+    assert [row["images"] for row in growth] == [24, 96, 384, *[24] * 6]
+    assert [row["size"] for row in growth[3:6]] == [32, 64, 128]
+    assert all(row["epoch_s"] > 0 for row in growth)
+    assert beyond["pack_gb"] > 1.9 * beyond["memory_gb"]
+    assert beyond["images_per_s"] > 0

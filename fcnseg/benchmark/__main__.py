@@ -2,24 +2,24 @@
 
 import subprocess
 import sys
-from collections.abc import Sequence
-from functools import partial
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from timeit import repeat
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from fcnseg.benchmark.process import Figures, Show, call
-from fcnseg.benchmark.tables import tables
+from fcnseg.benchmark.tables import markdown, tables
 from fcnseg.cli.command import command
 from fcnseg.cli.configs import default_config
 from fcnseg.cli.messages import console
 from fcnseg.data import check_whole_number
 from fcnseg.files import write_json, write_text
 
+Tables = dict[str, list[Figures]]  # rows by the title of their table
 OURS = "fcnseg.cli.command; fcnseg.cli.command.collect_rarely(); import fcnseg.fit"
 IMPORTS = {  # by every arm, before anything else happens
     "plain": "torch, torchvision",
@@ -28,69 +28,24 @@ IMPORTS = {  # by every arm, before anything else happens
     "everything": OURS,
 }
 FACTORS = {"data.source.train": (1, 4, 16), "data.size": (1, 2, 4), "data.batch_size": (1, 2, 4)}  # times the config's
-QUICK = ("arms=[plain,lightning,fcnseg]", "repeats=1", "steps=2", "data.size=32", "data.batch_size=4")
-SHAPES = ("data=shapes", "choices.data=shapes", "data.source.train=8", "data.source.val=4")
 
 
 @command("benchmark")
 def benchmark(cfg: DictConfig) -> None:
-    """Measure, print tables, and write the figures to `cfg.json`."""
-    if cfg.quick:
-        cfg = hydra.compose("benchmark", overrides=quick(HydraConfig.get().overrides.task))
+    """Measure and print tables; after every one, write all so far to `cfg.json` and, in Markdown, to a file beside it."""
     check(cfg)
-    if cfg.gpu_day:
-        gpu_day(cfg)
-        return
-    from fcnseg import build  # imports torch, which a refused command need not wait for
+    from fcnseg.benchmark.parts import machine  # imports torch, which a refused command need not wait for
 
-    cfg = decided(cfg)
-    build.data(cfg).prepare_data()  # now, where its progress is seen and its errors are the user's
-    screen = console()
+    screen, figures = console(), {"The machine": [machine()]}
+    if cfg.gpu_day and cfg.json is None:
+        cfg.json = "gpu_day.json"
     with screen.status("") as status:
-        figures = (growth if cfg.growth else comparison)(cfg, status.update)
+        for measured in (gpu_day if cfg.gpu_day else growth if cfg.growth else comparison)(cfg, status.update):
+            figures |= measured
+            if cfg.json is not None:
+                write_json(Path(cfg.json), {"config": OmegaConf.to_container(cfg), **figures})
+                write_text(Path(cfg.json).with_suffix(".md"), markdown(figures))
     screen.print(*tables(figures))
-    if cfg.json is not None:
-        write_json(Path(cfg.json), {"config": OmegaConf.to_container(cfg), **figures})
-
-
-def gpu_day(cfg: DictConfig) -> None:
-    """Measure what a GPU must show; after every row, write all so far to `cfg.json` and, as tables, to a file beside it.
-
-    Raises:
-        ValueError: A network or an experiment was chosen.
-    """
-    from fcnseg.benchmark.gpu_day import Day, gpu_day, machine
-    from fcnseg.benchmark.tables import markdown
-
-    def compose(overrides: Sequence[str]) -> DictConfig:
-        return decided(hydra.compose("benchmark", overrides=list(overrides)))
-
-    given = {override: override.partition("=")[0] for override in HydraConfig.get().overrides.task}
-    if chosen := [override for override, key in given.items() if key in ("model", "experiment")]:
-        raise ValueError(f"gpu_day=true trains every network and experiment: leave out {' '.join(chosen)}")
-    theirs = default_config("config")
-    own = [override for override, key in given.items() if key.lstrip("+").split(".")[0] in theirs]
-    path, screen = Path(cfg.json or "gpu_day.json"), console()
-    with TemporaryDirectory() as folder, screen.status("") as status:
-        for figures in gpu_day(Day(compose, own, folder=Path(folder), seconds=cfg.budget), status.update):
-            write_json(path, {"machine": machine(), **figures})
-            write_text(path.with_suffix(".md"), markdown({"The machine": [machine()], **figures}))
-    screen.print(path.with_suffix(".md").read_text(), soft_wrap=True, highlight=False, markup=False)
-
-
-def decided(cfg: DictConfig) -> DictConfig:
-    """`cfg` as another process can take it, with the precision that this machine trains in."""
-    from fcnseg import build
-
-    OmegaConf.resolve(cfg)
-    cfg.trainer.precision = build.precision(cfg.trainer.precision, cfg.trainer.accelerator)
-    return cfg
-
-
-def quick(overrides: Sequence[str]) -> list[str]:
-    """The overrides that `quick=true` stands for, then those of the command line, which win."""
-    chosen = any(override.startswith("data=") for override in overrides)
-    return [*(() if chosen else SHAPES), *QUICK, *overrides]
 
 
 def check(cfg: DictConfig) -> None:
@@ -111,39 +66,74 @@ def check(cfg: DictConfig) -> None:
         )
 
 
-def comparison(cfg: DictConfig, show: Show) -> Figures:
+def decided(cfg: DictConfig, *, prepare: bool = True) -> DictConfig:
+    """`cfg` as another process can take it, with the precision that this machine trains in."""
+    from fcnseg import build
+
+    OmegaConf.resolve(cfg)
+    cfg.trainer.precision = build.precision(cfg.trainer.precision, cfg.trainer.accelerator)
+    if prepare:  # now, where its progress is seen and its errors are the user's
+        build.data(cfg).prepare_data()
+    return cfg
+
+
+def comparison(cfg: DictConfig, show: Show) -> Iterator[Tables]:
     """The arms in turns, their share of what the machine could do, and the parts by themselves."""
-    from fcnseg.benchmark.arms import compare
+    from fcnseg.benchmark.arms import compare, table
     from fcnseg.benchmark.parts import PARTS, limits
 
+    decided(cfg)
     show("the machine's limits")
     speeds = call(limits, cfg)
-    arms = compare(cfg, speeds, show)
-    for name, arm in arms.items():
-        if "failed" not in arm and not cfg.quick:
-            python = [sys.executable, "-c", f"import {IMPORTS[name]}"]
-            start = min(repeat(partial(subprocess.run, python, check=True), number=1, repeat=2))
-            arm["cold"] = {"start": start, **arm["cold"]}
-    parts = {}
-    for name, part in PARTS.items():
-        show(name.replace("_", " "))
-        parts[name] = call(part, cfg)
-    return {"arms": arms, "limits": speeds, "operations": parts.pop("operations"), "parts": parts}
+    arms = compare(cfg, show)
+    yield {"Training: medians of blocks": table(arms, speeds)}
+    cold = []
+    for name, stages in ((name, arm["cold"]) for name, arm in arms.items() if "cold" in arm):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", f"import {IMPORTS[name]}"], check=True)
+        stages = {"start": time.perf_counter() - start, **stages}
+        cold.append({"arm": name, **stages, "all": sum(stages.values())})
+    yield {"Seconds until the first step is done": cold}
+    for title, part in PARTS.items():
+        show(title)
+        found = call(part, cfg)
+        yield {title: found if isinstance(found, list) else [found]}
 
 
-def growth(cfg: DictConfig, show: Show) -> Figures:
+def growth(cfg: DictConfig, show: Show) -> Iterator[Tables]:
     """Epochs of more and more images, of larger ones and of larger batches, and a pack larger than the memory."""
     from fcnseg.benchmark.parts import beyond_memory, epoch
 
-    rows = []
-    for key, factors in FACTORS.items():
-        for factor in factors:
-            show(growing := f"{key} x {factor}")
-            point = cfg.copy()
-            OmegaConf.update(point, key, factor * OmegaConf.select(cfg, key))
-            rows.append({"growing": growing, **epoch(point)})
+    decided(cfg)
+    rows: list[Figures] = []
+    for key, factor in ((key, factor) for key, factors in FACTORS.items() for factor in factors):
+        show(growing := f"{key} x {factor}")
+        point = cfg.copy()
+        OmegaConf.update(point, key, factor * OmegaConf.select(cfg, key))
+        rows.append({"growing": growing, **epoch(point)})
+        yield {"Growth of a training epoch; data MB: memory beyond that of as many steps on two batches": rows}
     show(f"a pack larger than the memory, {cfg.data.size} px")
-    return {"growth": rows, "beyond_memory": call(beyond_memory, cfg)}
+    yield {"A pack larger than the memory": [call(beyond_memory, cfg)]}
+
+
+def gpu_day(cfg: DictConfig, show: Show) -> Iterator[Tables]:
+    """All that a GPU must show, of all networks.
+
+    Raises:
+        ValueError: A network or an experiment was chosen.
+    """
+    from fcnseg.benchmark.gpu_day import Day, gpu_day
+
+    def compose(overrides: Sequence[str]) -> DictConfig:
+        return decided(hydra.compose("benchmark", overrides=list(overrides)), prepare=False)
+
+    given = {override: override.partition("=")[0] for override in HydraConfig.get().overrides.task}
+    if chosen := [override for override, key in given.items() if key in ("model", "experiment")]:
+        raise ValueError(f"gpu_day=true trains every network and experiment: leave out {' '.join(chosen)}")
+    theirs = default_config("config")
+    own = [override for override, key in given.items() if key.lstrip("+").split(".")[0] in theirs]
+    with TemporaryDirectory() as folder:
+        yield from gpu_day(Day(compose, own, folder=Path(folder), seconds=cfg.budget), show)
 
 
 if __name__ == "__main__":

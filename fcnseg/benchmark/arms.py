@@ -1,7 +1,7 @@
 """The arms: four ways to train the same network on the same images, in the same order, which take turns."""
 
 import resource
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -146,12 +146,11 @@ ARMS = {"plain": plain, "lightning": lightning, "fcnseg": fcnseg, "everything": 
 OURS = ("fcnseg", "everything")
 
 
-def compare(cfg: Any, limits: Figures, show: Show) -> dict[str, Figures]:
-    """Train with every arm in turns, so that what else the machine does meets all of them.
+def compare(cfg: Any, show: Show) -> dict[str, Figures]:
+    """Train with every arm in turns, so that what else the machine does meets all of them; give the figures by arm.
 
     Args:
         cfg: What every arm trains; `cfg.arms` are trained `cfg.repeats` times each.
-        limits: The images/s that this machine could train at the most, by precision.
         show: Shows which arm trains.
 
     Raises:
@@ -163,19 +162,30 @@ def compare(cfg: Any, limits: Figures, show: Show) -> dict[str, Figures]:
             show(f"{name}, block {turn + 1} of {cfg.repeats}")
             blocks[name].append(call(train, cfg, name))
         check_first_losses({name: done[0] for name, done in blocks.items()})
-    arms = {name: _summary(done) for name, done in blocks.items()}
-    relate(arms, limits)
+    arms = {}
+    for name, done in blocks.items():
+        failed = [block for block in done if "failed" in block]
+        speeds = [block.get("images_per_s", 0) for block in done]
+        arms[name] = failed[0] if failed else {**done[0], "images_per_s": median(speeds), "spread": speeds}
     return arms
 
 
-def relate(arms: Mapping[str, Figures], limits: Figures) -> None:
-    """Add to every arm how many times as fast as plain it is, and its share of what the machine could do."""
-    reference = arms.get("plain", {}).get("images_per_s")
-    for arm in arms.values():
+def table(arms: Mapping[str, Figures], limits: Figures) -> list[Figures]:
+    """A row for each arm.
+
+    Args:
+        arms: The arms' figures.
+        limits: The images/s that this machine could train at the most, by precision.
+    """
+    rows, plain = [], arms.get("plain", {}).get("images_per_s")
+    for name, arm in arms.items():
+        row = {"arm": name, **{key: value for key, value in arm.items() if key != "cold"}}
         if "failed" not in arm:
             limit = limits.get(arm["precision"])
-            arm["times_plain"] = arm["images_per_s"] / reference if reference else None
-            arm["roofline"] = arm["images_per_s"] / limit if limit else None
+            row["times_plain"] = arm["images_per_s"] / plain if plain else None
+            row["roofline"] = arm["images_per_s"] / limit if limit else None
+        rows.append(row)
+    return rows
 
 
 def check_first_losses(arms: Mapping[str, Figures]) -> None:
@@ -193,11 +203,3 @@ def check_first_losses(arms: Mapping[str, Figures]) -> None:
                 f"the first losses of {first} ({wanted:.6f}) and {name} ({loss:.6f}) differ by more than {allowed:g}."
                 " Random augmentation and dropout draw differently: set aug=none and a network without dropout"
             )
-
-
-def _summary(blocks: Sequence[Figures]) -> Figures:
-    """The figures of an arm from those of its blocks, or the first failure among them."""
-    if failed := [block for block in blocks if "failed" in block]:
-        return failed[0]
-    speeds = [block["images_per_s"] for block in blocks]
-    return {**blocks[0], "images_per_s": median(speeds), "spread": speeds}

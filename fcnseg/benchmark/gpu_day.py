@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.profiler import profile
 from torch.utils._pytree import tree_leaves
 
-from fcnseg.benchmark.arms import FULL, REDUCED, check_first_losses, fabric_of, relate, train
+from fcnseg.benchmark.arms import FULL, REDUCED, check_first_losses, fabric_of, table, train
 from fcnseg.benchmark.parts import bare_step, limits, prepare
 from fcnseg.benchmark.process import Figures, Show, call
 from fcnseg.files import read_json
@@ -97,7 +97,7 @@ class Day:
         Raises:
             RuntimeError: It has failed.
         """
-        found = call(work, *args, seconds=1 + int(min(self.left, LONGEST)))
+        found: Figures = call(work, *args, seconds=1 + int(min(self.left, LONGEST)))
         if "failed" in found:
             raise RuntimeError(found["failed"])
         return found
@@ -172,10 +172,8 @@ def speed(day: Day, network: str, arm: str) -> Figures:
         day.limits[network] = day.call(limits, cfg)
     trained = day.trained.setdefault(network, {})
     trained[arm] = day.call(train, cfg, arm)
-    relate(trained, day.limits[network])
     check_first_losses(trained)
-    figures = dict(trained[arm])
-    return {**figures, "first_step_s": figures.pop("cold")["first step"]}
+    return {**table(trained, day.limits[network])[-1], "first_step_s": trained[arm]["cold"]["first step"]}
 
 
 def host(day: Day, network: str) -> Figures:
@@ -253,14 +251,6 @@ def gpu_day(day: Day, show: Show) -> Iterator[dict[str, list[Figures]]]:
             for _ in as_completed(futures):
                 figures[item.title] = [future.result() for future in futures if future.done()]
                 yield figures
-
-
-def machine() -> Figures:
-    """What was measured on, and with."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    processor = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
-    cores, features = len(os.sched_getaffinity(0)), torch.backends.cpu.get_cpu_capability()
-    return {"gpu": gpu, "processor": processor, "cores": cores, "features": features, "torch": torch.__version__}
 
 
 def _row(day: Day, item: Item, case: Sequence[str]) -> Figures:

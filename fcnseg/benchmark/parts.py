@@ -35,7 +35,9 @@ from fcnseg.task import SegmentationTask
 
 CPU = torch.device("cpu")
 DTYPES = {"32-true": torch.float32}  # by precision; any other has bfloat16 in it
+LISTED = 12  # operations that are shown one by one
 TOY_STEPS = 500
+FLAGS = ("avx2", "avx512_f", "avx512_bf16", "amx_bf16")  # of the processor: what multiplies, and in bfloat16
 BEYOND = 2  # a pack of this many times the machine's memory,
 GATHERED = 50  # of which so many batches are taken
 
@@ -47,6 +49,19 @@ def prepare(cfg: Any) -> tuple[VOCDataModule, SegmentationTask, Fabric, Any]:
     data.prepare_data()
     batch = data.on_after_batch_transfer(fabric.to_device(next(iter(data.train_dataloader()))), 0)
     return data, task_of(cfg, data).to(fabric.device).train(), fabric, batch
+
+
+def machine() -> Figures:
+    """What is measured on, and with."""
+    processor = Path("/proc/cpuinfo").read_text().partition("model name\t: ")[2].partition("\n")[0]
+    capabilities = torch.cpu.get_capabilities()
+    return {
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "processor": processor or "unknown",
+        "cores": len(os.sched_getaffinity(0)),
+        "flags": ", ".join(flag for flag in FLAGS if capabilities.get(flag)),
+        "torch": torch.__version__,
+    }
 
 
 def limits(cfg: Any) -> Figures:
@@ -75,11 +90,11 @@ def bare_step(task: SegmentationTask, batch: Any, fabric: Fabric) -> Callable[[]
     return step
 
 
-def operations(cfg: Any) -> Figures:
+def operations(cfg: Any) -> list[Figures]:
     """The milliseconds of a step and of its operations, where calls of one operation on the same shapes are added up."""
     _, task, fabric, batch = prepare(cfg)
     step = bare_step(task, batch, fabric)
-    whole = typical(step, fabric.device, cfg.repeats)
+    step_ms = 1e3 * typical(step, fabric.device, cfg.repeats)
     with Operations(fabric.device) as operations:
         for _ in range(cfg.repeats):
             step()
@@ -87,7 +102,7 @@ def operations(cfg: Any) -> Figures:
     for operation in operations.counted:
         kinds[operation.name, operation.shapes].append(operation)
     peaks = machine_peaks(fabric.device, DTYPES.get(cfg.trainer.precision, torch.bfloat16))
-    rows = []
+    rows: list[Figures] = []
     for (name, shapes), calls in kinds.items():
         in_a_step = len(calls) // cfg.repeats
         ms = 1e3 * in_a_step * median(operation.seconds for operation in calls)
@@ -95,7 +110,12 @@ def operations(cfg: Any) -> Figures:
         tensors = "  ".join("x".join(map(str, shape)) for shape in shapes[:3] if shape)
         row = {"name": name, "calls": in_a_step, "ms": ms, "ideal_ms": ideal_ms, "lost_ms": ms - ideal_ms}
         rows.append({**row, "tensors": tensors})
-    return {"step_ms": whole * 1e3, "operations": sorted(rows, key=lambda row: -row["lost_ms"])}
+    rows.sort(key=lambda row: -row["lost_ms"])
+    sums = (
+        {"name": name, **{key: sum(row[key] for row in some) for key in ("calls", "ms", "ideal_ms", "lost_ms")}}
+        for name, some in (("the others", rows[LISTED:]), ("all", rows))
+    )
+    return [*rows[:LISTED], *sums, {"name": "the step", "ms": step_ms}]
 
 
 def data_path(cfg: Any) -> Figures:
@@ -182,8 +202,8 @@ def epoch(cfg: Any) -> Figures:
     source, size, batch_size = cfg.data.source, cfg.data.size, cfg.data.batch_size
     cfg.steps = source.train // batch_size - WARMUP
     few, whole = (call(train, cfg, "fcnseg", images) for images in (2 * batch_size, source.train))
-    if failed := [figures for figures in (few, whole) if "failed" in figures]:
-        return failed[0]
+    if failed := {**few, **whole}.get("failed"):
+        return {"failed": failed}
     return {
         "images": source.train,
         "size": size,
@@ -224,4 +244,10 @@ def _own_memory() -> int:
     return int(kilobytes) * 1000
 
 
-PARTS = {"operations": operations, "data_path": data_path, "packing": packing, "metrics": metrics, "loop": loop}
+PARTS = {
+    "A step's operations": operations,
+    "Data path": data_path,
+    "Packing": packing,
+    "Metrics": metrics,
+    "Loop": loop,
+}

@@ -12,7 +12,7 @@ Figures = dict[str, Any]
 Show = Callable[[str], None]  # shows what is being measured
 
 
-def call(work: Callable[..., Figures], *args: Any, seconds: int = 0) -> Figures:
+def call(work: Callable[..., Any], *args: Any, seconds: int = 0) -> Any:
     """Run `work(*args)` silently in a new process, which is killed after so many seconds (0: never).
 
     The process is forked from a server that has imported torch and has done nothing else: it is as good as a fresh one,
