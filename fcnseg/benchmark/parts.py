@@ -1,9 +1,9 @@
 """What is measured beside the arms: the parts of a training by themselves, and how time and memory grow."""
 
 import os
-import time
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -118,8 +118,14 @@ def operations(cfg: Any) -> list[Figures]:
     return [*rows[:LISTED], *sums, {"name": "the step", "ms": step_ms}]
 
 
+def compared(ours: Callable[[], object], theirs: Callable[[], object], device: torch.device, repeats: int) -> Figures:
+    """The milliseconds of two ways to do the same."""
+    ours_s, theirs_s = (typical(job, device, repeats) for job in (ours, theirs))
+    return {"fcnseg_ms": 1e3 * ours_s, "other_ms": 1e3 * theirs_s, "times": theirs_s / ours_s}
+
+
 def data_path(cfg: Any) -> Figures:
-    """The images/s of normalised batches on the device, without training, of this package and of a DataLoader."""
+    """The normalised batches of an epoch, on the device, and those of a DataLoader."""
     data, _, fabric, _ = prepare(cfg)
     data.packs = {name: pack.to(fabric.device) for name, pack in data.packs.items()}
     workers = image_loader(data, fabric.device)  # whose start is not counted
@@ -132,49 +138,39 @@ def data_path(cfg: Any) -> Figures:
         for batch in workers:
             fabric.to_device(batch)
 
-    ours_s, theirs_s = (typical(job, fabric.device, cfg.repeats) for job in (ours, theirs))
-    images = data.count("train")
-    return {"images_per_s": images / ours_s, "dataloader_per_s": images / theirs_s, "ratio": theirs_s / ours_s}
+    return {"images": data.count("train"), **compared(ours, theirs, fabric.device, cfg.repeats)}
 
 
 def packing(cfg: Any) -> Figures:
-    """The images/s of building the pack of the train split from nothing."""
-    data = build.data(cfg)
-    with TemporaryDirectory() as home:
-        for part in data.source(data.root).path.iterdir():
-            if part.is_dir() and part.name != "packs":
-                (Path(home) / part.name).symlink_to(part.resolve())
-        start = time.perf_counter()
-        built = pack(voc.Folder(Path(home)), "train", data.size)
-        seconds = time.perf_counter() - start
-    return {"images": len(built.ids), "images_per_s": len(built.ids) / seconds}
+    """Building the pack of the train split from nothing on all cores, and on one."""
+    data, cores = build.data(cfg), os.sched_getaffinity(0)
+    folder = data.source(data.root)
+
+    def on(some: set[int]) -> None:
+        os.sched_setaffinity(0, some)
+        with TemporaryDirectory() as home:
+            for name in ("JPEGImages", "SegmentationClass", "ImageSets"):
+                (Path(home) / name).symlink_to((folder.path / name).resolve())
+            pack(voc.Folder(Path(home)), "train", data.size)
+
+    figures = compared(partial(on, cores), partial(on, {min(cores)}), CPU, repeats=1)
+    return {"images": len(folder.ids("train")), **figures}
 
 
 def metrics(cfg: Any) -> Figures:
-    """What the scores of a batch cost, from labels, as a share of its forward pass: this package's and torchmetrics'."""
-    data, task, fabric, batch = prepare(cfg)
-    task.eval()
+    """The scores of a batch, and torchmetrics' IoU alone."""
+    data, _, fabric, batch = prepare(cfg)
     ours = SegmentationMetrics(data.num_classes).to(fabric.device)
     stock = MulticlassJaccardIndex(data.num_classes, ignore_index=voc.VOID).to(fabric.device)
-
-    def forward() -> Tensor:
-        with torch.no_grad(), fabric.autocast():
-            logits: Tensor = task(batch.image)
-        return logits
-
-    logits, labels = forward(), batch.mask.long()
+    mask, labels = batch.mask, batch.mask.long()
+    logits = torch.randn(len(mask), data.num_classes, *mask.shape[1:], device=fabric.device)
     prediction = logits.max(dim=1).indices
-    jobs: dict[str, Callable[[], object]] = {
-        "forward_ms": forward,
-        "update_ms": lambda: ours.update(prediction, batch.mask),
-        "torchmetrics_update_ms": lambda: stock.update(logits, labels),
-    }
-    figures = {name: 1e3 * typical(job, fabric.device, cfg.repeats) for name, job in jobs.items()}
-    return {**figures, "share_of_forward": figures["update_ms"] / figures["forward_ms"]}
+    jobs = partial(ours.update, prediction, mask), partial(stock.update, logits, labels)
+    return {"images": len(mask), **compared(*jobs, fabric.device, cfg.repeats)}
 
 
 def loop(cfg: Any) -> Figures:
-    """The milliseconds that the host spends on a step of a network with next to no work: in a bare loop, and in a run."""
+    """What the host spends on a step of a network with next to no work: in a run, and in a bare loop."""
     torch.set_num_threads(1)  # work this small is not worth sharing
     data, task, fabric, _ = prepare(cfg)
     task.net = nn.Conv2d(3, data.num_classes, 1)
@@ -191,7 +187,7 @@ def loop(cfg: Any) -> Figures:
         trainer.fit(task, DataLoader(copies, batch_size=None), DataLoader(copies[:1], batch_size=None))
     in_a_run = clock.seconds["timed"] / (TOY_STEPS - WARMUP)
     bare = typical(bare_step(task.to(fabric.device), batch, fabric), CPU, TOY_STEPS)
-    return {"bare_ms": 1e3 * bare, "run_ms": 1e3 * in_a_run, "overhead_ms": 1e3 * (in_a_run - bare)}
+    return {"images": len(images), "fcnseg_ms": 1e3 * in_a_run, "other_ms": 1e3 * bare, "times": bare / in_a_run}
 
 
 def epoch(cfg: Any) -> Figures:
@@ -200,7 +196,7 @@ def epoch(cfg: Any) -> Figures:
     As many steps on two batches alone show what memory torch takes: what comes on top is the data's.
     """
     source, size, batch_size = cfg.data.source, cfg.data.size, cfg.data.batch_size
-    cfg.steps = source.train // batch_size - WARMUP
+    cfg.steps = max(1, source.train // batch_size - WARMUP)
     few, whole = (call(train, cfg, "fcnseg", images) for images in (2 * batch_size, source.train))
     if failed := {**few, **whole}.get("failed"):
         return {"failed": failed}
@@ -244,10 +240,9 @@ def _own_memory() -> int:
     return int(kilobytes) * 1000
 
 
-PARTS = {
-    "A step's operations": operations,
-    "Data path": data_path,
-    "Packing": packing,
-    "Metrics": metrics,
-    "Loop": loop,
+PARTS = {  # each beside another way
+    "batches of an epoch, and a DataLoader's": data_path,
+    "packing, and on one core": packing,
+    "scores of a batch, and torchmetrics'": metrics,
+    "the loop's share of a step, and a bare loop's": loop,
 }
