@@ -2,21 +2,25 @@
 
 import resource
 from collections.abc import Mapping
+from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from lightning import Callback, Fabric, LightningModule, Trainer
+from rich.console import Console
 from torch import Tensor
 
 from fcnseg import build
 from fcnseg.benchmark.conventional import StockModule, image_loader
 from fcnseg.benchmark.process import Figures, Show, call
 from fcnseg.benchmark.roofline import now
-from fcnseg.callbacks.finite_loss import FiniteLoss
 from fcnseg.data.module import VOCDataModule
 from fcnseg.errors import RunFailedError
+from fcnseg.fit import Training
+from fcnseg.runs.folder import Run
+from fcnseg.signals import StopRequest
 from fcnseg.task import SegmentationTask
 
 FULL, REDUCED = 1e-4, 1e-2  # how far apart, relative, first losses may lie in float32, and with bfloat16
@@ -128,12 +132,14 @@ def lightning(cfg: Any, data: VOCDataModule, task: SegmentationTask, clock: Cloc
         trainer.fit(StockModule(task), image_loader(data, clock.device))
 
 
-def fcnseg(cfg: Any, data: VOCDataModule, task: SegmentationTask, clock: Clock) -> None:
-    """Train as `python -m fcnseg.train` does, without what it does between epochs: validation and saving."""
-    trainer = build.trainer(cfg, callbacks=[FiniteLoss(), clock])
-    trainer.limit_val_batches = 0
-    trainer.fit_loop.max_epochs = 1
-    trainer.fit(task, data)
+def fcnseg(cfg: Any, data: Any, task: SegmentationTask, clock: Clock, val: Any = None) -> None:
+    """Train as `python -m fcnseg.train` does, with all callbacks of a run; a batch is validated when all is timed."""
+    with TemporaryDirectory() as folder:
+        trainer: Any = Training(cfg, run := Run(Path(folder)), StopRequest(), Console(quiet=True)).trainer
+        run.checkpoints.mkdir()
+        trainer.callbacks.append(clock)
+        trainer.fit_loop.max_epochs = trainer.limit_val_batches = 1
+        trainer.fit(task, data, val)
 
 
 def everything(cfg: Any, data: VOCDataModule, task: SegmentationTask, clock: Clock) -> None:
@@ -194,10 +200,11 @@ def check_first_losses(arms: Mapping[str, Figures]) -> None:
     Raises:
         RunFailedError: Two of them lie too far apart.
     """
-    trained = [(name, arm["first_loss"], arm["precision"]) for name, arm in arms.items() if "failed" not in arm]
-    for name, loss, precision in trained:
-        first, wanted, exact = trained[0]
-        allowed = FULL if precision == exact == "32-true" else REDUCED
+    trained = {name: arm for name, arm in arms.items() if "failed" not in arm}
+    for name, arm in trained.items():
+        first, reference = next(iter(trained.items()))
+        wanted, loss = reference["first_loss"], arm["first_loss"]
+        allowed = FULL if arm["precision"] == reference["precision"] == "32-true" else REDUCED
         if not abs(loss - wanted) <= allowed * abs(wanted):
             raise RunFailedError(
                 f"the first losses of {first} ({wanted:.6f}) and {name} ({loss:.6f}) differ by more than {allowed:g}."

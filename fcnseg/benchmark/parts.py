@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 from lightning import Fabric
-from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from fcnseg import build
-from fcnseg.benchmark.arms import WARMUP, Clock, fabric_of, task_of, train
+from fcnseg.benchmark.arms import WARMUP, Clock, fabric_of, fcnseg, task_of, train
 from fcnseg.benchmark.conventional import image_loader
 from fcnseg.benchmark.process import Figures, call
 from fcnseg.benchmark.roofline import Operations, ideal_seconds, machine_peaks, step_operations, typical
@@ -26,11 +25,8 @@ from fcnseg.data import voc
 from fcnseg.data.batch import Batch
 from fcnseg.data.module import Loader, VOCDataModule
 from fcnseg.data.packed import Pack, map_array, pack
-from fcnseg.fit import Training
 from fcnseg.limits import keep_freed_memory
 from fcnseg.metrics import SegmentationMetrics
-from fcnseg.runs.folder import Run
-from fcnseg.signals import StopRequest
 from fcnseg.task import SegmentationTask
 
 CPU = torch.device("cpu")
@@ -108,14 +104,14 @@ def operations(cfg: Any) -> list[Figures]:
         ms = 1e3 * in_a_step * median(operation.seconds for operation in calls)
         ideal_ms = 1e3 * ideal_seconds(calls, **peaks) / cfg.repeats
         tensors = "  ".join("x".join(map(str, shape)) for shape in shapes[:3] if shape)
-        row = {"name": name, "calls": in_a_step, "ms": ms, "ideal_ms": ideal_ms, "lost_ms": ms - ideal_ms}
-        rows.append({**row, "tensors": tensors})
+        figures = {"calls": in_a_step, "ms": ms, "ideal_ms": ideal_ms, "lost_ms": ms - ideal_ms}
+        rows.append({"name": name, **figures, "tensors": tensors})
     rows.sort(key=lambda row: -row["lost_ms"])
-    sums = (
-        {"name": name, **{key: sum(row[key] for row in some) for key in ("calls", "ms", "ideal_ms", "lost_ms")}}
-        for name, some in (("the others", rows[LISTED:]), ("all", rows))
-    )
-    return [*rows[:LISTED], *sums, {"name": "the step", "ms": step_ms}]
+    for name, some in (("the others", rows[LISTED:]), ("all", rows[:])):
+        rows.append(
+            {"name": name, **{key: sum(row[key] for row in some) for key in ("calls", "ms", "ideal_ms", "lost_ms")}}
+        )
+    return [*rows[:LISTED], *rows[-2:], {"name": "the step", "ms": step_ms}]
 
 
 def compared(ours: Callable[[], object], theirs: Callable[[], object], device: torch.device, repeats: int) -> Figures:
@@ -179,12 +175,7 @@ def loop(cfg: Any) -> Figures:
     batch = fabric.to_device(Batch(images, masks, torch.arange(4)))
     copies: Any = [batch] * TOY_STEPS
     clock = Clock(CPU, TOY_STEPS)  # the host's time: it does not wait for a GPU
-    with TemporaryDirectory() as folder:
-        trainer: Any = Training(cfg, run := Run(Path(folder)), StopRequest(), Console(quiet=True)).trainer
-        run.checkpoints.mkdir()
-        trainer.callbacks.append(clock)
-        trainer.fit_loop.max_epochs = 1
-        trainer.fit(task, DataLoader(copies, batch_size=None), DataLoader(copies[:1], batch_size=None))
+    fcnseg(cfg, DataLoader(copies, batch_size=None), task, clock, DataLoader(copies[:1], batch_size=None))
     in_a_run = clock.seconds["timed"] / (TOY_STEPS - WARMUP)
     bare = typical(bare_step(task.to(fabric.device), batch, fabric), CPU, TOY_STEPS)
     return {"images": len(images), "fcnseg_ms": 1e3 * in_a_run, "other_ms": 1e3 * bare, "times": bare / in_a_run}
