@@ -52,6 +52,17 @@ def test_a_row_that_fails_says_why_and_the_others_go_on(monkeypatch, tmp_path):
     assert "ZeroDivisionError: division by zero |" in markdown(figures)
 
 
+def test_a_row_that_hangs_leaves_the_others_their_time(monkeypatch):
+    item = gpu_day.Item("Sleep", lambda day, seconds: day.call(time.sleep, int(seconds)), [["60"]], seconds=1)
+    monkeypatch.setattr(gpu_day, "items", lambda: [item])
+    monkeypatch.setattr(gpu_day, "HANGS", 2)
+    day = gpu_day.Day.__new__(gpu_day.Day)
+    day.end, day.on_gpu = time.monotonic() + 50, False
+    *_, figures = gpu_day.gpu_day(day, lambda title: None)
+    assert "terminated abruptly" in figures["Sleep"][0]["failed"]
+    assert day.left > 20
+
+
 def test_a_process_ends_with_its_time():
     assert "terminated abruptly" in call(time.sleep, 60, seconds=1)["failed"]
 
@@ -75,10 +86,11 @@ def test_a_day(command, tmp_path, small):
     assert outcome.code == 0, outcome.err
     figures = json.loads((tmp_path / "gpu_day.json").read_text())
     assert [row for title in small for row in figures[title] if "failed" in row] == []
-    losses, exact, arms, (host,), (experiment,) = (figures[title] for title in small)
+    losses, exact, images, arms, (host,), (experiment,) = (figures[title] for title in small)
     assert [(row["precision"], row["holds"]) for row in losses] == [("32-true", "yes"), ("bf16-mixed", "yes")]
     assert exact[0]["tensors_and_numbers"] > 500  # the confusion matrix alone has 462 numbers
     assert (exact[0]["differ_in_a_second_run"], exact[0]["differ_when_resumed"]) == (0, 0)
+    assert images[0]["train"] == 32
     assert [row["arm"] for row in arms] == ["plain", "lightning", "fcnseg"]
     assert all(row["images_per_s"] > 0 and row["roofline"] > 0 and row["host_mb"] > 0 for row in arms)
     assert host["host_ms"] > 0
