@@ -6,6 +6,7 @@ from omegaconf import DictConfig
 
 from fcnseg.cli.command import command
 from fcnseg.cli.messages import console
+from fcnseg.errors import warn
 
 
 @command("evaluate")
@@ -24,6 +25,9 @@ def evaluate(cfg: DictConfig) -> float | None:
         run_cfg.data.root = cfg.data.root
     data = build.data(run_cfg)
     data.prepare_data()
+    then = ((run := Run(path)).result or run.status or {}).get("data_fingerprint", data.fingerprint)
+    if changed := data.changed_since(then):
+        warn(f"{path}: {changed}: these scores and those of its training are not comparable")
     with stop_requests():
         measured = result.measure(build.trainer(run_cfg), task, data)
     return result.show(measured, path, console())

@@ -14,11 +14,13 @@ def check(cfg: DictConfig) -> None:
     """Print what the data set holds, and every problem by file name; exit with 2 if there are any."""
     from hydra.utils import instantiate
 
-    folder = instantiate(cfg.data.source)(Path(cfg.data.root))
+    from fcnseg.data.source import find
+
+    folder = find(instantiate(cfg.data.source), Path(cfg.data.root).expanduser())
 
     from fcnseg.check.survey import render, survey  # imports torch, which a refusal does not wait for
 
-    surveys = [survey(folder, image_set) for image_set in ("train", "val")]
+    surveys = [survey(folder, "train"), survey(folder, "val", "train")]
     screen = console()
     screen.print(f"{folder.path}", highlight=False, soft_wrap=True)
     render(surveys, screen)

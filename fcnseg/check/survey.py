@@ -1,6 +1,5 @@
 """The survey of a data set: what its image sets hold, the scores to beat, and which files are broken."""
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from fcnseg.data import voc
+from fcnseg.data import decode, voc
 from fcnseg.data.progress import shown
 from fcnseg.losses import class_weights
 from fcnseg.metrics import scores
@@ -63,14 +62,13 @@ class Survey:
         return tuple(class_weights(torch.tensor(self.pixels)).tolist())
 
 
-def survey(folder: voc.Folder, image_set: str) -> Survey:
-    """Read every image and mask of an image set, and count what is in them.
+def survey(folder: voc.Folder, image_set: str, *others: str) -> Survey:
+    """Read every image and mask of an image set, and count what is in them; no name may be in one of `others`, too.
 
     Raises:
-        ValueError: There is no such image set, or it is empty.
+        ValueError: There is no such image set, or its list cannot be read.
     """
-    listed = Counter(folder.ids(image_set))
-    twice = [f"{image_set}.txt: lists {name} {times} times, wanted once" for name, times in listed.items() if times > 1]
+    listed = tuple(dict.fromkeys(folder.ids(image_set)))
     with ThreadPoolExecutor() as pool:
         looks = list(shown(pool.map(lambda name: _look(folder, name), listed), image_set, len(listed)))
     sizes, counts, problems = zip(*looks, strict=True)
@@ -82,24 +80,24 @@ def survey(folder: voc.Folder, image_set: str) -> Survey:
         height=_span(height for _, height in sound),
         pixels=tuple(np.sum(counts, axis=0).tolist()),
         holding=tuple(np.count_nonzero(counts, axis=0).tolist()),
-        problems=(*twice, *chain(*problems)),
+        problems=(*folder.repeated(image_set, *others), *chain(*problems)),
     )
 
 
 def _look(folder: voc.Folder, name: str) -> Look:
     """What one image and its mask hold. If they have a problem, there is no size and nothing is counted."""
-    size, problems = None, []
+    image, problems = None, []
     try:
-        size = voc.read_image(folder.image(name)).size
+        image = decode.read_image(path := folder.image(name))
     except ValueError as error:
-        problems.append(f"{name}.jpg: {error}")
+        problems.append(f"{name}{path.suffix}: {error}")
     try:
-        mask = voc.read_mask(folder.mask(name), size)
+        mask = voc.read_mask(path := folder.mask(name), image)
     except ValueError as error:
-        problems.append(f"{name}.png: {error}")
-    if problems:
+        problems.append(f"{name}{path.suffix}: {error}")
+    if image is None or problems:
         return None, [0] * (voc.NUM_CLASSES + 1), problems
-    return size, voc.count_pixels(mask), []
+    return image.size, voc.count_pixels(mask), []
 
 
 def _span(lengths: Iterable[int]) -> Span:

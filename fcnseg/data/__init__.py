@@ -4,18 +4,20 @@ SPLITS = ("official", "halves")
 MIN_SIZE = 32  # pixels: the deepest network halves the image five times
 
 
-def check_settings(*, size: int, batch_size: int, split: str) -> None:
+def check_settings(*, size: int, batch_size: int, split: str, limit: int | None) -> None:
     """Refuse settings of the data that are out of their range.
 
     Args:
         size: Height and width in pixels that images are resized to.
         batch_size: The number of images in a batch.
         split: The name of the split: one of `SPLITS`.
+        limit: The number of train images that are used; None: all.
 
     Raises:
         ValueError: A setting is out of its range; the message names it.
     """
-    for name, value, least in (("size", size, MIN_SIZE), ("batch_size", batch_size, 1)):
+    limited = [] if limit is None else [("limit", limit, 1)]
+    for name, value, least in (("size", size, MIN_SIZE), ("batch_size", batch_size, 1), *limited):
         check_whole_number(f"data.{name}", value, least)
     if split not in SPLITS:
         raise ValueError(f"data.split={split}: wanted one of {', '.join(SPLITS)}")

@@ -12,9 +12,9 @@ from torch import Tensor
 from fcnseg.data import check_settings, voc
 from fcnseg.data.augment import Augmentation, EpochDraws
 from fcnseg.data.batch import Batch, normalize
-from fcnseg.data.packed import Pack, pack
+from fcnseg.data.packed import Pack, pack, some
+from fcnseg.data.source import Source, find
 
-Source = Callable[[Path], voc.Folder]
 _epoch_draws = lru_cache(maxsize=1)(EpochDraws)
 
 
@@ -76,6 +76,8 @@ class VOCDataModule(LightningDataModule):
         batch_size: The number of images in a batch.
         augment: Augments the training batches.
         seed: The seed of the order of samples and of the augmentation.
+        limit: The number of train images that are used, chosen by their names alone: 50 are among the 100. None: all.
+        cache: The folder for packs; None: `packs` in the data set, or the user's cache if the data set is read-only.
 
     Raises:
         ValueError: A setting is out of its range.
@@ -84,12 +86,23 @@ class VOCDataModule(LightningDataModule):
     num_classes = voc.NUM_CLASSES
 
     def __init__(
-        self, root: str, *, source: Source, split: str, size: int, batch_size: int, augment: Augmentation, seed: int
+        self,
+        root: str,
+        *,
+        source: Source,
+        split: str,
+        size: int,
+        batch_size: int,
+        augment: Augmentation,
+        seed: int,
+        limit: int | None = None,
+        cache: str | None = None,
     ) -> None:
         super().__init__()
-        check_settings(size=size, batch_size=batch_size, split=split)
-        self.root, self.source, self.split, self.size, self.batch_size = Path(root), source, split, size, batch_size
-        self.augment, self.seed = augment, seed
+        check_settings(size=size, batch_size=batch_size, split=split, limit=limit)
+        self.root, self.source, self.split, self.size = Path(root).expanduser(), source, split, size
+        self.batch_size, self.augment, self.seed, self.limit = batch_size, augment, seed, limit
+        self.cache = None if cache is None else Path(cache).expanduser()
         self.packs: dict[str, Pack] = {}
         self.parts: dict[str, tuple[str, Tensor]] = {}
 
@@ -97,17 +110,17 @@ class VOCDataModule(LightningDataModule):
         """Find, pack and check the data set, when it is called for the first time.
 
         Raises:
-            ValueError: There is no data set, it is broken, or a batch is larger than its train split.
+            ValueError: There is no data set, it is broken, an image is listed twice, or a batch is larger than train.
         """
         if self.packs:
             return
-        try:
-            folder = self.source(self.root)
-        except OSError as error:
-            raise ValueError(f"data.root={self.root}: {error}; give a folder that can be read and written") from error
-        packs = {name: pack(folder, name, self.size) for name in ("train", "val")}
-        if self.batch_size > (n := len(packs["train"].ids)):
+        folder = find(self.source, self.root)
+        if repeated := [*folder.repeated("train"), *folder.repeated("val", "train")]:
+            raise ValueError(f"images are listed more than once, wanted every image once:\n{some(repeated)}")
+        ids = {"train": _limited(folder.ids("train"), self.limit), "val": folder.ids("val")}
+        if self.batch_size > (n := len(ids["train"])):
             raise ValueError(f"data.batch_size={self.batch_size} is larger than the train split's {n} images: lower it")
+        packs = {name: pack(folder, name, self.size, ids=ids[name], cache=self.cache) for name in ids}
         train, val = (torch.arange(len(pack.ids)) for pack in packs.values())
         first, second = _halves(packs["val"].ids) if self.split == "halves" else (val, val)
         self.parts = {"train": ("train", train), "val": ("val", first), "test": ("val", second)}
@@ -129,8 +142,15 @@ class VOCDataModule(LightningDataModule):
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the images and masks of train and val."""
+        """A hash of the images and masks of train, a hyphen, and one of those of val."""
         return "-".join(self.packs[name].fingerprint for name in ("train", "val"))
+
+    def changed_since(self, fingerprint: str) -> str | None:
+        """The sentence that the data are not those that had this fingerprint; None if they are."""
+        pairs = zip(("train", "val"), fingerprint.split("-"), self.fingerprint.split("-"), strict=False)
+        changed = " and ".join(name for name, then, now in pairs if then != now)
+        found = f"({fingerprint} then, {self.fingerprint} now)"
+        return f"the images or masks of {changed} have changed since it was trained {found}" if changed else None
 
     def count(self, stage: str) -> int:
         """The number of images in "train", "val" or "test"."""
@@ -180,11 +200,22 @@ class VOCDataModule(LightningDataModule):
         return Batch(normalize(image), mask, sample)
 
 
+def _by_hash(names: Sequence[str]) -> list[int]:
+    """The indices of some names in an order that depends on the names alone, and that no version of a library changes."""
+    return sorted(range(len(names)), key=lambda i: sha256(names[i].encode()).hexdigest())
+
+
+def _limited(names: Sequence[str], limit: int | None) -> list[str]:
+    """`limit` of the train images, in the order of their list: the first by their hashes, so that 50 are among the 100."""
+    if limit is not None and limit > len(names):
+        raise ValueError(f"data.limit={limit}: train has {len(names)} images; lower it, or null for all of them")
+    return [names[i] for i in sorted(_by_hash(names)[:limit])]
+
+
 def _halves(names: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Indices of two halves of some images, which depend on their names alone: each as (n,) int64, ascending."""
     if len(names) < 2:
         raise ValueError(f"data.split=halves: val has {len(names)} image, wanted 2 or more; try data.split=official")
-    # Ordering by hash is a fixed permutation that no version of a library changes.
-    shuffled = sorted(range(len(names)), key=lambda i: sha256(names[i].encode()).hexdigest())
+    shuffled = _by_hash(names)
     middle = (len(names) + 1) // 2
     return torch.tensor(sorted(shuffled[:middle])), torch.tensor(sorted(shuffled[middle:]))

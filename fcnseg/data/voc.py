@@ -1,13 +1,15 @@
 """PASCAL VOC-2012: its classes, colours and folder layout, which are written down here and nowhere else."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image
+
+from fcnseg.data import decode
 
 CLASSES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -17,8 +19,7 @@ NUM_CLASSES = len(CLASSES)
 BACKGROUND = 0
 VOID = 255  # the border around every object: a prediction there is neither right nor wrong
 
-# Pillow's errors for a damaged file (an UnidentifiedImageError is an OSError).
-BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG", ".bmp", ".tif", ".tiff", ".webp")  # of photographs
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB in 0..1: torchvision's backbones were trained with them
 STD = (0.229, 0.224, 0.225)
@@ -32,6 +33,7 @@ def _palette() -> npt.NDArray[np.uint8]:
 
 
 PALETTE = _palette()  # (256, 3) RGB; label 0 is black, 255 a pale yellow
+COLOURS = {tuple(PALETTE[label].tolist()): label for label in (*range(NUM_CLASSES), VOID)}  # the label of each colour
 
 
 @dataclass(frozen=True)
@@ -51,79 +53,56 @@ class Folder:
         return tuple(sorted(path.stem for path in (self.path / "ImageSets" / "Segmentation").glob("*.txt")))
 
     def ids(self, image_set: str) -> tuple[str, ...]:
-        """The names of an image set's images, in the order of its file.
+        """The names of an image set's images, in the order of its file. A name may have folders in it: `a/x`.
 
         Raises:
-            ValueError: There is no such image set, or it is empty.
+            ValueError: There is no such image set, it is empty or no text, or a name leads out of the data set.
         """
         path = self.path / "ImageSets" / "Segmentation" / f"{image_set}.txt"
         if not path.is_file():
             raise ValueError(f"no image set '{image_set}': found {list(self.image_sets())}, wanted {path}")
-        lines = path.read_text(encoding="utf-8").splitlines()
-        if ids := tuple(line.strip() for line in lines if line.strip()):
-            return ids
-        raise ValueError(f"the image set '{image_set}' is empty: {path} names no image; write one image name a line")
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()  # Windows begins a text with a BOM
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is not in UTF-8 ({error}): save it in this encoding") from error
+        ids = tuple(line.strip() for line in lines if line.strip())
+        if not ids:
+            raise ValueError(
+                f"the image set '{image_set}' is empty: {path} names no image; write one image name a line"
+            )
+        if outside := [name for name in ids if name.startswith("/") or ".." in name.split("/") or "\0" in name]:
+            raise ValueError(f"{path} names {outside[0]!r}, wanted names of images inside {self.path / 'JPEGImages'}")
+        return ids
+
+    def repeated(self, image_set: str, *others: str) -> list[str]:
+        """What is wrong with an image set's names: those that it lists twice, and those that `others` list, too."""
+        times = Counter(self.ids(image_set))
+        twice = [f"{image_set}.txt: lists {name} {n} times, wanted once" for name, n in times.items() if n > 1]
+        shared = [(name, other) for other in others for name in dict.fromkeys(self.ids(other)) if name in times]
+        return twice + [f"{image_set}.txt: lists {name}, which {other}.txt has too" for name, other in shared]
 
     def image(self, name: str) -> Path:
-        """The file of the image `name`."""
-        return self.path / "JPEGImages" / f"{name}.jpg"
+        """The file of the image `name`, with the first of `SUFFIXES` that there is."""
+        return self._file("JPEGImages", name, SUFFIXES)
 
     def mask(self, name: str) -> Path:
         """The file of the mask of the image `name`."""
-        return self.path / "SegmentationClass" / f"{name}.png"
+        return self._file("SegmentationClass", name, (".png", ".PNG"))
+
+    def _file(self, kind: str, name: str, suffixes: Sequence[str]) -> Path:
+        for suffix in suffixes:  # one after the other: almost always it is the first
+            if (path := self.path / kind / f"{name}{suffix}").is_file():
+                return path
+        return self.path / kind / f"{name}{suffixes[0]}"
 
     def missing(self, ids: Sequence[str]) -> list[Path]:
         """The files of images and masks in `ids` that are not in the folder."""
-        return [path for name in ids for path in (self.image(name), self.mask(name)) if not path.exists()]
+        return [path for name in ids for path in (self.image(name), self.mask(name)) if not path.is_file()]
 
 
-@contextmanager
-def _opened(path: Path, kind: str) -> Iterator[Image.Image]:
-    """Open a picture; if the file turns out to be broken in the `with` block, raise a ValueError that names it."""
-    try:
-        with Image.open(path) as file:
-            yield file
-    except BROKEN as error:
-        remedy = "replace the file or take its name out of the image set"
-        raise ValueError(f"broken {kind} {path}: {error}; {remedy}") from error
-
-
-def read_image(path: Path) -> Image.Image:
-    """The image as RGB and upright, from a file of any colour space, depth or EXIF orientation.
-
-    Raises:
-        ValueError: The file is missing, truncated or no image.
-    """
-    with _opened(path, "image") as file:
-        file.load()
-        ImageOps.exif_transpose(file, in_place=True)
-        if file.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255
-            return Image.fromarray((np.asarray(file) >> 8).astype(np.uint8)).convert("RGB")
-        return file if file.mode == "RGB" else file.convert("RGB")
-
-
-def read_mask(path: Path, size: tuple[int, int] | None = None) -> Image.Image:
-    """The class mask as an image whose pixels are labels (mode "P" or "L"): 0..20, and 255 for void.
-
-    Args:
-        path: A palette PNG, as VOC's are, or a grey PNG of the labels themselves.
-        size: The width and height of its image, which the mask must have too.
-
-    Raises:
-        ValueError: The file is missing, broken, a colour picture, of another size, or has a label 21..254.
-    """
-    with _opened(path, "mask") as file:
-        file.load()
-    if file.mode not in ("P", "L"):
-        wanted = "wanted labels: a palette PNG (mode P) or a grey one (mode L)"
-        raise ValueError(f"mask {path} is a picture of mode {file.mode}, {wanted}")
-    if size is not None and file.size != size:
-        found, wanted = ("x".join(map(str, pixels)) for pixels in (file.size, size))
-        raise ValueError(f"mask {path} is {found}, its image {wanted}: make them one size")
-    pixels = file.histogram()  # (256,), by label
-    if strays := [label for label in range(NUM_CLASSES, VOID) if pixels[label]]:
-        raise ValueError(f"mask {path} holds the labels {strays}, wanted 0..{NUM_CLASSES - 1} and {VOID} for void")
-    return file
+def read_mask(path: Path, image: Image.Image | None = None) -> Image.Image:
+    """The labels of a mask, 0..20 and 255 for void: see `decode.read_mask`, which is told VOC's colours."""
+    return decode.read_mask(path, image, colours=COLOURS)
 
 
 def count_pixels(mask: Image.Image) -> list[int]:

@@ -143,11 +143,13 @@ def _predictions(finished: Sequence[Experiment], wanted: Sequence[object] | None
         data_sets.setdefault(experiment.first.result["data_fingerprint"], []).append(experiment)
     blocks: list[Block] = []
     known: list[str] = []
-    for found in data_sets.values():
+    for fingerprint, found in data_sets.items():
         networks = {}
         for experiment in found:
             try:
-                networks[experiment.title] = masks.load(experiment.first.path, root)
+                _, data = networks[experiment.title] = masks.load(experiment.first.path, root)
+                if changed := data.changed_since(fingerprint):
+                    blocks.append(Text(f"Predictions of {experiment.title}: {changed}.", warning=True))
             except Exception as error:  # a checkpoint or a data set may be gone: the other networks are still shown
                 blocks.append(Text(f"No predictions of {experiment.title}: {error}", warning=True))
         if networks:

@@ -17,6 +17,7 @@ SHORT = {  # settings that are spelled by one word, directly before a number; al
     "optimizer.lr": "lr",
     "data.size": "size",
     "data.batch_size": "batch",
+    "data.limit": "limit",
     "trainer.max_epochs": "epochs",
     "patience": "patience",
 }
@@ -85,7 +86,7 @@ def _differing(cfg: DictConfig, defaults: DictConfig) -> dict[str, Any]:
     }  # their choices have no word
     values = flatten(without_watchers(cfg))
     differing = {key for key in raw.keys() | usual.keys() if raw.get(key, ABSENT) != usual.get(key, ABSENT)}
-    identity = {key for key in differing if key.split(".")[0] not in (*NOT_IDENTITY, "choices", "seed")}
+    identity = {key for key in differing if not {key, key.split(".")[0]} & {*NOT_IDENTITY, "choices", "seed"}}
     return {key: values.get(key) for key in identity if key in values or key not in raw}
 
 

@@ -18,7 +18,8 @@ def check_ranges(cfg: DictConfig) -> None:
         ValueError: a setting out of its range.
     """
     check_trainer(cfg)
-    check_settings(size=cfg.data.size, batch_size=cfg.data.batch_size, split=cfg.data.split)
+    data = cfg.data
+    check_settings(size=data.size, batch_size=data.batch_size, split=data.split, limit=data.get("limit"))
     for key, least in LEAST.items():
         value = OmegaConf.select(cfg, key)
         if value is not None:

@@ -270,7 +270,7 @@ def test_a_pack_larger_than_the_memory_opens(tmp_path):
     images = 2 * memory // (3 * 512**2)
     for name, shape in (("images", (images, 512, 512, 3)), ("masks", (images, 512, 512))):
         np.lib.format.open_memmap(tmp_path / f"{name}.npy", "w+", np.uint8, shape)
-    meta = {"ids": [], "class_pixels": [0] * 22, "fingerprint": ""}
+    meta = {"ids": [], "class_pixels": [0] * 22, "fingerprint": "", "checksum": 0, "stats": packed._stats(tmp_path)}
     (tmp_path / "pack.json").write_text(json.dumps(meta))
     found = packed._open(tmp_path)
     assert found.nbytes > 2 * memory

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fcnseg.data import decode, voc
 from fcnseg.data import shapes as module
-from fcnseg.data import voc
 from fcnseg.data.shapes import shapes
 
 
@@ -87,7 +87,7 @@ def test_several_objects_in_some_images_and_one_in_others(masks):
 def test_mask_lies_on_the_object_it_names(folder, masks):
     checked = 0
     for name, labels in masks.items():
-        image = np.asarray(voc.read_image(folder.image(name)))
+        image = np.asarray(decode.read_image(folder.image(name)))
         for label in set(np.unique(labels)) - {voc.BACKGROUND, voc.VOID}:
             inside = image[labels == label]
             if len(inside) > 300:

@@ -18,7 +18,7 @@ from injection import at, content, differences, kill, run, start
 from PIL import Image
 
 from fcnseg.check.__main__ import check
-from fcnseg.data import packed, voc
+from fcnseg.data import decode, packed, voc
 from fcnseg.data.shapes import shapes
 from fcnseg.files import read_json
 from fcnseg.task import SegmentationTask
@@ -121,7 +121,7 @@ def test_odd_images_train(tmp_path, folder, command):
     assert outcome.code == 0, outcome.err
     images = packed.pack(folder, "train", 32).images[:4].numpy().astype(int)
     for found, path in zip(images, (cmyk, grey, deep, upright), strict=True):
-        picture = path if isinstance(path, Image.Image) else voc.read_image(path)
+        picture = path if isinstance(path, Image.Image) else decode.read_image(path)
         wanted = np.asarray(picture.resize((32, 32), Image.Resampling.BILINEAR), dtype=int)
         assert np.abs(found - wanted).mean() < 4  # JPEG, once more
 
@@ -331,7 +331,7 @@ def mirror(archive, monkeypatch):
     server.go, server.asked, server.serve = go, asked, serve.start  # after the fork, which copies no thread
     server.args = [
         *("data=voc2012", *PLAIN, f"data.source.md5={hashlib.md5(archive).hexdigest()}"),
-        f"data.source.urls=[http://127.0.0.1:{server.server_port}/{NAME}]",
+        *("data.download=true", f"data.source.urls=[http://127.0.0.1:{server.server_port}/{NAME}]"),
     ]
     yield server
     go.set()

@@ -1,0 +1,58 @@
+"""Where a data set is: it is found by its source, or the message says what would be found nearby."""
+
+from collections.abc import Callable, Iterator
+from difflib import get_close_matches
+from itertools import islice
+from pathlib import Path
+
+from fcnseg.data import voc
+
+Source = Callable[[Path], voc.Folder]
+MANY = 1000  # folders that are looked at for a data set nearby
+
+
+def find(source: Source, root: Path) -> voc.Folder:
+    """The data set that `source` finds, downloads or generates in the folder `root`.
+
+    Raises:
+        ValueError: There is none, or `source` is no source of data sets.
+    """
+    try:
+        folder = source(root)
+    except OSError as error:
+        raise ValueError(f"data.root={root}: {error}; give a folder that can be read and written") from error
+    except TypeError as error:
+        raise ValueError(f"data.source cannot be called with a folder: {error}; leave data.source as it is") from error
+    if not isinstance(folder, voc.Folder):
+        kind = type(folder).__name__
+        raise ValueError(f"data.source gave a {kind}, wanted a fcnseg.data.voc.Folder: leave data.source as it is")
+    return folder
+
+
+def nothing_found(root: Path) -> str:
+    """The message that there is no data set in `root`: what was looked for, what is there, and what would work."""
+    if root.is_dir():
+        names = sorted(path.name for path in root.iterdir())
+        found = f"the folder holds {', '.join([*names[:8], *['...'] * (len(names) > 8)]) or 'nothing'}"
+    else:
+        found = "there is no such folder"
+    if near := next((path for path in islice(_nearby(root), MANY) if voc.Folder.find(path)), None):
+        remedy = f"data.root={near} would work"
+    elif (root / "JPEGImages").is_dir():
+        remedy = "write the names of its images into ImageSets/Segmentation/train.txt and val.txt, one a line"
+    else:
+        remedy = "give a folder in VOC's layout (README, Your data)"
+    looked = f"no data set in data.root={root}: looked for ImageSets/Segmentation in it, VOC2012 and VOCdevkit/VOC2012"
+    return f"{looked}; {found}; {remedy}, or download VOC-2012 into it with data.download=true"
+
+
+def _nearby(root: Path) -> Iterator[Path]:
+    """Folders that may have been meant: those below, or those with a name like this, and those above."""
+    above = next(path for path in (root, *root.parents) if path.is_dir())
+    if above == root:
+        yield from (path for depth in ("*", "*/*") for path in root.glob(depth) if path.is_dir())
+    else:
+        name, *rest = root.relative_to(above).parts
+        names = [path.name for path in above.iterdir() if path.is_dir()]
+        yield from (above.joinpath(close, *rest) for close in get_close_matches(name, names))
+    yield from root.parents[:2]
