@@ -1,14 +1,17 @@
 """Download of VOC-2012: it is resumed after an interruption, checked by its md5, and unpacked whole or not at all."""
 
 import hashlib
+import re
 import shutil
 import tarfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from functools import partial
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path, PurePosixPath
-from typing import cast
+from threading import Thread
+from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
@@ -17,10 +20,14 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 from fcnseg.data import voc
+from fcnseg.data.source import nothing_found
 from fcnseg.files import build_once
 
+ROOT = Path("data")  # the default of `data.root`
 _CHUNK = 1 << 18  # bytes
-_TIMEOUT = 30.0  # seconds without a byte
+_TIMEOUT = 30.0  # seconds without a byte, or with fewer bytes than _LEAST
+_LEAST = 1 << 16  # bytes
+_MOST = 4 << 30  # bytes: twice VOC's archive
 _TRIES = 4  # of one mirror that ends the connection early
 _PAUSE = 1.0  # seconds between two tries
 
@@ -33,7 +40,7 @@ class _RetryError(_MirrorError):
     """A mirror did not send all of the archive, but may do so if it is asked again."""
 
 
-def voc2012(root: Path, *, urls: Sequence[str], md5: str) -> voc.Folder:
+def voc2012(root: Path, *, urls: Sequence[str], md5: str, download: bool | None = None) -> voc.Folder:
     """Find VOC-2012 under `root`, or download it there (2 GB); one process does it while others wait.
 
     Args:
@@ -41,22 +48,29 @@ def voc2012(root: Path, *, urls: Sequence[str], md5: str) -> voc.Folder:
             by hand, that is unpacked and kept.
         urls: The mirrors of the archive, tried in this order.
         md5: The md5 of the archive, in hexadecimal digits.
+        download: Whether it may be downloaded, or the archive unpacked; None: only if `root` is `ROOT`, since any other
+            folder is one that somebody has named and that ought to hold a data set.
 
     Raises:
-        ValueError: `root` looks mistyped, no mirror has the archive, or the archive is a wrong or unsafe one.
+        ValueError: There is no data set in `root` and nothing may be downloaded, `root` looks mistyped, no mirror has the
+            archive, or the archive is a wrong or unsafe one.
         OSError: The disk is full or `root` is not writable; the next call resumes the download.
     """
+    if not isinstance(download, bool | None):
+        raise ValueError(f"data.download={download}: wanted true, false or null")
     target = root / "VOCdevkit" / "VOC2012"
     in_the_way = target.exists()  # asked first, since another process may finish it before the next line
     if folder := voc.Folder.find(root):
         return folder
     if in_the_way:
         raise ValueError(f"{target} exists, but without ImageSets/Segmentation: complete it, or move it away")
+    if not (root == ROOT if download is None else download):
+        raise ValueError(nothing_found(root))
     if not root.parent.exists():
         raise ValueError(f"no folder {root}, nor {root.parent}: wanted VOC-2012's; correct the path or create it")
     if not urls:
         raise ValueError(f"no VOC-2012 in {root} and no mirror to download it from: name at least one URL")
-    name = PurePosixPath(urlsplit(urls[0]).path).name
+    name = PurePosixPath(urlsplit(urls[0]).path).name or "VOC2012.tar"
     archive, draft = root / name, root / f"{name}.draft"  # a whole draft keeps its name: it is ours to delete
     build_once(target, partial(_install, archive, draft, urls, md5))
     draft.unlink(missing_ok=True)
@@ -106,7 +120,9 @@ def _receive(url: str, draft: Path, md5: str) -> None:
     with _open(url, have) as answer, _progress() as progress:
         resumes = answer.headers.get("Content-Range", "").startswith(f"bytes {have}-")
         have = have if resumes else 0
-        length = answer.headers.get("Content-Length")
+        length = answer.headers.get("Content-Length", "")
+        if not re.fullmatch("[0-9]{0,15}", length) or int(length or 0) > _MOST:
+            raise _MirrorError(f"a file of {length} bytes, wanted an archive of up to {_MOST:,}")
         total = have + int(length) if length else None
         progress.console.print(f"downloading {url} to {draft}" + f", from byte {have:,}" * resumes, soft_wrap=True)
         task = progress.add_task("", total=total, completed=have)
@@ -114,6 +130,9 @@ def _receive(url: str, draft: Path, md5: str) -> None:
             for chunk in _chunks(answer):
                 file.write(chunk)
                 have += len(chunk)
+                if have > _MOST:
+                    draft.unlink()
+                    raise _MirrorError(f"more than {_MOST:,} bytes, wanted an archive")
                 progress.update(task, completed=have)
     if total is not None and have < total:  # http.client takes an early end for the end
         raise _RetryError(f"the connection ended at byte {have:,} of {total:,}")
@@ -127,7 +146,7 @@ def _open(url: str, start: int) -> HTTPResponse:
     headers = {"User-Agent": "fcnseg"}  # some servers refuse Python's own
     try:
         request = Request(url, headers=headers | ({"Range": f"bytes={start}-"} if start else {}))
-        answer = cast(HTTPResponse, urlopen(request, timeout=_TIMEOUT))
+        answer = _answer(request)
     except HTTPError as error:
         error.close()
         if error.code == 416 and start:  # nothing lies beyond `start`: our bytes are not this file's
@@ -135,16 +154,40 @@ def _open(url: str, start: int) -> HTTPResponse:
         raise _MirrorError(str(error)) from error
     except (OSError, HTTPException, ValueError) as error:
         raise _MirrorError(str(error)) from error
-    if answer.headers.get_content_type() == "text/html":
+    if not isinstance(answer, HTTPResponse) or answer.headers.get_content_type() == "text/html":
         answer.close()
-        raise _MirrorError("a web page, wanted an archive")
+        raise _MirrorError("a web page or a local file, wanted an archive")
     return answer
 
 
+def _answer(request: Request) -> Any:
+    """What `urlopen` returns; its own timeout is one for each packet, and a server may send a header byte by byte."""
+    answer: Future[Any] = Future()
+
+    def ask() -> None:
+        try:
+            answer.set_result(urlopen(request, timeout=_TIMEOUT))
+        except Exception as error:
+            answer.set_exception(error)
+
+    Thread(target=ask, daemon=True).start()
+    try:
+        return answer.result(2 * _TIMEOUT)
+    except TimeoutError as error:
+        raise TimeoutError(f"no answer within {2 * _TIMEOUT:.0f} s") from error
+
+
 def _chunks(answer: HTTPResponse) -> Iterator[bytes]:
+    """The bytes of an answer, as long as `_LEAST` of them come in `_TIMEOUT` seconds."""
+    since, came = time.monotonic(), 0
     try:
         while chunk := answer.read1(_CHUNK):  # read() would lose the bytes before a break
             yield chunk
+            came += len(chunk)
+            if came >= _LEAST:
+                since, came = time.monotonic(), 0
+            elif time.monotonic() > since + _TIMEOUT:
+                raise _RetryError(f"{came:,} bytes in {_TIMEOUT:.0f} s")
     except (OSError, HTTPException) as error:
         raise _RetryError(f"the connection broke: {error}") from error
 

@@ -1,7 +1,9 @@
 """The archive comes whole, once and from whichever mirror has it; nobody sees half a data set."""
 
+import contextlib
 import hashlib
 import io
+import itertools
 import subprocess
 import sys
 import tarfile
@@ -57,18 +59,35 @@ class Mirror(BaseHTTPRequestHandler):
         sent = body[:1000] if cuts else body
         # Before the answer, after which the next request may come at once.
         self.server.requests.append((behaviour, self.headers.get("Range"), len(sent)))
+        if behaviour == "slowly":
+            self.send_for_long([bytes([byte]) for byte in b"HTTP/1.1 200 OK\r\nX: " + b"x" * 200], 0.05)
+            return
         self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
+        lengths = {"letters": "many", "negative": "-1", "huge": str(10**13)}
+        if behaviour != "endless":
+            self.send_header("Content-Length", lengths.get(behaviour, str(len(body))))
         self.send_header("Content-Type", "text/html" if behaviour == "html" else "application/x-tar")
         if status == 206:
             self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
         self.end_headers()
         self.server.meanwhile()
-        self.wfile.write(sent)
+        if behaviour == "endless":
+            self.send_for_long(itertools.repeat(sent), 0)
+        elif behaviour == "trickle":
+            self.send_for_long([bytes([byte]) for byte in sent], 0.05)
+        else:
+            self.wfile.write(sent)
         if behaviour == "stall" and cuts:
             self.server.patient = not self.server.resumed.wait(3)
         elif behaviour == "stall":
             self.server.resumed.set()
+
+    def send_for_long(self, parts, pause):
+        with contextlib.suppress(OSError):  # the client goes
+            for part in parts:
+                self.wfile.write(part)
+                if self.server.resumed.wait(pause):
+                    return
 
     def log_message(self, *args):
         pass
@@ -98,7 +117,7 @@ def root(tmp_path):
 
 def fetch(server, root, *behaviours):
     urls = [server.url(behaviour) for behaviour in behaviours]
-    return download.voc2012(root, urls=urls, md5=md5(server.archive))
+    return download.voc2012(root, urls=urls, md5=md5(server.archive), download=True)
 
 
 def visible(root):
@@ -151,6 +170,42 @@ def test_a_stalled_connection_is_given_up_and_resumed(server, root, monkeypatch)
     assert not server.patient
 
 
+def test_a_mirror_that_sends_byte_by_byte_is_given_up(server, root, monkeypatch):
+    """Every packet comes in time, and the whole would take months."""
+    monkeypatch.setattr(download, "_TIMEOUT", 0.3)
+    monkeypatch.setattr(download, "_LEAST", 1000)
+    try:
+        assert_complete(fetch(server, root, "trickle", "good"), root)
+    finally:
+        server.resumed.set()
+    assert [behaviour for behaviour, _, _ in server.requests] == ["trickle"] * download._TRIES + ["good"]
+
+
+def test_a_mirror_whose_header_comes_byte_by_byte_is_given_up(server, root, monkeypatch):
+    monkeypatch.setattr(download, "_TIMEOUT", 0.3)
+    try:
+        assert_complete(fetch(server, root, "slowly", "good"), root)
+    finally:
+        server.resumed.set()
+    assert [behaviour for behaviour, _, _ in server.requests] == ["slowly", "good"]
+
+
+def test_a_mirror_that_never_ends_is_given_up_before_the_disk_is_full(server, root, monkeypatch):
+    monkeypatch.setattr(download, "_MOST", 3 * len(ARCHIVE))
+    try:
+        assert_complete(fetch(server, root, "endless", "good"), root)
+    finally:
+        server.resumed.set()
+    assert [(asked, ranged) for asked, ranged, _ in server.requests] == [("endless", None), ("good", None)]
+
+
+def test_a_local_file_is_no_mirror(server, root, tmp_path):
+    (tmp_path / NAME).write_bytes(ARCHIVE)
+    urls = [(tmp_path / NAME).as_uri(), server.url("good")]
+    assert_complete(download.voc2012(root, urls=urls, md5=md5(ARCHIVE), download=True), root)
+    assert len(server.requests) == 1
+
+
 def test_a_mirror_that_keeps_cutting_hands_over_to_the_next(server, root):
     assert_complete(fetch(server, root, "dying", "good"), root)
     have = 1000 * download._TRIES
@@ -195,7 +250,7 @@ def test_a_whole_draft_needs_no_network(server, root):
     assert visible(root) == ["VOCdevkit"]
 
 
-@pytest.mark.parametrize("behaviour", ["wrong", "html", "404"])
+@pytest.mark.parametrize("behaviour", ["wrong", "html", "404", "letters", "negative", "huge"])
 def test_a_bad_mirror_is_passed_over(server, root, behaviour):
     assert_complete(fetch(server, root, behaviour, "good"), root)
     assert [(asked, ranged) for asked, ranged, _ in server.requests] == [(behaviour, None), ("good", None)]
@@ -212,7 +267,7 @@ def test_when_nothing_answers_the_message_says_what_to_do(server, root):
     closed = f"http://127.0.0.1:1/{NAME}"
     urls = [server.url("404"), server.url("html"), server.url("wrong"), closed, "no-url"]
     with pytest.raises(ValueError, match="no mirror") as error:
-        download.voc2012(root, urls=urls, md5=md5(ARCHIVE))
+        download.voc2012(root, urls=urls, md5=md5(ARCHIVE), download=True)
     answers = str(error.value).splitlines()[1:-1]
     wanted = ["404", "a web page", f"md5 {md5(ARCHIVE[::-1])}", "refused", "unknown url type"]
     assert [(url in line, answer in line) for url, answer, line in zip(urls, wanted, answers, strict=True)] == [
@@ -267,7 +322,7 @@ def test_two_processes_download_once(server, root):
     both = threading.Event()
     server.meanwhile = lambda: both.wait(20)
     script = "import sys, pathlib; from fcnseg.data import download; print('ready', flush=True)\n" + (
-        "print(download.voc2012(pathlib.Path(sys.argv[1]), urls=[sys.argv[2]], md5=sys.argv[3]).path)"
+        "print(download.voc2012(pathlib.Path(sys.argv[1]), urls=[sys.argv[2]], md5=sys.argv[3], download=True).path)"
     )
     command = [sys.executable, "-c", script, str(root), server.url("good"), md5(ARCHIVE)]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
@@ -288,7 +343,7 @@ def test_a_killed_extraction_is_cleared_and_done_again(server, root):
     kill = (
         "import os, sys, pathlib; from fcnseg.data import download\n"
         "os.replace = lambda *paths: os._exit(9)\n"
-        "download.voc2012(pathlib.Path(sys.argv[1]), urls=[sys.argv[2]], md5=sys.argv[3])"
+        "download.voc2012(pathlib.Path(sys.argv[1]), urls=[sys.argv[2]], md5=sys.argv[3], download=True)"
     )
     command = [sys.executable, "-c", kill, str(root), server.url("good"), md5(ARCHIVE)]
     assert subprocess.run(command, timeout=20).returncode == 9
@@ -352,5 +407,5 @@ def test_a_mistyped_root_starts_no_download(server, tmp_path):
 
 def test_no_mirror_is_an_error(root):
     with pytest.raises(ValueError, match="name at least one URL"):
-        download.voc2012(root, urls=[], md5="")
+        download.voc2012(root, urls=[], md5="", download=True)
     assert not root.exists()
