@@ -214,3 +214,29 @@ def test_problems_are_printed_whole_and_as_they_are():
     lines = printed(of_counts(VOC_TRAIN, problems=(problem,))).splitlines()
     assert "train: 1 problem" in lines
     assert f"  {problem}" in lines
+
+
+def test_a_name_in_train_and_val_is_a_problem(folder):
+    name = folder.ids("train")[0]
+    write_set(folder, "val", [name])
+    assert survey(folder, "val").problems == ()
+    assert survey(folder, "val", "train").problems == (f"val.txt: lists {name}, which train.txt has too",)
+
+
+def test_a_problem_has_the_name_of_the_file_that_is_there(folder):
+    name = folder.ids("train")[0]
+    path = folder.image(name).rename(folder.image(name).with_suffix(".jpeg"))
+    truncate(path)
+    (problem,) = survey(folder, "train").problems
+    assert problem.startswith(f"{name}.jpeg: broken image")
+
+
+def test_masks_that_are_read_by_their_colours_are_said(folder):
+    before = survey(folder, "train")
+    for name in folder.ids("train")[:2]:
+        labels = np.asarray(Image.open(folder.mask(name)))
+        Image.fromarray(voc.PALETTE[labels]).quantize(32).save(folder.mask(name))
+    after = survey(folder, "train")
+    assert (after.by_colour, after.pixels, after.problems) == (2, before.pixels, ())
+    assert "train: 2 masks hold VOC's colours at other indices: they are read by their colours" in printed(after)
+    assert "colours" not in printed(before)

@@ -18,7 +18,8 @@ from fcnseg.losses import class_weights
 from fcnseg.metrics import scores
 
 Span = tuple[int, int, int]  # the least, the median and the greatest of some lengths in pixels; zeros without any
-Look = tuple[tuple[int, int] | None, list[int], list[str]]  # of an image: size, pixels of 22 labels, problems
+# Of an image: its size, the pixels of 22 labels, problems, and whether its mask is read by its colours.
+Look = tuple[tuple[int, int] | None, list[int], list[str], bool]
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Survey:
         pixels: The number of pixels of each of the 21 classes, then of void.
         holding: The number of images that hold each of these 22 labels.
         problems: One line for each problem, which begins with the name of the file.
+        by_colour: The number of masks whose palette holds VOC's colours at other indices than VOC's.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Survey:
     pixels: tuple[int, ...]
     holding: tuple[int, ...]
     problems: tuple[str, ...] = ()
+    by_colour: int = 0
 
     @property
     def void_share(self) -> float:
@@ -71,7 +74,7 @@ def survey(folder: voc.Folder, image_set: str, *others: str) -> Survey:
     listed = tuple(dict.fromkeys(folder.ids(image_set)))
     with ThreadPoolExecutor() as pool:
         looks = list(shown(pool.map(lambda name: _look(folder, name), listed), image_set, len(listed)))
-    sizes, counts, problems = zip(*looks, strict=True)
+    sizes, counts, problems, by_colour = zip(*looks, strict=True)
     sound = [size for size in sizes if size]
     return Survey(
         name=image_set,
@@ -81,6 +84,7 @@ def survey(folder: voc.Folder, image_set: str, *others: str) -> Survey:
         pixels=tuple(np.sum(counts, axis=0).tolist()),
         holding=tuple(np.count_nonzero(counts, axis=0).tolist()),
         problems=(*folder.repeated(image_set, *others), *chain(*problems)),
+        by_colour=sum(by_colour),
     )
 
 
@@ -96,8 +100,8 @@ def _look(folder: voc.Folder, name: str) -> Look:
     except ValueError as error:
         problems.append(f"{name}{path.suffix}: {error}")
     if image is None or problems:
-        return None, [0] * (voc.NUM_CLASSES + 1), problems
-    return image.size, voc.count_pixels(mask), []
+        return None, [0] * (voc.NUM_CLASSES + 1), problems, False
+    return image.size, voc.count_pixels(mask), [], mask.info["by_colour"]
 
 
 def _span(lengths: Iterable[int]) -> Span:
@@ -110,6 +114,8 @@ def render(surveys: Sequence[Survey], console: Console) -> None:
     console.print(_image_sets(surveys))
     console.print(_classes(surveys))
     for one in surveys:
+        if one.by_colour:
+            console.print(f"{one.name}: {one.by_colour} masks hold {voc.BY_COLOUR}", markup=False)
         number = f"{len(one.problems) or 'no'} problem{'s' if len(one.problems) != 1 else ''}"
         console.print(f"{one.name}: {number}", markup=False)
         for problem in one.problems:  # whole lines for grep, and brackets in a file's name are no markup

@@ -42,17 +42,18 @@ def nothing_found(root: Path) -> str:
         remedy = "write the names of its images into ImageSets/Segmentation/train.txt and val.txt, one a line"
     else:
         remedy = "give a folder in VOC's layout (README, Your data)"
-    looked = f"no data set in data.root={root}: looked for ImageSets/Segmentation in it, VOC2012 and VOCdevkit/VOC2012"
-    return f"{looked}; {found}; {remedy}, or download VOC-2012 into it with data.download=true"
+    looked = " or ".join(str(root / place / "ImageSets" / "Segmentation") for place in ("", *voc.PLACES))
+    remedy = f"{remedy}, or data.download=true downloads VOC-2012 into {root} (2 GB)"
+    return f"no data set in data.root={root}: looked for {looked}; {found}; {remedy}"
 
 
 def _nearby(root: Path) -> Iterator[Path]:
     """Folders that may have been meant: those below, or those with a name like this, and those above."""
     above = next(path for path in (root, *root.parents) if path.is_dir())
-    if above == root:
-        yield from (path for depth in ("*", "*/*") for path in root.glob(depth) if path.is_dir())
-    else:
+    tops = [root]
+    if above != root:
         name, *rest = root.relative_to(above).parts
-        names = [path.name for path in above.iterdir() if path.is_dir()]
-        yield from (above.joinpath(close, *rest) for close in get_close_matches(name, names))
+        tops = [above / close for close in get_close_matches(name, [path.name for path in above.iterdir()])]
+        yield from (top.joinpath(*rest) for top in tops)
+    yield from (path for top in tops for depth in ("*", "*/*") for path in top.glob(depth) if path.is_dir())
     yield from root.parents[:2]

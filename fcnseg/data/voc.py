@@ -19,6 +19,7 @@ NUM_CLASSES = len(CLASSES)
 BACKGROUND = 0
 VOID = 255  # the border around every object: a prediction there is neither right nor wrong
 
+PLACES = ("VOCdevkit/VOC2012", "VOC2012")  # below `data.root`, where the archive and other programs put a data set
 SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG", ".bmp", ".tif", ".tiff", ".webp")  # of photographs
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB in 0..1: torchvision's backbones were trained with them
@@ -33,6 +34,7 @@ def _palette() -> npt.NDArray[np.uint8]:
 
 
 PALETTE = _palette()  # (256, 3) RGB; label 0 is black, 255 a pale yellow
+BY_COLOUR = "VOC's colours at other indices: they are read by their colours"  # of masks, for messages
 COLOURS = {tuple(PALETTE[label].tolist()): label for label in (*range(NUM_CLASSES), VOID)}  # the label of each colour
 
 
@@ -45,7 +47,7 @@ class Folder:
     @classmethod
     def find(cls, root: Path) -> "Folder | None":
         """The VOC folder under `root`: `root/VOCdevkit/VOC2012`, `root/VOC2012` or `root` itself; None without one."""
-        candidates = (root / "VOCdevkit" / "VOC2012", root / "VOC2012", root)
+        candidates = (*(root / place for place in PLACES), root)
         return next((cls(path) for path in candidates if (path / "ImageSets" / "Segmentation").is_dir()), None)
 
     def image_sets(self) -> tuple[str, ...]:

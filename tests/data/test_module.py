@@ -1,4 +1,5 @@
 import shutil
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -209,3 +210,73 @@ def test_a_single_image_left_over_joins_the_batch_before_it(make):
     assert sizes(9, 4, 0) == [4, 5]
     assert sizes(9, 4, None) == [4, 4, 1]  # validation trains no batch norm
     assert sizes(3, 1, 0) == [1, 1, 1]
+
+
+def trained(module):
+    return module.names("train", torch.arange(module.count("train")))
+
+
+def test_a_limit_takes_some_of_the_train_images_and_leaves_the_rest(make, folder):
+    subsets = [trained(make(limit=limit)) for limit in (10, 12, 23, 24, None)]
+    assert [len(names) for names in subsets] == [10, 12, 23, 24, 24]
+    for fewer, more in pairwise(subsets):
+        assert fewer == [name for name in more if name in fewer]  # nested, and in the list's order
+    module = make(limit=10)
+    assert [module.count(stage) for stage in ("val", "test")] == [8, 8]
+    assert module.class_pixels.sum() < make().class_pixels.sum()
+    assert module.fingerprint != make().fingerprint
+    assert module.fingerprint.split("-")[1] == make().fingerprint.split("-")[1]
+
+
+def test_a_limit_chooses_by_the_names_alone(make, folder, tmp_path):
+    """Pinned: the three names whose SHA-256 are least, so that no version of this package changes a subset."""
+    pinned = ["shapes_000002", "shapes_000004", "shapes_000007"]
+    assert trained(make(limit=3, batch_size=2)) == pinned
+    other = voc.Folder(shutil.copytree(folder.path, tmp_path / "VOC2012"))
+    (other.path / "ImageSets" / "Segmentation" / "train.txt").write_text("\n".join(folder.ids("train")[::-1]))
+    assert trained(make(lambda root: other, limit=3, batch_size=2)) == pinned[::-1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"limit": 25}, "data.limit=25: train has 24 images; lower it, or null for all"),
+        ({"limit": 0}, "data.limit=0: wanted a whole number from 1 up"),
+        ({"limit": 9}, "data.batch_size=10 is larger than the train split's 9 images"),
+        ({"limit": "all"}, "data.limit=all: wanted a whole number"),
+    ],
+)
+def test_limits_out_of_range(make, changes, told):
+    with pytest.raises(ValueError, match=told):
+        make(**changes)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "told"),
+    [
+        ((24, 25, 24), "lists shapes_000024 2 times, wanted once"),
+        ((24, 3), r"lists shapes_000003, which train\.txt has too"),
+    ],
+)
+def test_an_image_that_is_listed_twice_is_refused(make, listing, numbers, told):
+    with pytest.raises(ValueError, match=rf"more than once.*\nval\.txt: {told}$"):
+        make(listing(*numbers))
+
+
+def test_folders_of_the_user_s_home(make, folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    module = VOCDataModule(
+        "~/voc", source=lambda root: folder, split="official", size=32, batch_size=2, augment=none, seed=0, cache="~/p"
+    )
+    assert module.root == tmp_path / "voc"
+    module.prepare_data()
+    assert len(list((tmp_path / "p").glob("*-32-*/"))) == 2
+
+
+def test_what_has_changed_since_a_fingerprint(make):
+    module = make()
+    train, val = module.fingerprint.split("-")
+    assert module.changed_since(module.fingerprint) is None
+    for then, changed in ((f"{train}-0", "val"), (f"0-{val}", "train"), ("0-0", "train and val")):
+        told = f"the images or masks of {changed} have changed since it was trained ({then} then, {train}-{val} now)"
+        assert module.changed_since(then) == told

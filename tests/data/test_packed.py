@@ -278,3 +278,156 @@ def test_a_pack_larger_than_the_memory_opens(tmp_path):
     found.images[-1].fill_(7)
     assert found.images[-1].all()
     assert not packed._open(tmp_path).images[-1].any()
+
+
+def test_a_pack_says_where_it_is_once(folder, tmp_path, capsys):
+    pack(folder, "train", SIZE)
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert f"kept, decoded and resized, in {folder.path / 'packs'}; data.cache=<folder> chooses another" in told
+    pack(folder, "val", SIZE)
+    pack(folder, "train", 32)
+    shutil.rmtree(folder.path / "packs")
+    pack(folder, "train", SIZE, cache=tmp_path / "cache" / "mine")  # where the user has said
+    assert capsys.readouterr().err == ""
+    assert packs(folder) == []
+    assert len(list((tmp_path / "cache" / "mine").glob(f"train-{SIZE}-*/"))) == 1
+
+
+def test_data_sets_of_equal_names_sizes_and_times_have_packs_of_their_own(folder, tmp_path):
+    """As on read-only disks, in Nix and in normalised archives, where every file has one time."""
+    other = voc.Folder(shutil.copytree(folder.path, tmp_path / "other"))
+    name = folder.ids("train")[0]
+    for one, label in ((folder, 1), (other, 2)):
+        mask = Image.open(one.mask(name))
+        mask.putpixel((0, 0), label)
+        Image.fromarray(np.asarray(mask)).save(one.mask(name), compress_level=0)  # the same size
+        for path in one.path.rglob("*.*"):
+            os.utime(path, (1, 1))
+    assert folder.mask(name).stat().st_size == other.mask(name).stat().st_size
+    found = [pack(one, "train", SIZE, cache=tmp_path / "cache") for one in (folder, other)]
+    assert found[0].fingerprint != found[1].fingerprint
+    assert (found[0].class_pixels - found[1].class_pixels)[1:3].tolist() == [1, -1]
+
+
+def test_content_that_changes_under_an_unchanged_time_gets_another_pack(folder):
+    """A disk image that is replaced by the next version of the data set, at the same place."""
+    name = folder.ids("train")[0]
+    path, found = folder.mask(name), []
+    for label in (1, 2):
+        labels = np.asarray(Image.open(path)).copy()
+        labels[0, 0] = label
+        Image.fromarray(labels).save(path, compress_level=0)
+        os.utime(path, (1, 1))
+        found.append(pack(folder, "train", SIZE).fingerprint)
+    assert found[0] != found[1]
+
+
+def home_of(folder):
+    (home,) = (folder.path / "packs").glob(f"train-{SIZE}-*/")
+    return home
+
+
+def zero(path, at):
+    """Set a byte to zero in place, as a disk may: the size stays, and a time can be put back."""
+    content = bytearray(path.read_bytes())
+    content[at] ^= 0xFF
+    stat = path.stat()
+    path.write_bytes(content)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+@pytest.mark.parametrize("file", ["images.npy", "masks.npy"])
+@pytest.mark.parametrize("at", [128, -1])
+def test_pixels_that_have_changed_on_the_disk_are_noticed(folder, file, at):
+    pack(folder, "train", SIZE)
+    zero(home_of(folder) / file, at)
+    with pytest.raises(ValueError, match=r"is damaged \(its checksum is wrong\): remove this folder"):
+        pack(folder, "train", SIZE)
+    shutil.rmtree(home_of(folder))
+    assert pack(folder, "train", SIZE).images.any()
+
+
+def test_a_large_pack_is_read_whole_only_if_it_was_written_to(folder, monkeypatch):
+    wanted = pack(folder, "train", SIZE)
+    monkeypatch.setattr(packed, "READ_WHOLE", 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(packed, "_checksum", lambda *_: pytest.fail("read"))
+        assert_same(pack(folder, "train", SIZE), wanted)
+    os.utime(home_of(folder) / "images.npy", (5, 5))  # as a copy that is sound
+    assert_same(pack(folder, "train", SIZE), wanted)
+    zero(home_of(folder) / "masks.npy", 500)
+    os.utime(home_of(folder) / "masks.npy", (5, 5))
+    with pytest.raises(ValueError, match="its checksum is wrong"):
+        pack(folder, "train", SIZE)
+
+
+META = {
+    "no JSON": "{",
+    "empty": "",
+    "no keys": "{}",
+    "a list": "[]",
+    "a number": "3",
+    "no text": b"\xff\xfe\x00",
+    "other ids": lambda meta: {**meta, "ids": meta["ids"][1:]},
+    "other pixels": lambda meta: {**meta, "class_pixels": [1] * 22},
+    "pixels of another kind": lambda meta: {**meta, "class_pixels": None},
+    "another fingerprint": lambda meta: {**meta, "fingerprint": "0"},
+}
+
+
+@pytest.mark.parametrize("content", META.values(), ids=META)
+def test_a_damaged_description_of_a_pack_is_named(folder, content):
+    pack(folder, "train", SIZE)
+    path = home_of(folder) / "pack.json"
+    if callable(content):
+        content = json.dumps(content(json.loads(path.read_text())))
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=r"the pack .*packs/train-48-\w+ is damaged \(.*\): remove this folder"):
+        pack(folder, "train", SIZE)
+
+
+@pytest.mark.parametrize("file", ["images.npy", "masks.npy"])
+@pytest.mark.parametrize("harm", ["cut", "empty", "gone", "reshaped"])
+def test_damaged_arrays_are_named(folder, file, harm):
+    pack(folder, "train", SIZE)
+    path = home_of(folder) / file
+    if harm == "reshaped":
+        array = np.load(path)
+        np.save(path, array.reshape(array.shape[1], array.shape[0], *array.shape[2:]))
+    elif harm == "gone":
+        path.unlink()
+    else:
+        os.truncate(path, path.stat().st_size - 1 if harm == "cut" else 0)
+    with pytest.raises(ValueError, match=r"the pack .* is damaged \(.*\): remove this folder"):
+        pack(folder, "train", SIZE)
+
+
+def test_without_sched_getaffinity(folder, monkeypatch):
+    """As on macOS."""
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert len(pack(folder, "train", SIZE).ids) == 12
+
+
+def test_a_grey_mask_is_resized_to_labels_that_it_has(folder):
+    """Bilinear, a border between labels 1 and 15 would become labels of other classes."""
+    for name in folder.ids("train"):
+        width, height = Image.open(folder.image(name)).size
+        labels = np.ones((height, width), dtype=np.uint8)
+        labels[::3, ::2] = 15
+        Image.fromarray(labels).save(folder.mask(name))
+    assert pack(folder, "train", SIZE).masks.unique().tolist() == [1, 15]
+
+
+def test_masks_that_are_read_by_their_colours_are_said(folder, capsys):
+    wanted = pack(folder, "train", SIZE)
+    for name in folder.ids("train")[:3]:
+        mask = Image.open(folder.mask(name))
+        Image.fromarray(voc.PALETTE[np.asarray(mask)]).quantize(32).save(folder.mask(name))
+    capsys.readouterr()
+    found = pack(folder, "train", SIZE)
+    assert (
+        "3 of 12 masks hold VOC's colours at other indices: they are read by their colours" in capsys.readouterr().err
+    )
+    assert torch.equal(found.masks, wanted.masks)
+    assert torch.equal(found.class_pixels, wanted.class_pixels)

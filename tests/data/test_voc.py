@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -89,3 +91,72 @@ def test_missing_files(folder, tmp_path):
 def test_no_ids(folder, image_set, told):
     with pytest.raises(ValueError, match=told):
         folder.ids(image_set)
+
+
+LISTS = {
+    "BOM": b"\xef\xbb\xbfb\nc\n",
+    "CRLF": b"b\r\n\r\nc\r\n",
+    "spaces": b"  b \t\n \nc   ",
+    "old Mac": b"b\rc",
+}
+
+
+@pytest.mark.parametrize("text", LISTS.values(), ids=LISTS)
+def test_lists_of_any_editor(folder, text):
+    (folder.path / "ImageSets" / "Segmentation" / "val.txt").write_bytes(text)
+    assert folder.ids("val") == ("b", "c")
+
+
+@pytest.mark.parametrize(
+    "text", ["übung\n".encode("latin-1"), "b\n".encode("utf-16"), "b\nc\n".encode("utf-16-le"), b"\xff\xfe"]
+)
+def test_a_list_in_another_encoding_is_named(folder, text):
+    path = folder.path / "ImageSets" / "Segmentation" / "val.txt"
+    path.write_bytes(text)
+    with pytest.raises(ValueError, match=r"val\.txt (is not in UTF-8 .*: save it in this encoding|names .*inside)"):
+        folder.ids("val")
+
+
+def test_a_name_may_have_folders_and_letters_of_any_script(folder):
+    (folder.path / "ImageSets" / "Segmentation" / "val.txt").write_text("ä/b\nc..d\n", encoding="utf-8")
+    assert folder.ids("val") == ("ä/b", "c..d")
+    assert folder.image("ä/b") == folder.path / "JPEGImages" / "ä" / "b.jpg"
+
+
+@pytest.mark.parametrize("name", ["../a", "x/../../../a", "/etc/a", "..", "x/.."])
+def test_a_name_that_leads_out_of_the_data_set_is_refused(folder, name):
+    (folder.path / "ImageSets" / "Segmentation" / "val.txt").write_text(f"b\n{name}\n")
+    with pytest.raises(ValueError, match=rf"val\.txt names '{name}', wanted names of images inside .*JPEGImages"):
+        folder.ids("val")
+
+
+@pytest.mark.parametrize("suffix", [".jpeg", ".png", ".JPG", ".JPEG", ".PNG", ".bmp", ".tif", ".tiff", ".webp"])
+def test_photographs_with_other_suffixes(folder, suffix):
+    path = folder.image("b").rename(folder.path / "JPEGImages" / f"b{suffix}")
+    assert folder.image("b") == path
+    assert folder.missing(["b"]) == []
+
+
+def test_of_two_photographs_the_jpg_counts(folder):
+    (folder.path / "JPEGImages" / "b.png").touch()
+    assert folder.image("b").suffix == ".jpg"
+
+
+def test_a_mask_s_suffix_may_be_upper_case(folder):
+    path = folder.mask("b").rename(folder.path / "SegmentationClass" / "b.PNG")
+    assert (folder.mask("b"), folder.missing(["b"])) == (path, [])
+
+
+def test_what_is_no_file_is_missing(folder):
+    folder.image("b").unlink()
+    os.mkfifo(folder.image("b"))  # to open it would wait for ever
+    assert folder.missing(["b"]) == [folder.path / "JPEGImages" / "b.jpg"]
+
+
+def test_names_that_are_listed_more_than_once(folder):
+    lists = folder.path / "ImageSets" / "Segmentation"
+    (lists / "train.txt").write_text("a\nb\na\nd\na\n")
+    assert folder.repeated("train") == ["train.txt: lists a 3 times, wanted once"]
+    assert folder.repeated("val") == []
+    wanted = ["val.txt: lists a, which train.txt has too", "val.txt: lists b, which train.txt has too"]
+    assert folder.repeated("val", "train") == wanted
