@@ -13,7 +13,7 @@ from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import CheckpointIO
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from fcnseg import limits
@@ -33,9 +33,7 @@ REFUSED_CALLBACKS = {  # of Lightning's: the reason and the remedy
 
 def data(cfg: DictConfig) -> VOCDataModule:
     """The data module of `cfg.data`, with `cfg.aug` and `cfg.seed`."""
-    settings = OmegaConf.create({"data": OmegaConf.to_container(cfg.data, resolve=True)}).data
-    settings.pop("download", None)  # which the source has, too
-    return cast(VOCDataModule, instantiate(settings, augment=instantiate(cfg.aug), seed=cfg.seed))
+    return cast(VOCDataModule, instantiate(cfg.data, augment=instantiate(cfg.aug), seed=cfg.seed))
 
 
 def task(cfg: DictConfig, *, num_classes: int, class_pixels: Tensor) -> SegmentationTask:

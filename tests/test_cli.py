@@ -11,7 +11,7 @@ from fcnseg.__main__ import COMMANDS, main
 from fcnseg.benchmark.__main__ import benchmark
 from fcnseg.check.__main__ import check
 from fcnseg.cli.configs import CONF
-from fcnseg.data import voc
+from fcnseg.data import download, voc
 from fcnseg.evaluate import evaluate
 from fcnseg.report.__main__ import report
 from fcnseg.task import SegmentationTask
@@ -52,7 +52,14 @@ WRONG = [  # arguments, and words of the message
     (["data.batch_size=9"], ["data.batch_size=9", "8 images"]),
     (["data.split=thirds"], ["data.split=thirds", "official", "halves"]),
     (["data.source.train=0"], ["train=0"]),
-    (["data=voc2012", "data.root=no/where"], ["no/where"]),
+    (["data=voc2012", "data.root=no/where"], ["no data set in data.root=no/where", "data.download=true"]),
+    (["data=voc2012", "data.root=no/where", "data.download=maybe"], ["data.download=maybe", "true, false or null"]),
+    (["data=voc2012", "data.source._target_=os.listdir"], ["data.source cannot be called", "listdir"]),
+    (["data=shapes", "data.source._target_=builtins.dict"], ["data.source cannot be called"]),
+    (["data=shapes", "+data.download=true"], ["data.source cannot be called", "download"]),
+    (["data.limit=9"], ["data.limit=9", "8 images"]),
+    (["data.limit=0"], ["data.limit=0", "from 1 up"]),
+    (["data.limit=half"], ["data.limit=half", "whole number"]),
     (["optimizer.lr=-1"], ["-1", "learning rate"]),
     (["trainer.precision=foo"], ["foo"]),
     (["trainer.max_epochs=0"], ["trainer.max_epochs=0", "1"]),
@@ -119,7 +126,34 @@ def remove(folder):
     return path.name
 
 
-@pytest.mark.parametrize("damage", [empty, truncate, mislabel, remove])
+def leak(folder):
+    lists = folder.path / "ImageSets" / "Segmentation"
+    (lists / "val.txt").write_bytes((lists / "train.txt").read_bytes())
+    return f"val.txt: lists {folder.ids('train')[0]}, which train.txt has too"
+
+
+def repeat(folder):
+    path = folder.path / "ImageSets" / "Segmentation" / "train.txt"
+    path.write_text(path.read_text() * 2)
+    return f"train.txt: lists {folder.ids('train')[0]} 2 times, wanted once"
+
+
+def encode(folder):
+    path = folder.path / "ImageSets" / "Segmentation" / "val.txt"
+    path.write_bytes("übung".encode("latin-1"))
+    return "val.txt is not in UTF-8"
+
+
+def compress(folder):
+    path = folder.mask(folder.ids("train")[0])
+    Image.open(path).convert("L").save(path, "JPEG")
+    return f"{path.name} is a JPEG file"
+
+
+DAMAGES = [empty, truncate, mislabel, remove, leak, repeat, encode, compress]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_data_set_gets_one_message(command, tiny, folder, tmp_path, damage):
     name = damage(folder)
     args = [*tiny("data=voc2012"), f"data.root={folder.path}"]
@@ -135,6 +169,33 @@ def test_a_sound_data_set_has_no_problems(command, root):
     outcome = command(check, "data=voc2012", f"data.root={root}")
     assert outcome.code == 0
     assert outcome.out.count("no problems") == 2
+
+
+@pytest.mark.parametrize("verb", [train, check])
+@pytest.mark.parametrize("wrong", ["mistyped", "photographs"])
+def test_a_wrong_root_starts_no_download_and_makes_no_folder(command, tiny, folder, tmp_path, monkeypatch, verb, wrong):
+    monkeypatch.setattr(download, "urlopen", lambda *_, **__: pytest.fail("asked a server"))
+    (tmp_path / "photographs").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    outcome = command(verb, *tiny("data=voc2012"), f"data.root={wrong if wrong == 'photographs' else 'copies'}")
+    told = "the folder holds nothing" if wrong == "photographs" else "data.root=copy would work"
+    assert refused(outcome, "no data set in data.root=", "ImageSets/Segmentation", told, "data.download=true")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_data_set_may_lie_in_the_user_s_home(command, tiny, folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.rmtree(folder.path / "packs", ignore_errors=True)
+    assert command(check, "data=voc2012", "data.root=~/copy").code == 0
+    outcome = command(
+        train, *tiny("data=voc2012"), "data.root=~/copy", "data.cache=~/packs", "data.limit=4", "name=run"
+    )
+    assert outcome.code == 0, outcome.err
+    assert (tmp_path / "packs").is_dir()
+    assert not (folder.path / "packs").exists()
+    assert not (tmp_path / "~").exists()
+    result = json.loads((tmp_path / "runs" / "run" / "result.json").read_text())
+    assert result["images"] == {"train": 4, "val": 4, "test": 4}
 
 
 def test_weights_of_another_network_are_refused(command, tiny, tmp_path):

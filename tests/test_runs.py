@@ -7,12 +7,14 @@ from types import SimpleNamespace
 
 import pytest
 from filelock import FileLock
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from fcnseg import build, fit
 from fcnseg.callbacks import epoch_log
 from fcnseg.callbacks.checkpoints import Checkpoints
+from fcnseg.data import voc
 from fcnseg.evaluate import evaluate
 from fcnseg.files import read_json, replacing, write_json, write_text
 from fcnseg.runs import folder as runs
@@ -165,6 +167,22 @@ def test_evaluate_measures_what_training_measured(command, again, run, root, tmp
     trained = runs.Run(run).result
     assert measured[0] == {key: trained[key] for key in measured[0]}
     assert tables(outcome.out) == tables(again().out)
+
+
+def test_evaluate_says_that_the_data_have_changed(command, run, root, tmp_path):
+    """Without a word, the numbers of a result and of its own test would differ."""
+    moved = shutil.copytree(root / "VOCdevkit", tmp_path / "elsewhere" / "VOCdevkit", ignore=lambda *_: ["packs"])
+    shapes = next(root.glob("shapes-*")).name
+    (tmp_path / shapes).mkdir()
+    moved.rename(tmp_path / shapes / "VOCdevkit")
+    args = [f"run={run}", f"data.root={tmp_path}"]
+    assert "have changed" not in command(evaluate, *args).err
+    folder = voc.Folder(tmp_path / shapes / "VOCdevkit" / "VOC2012")
+    for path in map(folder.mask, folder.ids("val")):
+        Image.new("L", Image.open(path).size, 7).save(path)
+    outcome = command(evaluate, *args)
+    assert outcome.code == 0
+    assert f"fcnseg: {run}: the images or masks of val have changed since it was trained" in outcome.err
 
 
 def test_a_run_is_rebuilt_from_its_folder(run):

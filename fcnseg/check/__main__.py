@@ -1,5 +1,6 @@
 """Check a data set: `python -m fcnseg.check data.root=<folder>` prints what it holds and which files are broken."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -16,7 +17,7 @@ def check(cfg: DictConfig) -> None:
 
     from fcnseg.data.source import find
 
-    folder = find(instantiate(cfg.data.source), Path(cfg.data.root).expanduser())
+    folder = find(instantiate(cfg.data.source), Path(os.path.expanduser(cfg.data.root)), cfg.data.get("download"))
 
     from fcnseg.check.survey import render, survey  # imports torch, which a refusal does not wait for
 

@@ -1,5 +1,7 @@
 """The command line, read by the parsers that Hydra itself uses."""
 
+import os
+import re
 from argparse import Namespace
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,6 +13,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
+HOME = re.compile(r"(?<=[=,])~(?=/|,|$)")  # as in data.root=~/voc, where shells leave it and Hydra cannot read it
 HELP = "settings are given as setting=value; --help lists all of them"
 
 
@@ -35,7 +38,8 @@ class Arguments:
         """
         parser = get_args_parser()
         cast(Any, parser).error = _raise  # argparse would print all of Hydra's flags and exit
-        return parser.parse_intermixed_args(self.words)  # flags may stand behind overrides, as they may not in Hydra
+        words = [HOME.sub(lambda _: os.path.expanduser("~"), word) for word in self.words]
+        return parser.parse_intermixed_args(words)  # flags may stand behind overrides, as they may not in Hydra
 
     @cached_property
     def values(self) -> dict[str, Any]:

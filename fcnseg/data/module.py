@@ -1,5 +1,6 @@
 """The data module: it makes the batches that a run trains and is scored on."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from hashlib import sha256
@@ -12,8 +13,9 @@ from torch import Tensor
 from fcnseg.data import check_settings, voc
 from fcnseg.data.augment import Augmentation, EpochDraws
 from fcnseg.data.batch import Batch, normalize
-from fcnseg.data.packed import Pack, pack, some
+from fcnseg.data.packed import Pack, default_home, pack, some
 from fcnseg.data.source import Source, find
+from fcnseg.errors import warn
 
 _epoch_draws = lru_cache(maxsize=1)(EpochDraws)
 
@@ -78,6 +80,7 @@ class VOCDataModule(LightningDataModule):
         seed: The seed of the order of samples and of the augmentation.
         limit: The number of train images that are used, chosen by their names alone: 50 are among the 100. None: all.
         cache: The folder for packs; None: `packs` in the data set, or the user's cache if the data set is read-only.
+        download: Whether `source` may download the data set; None: as the source has it.
 
     Raises:
         ValueError: A setting is out of its range.
@@ -97,12 +100,13 @@ class VOCDataModule(LightningDataModule):
         seed: int,
         limit: int | None = None,
         cache: str | None = None,
+        download: bool | None = None,
     ) -> None:
         super().__init__()
         check_settings(size=size, batch_size=batch_size, split=split, limit=limit)
-        self.root, self.source, self.split, self.size = Path(root).expanduser(), source, split, size
+        self.root, self.source, self.split, self.size = Path(os.path.expanduser(root)), source, split, size
         self.batch_size, self.augment, self.seed, self.limit = batch_size, augment, seed, limit
-        self.cache = None if cache is None else Path(cache).expanduser()
+        self.cache, self.download = None if cache is None else Path(os.path.expanduser(cache)), download
         self.packs: dict[str, Pack] = {}
         self.parts: dict[str, tuple[str, Tensor]] = {}
 
@@ -114,13 +118,17 @@ class VOCDataModule(LightningDataModule):
         """
         if self.packs:
             return
-        folder = find(self.source, self.root)
+        folder = find(self.source, self.root, self.download)
         if repeated := [*folder.repeated("train"), *folder.repeated("val", "train")]:
             raise ValueError(f"images are listed more than once, wanted every image once:\n{some(repeated)}")
         ids = {"train": _limited(folder.ids("train"), self.limit), "val": folder.ids("val")}
         if self.batch_size > (n := len(ids["train"])):
             raise ValueError(f"data.batch_size={self.batch_size} is larger than the train split's {n} images: lower it")
+        home = default_home(folder)
+        silent = self.cache or folder.generated or home.exists()
         packs = {name: pack(folder, name, self.size, ids=ids[name], cache=self.cache) for name in ids}
+        if not silent:
+            warn(f"the images are kept, decoded and resized, in {home}; data.cache=<folder> chooses another place")
         train, val = (torch.arange(len(pack.ids)) for pack in packs.values())
         first, second = _halves(packs["val"].ids) if self.split == "halves" else (val, val)
         self.parts = {"train": ("train", train), "val": ("val", first), "test": ("val", second)}

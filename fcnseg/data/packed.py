@@ -84,9 +84,8 @@ def pack(
         raise ValueError(
             f"{len(missing)} files of the image set '{image_set}' are missing {suffixes}:\n{some(missing)}"
         )
-    packs = cache or _packs(folder)
+    packs = cache or default_home(folder)
     home = packs / f"{image_set}-{size}-{_key(folder, ids, size, packs)}"
-    first = cache is None and not packs.exists()
     try:
         build_once(home, partial(_build, folder, ids, size, f"Packing {image_set} at {size} px"))
     except OSError as error:
@@ -94,8 +93,6 @@ def pack(
             f"cannot write the pack of {len(ids)} images at {size} px to {home.parent}: {error.strerror};"
             " make room there, or lower data.size, or choose another folder with data.cache="
         ) from error
-    if first:
-        warn(f"the images are kept, decoded and resized, in {packs}; data.cache=<folder> chooses another place")
     return _open(home)
 
 
@@ -105,11 +102,16 @@ def some(lines: Sequence[str]) -> str:
     return "\n".join([*lines[:SHOWN], *more])
 
 
-def _packs(folder: voc.Folder) -> Path:
+def default_home(folder: voc.Folder) -> Path:
     """Where the packs of `folder` go: beside its images, or into the user's cache if it is marked or mounted read-only."""
-    writable = os.access(folder.path, os.W_OK) and folder.path.stat().st_mode & 0o200
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return folder.path / "packs" if writable else cache / "fcnseg" / "packs"
+    if os.access(folder.path, os.W_OK) and folder.path.stat().st_mode & 0o200:
+        return folder.path / "packs"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    if not cache.is_absolute():  # a user without a home
+        raise ValueError(
+            f"{folder.path} is read-only, and there is no home: choose a folder for packs with data.cache="
+        )
+    return cache / "fcnseg" / "packs"
 
 
 def _key(folder: voc.Folder, ids: Sequence[str], size: int, packs: Path) -> str:

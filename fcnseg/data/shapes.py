@@ -61,7 +61,7 @@ def shapes(root: Path, *, train: int, val: int, seed: int) -> voc.Folder:
         check_whole_number(f"data.source.{key}", numbers[key], least)
     home = root / f"shapes-v{FORMAT}-{train}-{val}-{seed}"
     build_once(home, partial(_generate, {"format": FORMAT, **numbers}))
-    return voc.Folder(home / "VOCdevkit" / "VOC2012")
+    return voc.Folder(home / "VOCdevkit" / "VOC2012", generated=True)
 
 
 def _generate(numbers: dict[str, int], home: Path) -> None:

@@ -7,18 +7,18 @@ from pathlib import Path
 
 from fcnseg.data import voc
 
-Source = Callable[[Path], voc.Folder]
+Source = Callable[..., voc.Folder]  # of a folder, and of `download` if that is set
 MANY = 1000  # folders that are looked at for a data set nearby
 
 
-def find(source: Source, root: Path) -> voc.Folder:
+def find(source: Source, root: Path, download: bool | None = None) -> voc.Folder:
     """The data set that `source` finds, downloads or generates in the folder `root`.
 
     Raises:
-        ValueError: There is none, or `source` is no source of data sets.
+        ValueError: There is none, or `source` is no source of data sets, or none of those that are downloaded.
     """
     try:
-        folder = source(root)
+        folder = source(root) if download is None else source(root, download=download)
     except OSError as error:
         raise ValueError(f"data.root={root}: {error}; give a folder that can be read and written") from error
     except TypeError as error:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -40,9 +40,15 @@ COLOURS = {tuple(PALETTE[label].tolist()): label for label in (*range(NUM_CLASSE
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder in VOC's layout: `JPEGImages`, `SegmentationClass` and `ImageSets/Segmentation`."""
+    """A folder in VOC's layout: `JPEGImages`, `SegmentationClass` and `ImageSets/Segmentation`.
+
+    Attributes:
+        path: The folder.
+        generated: Whether this package has drawn the images, so that nobody else's files lie there.
+    """
 
     path: Path
+    generated: bool = field(default=False, compare=False)
 
     @classmethod
     def find(cls, root: Path) -> "Folder | None":

@@ -6,7 +6,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fcnseg.runs.settings import flatten
 
-NOT_IDENTITY = ("name", "runs", "resume", "logger", "data.cache", "data.download", "data.source.download")
+NOT_IDENTITY = ("name", "runs", "resume", "logger", "data.cache", "data.download")
 WATCHERS = {  # callbacks of Lightning's that only watch; of the user's own, those with `only_watches: true`
     f"lightning.pytorch.callbacks.{name}"
     for name in (

@@ -280,3 +280,16 @@ def test_what_has_changed_since_a_fingerprint(make):
     for then, changed in ((f"{train}-0", "val"), (f"0-{val}", "train"), ("0-0", "train and val")):
         told = f"the images or masks of {changed} have changed since it was trained ({then} then, {train}-{val} now)"
         assert module.changed_since(then) == told
+
+
+def test_where_the_packs_are_is_said_once(make, folder, tmp_path, capsys):
+    own = voc.Folder(shutil.copytree(folder.path, tmp_path / "VOC2012", ignore=lambda *_: ["packs"]))
+    make(lambda root: own)
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert f"kept, decoded and resized, in {own.path / 'packs'}; data.cache=<folder> chooses another place" in told
+    make(lambda root: own, size=48)
+    shutil.rmtree(own.path / "packs")
+    make(lambda root: own, cache=str(tmp_path / "cache"))  # where the user has said
+    make(lambda root: voc.Folder(own.path, generated=True))
+    assert capsys.readouterr().err == ""

@@ -233,6 +233,16 @@ def test_a_read_only_data_set_is_packed_into_the_cache(folder, tmp_path, monkeyp
     assert len(list((tmp_path / "cache" / "fcnseg" / "packs").glob(f"train-{SIZE}-*/"))) == 1
 
 
+def test_a_read_only_data_set_of_a_user_without_a_home_wants_a_folder(folder, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # what it does where there is none
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(
+        ValueError, match=r"read-only, and there is no home: choose a folder for packs with data\.cache="
+    ):
+        pack(folder, "train", SIZE)
+
+
 def test_of_several_at_once_one_builds(folder, monkeypatch):
     built = []
     build = packed._build
@@ -280,18 +290,11 @@ def test_a_pack_larger_than_the_memory_opens(tmp_path):
     assert not packed._open(tmp_path).images[-1].any()
 
 
-def test_a_pack_says_where_it_is_once(folder, tmp_path, capsys):
-    pack(folder, "train", SIZE)
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1
-    assert f"kept, decoded and resized, in {folder.path / 'packs'}; data.cache=<folder> chooses another" in told
-    pack(folder, "val", SIZE)
-    pack(folder, "train", 32)
-    shutil.rmtree(folder.path / "packs")
-    pack(folder, "train", SIZE, cache=tmp_path / "cache" / "mine")  # where the user has said
-    assert capsys.readouterr().err == ""
+def test_packs_go_where_the_user_says(folder, tmp_path):
+    found = pack(folder, "train", SIZE, cache=tmp_path / "cache" / "mine")
     assert packs(folder) == []
     assert len(list((tmp_path / "cache" / "mine").glob(f"train-{SIZE}-*/"))) == 1
+    assert_same(pack(folder, "train", SIZE), found)
 
 
 def test_data_sets_of_equal_names_sizes_and_times_have_packs_of_their_own(folder, tmp_path):
