@@ -66,8 +66,9 @@ def test_an_operation_that_returns_nothing_writes_what_it_changes():
     assert (found.nbytes, found.seconds > 0) == (3 * 3 * 4, True)
 
 
-def test_both_sides_see_the_same_images(root, compose):
-    few = ["data.source.train=8", "data.source.val=4", "data.batch_size=4"]
+@pytest.mark.parametrize("limit", ["null", "5"])
+def test_both_sides_see_the_same_images(root, compose, limit):
+    few = ["data.source.train=8", "data.source.val=4", "data.batch_size=3", f"data.limit={limit}"]
     data = build_data(compose("data=shapes", f"data.root={root}", *few))
     data.prepare_data()
     ours, theirs = iter(data.train_dataloader()), iter(image_loader(data, torch.device("cpu")))

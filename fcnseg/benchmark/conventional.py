@@ -1,6 +1,5 @@
 """What people write: torchvision's VOCSegmentation, transforms of each sample, a DataLoader, a stock Lightning module."""
 
-import os
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torchvision.datasets import VOCSegmentation
 from torchvision.transforms import InterpolationMode, v2
 
 from fcnseg.data.module import VOCDataModule
+from fcnseg.data.packed import cores
 from fcnseg.data.voc import MEAN, NUM_CLASSES, STD, VOID
 from fcnseg.task import SegmentationTask
 
@@ -25,7 +25,8 @@ def image_loader(data: VOCDataModule, device: torch.device) -> DataLoader[Any]:
     Raises:
         ValueError: The images are not where torchvision looks for VOC.
     """
-    folder = data.source(data.root).path
+    found = data.source(data.root)
+    folder, place = found.path, {name: index for index, name in enumerate(found.ids("train"))}
     if folder.parts[-2:] != ("VOCdevkit", "VOC2012"):
         raise ValueError(f"data.root={data.root} has VOC in {folder}; torchvision wants it in VOCdevkit/VOC2012")
     square = (data.size, data.size)
@@ -36,8 +37,8 @@ def image_loader(data: VOCDataModule, device: torch.device) -> DataLoader[Any]:
     return DataLoader(
         VOCSegmentation(folder.parent.parent, image_set="train", transform=image, target_transform=mask),
         data.batch_size,
-        sampler=data.train_dataloader().order(0).tolist(),
-        num_workers=len(os.sched_getaffinity(0)),
+        sampler=[place[name] for name in data.names("train", data.train_dataloader().order(0))],
+        num_workers=cores(),
         pin_memory=device.type == "cuda",
         persistent_workers=True,
         multiprocessing_context="fork",  # Linux's default, which a process of the fork server does not have

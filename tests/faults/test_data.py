@@ -1,5 +1,6 @@
 """Data sets that are broken, odd, half there or changed; packs and downloads that are killed or wanted twice at once."""
 
+import faulthandler
 import hashlib
 import io
 import os
@@ -237,6 +238,26 @@ def test_a_damaged_pack_is_named(tmp_path, folder, command):
     outcome = run(tmp_path, *command)
     assert "Traceback" not in outcome.err
     assert outcome.code == 0 or (outcome.code == 2 and str(home.relative_to(tmp_path)) in outcome.err), outcome.err
+
+
+def cut_packs(*_):
+    faulthandler.disable()  # pytest's, which would print every thread's stack
+    for path in Path("VOC2012/packs").glob("train-*/*.npy"):
+        os.truncate(path, 0)
+
+
+def test_a_pack_cut_short_while_it_is_mapped_costs_the_process_and_nothing_else(tmp_path, folder, command):
+    """SIGBUS, which no program can catch; what comes then is said, and ends as an unbroken run."""
+    args = [*command, "trainer.max_epochs=2", "checkpoint.every_n_steps=1"]
+    assert run(tmp_path, *args, "name=other").code == 0
+    outcome = run(tmp_path, *args, inject=partial(at, SegmentationTask, "training_step", 3, cut_packs))
+    assert outcome.code == -signal.SIGBUS
+    outcome = run(tmp_path, *args)
+    assert (outcome.code, "remove this folder, and it is built anew" in outcome.err) == (2, True)
+    shutil.rmtree(folder.path / "packs")
+    assert run(tmp_path, *args).code == 0
+    found, wanted = (content(tmp_path / "runs" / name) for name in ("run", "other"))
+    assert differences(found["last"], wanted["last"]) == []
 
 
 def test_a_disk_too_small_for_a_pack_says_so(folder, command, small_disk):
