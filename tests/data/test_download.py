@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -72,9 +73,11 @@ class Mirror(BaseHTTPRequestHandler):
         self.end_headers()
         self.server.meanwhile()
         if behaviour == "endless":
-            self.send_for_long(itertools.repeat(sent), 0)
-        elif behaviour == "trickle":
-            self.send_for_long([bytes([byte]) for byte in sent], 0.05)
+            self.send_for_long(itertools.repeat(sent, 100), 0)
+        elif behaviour in ("trickle", "tiring"):
+            quickly = sent[: 2000 * (behaviour == "tiring")]
+            slowly = sent[len(quickly) :][:100]
+            self.send_for_long([quickly, *(bytes([byte]) for byte in slowly)], 0.05)
         else:
             self.wfile.write(sent)
         if behaviour == "stall" and cuts:
@@ -170,15 +173,18 @@ def test_a_stalled_connection_is_given_up_and_resumed(server, root, monkeypatch)
     assert not server.patient
 
 
-def test_a_mirror_that_sends_byte_by_byte_is_given_up(server, root, monkeypatch):
+@pytest.mark.parametrize("behaviour", ["trickle", "tiring"])
+def test_a_mirror_that_sends_byte_by_byte_is_given_up(server, root, monkeypatch, behaviour):
     """Every packet comes in time, and the whole would take months."""
     monkeypatch.setattr(download, "_TIMEOUT", 0.3)
     monkeypatch.setattr(download, "_LEAST", 1000)
     try:
-        assert_complete(fetch(server, root, "trickle", "good"), root)
+        started = time.monotonic()
+        assert_complete(fetch(server, root, behaviour, "good"), root)
+        assert time.monotonic() - started < 4  # one answer alone would take 5 s
     finally:
         server.resumed.set()
-    assert [behaviour for behaviour, _, _ in server.requests] == ["trickle"] * download._TRIES + ["good"]
+    assert [asked for asked, _, _ in server.requests] == [behaviour] * download._TRIES + ["good"]
 
 
 def test_a_mirror_whose_header_comes_byte_by_byte_is_given_up(server, root, monkeypatch):
@@ -192,11 +198,11 @@ def test_a_mirror_whose_header_comes_byte_by_byte_is_given_up(server, root, monk
 
 def test_a_mirror_that_never_ends_is_given_up_before_the_disk_is_full(server, root, monkeypatch):
     monkeypatch.setattr(download, "_MOST", 3 * len(ARCHIVE))
-    try:
-        assert_complete(fetch(server, root, "endless", "good"), root)
-    finally:
-        server.resumed.set()
-    assert [(asked, ranged) for asked, ranged, _ in server.requests] == [("endless", None), ("good", None)]
+    with pytest.raises(ValueError, match=f"more than {3 * len(ARCHIVE):,} bytes, wanted an archive"):
+        fetch(server, root, "endless")
+    assert visible(root) == []
+    assert_complete(fetch(server, root, "endless", "good"), root)
+    assert [(asked, ranged) for asked, ranged, _ in server.requests[1:]] == [("endless", None), ("good", None)]
 
 
 def test_a_local_file_is_no_mirror(server, root, tmp_path):
