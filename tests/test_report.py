@@ -358,6 +358,19 @@ def test_a_run_whose_checkpoint_is_gone_is_left_out_of_the_pictures(tmp_path, fi
     assert all(labels.shape == (48, 48) for labels in [blocks[1].truth, *blocks[1].predictions.values()])
 
 
+def test_pictures_of_data_that_have_changed_say_so(finished):
+    found = experiments(collect(str(finished / "paper-transfer*")))
+    assert not any(isinstance(block, Text) for block in content._predictions(found, None, None))
+    trained_on = found[0].first.result
+    trained_on["data_fingerprint"] = trained_on["data_fingerprint"].split("-")[0] + "-0"
+    first, *pictures = content._predictions(found, None, None)
+    assert re.match(
+        r"Predictions of transfer .*: the images or masks of val have changed since it was trained", first.text
+    )
+    assert first.warning
+    assert {type(picture) for picture in pictures} == {Gallery}
+
+
 def test_images_are_chosen_by_name(command, finished, tmp_path):
     run = next(finished.glob("paper-transfer*"))
     refused = command(report, f"runs={run}", "images=[2007_000033]")

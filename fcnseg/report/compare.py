@@ -13,7 +13,7 @@ from fcnseg.report.collect import Config, Entry
 from fcnseg.runs.settings import flatten
 
 # Settings, and groups of settings, that say where and how often a run is made, not what it computes.
-INCIDENTAL = ("seed", "name", "runs", "resume", "data.root", "checkpoint")
+INCIDENTAL = ("seed", "name", "runs", "resume", "data.root", "data.cache", "data.download", "checkpoint")
 # Settings in which a run may differ from the paper's: the machine's, and what follows from trainer.max_epochs.
 NOT_THE_PAPER_S = ("trainer.accelerator", "trainer.devices", "trainer.precision", "optimizer.fused", "schedule.T_max")
 # Experiments of one name are distinguished by these settings first: people know them best.

@@ -177,7 +177,7 @@ def test_without_a_network_what_to_fetch_by_hand_is_told(tmp_path, data, args, t
         os.environ["TORCH_HOME"] = str(tmp_path / "torch")
         cut_off()
 
-    root = data if "data=voc2012" not in args else tmp_path / "data"
+    root = data if "data=voc2012" not in args else "data"  # the default, into which VOC may be downloaded
     args = [*args, *([] if "data=voc2012" in args else ["data=shapes"]), f"data.root={root}"]
     outcome = run(tmp_path, *args, inject=inject)
     if outcome.code == 77:
