@@ -143,9 +143,7 @@ def _build(folder: voc.Folder, ids: Sequence[str], size: int, title: str, home: 
         raise ValueError(some(errors))
     pixels, digests, by_colour = zip(*(result for result in results if not isinstance(result, ValueError)), strict=True)
     if any(by_colour):
-        warn(
-            f"{sum(by_colour)} of {len(ids)} masks hold VOC's colours at other indices: they are read by their colours"
-        )
+        warn(f"{sum(by_colour)} of {len(ids)} masks hold {voc.BY_COLOUR}")
     meta = {
         "ids": list(ids),
         "class_pixels": np.sum(pixels, axis=0).tolist(),
