@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fcnseg.data.voc import BACKGROUND, VOID
+from fcnseg.data.dataset import VOID
+from fcnseg.data.voc import BACKGROUND
 
 
 def class_weights(class_pixels: Tensor) -> Tensor:

@@ -11,9 +11,10 @@ from torchmetrics.classification import MulticlassJaccardIndex
 from torchvision.datasets import VOCSegmentation
 from torchvision.transforms import InterpolationMode, v2
 
+from fcnseg.data.dataset import VOID
 from fcnseg.data.module import VOCDataModule
 from fcnseg.data.packed import cores
-from fcnseg.data.voc import MEAN, NUM_CLASSES, STD, VOID
+from fcnseg.data.voc import MEAN, NUM_CLASSES, STD
 from fcnseg.task import SegmentationTask
 
 

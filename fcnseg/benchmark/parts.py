@@ -23,6 +23,7 @@ from fcnseg.benchmark.process import Figures, call
 from fcnseg.benchmark.roofline import Operations, ideal_seconds, machine_peaks, step_operations, typical
 from fcnseg.data import voc
 from fcnseg.data.batch import Batch
+from fcnseg.data.dataset import VOID
 from fcnseg.data.module import Loader, VOCDataModule
 from fcnseg.data.packed import Pack, map_array, pack
 from fcnseg.limits import keep_freed_memory
@@ -157,7 +158,7 @@ def metrics(cfg: Any) -> Figures:
     """The scores of a batch, and torchmetrics' IoU alone."""
     data, _, fabric, batch = prepare(cfg)
     ours = SegmentationMetrics(data.num_classes).to(fabric.device)
-    stock = MulticlassJaccardIndex(data.num_classes, ignore_index=voc.VOID).to(fabric.device)
+    stock = MulticlassJaccardIndex(data.num_classes, ignore_index=VOID).to(fabric.device)
     mask, labels = batch.mask, batch.mask.long()
     logits = torch.randn(len(mask), data.num_classes, *mask.shape[1:], device=fabric.device)
     prediction = logits.max(dim=1).indices

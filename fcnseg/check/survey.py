@@ -96,12 +96,13 @@ def _look(folder: voc.Folder, name: str) -> Look:
     except ValueError as error:
         problems.append(f"{name}{path.suffix}: {error}")
     try:
-        mask = voc.read_mask(path := folder.mask(name), image)
+        path = folder.mask(name)
+        mask = folder.read_mask(name, image)
     except ValueError as error:
         problems.append(f"{name}{path.suffix}: {error}")
     if image is None or problems:
         return None, [0] * (voc.NUM_CLASSES + 1), problems, False
-    return image.size, voc.count_pixels(mask), [], mask.info["by_colour"]
+    return image.size, folder.classes.count_pixels(mask), [], mask.info["by_colour"]
 
 
 def _span(lengths: Iterable[int]) -> Span:

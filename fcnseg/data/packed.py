@@ -21,6 +21,7 @@ from PIL.Image import Resampling
 from torch import Tensor
 
 from fcnseg.data import decode, voc
+from fcnseg.data.dataset import DataSet
 from fcnseg.data.progress import shown
 from fcnseg.errors import warn
 from fcnseg.files import build_once
@@ -63,7 +64,7 @@ class Pack:
 
 
 def pack(
-    folder: voc.Folder, image_set: str, size: int, *, ids: Sequence[str] | None = None, cache: Path | None = None
+    folder: DataSet, image_set: str, size: int, *, ids: Sequence[str] | None = None, cache: Path | None = None
 ) -> Pack:
     """The pack of an image set; it is built first if the data set is new or its files have changed.
 
@@ -102,7 +103,7 @@ def some(lines: Sequence[str]) -> str:
     return "\n".join([*lines[:SHOWN], *more])
 
 
-def default_home(folder: voc.Folder) -> Path:
+def default_home(folder: DataSet) -> Path:
     """Where the packs of `folder` go: beside its images, or into the user's cache if it is marked or mounted read-only."""
     if os.access(folder.path, os.W_OK) and folder.path.stat().st_mode & 0o200:
         return folder.path / "packs"
@@ -114,7 +115,7 @@ def default_home(folder: voc.Folder) -> Path:
     return cache / "fcnseg" / "packs"
 
 
-def _key(folder: voc.Folder, ids: Sequence[str], size: int, packs: Path) -> str:
+def _key(folder: DataSet, ids: Sequence[str], size: int, packs: Path) -> str:
     """A hash of all that a pack is made from: it changes when a file is added, changed or touched.
 
     Archives and images of disks give all their files one time. So the end of each file counts, too: it is a PNG's checksum,
@@ -133,7 +134,7 @@ def _trace(path: Path) -> tuple[int, int, str]:
         return stat.st_size, stat.st_mtime_ns, file.read().hex()
 
 
-def _build(folder: voc.Folder, ids: Sequence[str], size: int, title: str, home: Path) -> None:
+def _build(folder: DataSet, ids: Sequence[str], size: int, title: str, home: Path) -> None:
     """Write the pack of `ids` into `home`, decoding on every core."""
     images = _new_array(home / "images.npy", (len(ids), size, size, 3))
     masks = _new_array(home / "masks.npy", (len(ids), size, size))
@@ -160,21 +161,21 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS lacks it
 
 
-def _write(folder: voc.Folder, images: Array, masks: Array, row: int, name: str) -> Packed | ValueError:
+def _write(folder: DataSet, images: Array, masks: Array, row: int, name: str) -> Packed | ValueError:
     """Write the image `name` and its mask into a row of the arrays; if one of them is broken, the result is the error.
 
     Several threads may call it at once, since Pillow frees Python's lock.
     """
     try:
         image = decode.read_image(folder.image(name))
-        mask = voc.read_mask(folder.mask(name), image)
+        mask = folder.read_mask(name, image)
     except ValueError as error:
         return error
     square = masks.shape[1:]
     images[row] = np.asarray(image.resize(square, Resampling.BILINEAR))
     masks[row] = np.asarray(mask.resize(square, Resampling.NEAREST))
     digest = hashlib.sha256(folder.image(name).read_bytes() + folder.mask(name).read_bytes())
-    return voc.count_pixels(mask), digest.hexdigest(), mask.info["by_colour"]
+    return folder.classes.count_pixels(mask), digest.hexdigest(), mask.info["by_colour"]
 
 
 def _new_array(path: Path, shape: tuple[int, ...]) -> Array:

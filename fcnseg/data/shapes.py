@@ -17,6 +17,7 @@ import numpy.typing as npt
 from PIL import Image, ImageFilter
 
 from fcnseg.data import check_whole_number, voc
+from fcnseg.data.dataset import VOID
 from fcnseg.files import build_once
 
 FORMAT = 1  # goes up when a seed draws other images than before: each format has folders of its own
@@ -133,7 +134,7 @@ def _add_object(rng: np.random.Generator, canvas: Reals, labels: Labels, label: 
     canvas[inside] = (light[..., None] * colour)[inside]
 
     silhouette = Image.fromarray(inside.astype(np.uint8))
-    labels[np.asarray(silhouette.filter(ImageFilter.MaxFilter(3))) == 1] = voc.VOID
+    labels[np.asarray(silhouette.filter(ImageFilter.MaxFilter(3))) == 1] = VOID
     labels[np.asarray(silhouette.filter(ImageFilter.MinFilter(3))) == 1] = label
 
 

@@ -1,6 +1,5 @@
 """PASCAL VOC-2012: its classes, colours and folder layout, which are written down here and nowhere else."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from fcnseg.data import decode
+from fcnseg.data.dataset import VOID, Classes, DataSet
 
 CLASSES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -17,7 +17,6 @@ CLASSES = (
 )  # fmt: skip
 NUM_CLASSES = len(CLASSES)
 BACKGROUND = 0
-VOID = 255  # the border around every object: a prediction there is neither right nor wrong
 
 PLACES = ("VOCdevkit/VOC2012", "VOC2012")  # below `data.root`, where the archive and other programs put a data set
 SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG", ".bmp", ".tif", ".tiff", ".webp")  # of photographs
@@ -34,12 +33,13 @@ def _palette() -> npt.NDArray[np.uint8]:
 
 
 PALETTE = _palette()  # (256, 3) RGB; label 0 is black, 255 a pale yellow
+VOC = Classes(CLASSES, tuple(map(tuple, PALETTE[:NUM_CLASSES].tolist())), BACKGROUND, tuple(PALETTE[VOID].tolist()))
 BY_COLOUR = "VOC's colours at other indices: they are read by their colours"  # of masks, for messages
 COLOURS = {tuple(PALETTE[label].tolist()): label for label in (*range(NUM_CLASSES), VOID)}  # the label of each colour
 
 
 @dataclass(frozen=True)
-class Folder:
+class Folder(DataSet):
     """A folder in VOC's layout: `JPEGImages`, `SegmentationClass` and `ImageSets/Segmentation`.
 
     Attributes:
@@ -49,6 +49,7 @@ class Folder:
 
     path: Path
     generated: bool = field(default=False, compare=False)
+    classes = VOC
 
     @classmethod
     def find(cls, root: Path) -> "Folder | None":
@@ -82,13 +83,6 @@ class Folder:
             raise ValueError(f"{path} names {outside[0]!r}, wanted names of images inside {self.path / 'JPEGImages'}")
         return ids
 
-    def repeated(self, image_set: str, *others: str) -> list[str]:
-        """What is wrong with an image set's names: those that it lists twice, and those that `others` list, too."""
-        times = Counter(self.ids(image_set))
-        twice = [f"{image_set}.txt: lists {name} {n} times, wanted once" for name, n in times.items() if n > 1]
-        shared = [(name, other) for other in others for name in dict.fromkeys(self.ids(other)) if name in times]
-        return twice + [f"{image_set}.txt: lists {name}, which {other}.txt has too" for name, other in shared]
-
     def image(self, name: str) -> Path:
         """The file of the image `name`, with the first of `SUFFIXES` that there is."""
         return self._file("JPEGImages", name, SUFFIXES)
@@ -97,23 +91,17 @@ class Folder:
         """The file of the mask of the image `name`."""
         return self._file("SegmentationClass", name, (".png", ".PNG"))
 
+    def read_mask(self, name: str, image: Image.Image | None = None) -> Image.Image:
+        """The labels of a mask: see `decode.read_mask`."""
+        return read_mask(self.mask(name), image)
+
     def _file(self, kind: str, name: str, suffixes: Sequence[str]) -> Path:
         for suffix in suffixes:  # one after the other: almost always it is the first
             if (path := self.path / kind / f"{name}{suffix}").is_file():
                 return path
         return self.path / kind / f"{name}{suffixes[0]}"
 
-    def missing(self, ids: Sequence[str]) -> list[Path]:
-        """The files of images and masks in `ids` that are not in the folder."""
-        return [path for name in ids for path in (self.image(name), self.mask(name)) if not path.is_file()]
-
 
 def read_mask(path: Path, image: Image.Image | None = None) -> Image.Image:
     """The labels of a mask, 0..20 and 255 for void: see `decode.read_mask`, which is told VOC's colours."""
     return decode.read_mask(path, image, colours=COLOURS)
-
-
-def count_pixels(mask: Image.Image) -> list[int]:
-    """The 22 numbers of pixels of every class, then of void."""
-    pixels = mask.histogram()  # (256,), by label
-    return [*pixels[:NUM_CLASSES], pixels[VOID]]
