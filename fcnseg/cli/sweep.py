@@ -13,6 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from fcnseg.cli.arguments import Arguments
+from fcnseg.cli.configs import usual_values
 from fcnseg.cli.journal import Journal, last_line, new_entry
 from fcnseg.cli.launchers import prepare_launcher
 from fcnseg.cli.messages import FAILED, console, explanation, leave
@@ -55,7 +56,7 @@ def run_job(cfg: DictConfig, check: Callable[[DictConfig], None], job: Callable[
     try:
         with isolated(), chdir(hydra_cfg.runtime.cwd):  # Hydra has changed to the sweep's folder
             check(cfg)
-            run = Run.of(cfg)
+            run = Run.of(cfg, lambda: usual_values("config"))
             entry["run"], done = run.path.name, "skipped" if run.is_finished(cfg) else "finished"
             write_json(path, entry)
             entry |= {"miou": job(cfg), "status": done}

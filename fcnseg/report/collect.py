@@ -29,7 +29,7 @@ class Entry:
 
     Attributes:
         path: The folder, which may hold no run at all.
-        state: "finished", "failed", "interrupted" or "running"; "broken" where the folder does not show which.
+        state: "finished", "failed", "interrupted", "killed" or "running"; "broken" where the folder does not show which.
         config: The run's settings; empty if they cannot be read.
         rows: The rows of metrics.csv, one an epoch.
         result: The content of result.json; empty unless the state is "finished".
@@ -76,8 +76,8 @@ def read(path: Path) -> Entry:
         remarks.append(f"{problem}; resume=never trains the run again")
     rows = attempt(METRICS, lambda: run.epochs) or []
     state = str(status.get("status", "broken")) if config else "broken"
-    # A run that is "running" may have been killed between its result and its last status.
-    if state in ("finished", "running") and result and not lacking:
+    # A run may have been killed between its result and its last status.
+    if state in ("finished", "running", "killed") and result and not lacking:
         return Entry(path, "finished", config, rows, result, tuple(remarks))
     if state == "finished":
         state, remarks = "broken", remarks or [f"no {path / 'result.json'}, though status.json says finished"]

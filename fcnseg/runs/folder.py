@@ -8,7 +8,7 @@ import shutil
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from fcnseg.errors import RunFailedError, StopError, warn
 from fcnseg.files import read_json, write_json, write_text
@@ -30,14 +31,17 @@ class Run:
 
     Attributes:
         path: Its folder, which may not be there yet.
+        usual: Gives the usual values of all settings, by which a run of an earlier version, which has not all of them, is
+            known again.
     """
 
     path: Path
+    usual: identity.Usual = dict
 
     @classmethod
-    def of(cls, cfg: DictConfig) -> "Run":
+    def of(cls, cfg: DictConfig, usual: identity.Usual) -> "Run":
         """The run with the settings `cfg`, whose `name` has been given or made by `naming.run_name`."""
-        return cls(Path(cfg.runs) / str(cfg.name))
+        return cls(Path(cfg.runs) / str(cfg.name), usual)
 
     @property
     def config(self) -> DictConfig:
@@ -49,15 +53,24 @@ class Run:
         path = self.path / CONFIG
         if not path.is_file():
             raise ValueError(f"no run in {self.path}: found no {path}; give the folder of a run, such as runs/<name>")
-        cfg = OmegaConf.load(path)
-        if not isinstance(cfg, DictConfig):
-            raise ValueError(f"{path} is damaged, it holds no settings: restore it, or start over with resume=never")
+        try:
+            cfg = OmegaConf.load(path)
+        except Exception as error:  # a damaged file raises anything that its first wrong byte leads to
+            raise damaged(path, str(error).partition("\n")[0]) from error
+        if not isinstance(cfg, DictConfig) or "trainer" not in cfg:
+            raise damaged(path, "it does not hold the settings of a run")
         return cfg
 
     @property
     def status(self) -> dict[str, Any] | None:
-        """The content of status.json, whose `status` is running, finished, failed or interrupted; None without the file."""
-        return read_json(self.path / STATUS)
+        """The content of status.json; None without the file.
+
+        Its `status` is running, finished, failed, interrupted, or killed: that of a running one whose process is not there.
+        """
+        status = read_json(self.path / STATUS)
+        if status and status.get("status") == "running" and status.get("host") == platform.node():
+            return {**status, "status": "running" if _is_alive(status.get("pid")) else "killed"}
+        return status
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -74,10 +87,13 @@ class Run:
         path = self.path / METRICS
         if not path.exists():
             return []
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = [{key: _number(text) for key, text in row.items() if text} for row in csv.DictReader(file)]
+        try:
+            with path.open(newline="", encoding="utf-8") as file:
+                rows = [{key: _number(text) for key, text in row.items() if text} for row in csv.DictReader(file)]
+        except (ValueError, TypeError, AttributeError, csv.Error) as error:  # no text, or more cells than the head has
+            raise damaged(path, str(error)) from error
         if not all("epoch" in row for row in rows):
-            raise ValueError(f"{path} is damaged, a row has no epoch: restore it, or start over with resume=never")
+            raise damaged(path, "a row has no epoch")
         return rows
 
     @property
@@ -140,21 +156,49 @@ class Run:
         if cfg.resume == "never" or self.result is None:
             return False
         # A patience of null is an endless one.
-        limits = [(c.trainer.max_epochs, inf if c.patience is None else c.patience) for c in (cfg, self.config)]
-        return all(wanted <= had for wanted, had in zip(*limits, strict=True))
+        return all((inf if had is None else had) >= (inf if now is None else now) for now, had in self._lengths(cfg))
+
+    def _lengths(self, cfg: DictConfig) -> list[tuple[int | None, int | None]]:
+        """The epochs and the patience of `cfg` and of the run, whose version may not have had them."""
+        pairs = [(OmegaConf.select(cfg, key), key) for key in identity.MAY_GROW]
+        return [(now, OmegaConf.select(self.config, key, default=now)) for now, key in pairs]
 
     def check_same(self, cfg: DictConfig) -> None:
         """Refuse to resume a run under other settings than its own; more epochs or patience are allowed.
 
         Raises:
-            ValueError: a table of what differs.
+            ValueError: a table of what differs; or the run has lost its config, so that nobody knows its settings.
         """
-        if cfg.resume == "never" or not (self.path / CONFIG).is_file():
+        if cfg.resume == "never":
             return
-        if differing := identity.differences(self.config, cfg):
+        if not (self.path / CONFIG).is_file():
+            if (self.path / RESULT).exists() or any(self.checkpoints.glob("*.ckpt")):
+                raise ValueError(
+                    f"the run {self.path} has lost its settings, found no {self.path / CONFIG}: restore the hidden folder"
+                    " .hydra, choose another name=, or start over with resume=never"
+                )
+        elif differing := identity.differences(self.config, cfg, self.usual):
             rows = [f"  {key}: {new} now, {old} then" for key, (old, new) in differing.items()]
-            head = f"the run {self.path} was made with other settings: choose another name=, or start over with resume=never"
+            head = (
+                f"the run {self.path} was made with other settings, or by a version with other defaults: give these, choose"
+                " another name=, or start over with resume=never"
+            )
             raise ValueError("\n".join([head, *rows]))
+
+    def twins(self, cfg: DictConfig) -> list[Path]:
+        """Unfinished runs of these very settings under other names, which another version may have given them.
+
+        None if this run has begun, or if a run's own process is still at work on it.
+        """
+        found = []
+        for path in () if self.path.exists() else self.path.parent.glob(f"*/{CONFIG}"):
+            run = Run(path.parents[1])
+            with suppress(ValueError, OmegaConfBaseException):  # of a damaged run
+                as_long = all(now == had for now, had in run._lengths(cfg))
+                ended = run.result is not None or (run.status or {}).get("status") == "running"
+                if as_long and not ended and not identity.differences(run.config, cfg, self.usual):
+                    found.append(run.path)
+        return found
 
     def check_data(self, fingerprint: str) -> None:
         """Refuse to resume a run on other data than it began with.
@@ -206,6 +250,22 @@ class Run:
                     file.truncate()
             except OSError as error:
                 warn(f"{path} could not be written: {error.strerror}")
+
+
+def damaged(path: Path, reason: str) -> ValueError:
+    """The error that a file of a run cannot be read."""
+    return ValueError(f"{path} is damaged ({reason}): restore it, or start over with resume=never")
+
+
+def _is_alive(pid: object) -> bool:
+    """Whether there is a process of this number on this machine."""
+    try:
+        os.kill(int(str(pid)), 0)
+    except (ValueError, OverflowError, ProcessLookupError):
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def _number(text: str) -> float:
