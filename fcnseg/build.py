@@ -101,6 +101,7 @@ def trainer(
     callbacks: Sequence[Callback] = (),
     loggers: Sequence[Logger] = (),
     checkpoint_io: CheckpointIO | None = None,
+    kept_precision: str | None = None,
 ) -> Trainer:
     """Lightning's Trainer of `cfg.trainer`; what it prints by itself, a run's own callbacks print.
 
@@ -109,6 +110,7 @@ def trainer(
         callbacks: All callbacks of the trainer.
         loggers: All loggers of the trainer.
         checkpoint_io: Reads and writes checkpoints; None for a trainer that has none.
+        kept_precision: The precision that the run was trained in before, by Lightning's name; None for that of `cfg.trainer`.
     """
     silence_lightning()
     limits.keep_freed_memory()
@@ -116,7 +118,7 @@ def trainer(
         Trainer,
         instantiate(
             cfg.trainer,
-            precision=precision(cfg.trainer.precision, cfg.trainer.accelerator),
+            precision=kept_precision or precision(cfg.trainer.precision, cfg.trainer.accelerator),
             callbacks=list(callbacks),
             plugins=[checkpoint_io] if checkpoint_io else None,
             logger=list(loggers),

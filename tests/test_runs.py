@@ -1,8 +1,10 @@
 import csv
 import hashlib
+import itertools
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import time
@@ -16,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from fcnseg import build, fit
-from fcnseg.callbacks import epoch_log
+from fcnseg.callbacks import epoch_log, progress
 from fcnseg.callbacks.checkpoints import Checkpoints
 from fcnseg.data import voc
 from fcnseg.evaluate import evaluate
@@ -43,7 +45,7 @@ RESULT = {
         "best_epoch",
         "epochs",
     ),
-    *("seconds", "images_per_s", "commit", "dirty", "versions", "hardware", "precision", "checkpoint"),
+    *("seconds", "images_per_s", "parts", "commit", "dirty", "versions", "hardware", "precision", "checkpoint"),
 }
 
 
@@ -413,3 +415,14 @@ def test_a_damaged_config_is_told(again, as_if, content):
     assert outcome.err.count("fcnseg: ") == 1
     assert all(words in outcome.err for words in ("config.yaml", "resume=never")), outcome.err
     assert "Traceback" not in outcome.err
+
+
+@pytest.mark.parametrize(("seconds", "lines"), [(1, 0), (30, 2), (70, 4)])
+def test_a_log_file_gets_a_line_a_minute(command, tiny, tmp_path, monkeypatch, seconds, lines):
+    """By a clock that goes on by so many seconds whenever it is read: once a step, and at an epoch's ends."""
+    now = itertools.count(0, seconds)
+    monkeypatch.setattr(progress, "time", SimpleNamespace(perf_counter=lambda: next(now)))
+    out = command(train, *tiny("trainer.max_epochs=2")).out
+    found = [line for line in out.splitlines() if " step " in line]
+    assert len(found) == lines, out
+    assert all(re.match(r"epoch [12]/2  step [12] of 2  loss \d", line) for line in found)

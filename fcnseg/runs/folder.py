@@ -110,7 +110,7 @@ class Run:
         """
         try:
             try:  # only what goes wrong with the folder is the user's to mend
-                self._start(cfg, data_fingerprint)
+                self.start(cfg, data_fingerprint)
             except OSError as error:
                 raise self._unwritable(error) from error
             yield
@@ -124,6 +124,21 @@ class Run:
             self._write_status("failed", error=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
             raise RunFailedError(f"{self.path} failed: {type(error).__name__}: {error}") from error
         self._write_status("finished")
+        if self.result is None:
+            raise RunFailedError(f"{self.path} was removed while the run ended: the same command trains it again")
+
+    def check_own(self) -> None:
+        """Refuse to go on if the folder is no longer the one in which this process has begun.
+
+        Raises:
+            FileNotFoundError: it was removed or renamed, or another process has made it anew.
+        """
+        status = read_json(self.path / STATUS) or {}
+        if {**status, **_process()} != status or not (self.path / CONFIG).is_file():
+            raise FileNotFoundError(
+                f"the folder {self.path} was removed or replaced while its run trained: leave it in its place, and the same"
+                " command trains the run again"
+            )
 
     def locked(self) -> AbstractContextManager[object]:
         """Make the folder, and keep other processes out of it in the `with` block.
@@ -218,10 +233,10 @@ class Run:
         if self.result is not None and (self.status or {}).get("status") != "finished":
             self._write_status("finished")
 
-    def _start(self, cfg: DictConfig, data_fingerprint: str) -> None:
+    def start(self, cfg: DictConfig, data_fingerprint: str) -> None:
         """Set the status before anything is removed: at every moment at which the process may be killed, it is true."""
-        here = {"host": platform.node(), "pid": os.getpid(), "data_fingerprint": data_fingerprint}
-        write_json(self.path / STATUS, {"status": "running", **here, "started": _now()})
+        began = {"data_fingerprint": data_fingerprint, "started": _now()}
+        write_json(self.path / STATUS, {"status": "running", **_process(), **began})
         (self.path / RESULT).unlink(missing_ok=True)
         if cfg.resume == "never" and (self.path / ".hydra").is_dir():
             self._clear()
@@ -240,7 +255,11 @@ class Run:
                 path.unlink(missing_ok=True)
 
     def _write_status(self, status: str, **more: str) -> None:
-        path, now = self.path / STATUS, {**(self.status or {}), "status": status, "ended": _now()}
+        before = self.status or {}
+        others = before.get("status") == "running" and {**before, **_process()} != before
+        if others or not self.path.is_dir():  # it was removed
+            return
+        path, now = self.path / STATUS, {**before, "status": status, "ended": _now()}
         try:
             write_json(path, {**now, **more})
         except OSError:  # a full disk, on which the file that is there already can still be changed
@@ -255,6 +274,11 @@ class Run:
 def damaged(path: Path, reason: str) -> ValueError:
     """The error that a file of a run cannot be read."""
     return ValueError(f"{path} is damaged ({reason}): restore it, or start over with resume=never")
+
+
+def _process() -> dict[str, Any]:
+    """What tells this process from all others."""
+    return {"host": platform.node(), "pid": os.getpid()}
 
 
 def _is_alive(pid: object) -> bool:

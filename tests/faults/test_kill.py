@@ -43,7 +43,7 @@ def of_best(path, *_, **__):
 
 MOMENTS = {  # steps 1 to 3 are the first epoch's, 4 to 6 the second's
     "before anything": partial(at, VOCDataModule, "prepare_data", 1, kill),
-    "folder being made": partial(at, Run, "_start", 1, kill, after=True),
+    "folder being made": partial(at, Run, "start", 1, kill, after=True),
     **{f"in step {n}": partial(at, SegmentationTask, "training_step", n, kill) for n in (1, 2, 3, 4, 6)},
     "optimiser has stepped": partial(at, torch.optim.AdamW, "step", 5, kill, after=True),
     "step saved": partial(at, Checkpoints, "on_train_batch_end", 5, kill, after=True),
