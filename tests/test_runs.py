@@ -11,6 +11,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+import torch
 from filelock import FileLock
 from omegaconf import OmegaConf
 from PIL import Image
@@ -189,6 +190,20 @@ def test_evaluate_says_that_the_data_have_changed(command, run, root, tmp_path):
     outcome = command(evaluate, *args)
     assert outcome.code == 0
     assert f"fcnseg: {run}: the images or masks of val have changed since it was trained" in outcome.err
+
+
+@pytest.mark.parametrize("device", [{"accelerator": "gpu"}, {"accelerator": "cuda", "devices": [3]}], ids=str)
+def test_evaluate_works_without_the_device_of_the_run(command, again, as_if, monkeypatch, device):
+    older = as_if()
+    cfg = OmegaConf.load(older / ".hydra/config.yaml")
+    OmegaConf.save(OmegaConf.merge(cfg, {"trainer": {"precision": "auto", **device}}), older / ".hydra/config.yaml")
+    monkeypatch.setattr(build, "precision", lambda *_: "bf16-mixed")  # which auto is here, and was not there
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    outcome = command(evaluate, f"run={older}")
+    assert outcome.code == 0, outcome.err
+    assert outcome.err.startswith(f"fcnseg: this machine does not have trainer.accelerator={device['accelerator']} ")
+    assert outcome.err.count("fcnseg: ") == 1
+    assert tables(outcome.out) == tables(again().out)
 
 
 def test_a_run_is_rebuilt_from_its_folder(run):
