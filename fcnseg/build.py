@@ -3,7 +3,9 @@
 import logging
 import warnings
 from collections.abc import Sequence
-from typing import TypeVar, cast
+from pydoc import locate
+from types import UnionType
+from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import torch
 from hydra.errors import InstantiationException
@@ -31,6 +33,42 @@ REFUSED_CALLBACKS = {  # of Lightning's: the reason and the remedy
     "ProgressBar": "is not needed: a run shows its own progress bar, on a terminal alone",
     "Timer": "would end a run early; Ctrl-C or SLURM's time limit stops it, and the same command resumes it",
 }
+
+
+def check_arguments(cfg: DictConfig, key: str = "") -> None:
+    """Refuse values of another type than the arguments that they are for, in so far as these have a simple type.
+
+    A value that was added, as by `+optimizer.foreach=maybe`, has no default whose kind it could be held against.
+
+    Args:
+        cfg: The config, or a node of it.
+        key: The full name of the node.
+
+    Raises:
+        ValueError: a value is of another type.
+    """
+    hints = _types(str(cfg.get("_target_")))
+    for name, value in cfg.items():
+        full = f"{key}.{name!s}" if key else str(name)
+        if isinstance(value, DictConfig):
+            check_arguments(value, full)
+        elif (kinds := hints.get(str(name))) and not (type(value) in kinds or (type(value) is int and float in kinds)):
+            wanted = " or ".join(sorted("null" if kind is type(None) else kind.__name__ for kind in kinds))
+            raise ValueError(f"{full}={value}: wanted {wanted}")
+
+
+def _types(target: str) -> dict[str, set[type]]:
+    """The types of those arguments of a class or a function that are numbers, text, true, false or null."""
+    try:
+        found: Any = locate(target)
+        hints = get_type_hints(cast(Any, found).__init__ if isinstance(found, type) else found)
+    except Exception:  # it is not here, or has no types: `instantiate` has its own messages
+        return {}
+    union = {
+        name: get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,) for name, hint in hints.items()
+    }
+    kinds = {name: {*types} - {Tensor} for name, types in union.items()}  # of a tensor, a config cannot speak
+    return {name: types for name, types in kinds.items() if types <= {bool, int, float, str, type(None)}}
 
 
 def data(cfg: DictConfig) -> VOCDataModule:

@@ -43,9 +43,10 @@ def fit(cfg: DictConfig, run: Run, console: Console) -> None:
         StopError: a signal came; the run's state is saved.
     """
     code = provenance.code()  # now: a commit made while the run trains is not its code
+    build.check_arguments(cfg)
     with stop_requests() as stop:
         data = build.data(cfg)
-        console.print(f"{run.path.name}: reads the data set", soft_wrap=True, markup=False)
+        console.print(f"{run.path.name}: reads the data set", soft_wrap=True)
         data.prepare_data()  # may take minutes
         seed_everything(cfg.seed, verbose=False)
         task = build.task(cfg, num_classes=data.num_classes, class_pixels=data.class_pixels)
@@ -156,7 +157,7 @@ class Training:
             f"goes on from epoch {epoch}" if epoch <= self.cfg.trainer.max_epochs else "has trained all its epochs"
         )
         words = [f"{self.run.path.name}: {data.count('train')} images", str(self.trainer.precision)]
-        self.console.print(", ".join([*words, *([resumed] if self.resumed else [])]), soft_wrap=True, markup=False)
+        self.console.print(", ".join([*words, *([resumed] if self.resumed else [])]), soft_wrap=True)
         self.trainer.fit(task, data, ckpt_path=self.resumed, weights_only=True)
         if self.checkpoints.failed:
             raise OSError("the last checkpoint could not be saved: make room, and the same command resumes the run")

@@ -298,3 +298,11 @@ def test_ctrl_c_stops_jobs_in_processes_of_their_own(launcher, root, tmp_path):
         running.kill()
     assert set(states(tmp_path).values()) == {"interrupted"}
     assert table(tmp_path) == {"interrupted": 2}
+
+
+def test_a_sweep_runs_in_any_folder(command, root, tmp_path):
+    folder = tmp_path / "anna's [work]"
+    folder.mkdir()
+    outcome = command(train, "-m", "data=shapes", f"data.root={root}", *TINY, "seed=0", cwd=folder)
+    assert outcome.code == 0, outcome.err
+    assert len(list(folder.glob("runs/*/result.json"))) == 1

@@ -58,7 +58,7 @@ class RunProgress(AfterEpoch):
         bar, text = self.bar.task_ids[0], "  ".join(figures)
         self.bar.update(bar, description=description, total=batches, completed=done, figures=text)
         if not self.console.is_terminal:
-            self.console.print(f"{description}  step {done} of {batches}  {text}", highlight=False, markup=False)
+            self.console.print(f"{description}  step {done} of {batches}  {text}", highlight=False)
 
     def after_epoch(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
         """Print the epoch's line."""

@@ -42,7 +42,8 @@ def default_config(config_name: str) -> DictConfig:
             )
     # Not `hydra.runtime.choices`, which leaves out a group with several choices, such as callbacks=[a,b].
     groups = GlobalHydra.instance().config_loader().list_groups("")
-    return hydra.compose(config_name, overrides=[str(line.input_line) for line in given if line.key_or_group in groups])
+    chosen = [str(line.input_line) for line in given if line.key_or_group in groups and not line.is_delete()]
+    return hydra.compose(config_name, overrides=chosen)
 
 
 def preset_choices(config_name: str) -> dict[str, str | None]:

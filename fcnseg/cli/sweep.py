@@ -12,7 +12,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from fcnseg.cli.arguments import Arguments
+from fcnseg.cli.arguments import Arguments, quoted
 from fcnseg.cli.configs import usual_values
 from fcnseg.cli.journal import Journal, last_line, new_entry
 from fcnseg.cli.launchers import prepare_launcher
@@ -31,7 +31,7 @@ def sweep(arguments: Arguments, launch: Callable[[Namespace], None]) -> None:
     """
     runs = arguments.values.get("runs", "runs")
     journal = Journal(Path(runs if isinstance(runs, str) else "runs"))  # it is no text if it is swept over: runs=a,b
-    overrides = [*arguments.flags.overrides, f"hydra.sweep.dir='{journal.folder.absolute()}'"]
+    overrides = [*arguments.flags.overrides, f"hydra.sweep.dir={quoted(str(journal.folder.absolute()))}"]
     try:
         prepare_launcher(str(arguments.values.get("hydra/launcher")), journal)
         launch(Namespace(**{**vars(arguments.flags), "multirun": True, "overrides": overrides}))

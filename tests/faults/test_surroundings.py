@@ -484,3 +484,29 @@ def test_a_resumed_run_says_from_where(tmp_path, args):
     second = run(tmp_path, *args, inject=partial(at, SegmentationTask, "test_step", 1, kill))
     assert "run: 24 images, 32-true, goes on from epoch 2\n" in second.out
     assert "run: 24 images, 32-true, has trained all its epochs\n" in run(tmp_path, *args).out
+
+
+@pytest.mark.parametrize("streams", [(1,), (1, 2)], ids=["output", "output and errors"])
+def test_a_run_goes_on_when_nobody_reads_its_output(tmp_path, args, same, streams):
+    """As with `| head`, and with a terminal that is gone."""
+
+    def closed():
+        read, write = os.pipe()
+        os.close(read)
+        for stream in streams:
+            os.dup2(write, stream)
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # as Python does at its start
+
+    outcome = run(tmp_path, *args, inject=closed)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert run(tmp_path, *args, "seed=-1", "name=other", inject=closed).code == 2
+    same(tmp_path / "runs" / "run")
+
+
+def test_a_stray_event_file_is_left_alone(tmp_path, args, same):
+    assert run(tmp_path, *args, inject=partial(at, SegmentationTask, "training_step", 5, kill)).code == -9
+    for stray in ("events.out.tfevents.backup", "events.out.tfevents.1x.old", "events.out.tfevents.12"):
+        (tmp_path / "runs" / "run" / stray).touch()
+    outcome = run(tmp_path, *args)
+    assert outcome.code == 0, outcome.err
+    same(tmp_path / "runs" / "run")
