@@ -3,9 +3,11 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 
 import pytest
 import torch
+from packaging.requirements import Requirement
 from PIL import Image
 
 from fcnseg.__main__ import COMMANDS, main
@@ -479,3 +481,23 @@ def test_a_reader_may_close_the_output(command_line):
     run = subprocess.run(words, stdout=write, stderr=subprocess.PIPE, text=True)
     os.close(write)
     assert (run.returncode, run.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "target", ["os.system", "posix.system", "logging.os.system", "subprocess.Popen", "builtins.exec", "shutil.rmtree"]
+)
+def test_a_target_that_runs_commands_is_not_called(command, tiny, tmp_path, target):
+    """Hydra's list has all of them since the release that pyproject.toml asks for."""
+    (tmp_path / "folder").mkdir()
+    argument = {"shutil.rmtree": "path=folder", "builtins.exec": "source=1/0"}.get(target, "command='rmdir folder'")
+    outcome = command(train, *tiny(), f"+callbacks.x._target_={target}", f"+callbacks.x.{argument}")
+    assert refused(outcome, "blocklisted")
+    assert (tmp_path / "folder").exists()
+
+
+def test_no_release_of_hydra_is_allowed_that_calls_them():
+    """1.3.8 was tested; 1.3.2 calls os.system, and 1.3.5 calls it as logging.os.system."""
+    project = tomllib.loads((CONF.parent / "pyproject.toml").read_text())["project"]
+    (wanted,) = [word for word in project["dependencies"] if word.startswith("hydra-core")]
+    assert "1.3.8" in wanted
+    assert not [old for old in ("1.3.2", "1.3.5", "1.3.7", "1.4.0") if Requirement(wanted).specifier.contains(old)]

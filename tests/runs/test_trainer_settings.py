@@ -16,7 +16,7 @@ PROFILER = {"_target_": "lightning.pytorch.profilers.SimpleProfiler", "dirpath":
 EFFECTS = {  # of every honoured setting: a value, settings that it needs, and what it changes
     "accelerator": ("cpu", {}, lambda trainer: type(trainer.accelerator).__name__ == "CPUAccelerator"),
     "devices": (1, {}, lambda trainer: trainer.num_devices == 1),
-    "precision": ("bf16-true", {}, lambda trainer: trainer.precision == "bf16-true"),
+    "precision": ("16-mixed", {}, lambda trainer: trainer.precision == "16-mixed"),
     "max_epochs": (7, {}, lambda trainer: trainer.max_epochs == 7),
     "deterministic": (True, {}, lambda trainer: torch.are_deterministic_algorithms_enabled()),
     "benchmark": (True, {}, lambda trainer: torch.backends.cudnn.benchmark),
