@@ -27,6 +27,7 @@ from fcnseg.files import read_json, replacing, write_json, write_text
 from fcnseg.runs import folder as runs
 from fcnseg.runs import rebuild
 from fcnseg.runs import result as results
+from fcnseg.task import SegmentationTask
 from fcnseg.train import train
 
 EPOCHS = 3
@@ -441,3 +442,32 @@ def test_a_log_file_gets_a_line_a_minute(command, tiny, tmp_path, monkeypatch, s
     found = [line for line in out.splitlines() if " step " in line]
     assert len(found) == lines, out
     assert all(re.match(r"epoch [12]/2  step [12] of 2  loss \d", line) for line in found)
+
+
+def test_the_floor_of_a_result_is_that_of_its_masks(run):
+    result = runs.Run(run).result
+    pixels = torch.tensor(result["confusion"]).sum(1).tolist()  # by truth, void last
+    *classes, void = pixels
+    present = sum(count > 0 for count in classes)
+    share = classes[0] / sum(classes)
+    floor = {"miou": share / present, "pixel_acc": share, "mean_acc": 1 / present}
+    assert {name: result["floor"][name] for name in floor} == pytest.approx(floor)
+    assert result["floor"]["paper_acc"] == pytest.approx((classes[0] + void) / sum(pixels))  # four images: one batch
+    assert all(result["metrics"][f"test/{name}"] != pytest.approx(score) for name, score in floor.items())
+
+
+def test_the_speed_of_an_epoch_has_no_validation_in_it(command, tiny, tmp_path, monkeypatch):
+    """By a clock that a validation puts on by an hour."""
+    late = 0
+    validate = SegmentationTask.validation_step
+
+    def slow(*args):
+        nonlocal late
+        late += 3600
+        return validate(*args)
+
+    clock = SimpleNamespace(perf_counter=lambda: time.perf_counter() + late, time=time.time)
+    monkeypatch.setattr(epoch_log, "time", clock)
+    monkeypatch.setattr(SegmentationTask, "validation_step", slow)
+    assert command(train, *tiny(*ARGS, "name=run")).code == 0
+    assert [row["images_per_s"] > 1 and row["seconds"] > 3600 for row in rows(tmp_path / "runs/run")] == [True] * EPOCHS

@@ -111,7 +111,8 @@ def collect(pattern: str) -> list[Entry]:
     Raises:
         ValueError: no folder matches, or none of the folders holds a run.
     """
-    roots = [Path(name) for name in sorted(glob(pattern)) if Path(name).is_dir()]
+    names = [pattern] if Path(pattern).is_dir() else sorted(glob(pattern))  # a folder's own name may have brackets
+    roots = [Path(name) for name in names if Path(name).is_dir()]
     if not roots:
         raise ValueError(f"no folder {pattern}: wanted a folder of runs, one run, or a glob, as in runs=runs")
     entries = [read(path) for path in dict.fromkeys(path for root in roots for path in _inside(root))]

@@ -236,15 +236,17 @@ def test_a_clock_set_back_within_a_run_does_not_stop_its_saves(tmp_path, args):
 
 
 OTHERS = {"seed": "seed=1", "model": "model=unet", "size": "data.size=48", "loss": "loss=weighted"}
+OTHERS |= {"lr": "optimizer.lr=0.02", "eps": "+optimizer.eps=0.1", "clip": "+trainer.gradient_clip_val=2"}
 
 
 def test_a_resume_with_other_settings_under_the_same_name_is_refused(tmp_path, args, same):
     assert run(tmp_path, *args, inject=partial(at, SegmentationTask, "training_step", 5, kill)).code == -9
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*")}
     for setting, override in OTHERS.items():
-        outcome = run(tmp_path, *args, override)
+        more = ["optimizer.fused=false"] if setting == "clip" else []
+        outcome = run(tmp_path, *args, override, *more, with_hydra=override.startswith("+"))
         assert outcome.code == 2, setting
-        key, _, value = override.partition("=")
+        key, _, value = override.lstrip("+").partition("=")
         row = f"choices.{key}: {value} now, " if setting in ("model", "loss") else f"{key}: {value} now, "
         assert any(line.strip().startswith(row) for line in outcome.err.splitlines()), outcome.err
         assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*")} == files
