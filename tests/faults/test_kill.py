@@ -162,6 +162,8 @@ def test_killed_before_any_file_operation_of_a_save(tmp_path, args, same, elsewh
 
         shutil.copytree(before, runs)
         assert run(tmp_path, *args, inject=killed).code == -9
+        whole = {path.name: checkpoint.damage(path) for path in (runs / "run" / "checkpoints").glob("[!.]*.ckpt")}
+        assert set(whole.values()) == {None}, (n, whole)
         assert load(newest_good(runs / "run" / "checkpoints"))["global_step"] in steps, n
         if n in finished:
             outcome = run(tmp_path, *args)
