@@ -128,25 +128,28 @@ class RunningMean(nn.Module):
 
     The values stay on their device until the mean is asked for; the CPU sums them up, in double precision, which not every
     device has.
+
+    Attributes:
+        values: The scalars that were added since the last sum, on their device.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._values: list[Tensor] = []  # since the last sum
+        self.values: list[Tensor] = []  # since the last sum
         self._counts: list[int] = []
         self._total, self._count = 0.0, 0
 
     def add(self, value: Tensor, count: int) -> None:
         """Add the mean `value` of `count` things."""
-        self._values.append(value.detach().clone())
+        self.values.append(value.detach().clone())
         self._counts.append(count)
 
     def _sum_up(self) -> None:
-        values = torch.stack(self._values).tolist() if self._values else []
+        values = torch.stack(self.values).tolist() if self.values else []
         for value, count in zip(values, self._counts, strict=True):  # in this order, whenever it is asked for
             self._total += value * count
             self._count += count
-        self._values, self._counts = [], []
+        self.values, self._counts = [], []
 
     def mean(self) -> Tensor:
         """The mean so far, as a float64 scalar on the CPU; NaN if nothing was added."""
@@ -166,4 +169,4 @@ class RunningMean(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
         total, count = (state_dict[prefix + name].item() for name in ("total", "count"))
-        self._values, self._counts, self._total, self._count = [], [], total, int(count)
+        self.values, self._counts, self._total, self._count = [], [], total, int(count)
