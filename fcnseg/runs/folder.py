@@ -175,8 +175,8 @@ class Run:
 
     def _lengths(self, cfg: DictConfig) -> list[tuple[int | None, int | None]]:
         """The epochs and the patience of `cfg` and of the run, whose version may not have had them."""
-        pairs = [(OmegaConf.select(cfg, key), key) for key in identity.MAY_GROW]
-        return [(now, OmegaConf.select(self.config, key, default=now)) for now, key in pairs]
+        pairs, config = [(OmegaConf.select(cfg, key), key) for key in identity.MAY_GROW], self.config
+        return [(now, OmegaConf.select(config, key, default=now)) for now, key in pairs]
 
     def check_same(self, cfg: DictConfig) -> None:
         """Refuse to resume a run under other settings than its own; more epochs or patience are allowed.
@@ -201,18 +201,17 @@ class Run:
             raise ValueError("\n".join([head, *rows]))
 
     def twins(self, cfg: DictConfig) -> list[Path]:
-        """Unfinished runs of these very settings under other names, which another version may have given them.
+        """The folders of unfinished runs of these very settings: another version may have given them another name.
 
-        None if this run has begun, or if a run's own process is still at work on it.
+        There is none if this run has begun. A run that a process is at work on does not count.
         """
         found = []
         for path in () if self.path.exists() else self.path.parent.glob(f"*/{CONFIG}"):
             run = Run(path.parents[1])
             with suppress(ValueError, OmegaConfBaseException):  # of a damaged run
-                as_long = all(now == had for now, had in run._lengths(cfg))
-                ended = run.result is not None or (run.status or {}).get("status") == "running"
-                if as_long and not ended and not identity.differences(run.config, cfg, self.usual):
-                    found.append(run.path)
+                if run.result is None and (run.status or {}).get("status") != "running":
+                    as_long = all(now == had for now, had in run._lengths(cfg))
+                    found += [run.path] if as_long and not identity.differences(run.config, cfg, self.usual) else []
         return found
 
     def check_data(self, fingerprint: str) -> None:
