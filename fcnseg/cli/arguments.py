@@ -73,9 +73,8 @@ def quoted(text: str) -> str:
 
 def _with_home(word: str) -> str:
     """The word with the home folder in the place of ~, which Hydra cannot read: not every shell replaces it behind a =."""
-    found = re.fullmatch(r"([^=~]+)=(['\"]?)(~[^,]*)\2", word)
-    path = os.path.expanduser(found[3]) if found else ""
-    return f"{found[1]}={quoted(path)}" if found and path != found[3] else word
+    path = r"(?<=[=,])(['\"]?)(~(?:/[^,'\"]*)?)\1(?=,|$)"
+    return re.sub(path, lambda found: quoted(os.path.expanduser(found[2])), word)
 
 
 def _raise(message: str) -> NoReturn:
