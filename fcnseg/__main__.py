@@ -6,6 +6,8 @@ import runpy
 import sys
 from pathlib import Path
 
+from fcnseg.errors import say
+
 PACKAGE = Path(__file__).parent
 COMMANDS = ("train", "evaluate", "check", "report", "benchmark")
 
@@ -14,7 +16,7 @@ def main() -> None:
     """Run the command that the command line begins with; list all commands if it is empty."""
     name, *rest = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
-        print(overview())
+        say(overview(), sys.stdout)
     elif name in COMMANDS:
         sys.path.insert(0, os.getcwd())  # as `python -m` does: modules of the user's own may lie there
         sys.argv[1:] = rest

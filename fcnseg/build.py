@@ -3,12 +3,15 @@
 import logging
 import warnings
 from collections.abc import Sequence
-from typing import TypeVar, cast
+from pydoc import locate
+from types import UnionType
+from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning import Callback, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
@@ -18,6 +21,7 @@ from torch import Tensor, nn
 
 from fcnseg import limits
 from fcnseg.data.module import VOCDataModule
+from fcnseg.errors import warn
 from fcnseg.task import SegmentationTask
 
 Entry = TypeVar("Entry")
@@ -29,6 +33,42 @@ REFUSED_CALLBACKS = {  # of Lightning's: the reason and the remedy
     "ProgressBar": "is not needed: a run shows its own progress bar, on a terminal alone",
     "Timer": "would end a run early; Ctrl-C or SLURM's time limit stops it, and the same command resumes it",
 }
+
+
+def check_arguments(cfg: DictConfig, key: str = "") -> None:
+    """Refuse values of another type than the arguments that they are for, in so far as these have a simple type.
+
+    A value that was added, as by `+optimizer.foreach=maybe`, has no default whose kind it could be held against.
+
+    Args:
+        cfg: The config, or a node of it.
+        key: The full name of the node.
+
+    Raises:
+        ValueError: a value is of another type.
+    """
+    hints = _types(str(cfg.get("_target_")))
+    for name, value in cfg.items():
+        full = f"{key}.{name!s}" if key else str(name)
+        if isinstance(value, DictConfig):
+            check_arguments(value, full)
+        elif (kinds := hints.get(str(name))) and not (type(value) in kinds or (type(value) is int and float in kinds)):
+            wanted = " or ".join(sorted("null" if kind is type(None) else kind.__name__ for kind in kinds))
+            raise ValueError(f"{full}={value}: wanted {wanted}")
+
+
+def _types(target: str) -> dict[str, set[type]]:
+    """The types of those arguments of a class or a function that are numbers, text, true, false or null."""
+    try:
+        found: Any = locate(target)
+        hints = get_type_hints(cast(Any, found).__init__ if isinstance(found, type) else found)
+    except Exception:  # it is not here, or has no types: `instantiate` has its own messages
+        return {}
+    union = {
+        name: get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,) for name, hint in hints.items()
+    }
+    kinds = {name: {*types} - {Tensor} for name, types in union.items()}  # of a tensor, a config cannot speak
+    return {name: types for name, types in kinds.items() if types <= {bool, int, float, str, type(None)}}
 
 
 def data(cfg: DictConfig) -> VOCDataModule:
@@ -101,6 +141,7 @@ def trainer(
     callbacks: Sequence[Callback] = (),
     loggers: Sequence[Logger] = (),
     checkpoint_io: CheckpointIO | None = None,
+    kept_precision: str | None = None,
 ) -> Trainer:
     """Lightning's Trainer of `cfg.trainer`; what it prints by itself, a run's own callbacks print.
 
@@ -109,6 +150,7 @@ def trainer(
         callbacks: All callbacks of the trainer.
         loggers: All loggers of the trainer.
         checkpoint_io: Reads and writes checkpoints; None for a trainer that has none.
+        kept_precision: The precision that the run was trained in before, by Lightning's name; None for that of `cfg.trainer`.
     """
     silence_lightning()
     limits.keep_freed_memory()
@@ -116,7 +158,7 @@ def trainer(
         Trainer,
         instantiate(
             cfg.trainer,
-            precision=precision(cfg.trainer.precision, cfg.trainer.accelerator),
+            precision=kept_precision or precision(cfg.trainer.precision, cfg.trainer.accelerator),
             callbacks=list(callbacks),
             plugins=[checkpoint_io] if checkpoint_io else None,
             logger=list(loggers),
@@ -127,6 +169,22 @@ def trainer(
             use_distributed_sampler=False,
         ),
     )
+
+
+def trainer_here(cfg: DictConfig, kept_precision: str | None) -> Trainer:
+    """A trainer for the test of a run, on the device that it was trained on, or on what this machine has in its place."""
+    try:
+        return trainer(cfg, kept_precision=kept_precision)
+    except InstantiationException as error:
+        if not isinstance(error.__cause__, MisconfigurationException):
+            raise
+        settings = cfg.trainer
+        warn(
+            f"this machine does not have trainer.accelerator={settings.accelerator} trainer.devices={settings.devices} of the"
+            f" run ({error.__cause__}): it is tested on what there is"
+        )
+        settings.update(accelerator="auto", devices=1)
+        return trainer(cfg, kept_precision=kept_precision)
 
 
 def memory_format(net: nn.Module) -> torch.memory_format:

@@ -1,7 +1,9 @@
-"""The errors that commands tell apart, and the one way to print a warning."""
+"""The errors that commands tell apart, and the one way to print a message."""
 
+import os
 import signal
 import sys
+from typing import TextIO
 
 
 class RunFailedError(Exception):
@@ -26,4 +28,17 @@ class StopError(BaseException):
 
 def warn(message: str) -> None:
     """Print a warning on stderr, in the form in which every command prints its messages."""
-    print(f"fcnseg: {message}", file=sys.stderr, flush=True)
+    say(f"fcnseg: {message}", sys.stderr)
+
+
+def say(text: str, stream: TextIO) -> None:
+    """Print a text. If nobody reads any longer, as after `| head`, nothing happens: a run is not stopped by it."""
+    try:
+        print(text, file=stream, flush=True)
+    except BrokenPipeError:
+        drop(stream)
+
+
+def drop(stream: TextIO) -> None:
+    """From here on, let what is printed to a closed stream vanish."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

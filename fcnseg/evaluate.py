@@ -29,7 +29,7 @@ def evaluate(cfg: DictConfig) -> float | None:
     if changed := data.changed_since(then):
         warn(f"{path}: {changed}: these scores and those of its training are not comparable")
     with stop_requests():
-        measured = result.measure(build.trainer(run_cfg), task, data)
+        measured = result.measure(build.trainer_here(run_cfg, (Run(path).result or {}).get("precision")), task, data)
     return result.show(measured, path, console())
 
 

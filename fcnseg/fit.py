@@ -1,5 +1,8 @@
 """One run from its config to its result: seed, build, fit, test, write."""
 
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from lightning import seed_everything
@@ -11,12 +14,14 @@ from fcnseg.callbacks.checkpoints import Checkpoints
 from fcnseg.callbacks.early_stopping import RunEarlyStopping
 from fcnseg.callbacks.epoch_log import EpochLog
 from fcnseg.callbacks.finite_loss import FiniteLoss
+from fcnseg.callbacks.parts import Parts
 from fcnseg.callbacks.progress import RunProgress
 from fcnseg.data.module import VOCDataModule
+from fcnseg.errors import warn
 from fcnseg.files import write_json
 from fcnseg.limits import limits_explained
 from fcnseg.runs import provenance, result
-from fcnseg.runs.checkpoint import BEST, SafeCheckpointIO, damage, load_weights, newest_good
+from fcnseg.runs.checkpoint import BEST, Checkpoint, SafeCheckpointIO, damage, load_weights, newest_good, read, sha256
 from fcnseg.runs.folder import RESULT, Run
 from fcnseg.runs.run_log import RunLog
 from fcnseg.runs.settings import hyperparameters
@@ -38,18 +43,21 @@ def fit(cfg: DictConfig, run: Run, console: Console) -> None:
         StopError: a signal came; the run's state is saved.
     """
     code = provenance.code()  # now: a commit made while the run trains is not its code
+    build.check_arguments(cfg)
     with stop_requests() as stop:
         data = build.data(cfg)
-        data.prepare_data()
+        console.print(f"{run.path.name}: reads the data set", soft_wrap=True)
+        data.prepare_data()  # may take minutes
         seed_everything(cfg.seed, verbose=False)
         task = build.task(cfg, num_classes=data.num_classes, class_pixels=data.class_pixels)
         check_optimizer(task)
-        training = Training(cfg, run, stop, console)
+        training = Training(cfg, run, stop, console, code)
         with run.locked():  # not before: the run's folder is made here, and packing may take minutes
             if run.is_finished(cfg):  # by another process, since this one looked
                 return
             training.resume(task, data)
-            with run.recorded(cfg, data.fingerprint), limits_explained(data.batch_size, data.size, training.precision):
+            precision = str(training.trainer.precision)
+            with run.recorded(cfg, data.fingerprint), limits_explained(data.batch_size, data.size, precision):
                 training.fit(task, data)
                 write_json(run.path / RESULT, {**training.test(task, data), **code})
 
@@ -74,23 +82,30 @@ class Training:
         run: The run, whose folder the callbacks and the log write to.
         stop: Tells the callbacks whether the run is to stop.
         console: The console that the progress is printed to.
+        code: The code of this process: see `provenance.code`.
     """
 
-    def __init__(self, cfg: DictConfig, run: Run, stop: StopRequest, console: Console) -> None:
+    def __init__(
+        self, cfg: DictConfig, run: Run, stop: StopRequest, console: Console, code: Mapping[str, str | bool | None]
+    ) -> None:
         self.cfg, self.run, self.console = cfg, run, console
         self.log, self.files, finite = RunLog(run), SafeCheckpointIO(), FiniteLoss()
-        self.checkpoints = Checkpoints(run.checkpoints, stop=stop, finite=finite, **cfg.checkpoint)
+        self.checkpoints = Checkpoints(run, stop=stop, finite=finite, **cfg.checkpoint)
         epoch_log = EpochLog(self.log, hyperparameters(cfg))
         patience = [RunEarlyStopping(cfg.patience)] if cfg.patience else []
-        ours = [finite, epoch_log, RunProgress(epoch_log, console), *patience]
-        self.trainer = build.trainer(
+        self.parts = Parts({})
+        ours = [finite, epoch_log, RunProgress(epoch_log, console), *patience, self.parts]
+        self._make_trainer = partial(
+            build.trainer,
             cfg,
             callbacks=[*ours, *build.callbacks(cfg), self.checkpoints],  # last: it saves the state of the others
             loggers=[self.log, *build.loggers(cfg)],
             checkpoint_io=self.files,
         )
-        self.precision = str(self.trainer.precision)
-        self.resumed: str | None = None
+        self.trainer = self._make_trainer()
+        self.parts.here = {**provenance.surroundings(self.trainer), **code}
+        self.resumed: Path | None = None
+        self.epoch = 0  # in which a resumed run goes on
 
     def resume(self, task: SegmentationTask, data: VOCDataModule) -> None:
         """Open the run's newest good checkpoint, if there is one and resume=auto.
@@ -100,9 +115,36 @@ class Training:
         """
         last = newest_good(self.run.checkpoints) if self.cfg.resume == "auto" else None
         if last is not None:
-            self.files.open(last, task, self.cfg.trainer.max_epochs)
+            opened = self.files.open(last, task, self.cfg.trainer.max_epochs)
             self.run.check_data(data.fingerprint)
-            self.resumed = str(last)
+            if self._best_is_lost(opened):
+                warn(
+                    f"{self.run.checkpoints / BEST} is not the one that {last} goes with: the run starts from the beginning"
+                )
+            else:
+                self.resumed, self.epoch = last, opened["epoch"]
+                self._keep_precision(opened.get("parts", []))
+
+    def _best_is_lost(self, opened: Checkpoint) -> bool:
+        """Whether best.ckpt is of a later save than the opened checkpoint, and of an epoch that is not trained again."""
+        best, state = self.run.checkpoints / BEST, opened["callbacks"][self.checkpoints.state_key]
+        wanted = state.get("best_sha256")  # earlier versions did not save it
+        if state["best_epoch"] < 0 or not wanted or not best.exists() or sha256(best) == wanted:
+            return False
+        return not opened["epoch"] <= read(best)["epoch"] < self.cfg.trainer.max_epochs
+
+    def _keep_precision(self, parts: Sequence[Mapping[str, Any]]) -> None:
+        """Train on in the precision of the part before; say what else has changed since, and cannot be kept."""
+        if not parts:  # saved by a version that did not list them
+            return
+        if self.cfg.trainer.precision == "auto" and parts[-1]["precision"] != str(self.trainer.precision):
+            self.trainer = self._make_trainer(kept_precision=parts[-1]["precision"])
+        self.parts.here = {**self.parts.here, "precision": str(self.trainer.precision)}
+        if changes := provenance.changes(parts[-1], self.parts.here):
+            warn(
+                f"{self.run.path} goes on with {', '.join(changes)}: the last digits of its numbers may differ from"
+                " those of an unbroken run"
+            )
 
     def fit(self, task: SegmentationTask, data: VOCDataModule) -> None:
         """Train, from the opened checkpoint on if there is one.
@@ -110,7 +152,12 @@ class Training:
         Raises:
             OSError: the last state could not be saved.
         """
-        self.console.print(f"{self.run.path.name}: {data.count('train')} images, {self.precision}", soft_wrap=True)
+        epoch = self.epoch + 1
+        resumed = (
+            f"goes on from epoch {epoch}" if epoch <= self.cfg.trainer.max_epochs else "has trained all its epochs"
+        )
+        words = [f"{self.run.path.name}: {data.count('train')} images", str(self.trainer.precision)]
+        self.console.print(", ".join([*words, *([resumed] if self.resumed else [])]), soft_wrap=True)
         self.trainer.fit(task, data, ckpt_path=self.resumed, weights_only=True)
         if self.checkpoints.failed:
             raise OSError("the last checkpoint could not be saved: make room, and the same command resumes the run")
@@ -125,7 +172,11 @@ class Training:
             OSError: the best epoch's weights are missing or damaged.
         """
         best = self.run.checkpoints / BEST
-        if wrong := damage(best):
+        wrong = damage(best)
+        if not wrong and sha256(best) != (self.checkpoints.best_sha256 or sha256(best)):
+            best.unlink()  # so that the same command knows it, too
+            wrong = "was of another epoch than the best one"
+        if wrong:
             raise OSError(f"{best} {wrong}: the same command starts the run again from the beginning")
         load_weights(task, best)
         measured = result.measure(self.trainer, task, data)
@@ -136,5 +187,6 @@ class Training:
             "epochs": self.trainer.current_epoch,
             "seconds": round(sum(row["seconds"] for row in self.log.rows), 1),
             "images_per_s": self.log.images_per_second,
+            "parts": self.parts.up_to_now(self.trainer),
             **provenance.provenance(self.trainer, best),
         }

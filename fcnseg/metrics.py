@@ -1,5 +1,8 @@
 """Scores from confusion matrices: VOC's over the whole set, and the paper's over batches, beside the floor of both."""
 
+from math import nan
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
@@ -34,15 +37,15 @@ def confusion(prediction: Tensor, mask: Tensor, num_classes: int) -> Tensor:
 
 
 def iou_per_class(matrix: Tensor) -> Tensor:
-    """IoU of every class from matrices of (..., C, C): (..., C), NaN for a class in neither truth nor prediction."""
-    matrix = matrix.double()
+    """IoU of every class from matrices of (..., C, C): (..., C) on the CPU, NaN for a class in neither truth nor prediction."""
+    matrix = matrix.cpu().double()
     both = matrix.diagonal(dim1=-2, dim2=-1)
     return both / (matrix.sum(-1) + matrix.sum(-2) - both)
 
 
 def accuracy(matrix: Tensor) -> Tensor:
-    """Share of pixels that are right, from matrices of (..., C, C): (...)."""
-    matrix = matrix.double()
+    """Share of pixels that are right, from matrices of (..., C, C): (...) on the CPU."""
+    matrix = matrix.cpu().double()
     return matrix.diagonal(dim1=-2, dim2=-1).sum(-1) / matrix.sum((-2, -1))
 
 
@@ -66,9 +69,10 @@ def scores(matrices: Tensor) -> dict[str, Tensor]:
     batch of 16, then averaged over batches.
 
     Shape:
-        matrices (N, C + 1, C) -> a float64 scalar each; NaN where no pixel is labelled.
+        matrices (N, C + 1, C) -> a float64 scalar each, on the CPU; NaN where no pixel is labelled.
     """
-    jaccard = PooledJaccardIndex(matrices.shape[-1], validate_args=False).to(matrices.device)
+    matrices = matrices.cpu()
+    jaccard = PooledJaccardIndex(matrices.shape[-1], validate_args=False)
     jaccard.update(matrices[:, :-1])
     labelled = jaccard.confmat
     recall = labelled.diagonal() / labelled.sum(1).double()
@@ -120,28 +124,49 @@ class SegmentationMetrics(Metric):
 
 
 class RunningMean(nn.Module):
-    """A mean that is updated step by step. It is saved with the weights, so that a run resumed within an epoch continues it."""
+    """A mean that is updated step by step. It is saved with the weights, so that a run resumed within an epoch continues it.
 
-    total: Tensor
-    count: Tensor
+    The values stay on their device until the mean is asked for; the CPU sums them up, in double precision, which not every
+    device has.
+
+    Attributes:
+        values: The scalars that were added since the last sum, on their device.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("total", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        self.values: list[Tensor] = []  # since the last sum
+        self._counts: list[int] = []
+        self._total, self._count = 0.0, 0
 
     def add(self, value: Tensor, count: int) -> None:
         """Add the mean `value` of `count` things."""
-        self.total.add_(value.detach(), alpha=count)
-        self.count += count
+        self.values.append(value.detach().clone())
+        self._counts.append(count)
+
+    def _sum_up(self) -> None:
+        values = torch.stack(self.values).tolist() if self.values else []
+        for value, count in zip(values, self._counts, strict=True):  # in this order, whenever it is asked for
+            self._total += value * count
+            self._count += count
+        self.values, self._counts = [], []
 
     def mean(self) -> Tensor:
-        """The mean so far, as a new scalar; NaN if nothing was added."""
-        return self.total / self.count
+        """The mean so far, as a float64 scalar on the CPU; NaN if nothing was added."""
+        self._sum_up()
+        return torch.tensor(self._total / self._count if self._count else nan, dtype=torch.float64, device="cpu")
 
     def pop(self) -> Tensor:
         """The mean so far; then start again."""
         mean = self.mean()
-        self.total.zero_()
-        self.count.zero_()
+        self._total, self._count = 0.0, 0
         return mean
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        self._sum_up()
+        for name, value in (("total", self._total), ("count", self._count)):
+            destination[prefix + name] = torch.tensor(value, dtype=torch.float64, device="cpu")
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+        total, count = (state_dict[prefix + name].item() for name in ("total", "count"))
+        self.values, self._counts, self._total, self._count = [], [], total, int(count)

@@ -86,7 +86,7 @@ class SegmentationTask(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's mean loss."""
-        self.log("train/loss", self.losses["train/loss"].pop())
+        self._log({"train/loss": self.losses["train/loss"].pop()})
 
     def on_validation_start(self) -> None:
         """Start from nothing, even if the validation before was interrupted."""
@@ -113,7 +113,12 @@ class SegmentationTask(LightningModule):
         values = {"loss": self.losses[f"{stage}/loss"].pop(), **self.metrics[stage].compute()}
         if not self.was_finite(stage):  # the largest of NaN logits would still be some class
             values = {name: torch.full_like(value, torch.nan) for name, value in values.items()}
-        self.log_dict({f"{stage}/{name}": value for name, value in values.items()})
+        self._log({f"{stage}/{name}": value for name, value in values.items()})
+
+    def _log(self, values: Mapping[str, Tensor]) -> None:
+        """Log float64 scalars. Lightning moves them to the device, where they are rounded: Apple's has no float64."""
+        on_cpu = self.device.type == "cpu"
+        self.log_dict({name: value if on_cpu else value.float() for name, value in values.items()})
 
     def was_finite(self, stage: str) -> bool:
         """Whether the loss and all logits of "val" or "test" have been finite since it began. It waits for the GPU."""

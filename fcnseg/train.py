@@ -3,7 +3,9 @@
 from omegaconf import DictConfig
 
 from fcnseg.cli.command import command
+from fcnseg.cli.configs import usual_values
 from fcnseg.cli.messages import console
+from fcnseg.errors import warn
 from fcnseg.runs.folder import Run
 from fcnseg.runs.settings import check_ranges
 from fcnseg.signals import was_requeued
@@ -18,7 +20,11 @@ def train(cfg: DictConfig) -> float | None:
     from fcnseg.fit import fit  # imports torch, which a refused command need not wait for
     from fcnseg.runs.result import show
 
-    run, screen = Run.of(cfg), console()
+    run, screen = Run.of(cfg, lambda: usual_values("config")), console()
+    for twin in run.twins(cfg):
+        warn(
+            f"{twin} is an unfinished run of these settings: name={twin.name} goes on with it, {run.path.name} begins anew"
+        )
     if run.is_finished(cfg):
         run.close()
         screen.print("This run has finished; resume=never repeats it.")

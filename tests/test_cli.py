@@ -1,15 +1,19 @@
 import json
+import os
 import shutil
 import subprocess
 import sys
+import tomllib
 
 import pytest
 import torch
+from packaging.requirements import Requirement
 from PIL import Image
 
 from fcnseg.__main__ import COMMANDS, main
 from fcnseg.benchmark.__main__ import benchmark
 from fcnseg.check.__main__ import check
+from fcnseg.cli.arguments import parse, quoted
 from fcnseg.cli.configs import CONF
 from fcnseg.data import download, voc
 from fcnseg.evaluate import evaluate
@@ -70,7 +74,38 @@ WRONG = [  # arguments, and words of the message
     (["checkpoint.min_seconds=-1"], ["checkpoint.min_seconds=-1", "0"]),
     (["patience=0"], ["patience=0", "1"]),
     (["seed=-1"], ["seed=-1", "0"]),
+    (["seed=4294967296"], ["seed=4294967296", "from 0 to 4294967295"]),
     (["resume=foo"], ["resume=foo", "auto", "never"]),
+    (["name=.hidden"], ["name='.hidden'", "leading dot"]),
+    (["name='a\tb'"], ["name of a folder"]),
+    (["name=" + 201 * "x"], ["up to 200 bytes"]),
+    (["name=../../x"], ["name='../../x'", "without a /"]),
+    (["optimizer.lr=inf"], ["optimizer.lr=inf", "finite"]),
+    (["optimizer.lr=nan"], ["optimizer.lr=nan", "finite"]),
+    (["+optimizer.weight_decay=nan"], ["optimizer.weight_decay=nan", "finite"]),
+    (["schedule.factor=inf"], ["schedule.factor=inf", "finite"]),
+    (["checkpoint.min_seconds=nan"], ["checkpoint.min_seconds=nan", "finite"]),
+    (["schedule=cosine", "schedule.T_max=0"], ["schedule.T_max=0", "from 1 up"]),
+    (["checkpoint.every_n_steps=2.5"], ["checkpoint.every_n_steps=2.5", "whole number"]),
+    (["+optimizer.foreach=maybe"], ["optimizer.foreach=maybe", "bool or null"]),
+    (["+optimizer.eps=small"], ["optimizer.eps=small", "float"]),
+    (["+optimizer.amsgrad=1"], ["optimizer.amsgrad=1", "bool"]),
+    (["+trainer.benchmark=perhaps"], ["trainer.benchmark=perhaps", "bool or null"]),
+    (["trainer.accelerator=gpu", "trainer.devices=[99]"], ["trainer: "]),
+    *(
+        (["~" + key], [f"~{key}: it cannot be removed; give {key}="])
+        for key in ("schedule.factor", "optimizer", "seed")
+    ),
+    (["~patience"], ["~patience", "or null"]),
+    (["~name"], ["~name", "or null"]),
+    *(
+        ([f"trainer.precision={name}"], [f"trainer.precision={name}", "32-true, bf16-mixed, 16-mixed"])
+        for name in ("64-true", "bf16-true", "16-true", "64", "transformer-engine")
+    ),
+    *(
+        ([f"{key}._target_={target}"], [target.removeprefix("logging."), "blocklisted"])
+        for key, target in (("model", "os.system"), ("loss", "subprocess.run"), ("aug", "logging.os.system"))
+    ),
     (["aug=flip", "aug.horizontal=2"], ["aug.horizontal=2", "0 to 1"]),
     (["model=transfer", "model.backbone=resnet17"], ["model.backbone=resnet17", "resnet18"]),
     (["model=transfer", "model.weights=none.pt"], ["none.pt"]),
@@ -96,7 +131,7 @@ def folder(root, tmp_path):
 
 @pytest.mark.parametrize(("args", "words"), WRONG, ids=lambda value: " ".join(value))
 def test_a_mistake_gets_one_message(command, tiny, tmp_path, args, words):
-    choice = [arg for arg in args if arg.startswith(("data=", "aug=")) or arg == "model=transfer"]
+    choice = [arg for arg in args if arg.startswith(("data=", "aug=", "schedule=cosine")) or arg == "model=transfer"]
     assert refused(command(train, *tiny(*choice), *args), *words)
     assert not (tmp_path / "runs").exists()
 
@@ -374,3 +409,95 @@ def test_an_entry_is_added_to_a_group_of_entries(command, entries, choice):
         assert refused(command(train, *group, added, "+watchers.x.b=1"), "resume=no")
     for added in ("x=1", "_target_=builtins.dict", "x.y=1"):
         assert refused(command(train, *group, f"+watchers.{added}"), f"no setting 'watchers.{added.split('=')[0]}'")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["checkpoint.every_n_minutes=2.5"],
+        ["optimizer.fused=null"],
+        ["callbacks=lr_monitor", "~callbacks.lr_monitor"],
+        ["logger=csv", "~logger.csv"],
+        ["+optimizer.eps=1e-6", "+optimizer.betas=[0.8,0.9]", "+optimizer.foreach=false"],
+        ["name='x[small] :smile: [bold]'"],
+    ],
+    ids=" ".join,
+)
+def test_odd_settings_that_make_sense_are_honoured(command, tiny, tmp_path, args):
+    outcome = command(train, *tiny(*args))
+    assert outcome.code == 0, outcome.err
+    (result,) = tmp_path.glob("runs/*/result.json")
+    assert f"everything is in runs/{result.parent.name}\n" in outcome.out
+    assert f"{result.parent.name}: 8 images" in outcome.out
+
+
+def test_an_entry_of_a_chain_is_removed(command, tiny, tmp_path):
+    (tmp_path / "mine" / "aug").mkdir(parents=True)
+    flip = "_target_: fcnseg.data.augment.Flip"
+    text = f"_target_: fcnseg.data.augment.Chain\none: {{{flip}}}\nother: {{{flip}}}\n"
+    (tmp_path / "mine" / "aug" / "both.yaml").write_text(text)
+    args = [arg for arg in tiny() if not arg.startswith("aug=")]
+    outcome = command(train, "--config-dir=mine", *args, "aug=both", "~aug.one")
+    assert outcome.code == 0, outcome.err
+
+
+def test_a_home_folder_is_found_where_the_shell_has_not_put_it(command, tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "anna's home"))
+    for word in ("runs=~/x", "runs='~/x'"):
+        assert command(train, *tiny(), word).code == 0
+    assert len(list((tmp_path / "anna's home" / "x").glob("*/result.json"))) == 1
+    assert not (tmp_path / "~").exists()
+
+
+@pytest.mark.parametrize("text", ["anna's work", "back\\", "a\\'b", "x=1,y", "[b]{c}", 'a"b', "$HOME", "é ü 猫", ""])
+def test_any_text_can_be_the_value_of_an_override(text):
+    (override,) = parse([f"key={quoted(text)}"])
+    assert override.value() == text
+
+
+FIRST_OF_ALL = """
+import atexit, sys, fcnseg.train, pathlib, pwd
+def unknown(*_): raise KeyError
+pwd.getpwuid = unknown  # a user without an entry
+atexit.register(lambda: (__import__("matplotlib.pyplot"), pathlib.Path.home(), print("fit for work")))
+fcnseg.train.train()
+"""
+
+
+def test_a_command_depends_neither_on_a_notebook_s_backend_nor_on_a_home():
+    environment = {**os.environ, "MPLBACKEND": "module://no_such_module.backend"}
+    del environment["HOME"]
+    run = subprocess.run(
+        [sys.executable, "-c", FIRST_OF_ALL, "patience=0"], capture_output=True, text=True, env=environment
+    )
+    assert (run.returncode, run.stdout) == (2, "fit for work\n"), run.stderr
+
+
+@pytest.mark.parametrize("command_line", ["fcnseg --help", "fcnseg.train --help", "fcnseg.train --cfg job"])
+def test_a_reader_may_close_the_output(command_line):
+    read, write = os.pipe()
+    os.close(read)
+    words = [sys.executable, "-m", *command_line.split()]
+    run = subprocess.run(words, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (run.returncode, run.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "target", ["os.system", "posix.system", "logging.os.system", "subprocess.Popen", "builtins.exec", "shutil.rmtree"]
+)
+def test_a_target_that_runs_commands_is_not_called(command, tiny, tmp_path, target):
+    """Hydra's list has all of them since the release that pyproject.toml asks for."""
+    (tmp_path / "folder").mkdir()
+    argument = {"shutil.rmtree": "path=folder", "builtins.exec": "source=1/0"}.get(target, "command='rmdir folder'")
+    outcome = command(train, *tiny(), f"+callbacks.x._target_={target}", f"+callbacks.x.{argument}")
+    assert refused(outcome, "blocklisted")
+    assert (tmp_path / "folder").exists()
+
+
+def test_no_release_of_hydra_is_allowed_that_calls_them():
+    """1.3.8 is the release that was tested; its list is longer than those before it, and 1.4 has another mechanism."""
+    project = tomllib.loads((CONF.parent / "pyproject.toml").read_text())["project"]
+    (wanted,) = [word for word in project["dependencies"] if word.startswith("hydra-core")]
+    assert "1.3.8" in wanted
+    assert not [old for old in ("1.3.2", "1.3.5", "1.3.7", "1.4.0") if Requirement(wanted).specifier.contains(old)]

@@ -2,7 +2,9 @@ import csv
 import math
 import shutil
 
+import hydra
 import pytest
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
@@ -45,6 +47,65 @@ MEANING = {  # of the table's words, by the paper's Tables 1 to 4 and Sections 3
     "cosine": {"_target_": "torch.optim.lr_scheduler.CosineAnnealingLR", "T_max": "${trainer.max_epochs}"},
     "adamw": {"_target_": "torch.optim.AdamW", "fused": True},
 }
+
+
+DEFAULTS = {  # of a run and of each choice, as the README and the paper have them
+    "": {
+        **{"seed": 0, "patience": 9, "resume": "auto", "runs": "runs", "name": None},
+        **{f"trainer.{key}": value for key, value in {"max_epochs": 30, "accelerator": "auto", "devices": 1}.items()},
+        **{"trainer.precision": "auto", "trainer.deterministic": False},
+        **{"checkpoint.min_seconds": 5.0, "checkpoint.every_n_steps": None, "checkpoint.every_n_minutes": 10.0},
+        **{"choices.data": "voc2012", "choices.model": "fcn", "choices.aug": "none", "choices.loss": "ce"},
+        **{"choices.optimizer": "adamw", "choices.schedule": "constant", "callbacks": {}, "logger": {}},
+        **{"choices.experiment": None, "choices.debug": None},
+        **{"data.root": "data", "data.split": "official", "data.size": 224, "data.batch_size": 16},
+        **{"data.source.md5": "6cd6e144f989b92b3379bac3b3de84fd", "loss.weighted": False, "schedule.factor": 1.0},
+        **{"optimizer._target_": "torch.optim.AdamW", "optimizer.lr": 0.001, "optimizer.fused": True},
+    },
+    "optimizer=adam": {"optimizer._target_": "torch.optim.Adam", "optimizer.lr": 0.001, "optimizer.fused": True},
+    "schedule=cosine": {"schedule.T_max": 30},
+    "loss=weighted": {"loss.weighted": True},
+    "aug=flip": {"aug.horizontal": 0.5, "aug.vertical": 0.5},
+    "data=shapes": {
+        **{"data.root": "data/shapes", "data.split": "official", "data.size": 112, "data.batch_size": 16},
+        **{"data.source.train": 256, "data.source.val": 64, "data.source.seed": 0},
+    },
+    "model=transfer": {"model.backbone": "resnet34", "model.weights": "DEFAULT", "model.freeze": False},
+    "debug=fast": {
+        **{"trainer.max_epochs": 1, "data.size": 64, "data.batch_size": 8, "choices.data": "shapes", "patience": 9},
+        **{"data.source.train": 24, "data.source.val": 8},
+    },
+    "debug=overfit": {
+        **{"trainer.max_epochs": 100, "patience": None, "data.size": 112, "choices.data": "shapes"},
+        **{"data.source.train": 16, "data.source.val": 16},
+    },
+    "callbacks=lr_monitor": {"callbacks.lr_monitor.logging_interval": "epoch"},
+    "callbacks=model_summary": {"callbacks.model_summary.max_depth": 2},
+    "logger=csv": {"logger.csv.save_dir": "runs/None", "logger.csv.name": "logs"},
+    "logger=wandb": {"logger.wandb.project": "fcnseg", "logger.wandb.mode": "online"},
+    "logger=mlflow": {"logger.mlflow.experiment_name": "fcnseg", "logger.mlflow.save_dir": "runs/.mlflow"},
+}
+
+
+@pytest.mark.parametrize("choice", DEFAULTS)
+def test_defaults_are_what_they_were(choice):
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = hydra.compose("config", overrides=[choice] if choice else [], return_hydra_config=True)
+        HydraConfig.instance().set_config(cfg)  # which the choices are read from
+        assert {key: OmegaConf.select(cfg, key, default="no") for key in DEFAULTS[choice]} == DEFAULTS[choice]
+
+
+COMMANDS = {
+    "evaluate": {"run": "???", "verify": True, "data.root": None},
+    "report": {"runs": "runs", "out": "report", "images": None, "data.root": None},
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_defaults_of_commands_are_what_they_were(name):
+    cfg = OmegaConf.to_container(OmegaConf.load(CONF / f"{name}.yaml"))
+    data = cfg.pop("data")
+    assert COMMANDS[name].items() <= {**cfg, **{f"data.{key}": value for key, value in data.items()}}.items()
 
 
 def leaves(cfg, prefix=""):

@@ -406,3 +406,9 @@ def test_another_test_set_than_the_paper_s_gets_a_caveat(entries, data, images, 
     result = {**entries[0].result, "images": {**paper.IMAGES, "test": images}}
     found = content._caveat(replace(entries[0], config={"choices.data": data}, result=result))
     assert caveat in found if caveat else found == ""
+
+
+def test_a_folder_whose_name_has_brackets_is_no_pattern(finished, tmp_path):
+    run = shutil.copytree(next(finished.glob("paper-baseline*seed0*")), tmp_path / "lr[small]")
+    assert [entry.path for entry in collect(str(run))] == [run]
+    assert [entry.path for entry in collect(str(tmp_path / "lr*"))] == [run]

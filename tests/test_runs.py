@@ -1,18 +1,25 @@
 import csv
 import hashlib
+import itertools
 import json
+import os
+import platform
+import re
 import shutil
+import subprocess
 import time
 from types import SimpleNamespace
 
 import pytest
+import torch
 from filelock import FileLock
+from omegaconf import OmegaConf
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from fcnseg import build, fit
-from fcnseg.callbacks import epoch_log
+from fcnseg.callbacks import epoch_log, progress
 from fcnseg.callbacks.checkpoints import Checkpoints
 from fcnseg.data import voc
 from fcnseg.evaluate import evaluate
@@ -20,6 +27,7 @@ from fcnseg.files import read_json, replacing, write_json, write_text
 from fcnseg.runs import folder as runs
 from fcnseg.runs import rebuild
 from fcnseg.runs import result as results
+from fcnseg.task import SegmentationTask
 from fcnseg.train import train
 
 EPOCHS = 3
@@ -39,7 +47,7 @@ RESULT = {
         "best_epoch",
         "epochs",
     ),
-    *("seconds", "images_per_s", "commit", "dirty", "versions", "hardware", "precision", "checkpoint"),
+    *("seconds", "images_per_s", "parts", "commit", "dirty", "versions", "hardware", "precision", "checkpoint"),
 }
 
 
@@ -185,6 +193,20 @@ def test_evaluate_says_that_the_data_have_changed(command, run, root, tmp_path):
     assert f"fcnseg: {run}: the images or masks of val have changed since it was trained" in outcome.err
 
 
+@pytest.mark.parametrize("device", [{"accelerator": "gpu"}, {"accelerator": "cuda", "devices": [3]}], ids=str)
+def test_evaluate_works_without_the_device_of_the_run(command, again, as_if, monkeypatch, device):
+    older = as_if()
+    cfg = OmegaConf.load(older / ".hydra/config.yaml")
+    OmegaConf.save(OmegaConf.merge(cfg, {"trainer": {"precision": "auto", **device}}), older / ".hydra/config.yaml")
+    monkeypatch.setattr(build, "precision", lambda *_: "bf16-mixed")  # which auto is here, and was not there
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    outcome = command(evaluate, f"run={older}")
+    assert outcome.code == 0, outcome.err
+    assert outcome.err.startswith(f"fcnseg: this machine does not have trainer.accelerator={device['accelerator']} ")
+    assert outcome.err.count("fcnseg: ") == 1
+    assert tables(outcome.out) == tables(again().out)
+
+
 def test_a_run_is_rebuilt_from_its_folder(run):
     cfg, task = rebuild.load(run)
     assert not any(module.training for module in task.modules())
@@ -300,3 +322,152 @@ def test_the_speed_of_an_epoch_is_that_of_its_training(command, tiny, tmp_path, 
     logged = rows(tmp_path / "runs/run")
     assert [row["images_per_s"] > 1 for row in logged] == [True] * EPOCHS
     assert [row["seconds"] > 3600 for row in logged] == [False, True, True]
+
+
+@pytest.fixture
+def as_if(run, tmp_path):
+    """`as_if(*keys, **more)`: a copy of the run as a version would have left it that had no such settings."""
+
+    def as_if(*keys, unfinished=False):
+        older = shutil.copytree(run, tmp_path / "older" / run.name)
+        cfg = OmegaConf.load(older / ".hydra/config.yaml")
+        for key in keys:
+            parent, _, leaf = key.rpartition(".")
+            del (OmegaConf.select(cfg, parent) if parent else cfg)[leaf]
+        OmegaConf.save(cfg, older / ".hydra/config.yaml")
+        if unfinished:
+            (older / "result.json").unlink()
+            write_json(older / "status.json", {**read_json(older / "status.json"), "status": "interrupted"})
+        return older
+
+    return as_if
+
+
+# A setting, a group with all its settings, and one that follows another.
+ADDED = [
+    "checkpoint.every_n_minutes",
+    "optimizer.fused",
+    "schedule",
+    "choices.schedule",
+    "aug",
+    "choices.aug",
+    "patience",
+]
+
+
+def test_settings_that_a_later_version_added_make_no_other_run(again, as_if):
+    older = as_if(*ADDED)
+    outcome = again(f"runs={older.parent}")
+    assert (outcome.code, "has finished" in outcome.out) == (0, True), outcome.err
+    assert [path.name for path in older.parent.iterdir()] == [older.name]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    ["optimizer.fused=false", "aug=flip", "schedule=cosine", "checkpoint.every_n_minutes=5", "+optimizer.eps=1"],
+)
+def test_what_an_added_setting_changes_is_said(again, as_if, changed):
+    older = as_if(*ADDED)
+    outcome = again(f"runs={older.parent}", f"name={older.name}", changed)
+    assert outcome.code == 2
+    key, _, value = changed.lstrip("+").partition("=")
+    row = f"choices.{key}" if key in ("aug", "schedule") else key
+    assert f"  {row}: {value} now, None then" in outcome.err.replace("False", "false").replace("5.0", "5")
+    assert "a version with other defaults" in outcome.err
+
+
+def test_a_resumed_run_of_an_earlier_version_goes_on_in_its_folder(again, as_if):
+    older = as_if(*ADDED, unfinished=True)
+    outcome = again(f"runs={older.parent}")
+    assert outcome.code == 0, outcome.err
+    assert [path.name for path in older.parent.iterdir()] == [older.name]
+    assert "schedule" in runs.Run(older).config
+
+
+def test_an_unfinished_run_of_the_same_settings_and_another_name_is_named(again, as_if):
+    """As a version with other defaults, or another way to name runs, would have left it."""
+    older = as_if("checkpoint.every_n_minutes", unfinished=True)
+    older = older.rename(older.with_name("named-otherwise"))
+    outcome = again(f"runs={older.parent}")
+    assert f"{older} is an unfinished run of these settings: name=named-otherwise goes on with it" in outcome.err
+    assert "unfinished" not in again(f"runs={older.parent}", "name=another", "patience=20").err
+    write_json(older / "status.json", {**read_json(older / "status.json"), "status": "running", "pid": os.getpid()})
+    assert "unfinished" not in again(f"runs={older.parent}", "name=third").err
+
+
+def test_a_killed_run_is_told_from_a_running_one(run, tmp_path):
+    moved = runs.Run(shutil.copytree(run, tmp_path / "moved"))
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    for pid, host, status in (
+        (os.getpid(), platform.node(), "running"),
+        (ended.pid, platform.node(), "killed"),
+        (None, platform.node(), "killed"),
+        (ended.pid, "elsewhere", "running"),  # nobody here can know
+    ):
+        write_json(moved.path / "status.json", {"status": "running", "pid": pid, "host": host})
+        assert moved.status["status"] == status
+
+
+@pytest.mark.parametrize("unfinished", [False, True])
+def test_a_run_without_its_settings_is_refused(again, as_if, unfinished):
+    """`cp runs/x/* elsewhere` leaves the hidden folder behind."""
+    older = as_if(unfinished=unfinished)
+    shutil.rmtree(older / ".hydra")
+    before = {path: path.stat().st_mtime_ns for path in older.rglob("*")}
+    outcome = again(f"runs={older.parent}", f"name={older.name}", "optimizer.lr=0.5", "trainer.max_epochs=4")
+    assert outcome.code == 2
+    assert all(words in outcome.err for words in ("has lost its settings", ".hydra/config.yaml", "resume=never"))
+    assert {path: path.stat().st_mtime_ns for path in older.rglob("*")} == before
+    assert again(f"runs={older.parent}", f"name={older.name}", "resume=never", "trainer.max_epochs=1").code == 0
+
+
+@pytest.mark.parametrize("content", [b"", b"a: [", b"\xff\xfe\0", b"just text", b"- 1"])
+def test_a_damaged_config_is_told(again, as_if, content):
+    older = as_if(unfinished=True)
+    (older / ".hydra/config.yaml").write_bytes(content)
+    outcome = again(f"runs={older.parent}")
+    assert outcome.code == 2
+    assert outcome.err.count("fcnseg: ") == 1
+    assert all(words in outcome.err for words in ("config.yaml", "resume=never")), outcome.err
+    assert "Traceback" not in outcome.err
+
+
+@pytest.mark.parametrize(("seconds", "lines"), [(1, 0), (30, 2), (70, 4)])
+def test_a_log_file_gets_a_line_a_minute(command, tiny, tmp_path, monkeypatch, seconds, lines):
+    """By a clock that goes on by so many seconds whenever it is read: once a step, and at an epoch's ends."""
+    now = itertools.count(0, seconds)
+    monkeypatch.setattr(progress, "time", SimpleNamespace(perf_counter=lambda: next(now)))
+    out = command(train, *tiny("trainer.max_epochs=2")).out
+    found = [line for line in out.splitlines() if " step " in line]
+    assert len(found) == lines, out
+    assert all(re.match(r"epoch [12]/2  step [12] of 2  loss \d", line) for line in found)
+
+
+def test_the_floor_of_a_result_is_that_of_its_masks(run):
+    result = runs.Run(run).result
+    pixels = torch.tensor(result["confusion"]).sum(1).tolist()  # by truth, void last
+    *classes, void = pixels
+    present = sum(count > 0 for count in classes)
+    share = classes[0] / sum(classes)
+    floor = {"miou": share / present, "pixel_acc": share, "mean_acc": 1 / present}
+    assert {name: result["floor"][name] for name in floor} == pytest.approx(floor)
+    assert result["floor"]["paper_acc"] == pytest.approx((classes[0] + void) / sum(pixels))  # four images: one batch
+    assert all(result["metrics"][f"test/{name}"] != pytest.approx(score) for name, score in floor.items())
+
+
+def test_the_speed_of_an_epoch_has_no_validation_in_it(command, tiny, tmp_path, monkeypatch):
+    """By a clock that a validation puts on by an hour."""
+    late = 0
+    validate = SegmentationTask.validation_step
+
+    def slow(*args):
+        nonlocal late
+        late += 3600
+        return validate(*args)
+
+    clock = SimpleNamespace(perf_counter=lambda: time.perf_counter() + late, time=time.time)
+    monkeypatch.setattr(epoch_log, "time", clock)
+    monkeypatch.setattr(SegmentationTask, "validation_step", slow)
+    assert command(train, *tiny(*ARGS, "name=run")).code == 0
+    assert [row["images_per_s"] > 1 and row["seconds"] > 3600 for row in rows(tmp_path / "runs/run")] == [True] * EPOCHS

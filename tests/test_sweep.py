@@ -14,6 +14,7 @@ from rich.console import Console
 from fcnseg.cli import journal, launchers, sweep
 from fcnseg.cli.configs import CONF
 from fcnseg.evaluate import evaluate
+from fcnseg.files import write_json
 from fcnseg.task import SegmentationTask
 from fcnseg.train import train
 
@@ -298,3 +299,30 @@ def test_ctrl_c_stops_jobs_in_processes_of_their_own(launcher, root, tmp_path):
         running.kill()
     assert set(states(tmp_path).values()) == {"interrupted"}
     assert table(tmp_path) == {"interrupted": 2}
+
+
+def test_a_sweep_runs_in_any_folder(command, root, tmp_path):
+    folder = tmp_path / "anna's [work]"
+    folder.mkdir()
+    outcome = command(train, "-m", "data=shapes", f"data.root={root}", *TINY, "seed=0", cwd=folder)
+    assert outcome.code == 0, outcome.err
+    assert len(list(folder.glob("runs/*/result.json"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "shown", "all_done"),
+    [
+        ("running", "killed", False),
+        ("failed", "failed", False),
+        ("interrupted", "interrupted", False),
+        ("finished", "finished", True),
+        ("skipped", "skipped", True),
+    ],
+)
+def test_a_sweep_is_done_when_its_jobs_are(tmp_path, capsys, status, shown, all_done):
+    """A job that still says "running" when the sweep ends was killed."""
+    sweep = journal.Journal(tmp_path / "runs")
+    write_json(sweep.folder / "0.json", {**journal.new_entry(["seed=0"]), "status": "finished", "miou": 0.5})
+    write_json(sweep.folder / "1.json", {**journal.new_entry(["seed=1"]), "status": status})
+    assert sweep.close(Console(width=100)) == all_done
+    assert f" {shown} " in capsys.readouterr().out.splitlines()[-2]

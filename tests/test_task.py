@@ -1,13 +1,18 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from lightning import Callback, seed_everything
 from torch import nn
+from torch._subclasses import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from fcnseg import build
 from fcnseg.data.batch import normalize
 from fcnseg.data.voc import NUM_CLASSES, VOID
-from fcnseg.metrics import confusion, scores
+from fcnseg.metrics import RunningMean, SegmentationMetrics, confusion, scores
 
 WIDTHS = "model.widths=[8,16,32]"
 PIXELS = torch.ones(NUM_CLASSES + 1)
@@ -129,3 +134,49 @@ def test_frozen_weights_are_not_optimised(task_of, freeze):
     trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
     backbone = {id(p) for p in task.net.backbone.parameters()}
     assert trained == {id(p) for p in task.net.parameters()} - (backbone if freeze else set())
+
+
+class NoDouble(TorchDispatchMode):
+    """Fails at any operation whose result on a device is float64, which Apple's GPUs do not have."""
+
+    def __init__(self, device):
+        super().__init__()
+        self.device = device
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for value in tree_leaves(result):
+            if isinstance(value, torch.Tensor) and value.device.type == self.device:
+                assert value.dtype != torch.float64, func
+        return result
+
+
+@pytest.mark.parametrize("loss", ["ce", "weighted"])
+@pytest.mark.parametrize("model", [["model=fcn", WIDTHS], ["model=unet", WIDTHS], SCRATCH], ids=lambda model: model[0])
+def test_a_step_computes_nothing_in_double_precision(made, model, loss):
+    data, task, _, _ = made(*model, f"loss={loss}", "aug=flip")
+    assert torch.float64 not in {value.dtype for value in (*task.buffers(), *task.parameters())}
+    optimizer = task.configure_optimizers()["optimizer"]
+    data.trainer = SimpleNamespace(training=True, current_epoch=1, global_step=0)
+    with NoDouble("cpu"):
+        batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+        for index in range(2):
+            task.training_step(batch, index).backward()
+            optimizer.step()
+        with torch.no_grad():
+            for stage in (task.validation_step, task.test_step):
+                stage(batch, 0)
+    with pytest.raises(AssertionError), NoDouble("cpu"):
+        torch.zeros(1).double()
+
+
+def test_the_final_sums_are_the_cpu_s():
+    """On tensors without numbers that say they are a GPU's."""
+    with FakeTensorMode(), NoDouble("cuda"):
+        metrics, mean = SegmentationMetrics(NUM_CLASSES), RunningMean()
+        metrics.update(
+            torch.zeros(2, 4, 4, dtype=torch.long, device="cuda"), torch.zeros(2, 4, 4, device="cuda").byte()
+        )
+        mean.add(torch.ones((), device="cuda"), 2)
+        found = metrics.compute()
+    assert {value.dtype for value in found.values()} == {torch.float64}

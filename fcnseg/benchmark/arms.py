@@ -135,8 +135,8 @@ def lightning(cfg: Any, data: VOCDataModule, task: SegmentationTask, clock: Cloc
 def fcnseg(cfg: Any, data: Any, task: SegmentationTask, clock: Clock, val: Any = None) -> None:
     """Train as `python -m fcnseg.train` does, with all callbacks of a run; a batch is validated when all is timed."""
     with TemporaryDirectory() as folder:
-        trainer: Any = Training(cfg, run := Run(Path(folder)), StopRequest(), Console(quiet=True)).trainer
-        run.checkpoints.mkdir()
+        trainer: Any = Training(cfg, run := Run(Path(folder)), StopRequest(), Console(quiet=True), {}).trainer
+        run.start(cfg, "")
         trainer.callbacks.append(clock)
         trainer.fit_loop.max_epochs = trainer.limit_val_batches = 1
         trainer.fit(task, data, val)

@@ -6,7 +6,6 @@ epoch with counters from which the next epoch is skipped, and writes over the la
 
 import time
 import warnings
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from fcnseg.callbacks.finite_loss import FiniteLoss
 from fcnseg.errors import warn
 from fcnseg.metrics import MONITOR
 from fcnseg.runs.checkpoint import BEST, LAST, save
+from fcnseg.runs.folder import Run
 from fcnseg.signals import StopRequest
 
 
@@ -29,8 +29,12 @@ class Checkpoints(AfterEpoch, Checkpoint):
     `last.ckpt` is taken between two epochs, when metrics are logged and the schedule has stepped, between two batches, or
     before a validation. A save that fails is reported and does not stop the run.
 
+    Attributes:
+        best_epoch: The best epoch so far, from 0; -1 before the first.
+        best_sha256: The hash of best.ckpt, by which a `last.ckpt` and the `best.ckpt` beside it are known to belong together.
+
     Args:
-        folder: The folder that the files go to.
+        run: The run whose folder the files go to.
         stop: Tells whether the run is to stop, which it does as soon as its state is saved.
         finite: The check of the losses, done before every save.
         min_seconds: An epoch, but for the last, is saved only if the last save is this long ago: on a GPU an epoch may take
@@ -41,7 +45,7 @@ class Checkpoints(AfterEpoch, Checkpoint):
 
     def __init__(
         self,
-        folder: Path,
+        run: Run,
         *,
         stop: StopRequest,
         finite: FiniteLoss,
@@ -50,9 +54,15 @@ class Checkpoints(AfterEpoch, Checkpoint):
         every_n_minutes: float | None = None,
     ) -> None:
         super().__init__()
-        self.folder, self.stop, self.finite, self.min_seconds = folder, stop, finite, min_seconds
+        self.run, self.folder, self.stop, self.finite, self.min_seconds = (
+            run,
+            run.checkpoints,
+            stop,
+            finite,
+            min_seconds,
+        )
         self.every_n_steps, self.every_n_seconds = every_n_steps, every_n_minutes and every_n_minutes * 60
-        self.best_score, self.best_epoch = float("-inf"), -1
+        self.best_score, self.best_epoch, self.best_sha256 = float("-inf"), -1, ""
         self.failed = False
         self._best_unsaved: dict[str, Any] | None = None
         self._saved_at = time.monotonic()
@@ -63,12 +73,13 @@ class Checkpoints(AfterEpoch, Checkpoint):
         """Save the best epoch so far, the epochs planned, and the states of the random number generators."""
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
         generators = {"cpu": torch.get_rng_state(), "cuda": cuda}
-        best = {"best_score": self.best_score, "best_epoch": self.best_epoch}
+        best = {"best_score": self.best_score, "best_epoch": self.best_epoch, "best_sha256": self.best_sha256}
         return {**best, "max_epochs": self._max_epochs, "generators": generators}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what `state_dict` saved; the generators at the start of training."""
         self.best_score, self.best_epoch = state_dict["best_score"], state_dict["best_epoch"]
+        self.best_sha256 = state_dict.get("best_sha256", "")  # earlier versions did not save it
         self._generators, self._max_epochs = state_dict["generators"], state_dict["max_epochs"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -142,11 +153,17 @@ class Checkpoints(AfterEpoch, Checkpoint):
         self._stop_if_asked()
 
     def _save_last(self, trainer: Trainer) -> None:
-        """Save the best weights if they are not saved yet, then the run's state; a failure is reported."""
+        """Save the best weights if they are not saved yet, then the run's state; a failure is reported.
+
+        Raises:
+            DivergedError: a loss since the last save is not finite.
+            FileNotFoundError: the run's folder was removed.
+        """
         self.finite.check(trainer)
+        self.run.check_own()
         try:
             if self._best_unsaved is not None:
-                save(self.folder / BEST, self._best_unsaved)
+                self.best_sha256 = save(self.folder / BEST, self._best_unsaved)
                 self._best_unsaved = None
             trainer.save_checkpoint(self.folder / LAST)
             self.failed = False

@@ -38,12 +38,21 @@ class EpochLog(AfterEpoch):
         self._samples: tuple[Tensor, Tensor, Tensor] | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Save the epoch's learning rate, for a run resumed after its schedule has stepped, and the state of the run log."""
-        return {"lr": self._lr, "run_log": self.run_log.state_dict()}
+        """Save the epoch's learning rate, for a run resumed after its schedule has stepped."""
+        return {"lr": self._lr}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what `state_dict` saved."""
-        self._lr, self._restored = state_dict["lr"], state_dict["run_log"]
+        """Restore what `state_dict` saved; the state of the run log, if an earlier version put it here."""
+        self._lr = state_dict["lr"]
+        self._restored = state_dict.get("run_log", self._restored)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Save the state of the run log: beside the callbacks' states, which are the same for a run that was not broken off."""
+        checkpoint["run_log"] = self.run_log.state_dict()
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Restore the state of the run log."""
+        self._restored = checkpoint.get("run_log", self._restored)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take over the log of an earlier part of the run, also if no epoch is left to train."""

@@ -35,15 +35,16 @@ class RunProgress(AfterEpoch):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the bar."""
         super().on_train_start(trainer, pl_module)
+        self._shown_at = time.perf_counter()
         self.bar.start()
         self.bar.add_task("", figures="")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        """Move the bar, at most twice a second: reading the loss waits for the GPU."""
+        """Move the bar twice a second: reading the loss waits for the GPU. Where no terminal is, print a line a minute."""
         now = time.perf_counter()
-        if not self.console.is_terminal or now - self._shown_at < 0.5:
+        if now - self._shown_at < (0.5 if self.console.is_terminal else 60):
             return
         self._shown_at = now
         seconds, done, batches = now - self.epoch_log.began, batch_idx + 1, trainer.num_training_batches
@@ -54,12 +55,14 @@ class RunProgress(AfterEpoch):
             f"{self._left(trainer, done / batches, seconds)} left",
         ]
         description = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
-        bar = self.bar.task_ids[0]
-        self.bar.update(bar, description=description, total=batches, completed=done, figures="  ".join(figures))
+        bar, text = self.bar.task_ids[0], "  ".join(figures)
+        self.bar.update(bar, description=description, total=batches, completed=done, figures=text)
+        if not self.console.is_terminal:
+            self.console.print(f"{description}  step {done} of {batches}  {text}", highlight=False)
 
     def after_epoch(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
         """Print the epoch's line."""
-        row = self._rows[-1]
+        row, self._shown_at = self._rows[-1], time.perf_counter()
         best = max(self._rows, key=lambda other: other[MONITOR]) is row
         figures = [f"{name} {row[name]:.4f}" for name in ("train/loss", "val/loss", MONITOR)]
         figures += [f"{row['images_per_s']:.1f} images/s", f"{self._left(trainer, 0, 0)} left", "best" if best else ""]

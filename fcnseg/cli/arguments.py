@@ -13,7 +13,6 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
-HOME = re.compile(r"(?<=[=,])~(?=/|,|$)")  # as in data.root=~/voc, where shells leave it and Hydra cannot read it
 HELP = "settings are given as setting=value; --help lists all of them"
 
 
@@ -38,7 +37,7 @@ class Arguments:
         """
         parser = get_args_parser()
         cast(Any, parser).error = _raise  # argparse would print all of Hydra's flags and exit
-        words = [HOME.sub(lambda _: os.path.expanduser("~"), word) for word in self.words]
+        words = [_with_home(word) for word in self.words]
         return parser.parse_intermixed_args(words)  # flags may stand behind overrides, as they may not in Hydra
 
     @cached_property
@@ -64,6 +63,18 @@ class Arguments:
 def parse(overrides: Iterable[str]) -> list[Override]:
     """The parsed form of every override."""
     return OverridesParser.create().parse_overrides(list(overrides))
+
+
+def quoted(text: str) -> str:
+    """A text as a value of an override, whatever is in it."""
+    escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + (found[2] and "\\'"), text)
+    return f"'{escaped}'"
+
+
+def _with_home(word: str) -> str:
+    """The word with the home folder in the place of ~, which Hydra cannot read: not every shell replaces it behind a =."""
+    path = r"(?<=[=,])(['\"]?)(~(?:/[^,'\"]*)?)\1(?=,|$)"
+    return re.sub(path, lambda found: quoted(os.path.expanduser(found[2])), word)
 
 
 def _raise(message: str) -> NoReturn:

@@ -2,7 +2,9 @@
 
 import gc
 import inspect
+import os
 import sys
+import tempfile
 from argparse import Namespace
 from collections.abc import Callable
 from functools import partial, wraps
@@ -20,6 +22,7 @@ from fcnseg.cli.help import help_text
 from fcnseg.cli.messages import one_message
 from fcnseg.cli.sweep import run_job, sweep
 from fcnseg.cli.values import check_values
+from fcnseg.errors import say
 from fcnseg.runs.naming import run_name
 
 Job = Callable[[DictConfig], object]
@@ -39,12 +42,12 @@ def command(config_name: str, *, can_sweep: bool = False) -> Callable[[Job], Cal
     def decorate(job: Job) -> Callable[[], None]:
         @wraps(job)
         def run() -> None:
-            collect_rarely()
+            prepare_process()
             arguments = Arguments(sys.argv[1:], CONF)
             with one_message(arguments, lambda: setting_names(config_name, arguments.folders)):
                 check_own_configs(arguments.folders)
                 if arguments.flags.help:
-                    print(help_text(_typed(job), config_name, arguments))
+                    say(help_text(_typed(job), config_name, arguments), sys.stdout)
                 elif not arguments.sweeps:
                     _launch(job, config_name, arguments.flags)
                 elif can_sweep:
@@ -57,9 +60,17 @@ def command(config_name: str, *, can_sweep: bool = False) -> Callable[[Job], Cal
     return decorate
 
 
-def collect_rarely() -> None:
-    """Let Python look for garbage seldom: importing torch makes a million objects that stay; the search takes a second."""
-    gc.set_threshold(100_000, 50, 100)
+def prepare_process() -> None:
+    """Make a command work as fast, and with the same results, wherever it is started."""
+    gc.set_threshold(100_000, 50, 100)  # importing torch makes a million objects that stay: the search takes a second
+    os.environ["MPLBACKEND"] = "Agg"  # figures go to files; a notebook's backend may not be installed here
+    try:
+        Path.home()
+    except RuntimeError:  # as in containers that run under any user: caches go somewhere else
+        os.environ["HOME"] = tempfile.gettempdir()
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed, by >&-
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 (until the process ends)
 
 
 def _typed(job: Job) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -11,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fcnseg.cli.arguments import parse
 from fcnseg.runs.naming import PRESETS
+from fcnseg.runs.settings import flatten
 
 PACKAGE = Path(__file__).parents[1]
 # The wheel has it inside the package, a checkout beside it.
@@ -40,7 +42,8 @@ def default_config(config_name: str) -> DictConfig:
             )
     # Not `hydra.runtime.choices`, which leaves out a group with several choices, such as callbacks=[a,b].
     groups = GlobalHydra.instance().config_loader().list_groups("")
-    return hydra.compose(config_name, overrides=[str(line.input_line) for line in given if line.key_or_group in groups])
+    chosen = [str(line.input_line) for line in given if line.key_or_group in groups and not line.is_delete()]
+    return hydra.compose(config_name, overrides=chosen)
 
 
 def preset_choices(config_name: str) -> dict[str, str | None]:
@@ -48,6 +51,19 @@ def preset_choices(config_name: str) -> dict[str, str | None]:
     choices = HydraConfig.get().runtime.choices
     presets = [f"{group}={choices[group]}" for group in PRESETS if choices.get(group)]
     return dict(hydra.compose(config_name, overrides=presets, return_hydra_config=True).hydra.runtime.choices)
+
+
+def usual_values(config_name: str) -> dict[str, Any]:
+    """Every setting's value as the files have it, unresolved, under the choices of the running job.
+
+    What an experiment or a debug preset sets is not in it; as for the choices, they are those that are made without any word.
+    """
+    chosen = HydraConfig.get().runtime.choices
+    own = {group: choice for group, choice in chosen.items() if choice and group not in PRESETS and "/" not in group}
+    groups = [f"{group}={choice}" for group, choice in own.items()]
+    values = flatten(OmegaConf.to_container(hydra.compose(config_name, overrides=groups), resolve=False))
+    first = hydra.compose(config_name, return_hydra_config=True).hydra.runtime.choices
+    return {**values, **{f"choices.{group}": choice for group, choice in first.items()}}
 
 
 def check_own_configs(folders: Sequence[Path]) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Column, Table
 
 from fcnseg.files import read_json, write_json
@@ -86,5 +85,5 @@ def _table(jobs: list[dict[str, Any]]) -> Table:
     for job in jobs:
         status = "killed" if job["status"] == "running" else job["status"]
         miou = "-" if job.get("miou") is None else f"{job['miou']:.4f}"
-        table.add_row(escape(job["run"]), status, miou, f"{job.get('seconds', 0):.1f}", escape(job.get("error", "")))
+        table.add_row(job["run"], status, miou, f"{job.get('seconds', 0):.1f}", job.get("error", ""))
     return table

@@ -13,7 +13,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from rich.console import Console
 
 from fcnseg.cli.arguments import HELP, Arguments
-from fcnseg.errors import RunFailedError, StopError, warn
+from fcnseg.errors import RunFailedError, StopError, drop, warn
 
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130  # exit codes
 
@@ -30,6 +30,9 @@ def one_message(arguments: Arguments, names: Callable[[], Iterable[str]]) -> Ite
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, where it would print and exit with 1
     try:
         yield
+        sys.stdout.flush()
+    except BrokenPipeError:  # nobody reads any longer
+        drop(sys.stdout)
     except RunFailedError as error:
         leave(str(error), FAILED)
     except StopError as error:
@@ -48,16 +51,26 @@ def leave(message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
+class _Output(Console):
+    def on_broken_pipe(self) -> None:
+        drop(sys.stdout)  # rich would exit, and end the run
+
+
 def console() -> Console:
-    """Where a command prints its output: the terminal, or 100 columns of text in a pipe or a file."""
-    return Console() if sys.stdout.isatty() else Console(width=100)
+    """Where a command prints its output: the terminal, or 100 columns of text in a pipe or a file.
+
+    Brackets and colons are printed as they are: names of runs may have them.
+    """
+    return _Output(markup=False, emoji=False, width=None if sys.stdout.isatty() else 100)
 
 
 def explanation(error: Exception, names: Callable[[], Iterable[str]] = list) -> str:
     """What was found, what was wanted and what to do, from an exception that a wrong command line leads to."""
     if isinstance(error, InstantiationException):
-        cause, setting = error.__cause__ or error, re.search(r"full_key: (\S+)", str(error))
-        return f"{setting[1]}: {cause}" if setting and isinstance(cause, TypeError) else str(cause)
+        cause, setting = error.__cause__, re.search(r"full_key: (\S+)", str(error))
+        if cause is None or isinstance(cause, ValueError) or not setting:  # which name the setting by themselves
+            return str(cause or error)
+        return f"{setting[1]}: {cause}"
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} is missing: give {error.full_key}=<value>"
     if isinstance(error, MissingConfigException) and error.options:
@@ -66,7 +79,10 @@ def explanation(error: Exception, names: Callable[[], Iterable[str]] = list) -> 
     if isinstance(error, OverrideParseException):
         return f"cannot read '{error.override}': {HELP}"
     if found := re.search(r"Could not (?:override|delete|delete from config\.) '([^'@=]+)", str(error)):
-        return no_setting(found[1], names())
+        known = list(names())
+        if found[1] in known:  # one that is null
+            return f"~{found[1]}: it cannot be removed; give {found[1]}=<value>, or null"
+        return no_setting(found[1], known)
     return str(error).strip() or type(error).__name__
 
 

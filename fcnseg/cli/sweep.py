@@ -12,7 +12,8 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from fcnseg.cli.arguments import Arguments
+from fcnseg.cli.arguments import Arguments, quoted
+from fcnseg.cli.configs import usual_values
 from fcnseg.cli.journal import Journal, last_line, new_entry
 from fcnseg.cli.launchers import prepare_launcher
 from fcnseg.cli.messages import FAILED, console, explanation, leave
@@ -30,7 +31,7 @@ def sweep(arguments: Arguments, launch: Callable[[Namespace], None]) -> None:
     """
     runs = arguments.values.get("runs", "runs")
     journal = Journal(Path(runs if isinstance(runs, str) else "runs"))  # it is no text if it is swept over: runs=a,b
-    overrides = [*arguments.flags.overrides, f"hydra.sweep.dir='{journal.folder.absolute()}'"]
+    overrides = [*arguments.flags.overrides, f"hydra.sweep.dir={quoted(str(journal.folder.absolute()))}"]
     try:
         prepare_launcher(str(arguments.values.get("hydra/launcher")), journal)
         launch(Namespace(**{**vars(arguments.flags), "multirun": True, "overrides": overrides}))
@@ -55,7 +56,7 @@ def run_job(cfg: DictConfig, check: Callable[[DictConfig], None], job: Callable[
     try:
         with isolated(), chdir(hydra_cfg.runtime.cwd):  # Hydra has changed to the sweep's folder
             check(cfg)
-            run = Run.of(cfg)
+            run = Run.of(cfg, lambda: usual_values("config"))
             entry["run"], done = run.path.name, "skipped" if run.is_finished(cfg) else "finished"
             write_json(path, entry)
             entry |= {"miou": job(cfg), "status": done}

@@ -1,6 +1,7 @@
 """The check that every value of a config is of the same kind as its default."""
 
 from itertools import accumulate
+from math import isfinite
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -8,7 +9,13 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from fcnseg.cli.configs import leaves
 from fcnseg.cli.messages import no_setting
 
-MAY_BE_NULL = ("patience", "checkpoint.every_n_minutes", "model.weights")  # besides what is null by default
+ABSENT = object()
+MAY_BE_NULL = (
+    "patience",
+    "checkpoint.every_n_minutes",
+    "model.weights",
+    "optimizer.fused",
+)  # besides what is null by default
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list"}
 
 
@@ -23,21 +30,48 @@ def check_values(cfg: DictConfig, defaults: DictConfig) -> None:
         ValueError: A value is of another kind, or a setting was added (+key=value) that nothing reads.
     """
     known = list(leaves(defaults))
-    for key in set(leaves(cfg)) - set(known):
-        if not _is_argument(key, cfg, defaults):
+    given = list(leaves(cfg))
+    for key in set(given) - set(known):
+        emptied = any(other.startswith(f"{key}.") for other in known)  # a group whose last entry was removed
+        if not emptied and not _is_argument(key, cfg, defaults):
             raise ValueError(no_setting(key, known))
-    for key in known:
-        if key.startswith("choices.") and OmegaConf.select(cfg, key) != OmegaConf.select(defaults, key):
-            raise ValueError(f"{key} is set by the command itself: choose with {key.removeprefix('choices.')}=<choice>")
+    for key in given:
         value: Any = OmegaConf.select(cfg, key)
-        default: Any = OmegaConf.select(defaults, key)
-        if value == default or default is None or isinstance(default, DictConfig) or key == "trainer.devices":
-            continue
-        if isinstance(default, str) and type(value) in (int, float):
-            OmegaConf.update(cfg, key, str(value))
-        elif not (_is_of_kind(value, default) or (value is None and key in MAY_BE_NULL)):
-            kind = KINDS[list if isinstance(default, ListConfig) else type(default)]
-            raise ValueError(f"{key}={value}: wanted {kind}, such as {default}")
+        if isinstance(value, float) and not isfinite(value):
+            raise ValueError(f"{key}={value}: wanted a finite number")
+    for key in known:
+        _check_value(key, cfg, defaults)
+
+
+def _check_value(key: str, cfg: DictConfig, defaults: DictConfig) -> None:
+    if removed := _removed(key, cfg):
+        entry = OmegaConf.select(defaults, removed)
+        if "." in removed and isinstance(entry, DictConfig) and "_target_" in entry:
+            return  # one of several entries of a group, such as an augmentation by ~aug.flip
+        null = ", or null" if key in MAY_BE_NULL or entry is None else ""
+        raise ValueError(f"~{removed}: it cannot be removed; give {removed}=<value>{null}")
+    if key.startswith("choices.") and OmegaConf.select(cfg, key) != OmegaConf.select(defaults, key):
+        raise ValueError(f"{key} is set by the command itself: choose with {key.removeprefix('choices.')}=<choice>")
+    value: Any = OmegaConf.select(cfg, key)
+    default: Any = OmegaConf.select(defaults, key)
+    if value == default or default is None or isinstance(default, DictConfig) or key == "trainer.devices":
+        return
+    if isinstance(default, str) and type(value) in (int, float):
+        OmegaConf.update(cfg, key, str(value))
+    elif not (_is_of_kind(value, default) or (value is None and key in MAY_BE_NULL)):
+        kind = KINDS[list if isinstance(default, ListConfig) else type(default)]
+        raise ValueError(f"{key}={as_typed(value)}: wanted {kind}, such as {as_typed(default)}")
+
+
+def as_typed(value: object) -> str:
+    """A value as it is typed on a command line."""
+    return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
+
+
+def _removed(key: str, cfg: DictConfig) -> str | None:
+    """The setting itself, or the first of the nodes above it, that `cfg` has not."""
+    parents = accumulate(key.split("."), "{}.{}".format)
+    return next((name for name in parents if OmegaConf.select(cfg, name, default=ABSENT) is ABSENT), None)
 
 
 def _is_argument(key: str, cfg: DictConfig, defaults: DictConfig) -> bool:

@@ -29,7 +29,7 @@ class Entry:
 
     Attributes:
         path: The folder, which may hold no run at all.
-        state: "finished", "failed", "interrupted" or "running"; "broken" where the folder does not show which.
+        state: "finished", "failed", "interrupted", "killed" or "running"; "broken" where the folder does not show which.
         config: The run's settings; empty if they cannot be read.
         rows: The rows of metrics.csv, one an epoch.
         result: The content of result.json; empty unless the state is "finished".
@@ -76,8 +76,8 @@ def read(path: Path) -> Entry:
         remarks.append(f"{problem}; resume=never trains the run again")
     rows = attempt(METRICS, lambda: run.epochs) or []
     state = str(status.get("status", "broken")) if config else "broken"
-    # A run that is "running" may have been killed between its result and its last status.
-    if state in ("finished", "running") and result and not lacking:
+    # A run may have been killed between its result and its last status.
+    if state in ("finished", "running", "killed") and result and not lacking:
         return Entry(path, "finished", config, rows, result, tuple(remarks))
     if state == "finished":
         state, remarks = "broken", remarks or [f"no {path / 'result.json'}, though status.json says finished"]
@@ -111,7 +111,8 @@ def collect(pattern: str) -> list[Entry]:
     Raises:
         ValueError: no folder matches, or none of the folders holds a run.
     """
-    roots = [Path(name) for name in sorted(glob(pattern)) if Path(name).is_dir()]
+    names = [pattern] if Path(pattern).is_dir() else sorted(glob(pattern))  # a folder's own name may have brackets
+    roots = [Path(name) for name in names if Path(name).is_dir()]
     if not roots:
         raise ValueError(f"no folder {pattern}: wanted a folder of runs, one run, or a glob, as in runs=runs")
     entries = [read(path) for path in dict.fromkeys(path for root in roots for path in _inside(root))]

@@ -53,7 +53,7 @@ def sections(entries: Sequence[Entry], *, images: Sequence[object] | None, root:
 def summary(entries: Sequence[Entry]) -> str:
     """How many runs there are, and how many of each state."""
     counts = Counter(entry.state for entry in entries)
-    states = ("finished", "running", "interrupted", "failed", "broken")
+    states = ("finished", "running", "interrupted", "killed", "failed", "broken")
     numbers = ", ".join(f"{counts[state]} {state}" for state in states if counts[state])
     return f"{len(entries)} run{'s' if len(entries) != 1 else ''}: {numbers}"
 

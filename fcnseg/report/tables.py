@@ -101,7 +101,7 @@ def _facts(entry: Entry) -> dict[str, str]:
 def unfinished(entries: Iterable[Entry]) -> Table | None:
     """The runs without a result and what is known about the reason; None if every run has finished."""
     resumes = "the same command resumes it from its last checkpoint"
-    hints = {"running": f"it is running, or was killed: {resumes}", "interrupted": resumes}
+    hints = {"running": f"it is running, or was killed: {resumes}", "interrupted": resumes, "killed": resumes}
     rows = []
     for entry in entries:
         if entry.state != "finished":

@@ -34,7 +34,7 @@ def _write_sums(folder: Path, sums: list[tuple[str, str]]) -> None:
     write_text(folder / SUMS, "".join(f"{digest}  {name}\n" for digest, name in sums))
 
 
-def save(path: Path, checkpoint: Checkpoint, *, keep: str | None = None) -> None:
+def save(path: Path, checkpoint: Checkpoint, *, keep: str | None = None) -> str:
     """Write a checkpoint whole or not at all, with its hash beside it.
 
     The new hash is written before the file is renamed, and the old ones are removed after that: at every moment at which
@@ -45,10 +45,13 @@ def save(path: Path, checkpoint: Checkpoint, *, keep: str | None = None) -> None
         checkpoint: The dictionary that is saved, as Lightning makes it.
         keep: The name under which the file that is replaced is kept; None to remove it.
 
+    Returns:
+        The hash of the new file.
+
     Raises:
         OSError: the file could not be written (a full disk); what was there is still there.
     """
-    before, digest = _sums(path.parent), ""
+    before, digest, replaced = _sums(path.parent), "", {path.name}
 
     def add_hash(draft: Path) -> None:
         nonlocal digest
@@ -56,16 +59,17 @@ def save(path: Path, checkpoint: Checkpoint, *, keep: str | None = None) -> None
         _write_sums(path.parent, [*before, (digest, path.name)])
         if keep and path.exists():
             path.replace(path.with_name(keep))
+            replaced.add(keep)
 
     try:
         with replacing(path, before_rename=add_hash) as file:
             torch.save(checkpoint, file)
     except RuntimeError as error:  # how torch.save reports that the disk is full
         raise OSError(f"{path.name} could not be written: {str(error).splitlines()[0]}") from error
-    after = {name: old for old, name in before}
-    if keep and path.name in after:
-        after[keep] = after[path.name]
-    _write_sums(path.parent, [(old, name) for name, old in {**after, path.name: digest}.items()])
+    others = [(old, name) for old, name in before if name not in replaced]
+    kept = [(old, keep) for old, name in before if name == path.name and keep and keep in replaced]
+    _write_sums(path.parent, [*others, *kept, (digest, path.name)])
+    return digest
 
 
 def damage(path: Path) -> str | None:
@@ -74,8 +78,11 @@ def damage(path: Path) -> str | None:
         return "is missing"
     if path.stat().st_size == 0:
         return "is empty"
-    known = {digest for digest, _ in _sums(path.parent)}
-    return None if sha256(path) in known else f"does not have the hash in {SUMS}: it is truncated or was changed"
+    names = (
+        (LAST, PREVIOUS) if path.name == PREVIOUS else (path.name,)
+    )  # a kill between two renames leaves it LAST's hash
+    known = {digest for digest, name in _sums(path.parent) if name in names}
+    return None if sha256(path) in known else f"does not have its hash in {SUMS}: it is truncated or was changed"
 
 
 def newest_good(folder: Path) -> Path | None:
@@ -117,7 +124,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
         checkpoint, self.opened = self.opened or read(Path(path)), None
         return checkpoint
 
-    def open(self, path: Path, task: LightningModule, max_epochs: int) -> None:
+    def open(self, path: Path, task: LightningModule, max_epochs: int) -> Checkpoint:
         """Read the checkpoint to resume, and check that it is one of this run.
 
         Raises:
@@ -131,6 +138,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
                 " resume=never"
             )
         self.opened = checkpoint
+        return checkpoint
 
 
 def read(path: Path) -> Checkpoint:

@@ -8,7 +8,7 @@ import shutil
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from fcnseg.errors import RunFailedError, StopError, warn
 from fcnseg.files import read_json, write_json, write_text
@@ -30,14 +31,17 @@ class Run:
 
     Attributes:
         path: Its folder, which may not be there yet.
+        usual: Gives the usual values of all settings, by which a run of an earlier version, which has not all of them, is
+            known again.
     """
 
     path: Path
+    usual: identity.Usual = dict
 
     @classmethod
-    def of(cls, cfg: DictConfig) -> "Run":
+    def of(cls, cfg: DictConfig, usual: identity.Usual) -> "Run":
         """The run with the settings `cfg`, whose `name` has been given or made by `naming.run_name`."""
-        return cls(Path(cfg.runs) / str(cfg.name))
+        return cls(Path(cfg.runs) / str(cfg.name), usual)
 
     @property
     def config(self) -> DictConfig:
@@ -49,15 +53,24 @@ class Run:
         path = self.path / CONFIG
         if not path.is_file():
             raise ValueError(f"no run in {self.path}: found no {path}; give the folder of a run, such as runs/<name>")
-        cfg = OmegaConf.load(path)
-        if not isinstance(cfg, DictConfig):
-            raise ValueError(f"{path} is damaged, it holds no settings: restore it, or start over with resume=never")
+        try:
+            cfg = OmegaConf.load(path)
+        except Exception as error:  # a damaged file raises anything that its first wrong byte leads to
+            raise damaged(path, str(error).partition("\n")[0]) from error
+        if not isinstance(cfg, DictConfig) or "trainer" not in cfg:
+            raise damaged(path, "it does not hold the settings of a run")
         return cfg
 
     @property
     def status(self) -> dict[str, Any] | None:
-        """The content of status.json, whose `status` is running, finished, failed or interrupted; None without the file."""
-        return read_json(self.path / STATUS)
+        """The content of status.json; None without the file.
+
+        Its `status` is running, finished, failed, interrupted, or killed: that of a running one whose process is not there.
+        """
+        status = read_json(self.path / STATUS)
+        if status and status.get("status") == "running" and status.get("host") == platform.node():
+            return {**status, "status": "running" if _is_alive(status.get("pid")) else "killed"}
+        return status
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -74,10 +87,13 @@ class Run:
         path = self.path / METRICS
         if not path.exists():
             return []
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = [{key: _number(text) for key, text in row.items() if text} for row in csv.DictReader(file)]
+        try:
+            with path.open(newline="", encoding="utf-8") as file:
+                rows = [{key: _number(text) for key, text in row.items() if text} for row in csv.DictReader(file)]
+        except (ValueError, TypeError, AttributeError, csv.Error) as error:  # no text, or more cells than the head has
+            raise damaged(path, str(error)) from error
         if not all("epoch" in row for row in rows):
-            raise ValueError(f"{path} is damaged, a row has no epoch: restore it, or start over with resume=never")
+            raise damaged(path, "a row has no epoch")
         return rows
 
     @property
@@ -94,7 +110,7 @@ class Run:
         """
         try:
             try:  # only what goes wrong with the folder is the user's to mend
-                self._start(cfg, data_fingerprint)
+                self.start(cfg, data_fingerprint)
             except OSError as error:
                 raise self._unwritable(error) from error
             yield
@@ -108,6 +124,21 @@ class Run:
             self._write_status("failed", error=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
             raise RunFailedError(f"{self.path} failed: {type(error).__name__}: {error}") from error
         self._write_status("finished")
+        if self.result is None:
+            raise RunFailedError(f"{self.path} was removed while the run ended: the same command trains it again")
+
+    def check_own(self) -> None:
+        """Refuse to go on if the folder is no longer the one in which this process has begun.
+
+        Raises:
+            FileNotFoundError: it was removed or renamed, or another process has made it anew.
+        """
+        status = read_json(self.path / STATUS) or {}
+        if {**status, **_process()} != status or not (self.path / CONFIG).is_file():
+            raise FileNotFoundError(
+                f"the folder {self.path} was removed or replaced while its run trained: leave it in its place, and the same"
+                " command trains the run again"
+            )
 
     def locked(self) -> AbstractContextManager[object]:
         """Make the folder, and keep other processes out of it in the `with` block.
@@ -140,21 +171,48 @@ class Run:
         if cfg.resume == "never" or self.result is None:
             return False
         # A patience of null is an endless one.
-        limits = [(c.trainer.max_epochs, inf if c.patience is None else c.patience) for c in (cfg, self.config)]
-        return all(wanted <= had for wanted, had in zip(*limits, strict=True))
+        return all((inf if had is None else had) >= (inf if now is None else now) for now, had in self._lengths(cfg))
+
+    def _lengths(self, cfg: DictConfig) -> list[tuple[int | None, int | None]]:
+        """The epochs and the patience of `cfg` and of the run, whose version may not have had them."""
+        pairs, config = [(OmegaConf.select(cfg, key), key) for key in identity.MAY_GROW], self.config
+        return [(now, OmegaConf.select(config, key, default=now)) for now, key in pairs]
 
     def check_same(self, cfg: DictConfig) -> None:
         """Refuse to resume a run under other settings than its own; more epochs or patience are allowed.
 
         Raises:
-            ValueError: a table of what differs.
+            ValueError: a table of what differs; or the run has lost its config, so that nobody knows its settings.
         """
-        if cfg.resume == "never" or not (self.path / CONFIG).is_file():
+        if cfg.resume == "never":
             return
-        if differing := identity.differences(self.config, cfg):
+        if not (self.path / CONFIG).is_file():
+            if (self.path / RESULT).exists() or any(self.checkpoints.glob("*.ckpt")):
+                raise ValueError(
+                    f"the run {self.path} has lost its settings, found no {self.path / CONFIG}: restore the hidden folder"
+                    " .hydra, choose another name=, or start over with resume=never"
+                )
+        elif differing := identity.differences(self.config, cfg, self.usual):
             rows = [f"  {key}: {new} now, {old} then" for key, (old, new) in differing.items()]
-            head = f"the run {self.path} was made with other settings: choose another name=, or start over with resume=never"
+            head = (
+                f"the run {self.path} was made with other settings, or by a version with other defaults: give these, choose"
+                " another name=, or start over with resume=never"
+            )
             raise ValueError("\n".join([head, *rows]))
+
+    def twins(self, cfg: DictConfig) -> list[Path]:
+        """The folders of unfinished runs of these very settings: another version may have given them another name.
+
+        There is none if this run has begun. A run that a process is at work on does not count.
+        """
+        found = []
+        for path in () if self.path.exists() else self.path.parent.glob(f"*/{CONFIG}"):
+            run = Run(path.parents[1])
+            with suppress(ValueError, OmegaConfBaseException):  # of a damaged run
+                if run.result is None and (run.status or {}).get("status") != "running":
+                    as_long = all(now == had for now, had in run._lengths(cfg))
+                    found += [run.path] if as_long and not identity.differences(run.config, cfg, self.usual) else []
+        return found
 
     def check_data(self, fingerprint: str) -> None:
         """Refuse to resume a run on other data than it began with.
@@ -174,10 +232,10 @@ class Run:
         if self.result is not None and (self.status or {}).get("status") != "finished":
             self._write_status("finished")
 
-    def _start(self, cfg: DictConfig, data_fingerprint: str) -> None:
+    def start(self, cfg: DictConfig, data_fingerprint: str) -> None:
         """Set the status before anything is removed: at every moment at which the process may be killed, it is true."""
-        here = {"host": platform.node(), "pid": os.getpid(), "data_fingerprint": data_fingerprint}
-        write_json(self.path / STATUS, {"status": "running", **here, "started": _now()})
+        began = {"data_fingerprint": data_fingerprint, "started": _now()}
+        write_json(self.path / STATUS, {"status": "running", **_process(), **began})
         (self.path / RESULT).unlink(missing_ok=True)
         if cfg.resume == "never" and (self.path / ".hydra").is_dir():
             self._clear()
@@ -196,7 +254,11 @@ class Run:
                 path.unlink(missing_ok=True)
 
     def _write_status(self, status: str, **more: str) -> None:
-        path, now = self.path / STATUS, {**(self.status or {}), "status": status, "ended": _now()}
+        before = self.status or {}
+        others = before.get("status") == "running" and {**before, **_process()} != before
+        if others or not self.path.is_dir():  # it was removed
+            return
+        path, now = self.path / STATUS, {**before, "status": status, "ended": _now()}
         try:
             write_json(path, {**now, **more})
         except OSError:  # a full disk, on which the file that is there already can still be changed
@@ -206,6 +268,27 @@ class Run:
                     file.truncate()
             except OSError as error:
                 warn(f"{path} could not be written: {error.strerror}")
+
+
+def damaged(path: Path, reason: str) -> ValueError:
+    """The error that a file of a run cannot be read."""
+    return ValueError(f"{path} is damaged ({reason}): restore it, or start over with resume=never")
+
+
+def _process() -> dict[str, Any]:
+    """What tells this process from all others."""
+    return {"host": platform.node(), "pid": os.getpid()}
+
+
+def _is_alive(pid: object) -> bool:
+    """Whether there is a process of this number on this machine."""
+    try:
+        os.kill(int(str(pid)), 0)
+    except (ValueError, OverflowError, ProcessLookupError):
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def _number(text: str) -> float:

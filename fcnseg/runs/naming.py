@@ -22,6 +22,7 @@ SHORT = {  # settings that are spelled by one word, directly before a number; al
     "patience": "patience",
 }
 LONGEST = 80  # characters up to which settings are spelled out; what comes then goes into the hash
+LONGEST_GIVEN = 200  # bytes of a name of the user's; a file system takes 255
 PRESETS = ("experiment", "debug")  # groups that set other groups' settings and have none of their own
 ABSENT = object()  # unlike any value of a setting
 
@@ -45,8 +46,17 @@ def run_name(
         ValueError: the user's own name= is not the name of a folder.
     """
     if cfg.name is not None:
-        if (given := str(cfg.name)) in ("", ".", "..") or "/" in given:
-            raise ValueError(f"name={given}: wanted the name of a folder in {cfg.runs}, without a /")
+        given = str(cfg.name)
+        if (
+            given.startswith(".")
+            or "/" in given
+            or not given.isprintable()
+            or not 0 < len(given.encode()) <= LONGEST_GIVEN
+        ):
+            raise ValueError(
+                f"name={given!r}: wanted the name of a folder in {cfg.runs}, of up to {LONGEST_GIVEN} bytes, without a / and"
+                " without a leading dot, which hides it"
+            )
         return given
     settings = _differing(cfg, defaults)
     words = [_choice(group, choice, shipped) for group, choice in _chosen(cfg, preset).items()]

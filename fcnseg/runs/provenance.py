@@ -1,6 +1,7 @@
 """Where a result comes from: code, versions, hardware and checkpoint."""
 
 import subprocess
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,16 +21,33 @@ def code() -> dict[str, str | bool | None]:
     return {"commit": _git("rev-parse", "HEAD"), "dirty": None if changes is None else bool(changes)}
 
 
+def surroundings(trainer: Trainer) -> dict[str, Any]:
+    """The device, the threads, the precision and the versions, on which the last digits of a run's numbers depend."""
+    device = trainer.strategy.root_device
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    cpu = f"CPU with {torch.backends.cpu.get_cpu_capability()}"  # the instructions that PyTorch's operations were chosen by
+    return {
+        "device": {"cuda": gpu, "cpu": cpu}.get(device.type, str(device)),
+        "threads": torch.get_num_threads(),
+        "precision": str(trainer.precision),
+        "versions": {package: _version(package) for package in PACKAGES},
+    }
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What of the `surroundings` and the `code` is another now, in words."""
+    pairs = [(key, before.get(key), value) for key, value in now.items() if key != "versions"]
+    pairs += [(name, before["versions"].get(name), value) for name, value in now["versions"].items()]
+    return [f"{key} {new} (before: {old})" for key, old, new in pairs if old != new]
+
+
 def provenance(trainer: Trainer, checkpoint: Path) -> dict[str, Any]:
     """The versions, the hardware, the precision and the checkpoint that a result comes from."""
-    device = trainer.strategy.root_device
-    hardware = (
-        torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    )
+    here = surroundings(trainer)
+    device, threads = here.pop("device"), here.pop("threads")
     return {
-        "versions": {package: _version(package) for package in PACKAGES},
-        "hardware": hardware,
-        "precision": str(trainer.precision),
+        **here,
+        "hardware": f"CPU, {threads} threads" if device.startswith("CPU") else device,
         "checkpoint": {"file": checkpoint.name, "sha256": sha256(checkpoint)},
     }
 

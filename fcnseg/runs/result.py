@@ -22,13 +22,15 @@ def _number(value: float) -> float | None:
 def measure(trainer: Trainer, task: SegmentationTask, data: VOCDataModule) -> dict[str, Any]:
     """Test `task` with the weights that it has: its scores, the IoU of every class and the floor, all from the same masks."""
     trainer.test(task, data, verbose=False)
-    matrices = task.metrics["test"].all_matrices()
-    iou = iou_per_class(matrices[:, :-1].sum(0)).tolist() if task.was_finite("test") else [math.nan] * len(CLASSES)
+    matrices = task.metrics["test"].all_matrices().cpu()
+    found, iou = dict.fromkeys(SCORES, math.nan), [math.nan] * len(CLASSES)
+    if task.was_finite("test"):
+        found = {name: value.item() for name, value in scores(matrices).items()}  # not Lightning's, rounded on a GPU
+        iou = iou_per_class(matrices[:, :-1].sum(0)).tolist()
+    found["loss"] = trainer.callback_metrics["test/loss"].item()
     floor = scores(all_background(matrices))
     return {
-        "metrics": {
-            name: _number(value.item()) for name, value in trainer.callback_metrics.items() if name.startswith("test/")
-        },
+        "metrics": {f"test/{name}": _number(value) for name, value in found.items()},
         "iou": {name: _number(value) for name, value in zip(CLASSES, iou, strict=True)},
         "confusion": matrices.sum(0).tolist(),  # (22, 21): truth, void last, by prediction
         "floor": {name: _number(value.item()) for name, value in floor.items()},

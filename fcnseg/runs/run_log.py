@@ -80,20 +80,21 @@ class RunLog(Logger):
         return self._writer
 
     def state_dict(self) -> dict[str, Any]:
-        """How far the log is: what a resumed run has to know beside the rows in the files."""
-        return {"epochs": len(self.rows), "unwritten": self.unwritten, "pending": dict(self.pending)}
+        """All rows, since the files may get lost; how many of them are in the files; and the values of the next one."""
+        return {"rows": list(self.rows), "written": self._written, "pending": dict(self.pending)}
 
     def begin(self, state: Mapping[str, Any] | None) -> None:
-        """Take over the rows of an earlier part of the run; rows of epochs that are repeated are dropped.
+        """Take over the rows of an earlier part of the run; what the files have of epochs that are repeated is dropped.
 
         Args:
             state: What `state_dict` gave when the run was saved; None for a run from the beginning.
         """
-        state = state or {"epochs": 0, "unwritten": [], "pending": {}}
-        self.rows = [row for row in self.run.epochs if row["epoch"] < state["epochs"]]
-        self._written = len(self.rows)
-        self.rows += [row for row in state["unwritten"] if row["epoch"] >= self._written]
-        self.pending = dict(state["pending"])
+        state = state or {"rows": [], "written": 0, "pending": {}}
+        if "rows" not in state:  # saved by an earlier version, which left the rows in metrics.csv
+            rows = [row for row in self.run.epochs if row["epoch"] < state["epochs"]]
+            late = [row for row in state["unwritten"] if row["epoch"] >= len(rows)]
+            state = {**state, "rows": rows + late, "written": len(rows)}
+        self.rows, self._written, self.pending = list(state["rows"]), state["written"], dict(state["pending"])
 
     def log_hyperparams(self, params: Mapping[str, Any]) -> None:  # type: ignore[override]
         """Write what TensorBoard's HPARAMS tab compares runs by."""
@@ -140,8 +141,7 @@ class RunLog(Logger):
 
     def finish(self) -> None:
         """Write the scores of the test, which Lightning has logged, and close the files."""
-        if self.unwritten:  # the disk was full after the last epoch
-            self._write()
+        self._write()  # the disk was full after the last epoch, or the file was lost since
         for name in FINAL:
             self.writer.add_scalar(name, self.pending[name], len(self.rows))
         self.writer._get_file_writer().add_summary(hparams({}, FINAL)[2])
@@ -160,7 +160,7 @@ def _date_back(folder: Path, now: int) -> None:
     TensorBoard reads them in the order of the dates in their names. After a clock was set back the new file would come first,
     and would not replace what comes after it.
     """
-    for age, path in enumerate(sorted(folder.glob("events.out.tfevents.*"), reverse=True), start=1):
+    for age, path in enumerate(sorted(folder.glob("events.out.tfevents.[0-9]*.*"), reverse=True), start=1):
         *head, date, rest = path.name.split(".", 4)
-        if int(date) > now - age:
+        if date.isdecimal() and int(date) > now - age:
             path.rename(folder / ".".join([*head, f"{now - age:010}", rest]))

@@ -8,7 +8,8 @@ from fcnseg.data import check_settings, check_whole_number
 from fcnseg.runs.trainer_settings import check_trainer
 
 # The least value of every whole number that has one.
-LEAST = {"trainer.max_epochs": 1, "patience": 1, "checkpoint.every_n_steps": 1, "seed": 0}
+LEAST = {"trainer.max_epochs": 1, "patience": 1, "checkpoint.every_n_steps": 1, "seed": 0, "schedule.T_max": 1}
+LARGEST_SEED = 2**32 - 1  # NumPy's
 
 
 def check_ranges(cfg: DictConfig) -> None:
@@ -24,6 +25,10 @@ def check_ranges(cfg: DictConfig) -> None:
         value = OmegaConf.select(cfg, key)
         if value is not None:
             check_whole_number(key, value, least)
+    if cfg.seed > LARGEST_SEED:
+        raise ValueError(f"seed={cfg.seed}: wanted a whole number from 0 to {LARGEST_SEED}")
+    if (rate := cfg.optimizer.get("lr", 0)) < 0:
+        raise ValueError(f"optimizer.lr={rate}: wanted a learning rate from 0 up")
     if not (seconds := cfg.checkpoint.min_seconds) >= 0:
         raise ValueError(f"checkpoint.min_seconds={seconds}: wanted a number from 0 up")
     if (minutes := cfg.checkpoint.every_n_minutes) is not None and not minutes > 0:

@@ -8,6 +8,8 @@ WHOLE_SETS = "a result is of all images of its data set; debug=fast tries everyt
 OUR_LOG = "a run always has its own log; logger=csv, logger=wandb or +logger.x._target_=... adds another"
 OUR_CHECKPOINTS = "a run saves its own checkpoints, from which it resumes exactly; the settings are checkpoint.*"
 
+PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16")  # Lightning's short names come last
+
 # What Lightning adds to these two lists, tests/runs/test_trainer_settings.py asks to be decided about.
 HONOURED = (
     *("accelerator", "devices", "precision", "max_epochs", "deterministic", "benchmark", "inference_mode"),
@@ -48,6 +50,11 @@ def check_trainer(cfg: DictConfig) -> None:
     for key in sorted(trainer.keys() - {"_target_", *HONOURED}):
         reason = REFUSED.get(str(key), f"it is unknown; known are {', '.join(HONOURED)}")
         raise ValueError(f"trainer.{key}={trainer[key]} cannot be set: {reason}")
+    if str(trainer.precision) not in PRECISIONS:
+        raise ValueError(
+            f"trainer.precision={trainer.precision}: wanted one of {', '.join(PRECISIONS[:4])}. Images and weights are float32;"
+            " half the memory and the time comes from the mixed ones"
+        )
     if trainer.get("gradient_clip_val") is not None and cfg.optimizer.get("fused"):
         raise ValueError(
             f"trainer.gradient_clip_val={trainer.gradient_clip_val} has no effect on a fused optimiser: add"

@@ -19,6 +19,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+from torchvision.ops import stochastic_depth
 
 import fcnseg.cli.command
 from fcnseg import fit, losses, models  # noqa: F401
@@ -26,13 +28,26 @@ from fcnseg.cli.configs import CONF, default_config
 from fcnseg.data import shapes  # noqa: F401
 from fcnseg.evaluate import evaluate  # noqa: F401
 from fcnseg.files import read_json
+from fcnseg.models import FCN
 from fcnseg.runs import provenance
 from fcnseg.runs import result as results  # noqa: F401  (the doors import them late: here once, before forking)
 from fcnseg.train import train
 
 TIME = ("images_per_s", "seconds")  # what no two runs have in common
 STRICT = ["trainer.deterministic=true", "loss=weighted"]
+
+
+class Dropping(FCN):
+    """A network that draws numbers while it trains: for dropout, and for stochastic depth."""
+
+    def forward(self, image):
+        rate = 0.5 if self.training else 0.0
+        image = image + stochastic_depth(image, 0.5, "row", self.training)
+        return super().forward(nn.functional.dropout(image, rate))
+
+
 NETS = {
+    "dropping": ["model=fcn", "model._target_=injection.Dropping", "model.widths=[4,8]"],
     "fcn": ["model=fcn", "model.widths=[4,8]"],
     "wilson": ["model=wilson", "model.widths=[4,8]", *STRICT],
     "unet": ["model=unet", "model.widths=[4,8]", *STRICT],
@@ -229,7 +244,7 @@ def content(path):
         "best": best,
         "rows": rows(path),
         "tensorboard": [tuple(map(repr, item)) for item in tensorboard(path)],
-        "result": {key: value for key, value in result.items() if key not in TIME},
+        "result": {key: value for key, value in result.items() if key not in (*TIME, "parts")},
         "status": read_json(path / "status.json")["status"],
     }
 

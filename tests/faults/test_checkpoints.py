@@ -3,16 +3,18 @@
 import os
 import shutil
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 from injection import at, content, differences, evaluate, fill, kill, load, rows, run, tensorboard
 
 from fcnseg import fit
+from fcnseg.callbacks import checkpoints
 from fcnseg.callbacks.checkpoints import Checkpoints
 from fcnseg.callbacks.epoch_log import EpochLog
 from fcnseg.files import read_json
-from fcnseg.runs.checkpoint import SUMS, newest_good, save, sha256
+from fcnseg.runs.checkpoint import SUMS, damage, newest_good, save, sha256
 from fcnseg.task import SegmentationTask
 
 
@@ -303,10 +305,106 @@ def test_a_disk_full_to_the_end_is_told_by_the_exit_code(tmp_path, args, same, s
 
 
 def test_a_checkpoint_another_program_replaced_is_not_resumed(tmp_path, args, same, broken_off):
-    """A good file under a wrong name passes: its hash is among those written. A good file of no save does not."""
+    """A good file, but not the one of the last save."""
     changed = load(broken_off / "last.ckpt")
     changed["state_dict"]["net.classifier.bias"] += 1
     torch.save(changed, broken_off / "last.ckpt")
     outcome = run(tmp_path, *args)
     assert (outcome.code, "skipped" in outcome.err) == (0, True)
     same(tmp_path / "runs" / "run")
+
+
+@pytest.mark.parametrize("name", ["best.ckpt", "previous.ckpt"])
+def test_a_checkpoint_under_another_name_is_not_resumed(tmp_path, args, same, broken_off, name):
+    """Its hash is among those written, but it is not the hash of last.ckpt."""
+    shutil.copy(broken_off / name, broken_off / "last.ckpt")
+    outcome = run(tmp_path, *args)
+    assert outcome.code == 0, outcome.err
+    assert "last.ckpt does not have its hash in SHA256SUMS" in outcome.err
+    same(tmp_path / "runs" / "run")
+
+
+def test_a_checkpoint_kept_after_a_killed_save_is_known_to_be_whole(tmp_path):
+    """Killed when the hash of the new file was listed and the old one still in place: both are last.ckpt's."""
+    last, previous = tmp_path / "last.ckpt", tmp_path / "previous.ckpt"
+    save(last, {"step": 1}, keep="previous.ckpt")
+    with (tmp_path / SUMS).open("a") as file:
+        file.write(f"{'0' * 64}  last.ckpt\n")
+    for step in (2, 3):
+        save(last, {"step": step}, keep="previous.ckpt")
+        assert [damage(path) for path in (last, previous)] == [None, None]
+        assert load(previous)["step"] == step - 1
+    assert len((tmp_path / SUMS).read_text().splitlines()) == 2
+
+
+def best_of_the_second_epoch(*, killed, nth=2):
+    """Let the second epoch be better than the first, and kill the run when best.ckpt is of it and last.ckpt is not."""
+
+    def inject():
+        at(Checkpoints, "after_epoch", nth, lambda self, *_: setattr(self, "best_score", -1.0))
+        if killed:
+            at(checkpoints, "save", 2, kill, after=True, when=lambda path, *_, **__: path.name == "best.ckpt")
+
+    return inject
+
+
+def test_a_best_checkpoint_of_an_epoch_that_does_not_come_again_is_not_taken(tmp_path, args):
+    """Followed by a command with fewer epochs: the result would have the weights of one epoch and the name of another."""
+    assert run(tmp_path, *args, inject=best_of_the_second_epoch(killed=True)).code == -9
+    path = tmp_path / "runs" / "run"
+    assert (load(path / "checkpoints" / "best.ckpt")["epoch"], load(path / "checkpoints" / "last.ckpt")["epoch"]) == (
+        1,
+        1,
+    )
+    fewer = [*args, "trainer.max_epochs=1"]
+    outcome = run(tmp_path, *fewer)
+    assert (outcome.code, "starts from the beginning" in outcome.err) == (0, True), outcome.err
+    assert run(tmp_path, *fewer, "runs=whole").code == 0
+    assert differences(content(path), content(tmp_path / "whole" / "run")) == []
+
+
+def test_a_best_checkpoint_of_an_epoch_that_comes_again_is_written_anew(tmp_path, args):
+    assert run(tmp_path, *args, inject=best_of_the_second_epoch(killed=True)).code == -9
+    for folder, nth in (("runs", 1), ("whole", 2)):
+        outcome = run(tmp_path, *args, f"runs={folder}", inject=best_of_the_second_epoch(killed=False, nth=nth))
+        assert (outcome.code, outcome.err) == (0, "")
+    whole = content(tmp_path / "whole" / "run")
+    assert whole["result"]["best_epoch"] == 1
+    assert differences(content(tmp_path / "runs" / "run"), whole) == []
+
+
+def test_an_epoch_that_comes_again_and_is_no_longer_the_best_one_is_noticed(tmp_path, args, same):
+    """As on another machine, whose last digits are others."""
+    assert run(tmp_path, *args, inject=best_of_the_second_epoch(killed=True)).code == -9
+    worse = partial(at, Checkpoints, "after_epoch", 1, lambda self, *_: setattr(self, "best_score", 2.0))
+    outcome = run(tmp_path, *args, inject=worse)
+    assert (outcome.code, "best.ckpt was of another epoch than the best one" in outcome.err) == (1, True), outcome
+    outcome = run(tmp_path, *args)
+    assert (outcome.code, "from the beginning" in outcome.err) == (0, True), outcome
+    same(tmp_path / "runs" / "run")
+
+
+@pytest.mark.parametrize("moment", ["in the second epoch", "in the test"])
+@pytest.mark.parametrize(
+    "harm", [Path.unlink, lambda path: path.write_bytes(b"\xff\xfe\0,,\n1")], ids=["lost", "garbage"]
+)
+def test_a_lost_table_of_epochs_is_written_anew(tmp_path, args, same, moment, harm):
+    step = partial(at, SegmentationTask, "training_step" if moment == "in the second epoch" else "test_step")
+    assert run(tmp_path, *args, inject=partial(step, 5 if moment == "in the second epoch" else 1, kill)).code == -9
+    harm(tmp_path / "runs" / "run" / "metrics.csv")
+    outcome = run(tmp_path, *args)
+    assert outcome.code == 0, outcome.err
+    same(tmp_path / "runs" / "run")
+
+
+def test_a_run_saved_by_an_earlier_version_goes_on(tmp_path, args, same, broken_off):
+    """One that did not save the rows of metrics.csv, the hash of best.ckpt or the parts."""
+    last = load(broken_off / "last.ckpt")
+    log, _ = last.pop("run_log"), last.pop("parts")
+    last["callbacks"]["EpochLog"]["run_log"] = {"epochs": len(log["rows"]), "unwritten": [], "pending": log["pending"]}
+    del last["callbacks"]["Checkpoints"]["best_sha256"]
+    save(broken_off / "last.ckpt", last)
+    outcome = run(tmp_path, *args)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert rows(tmp_path / "runs" / "run") != []
+    assert [part["epochs"] for part in read_json(tmp_path / "runs" / "run" / "result.json")["parts"]] == [[2, 2]]

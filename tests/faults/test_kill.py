@@ -43,7 +43,7 @@ def of_best(path, *_, **__):
 
 MOMENTS = {  # steps 1 to 3 are the first epoch's, 4 to 6 the second's
     "before anything": partial(at, VOCDataModule, "prepare_data", 1, kill),
-    "folder being made": partial(at, Run, "_start", 1, kill, after=True),
+    "folder being made": partial(at, Run, "start", 1, kill, after=True),
     **{f"in step {n}": partial(at, SegmentationTask, "training_step", n, kill) for n in (1, 2, 3, 4, 6)},
     "optimiser has stepped": partial(at, torch.optim.AdamW, "step", 5, kill, after=True),
     "step saved": partial(at, Checkpoints, "on_train_batch_end", 5, kill, after=True),
@@ -162,6 +162,8 @@ def test_killed_before_any_file_operation_of_a_save(tmp_path, args, same, elsewh
 
         shutil.copytree(before, runs)
         assert run(tmp_path, *args, inject=killed).code == -9
+        whole = {path.name: checkpoint.damage(path) for path in (runs / "run" / "checkpoints").glob("[!.]*.ckpt")}
+        assert set(whole.values()) == {None}, (n, whole)
         assert load(newest_good(runs / "run" / "checkpoints"))["global_step"] in steps, n
         if n in finished:
             outcome = run(tmp_path, *args)
@@ -170,9 +172,9 @@ def test_killed_before_any_file_operation_of_a_save(tmp_path, args, same, elsewh
         shutil.rmtree(runs)
 
 
-@pytest.mark.parametrize("net", ["wilson", "unet"])
+@pytest.mark.parametrize("net", ["wilson", "unet", "dropping"])
 def test_every_network_resumes_exactly(tmp_path, data, same, net):
-    """The FCN: above. In deterministic mode, with the weighted loss."""
+    """The FCN: above. In deterministic mode, with the weighted loss; and one that draws numbers."""
     args = tiny(data, net)
     assert run(tmp_path, *args, inject=partial(at, SegmentationTask, "training_step", 5, kill)).code == -9
     outcome = run(tmp_path, *args)

@@ -10,12 +10,15 @@ import time
 from functools import partial
 
 import pytest
+import torch
 from filelock import FileLock
 from injection import at, content, differences, evaluate, kill, load, mount, rows, run, send, start, tensorboard
 
+from fcnseg import fit
 from fcnseg.callbacks.checkpoints import Checkpoints
-from fcnseg.files import read_json
+from fcnseg.files import read_json, write_json
 from fcnseg.runs import folder as runs
+from fcnseg.runs import provenance
 from fcnseg.task import SegmentationTask
 
 
@@ -233,15 +236,17 @@ def test_a_clock_set_back_within_a_run_does_not_stop_its_saves(tmp_path, args):
 
 
 OTHERS = {"seed": "seed=1", "model": "model=unet", "size": "data.size=48", "loss": "loss=weighted"}
+OTHERS |= {"lr": "optimizer.lr=0.02", "eps": "+optimizer.eps=0.1", "clip": "+trainer.gradient_clip_val=2"}
 
 
 def test_a_resume_with_other_settings_under_the_same_name_is_refused(tmp_path, args, same):
     assert run(tmp_path, *args, inject=partial(at, SegmentationTask, "training_step", 5, kill)).code == -9
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*")}
     for setting, override in OTHERS.items():
-        outcome = run(tmp_path, *args, override)
+        more = ["optimizer.fused=false"] if setting == "clip" else []
+        outcome = run(tmp_path, *args, override, *more, with_hydra=override.startswith("+"))
         assert outcome.code == 2, setting
-        key, _, value = override.partition("=")
+        key, _, value = override.lstrip("+").partition("=")
         row = f"choices.{key}: {value} now, " if setting in ("model", "loss") else f"{key}: {value} now, "
         assert any(line.strip().startswith(row) for line in outcome.err.splitlines()), outcome.err
         assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*")} == files
@@ -369,3 +374,141 @@ def test_patience_that_ran_out_stays_so(tmp_path, args):
     assert run(tmp_path, *args).code == 0
     assert [row["epoch"] for row in rows(tmp_path / "runs" / "run")] == ["0", "1"]
     assert differences(content(tmp_path / "runs" / "run"), content(tmp_path / "whole" / "run")) == []
+
+
+def removed(run):
+    shutil.rmtree(run.path)
+
+
+def renamed(run):
+    run.path.rename(run.path.with_name("renamed"))
+
+
+def replaced(run):
+    """By a process that has started the same run again, after its folder was removed."""
+    copy = shutil.copytree(run.path, run.path.with_name("copy"))
+    status = read_json(copy / "status.json")
+    write_json(copy / "status.json", {**status, "pid": os.getppid()})
+    removed(run)
+    copy.rename(run.path)
+
+
+@pytest.mark.parametrize(
+    ("lose", "moment"),
+    [
+        *((lose, (Checkpoints, "_save_last", 5)) for lose in (removed, renamed, replaced)),
+        (removed, (fit.Training, "test", 1)),
+        (removed, (runs.Run, "_write_status", 1)),
+    ],
+    ids=lambda value: value[1] if isinstance(value, tuple) else value.__name__,
+)
+def test_a_run_whose_folder_is_removed_while_it_trains_has_failed(tmp_path, args, same, lose, moment):
+    path = tmp_path / "runs" / "run"
+    inject = partial(at, *moment, lambda *_, **__: lose(runs.Run(path)))
+    outcome = run(tmp_path, *args, inject=inject)
+    assert outcome.code == 1, outcome
+    assert "has finished" not in outcome.out
+    assert "runs/run" in outcome.err
+    assert "Traceback" not in outcome.err
+    if moment[1] == "_save_last":
+        assert "was removed or replaced while its run trained" in outcome.err
+        assert path.exists() == (lose == replaced)
+    if lose == replaced:
+        assert read_json(path / "status.json")["status"] == "running"  # the other process's
+        shutil.rmtree(path)
+    assert run(tmp_path, *args).code == 0
+    same(path)
+
+
+def threads(number):
+    return partial(torch.set_num_threads, number)
+
+
+def other_torch():
+    version = provenance._version
+    provenance._version = lambda package: "9.9" if package == "torch" else version(package)
+
+
+def test_a_result_lists_its_parts_and_what_they_ran_on(tmp_path, args, unbroken_run):
+    (whole,) = read_json(unbroken_run() / "result.json")["parts"]
+    assert (whole["epochs"], whole["threads"], whole["precision"]) == ([1, 2], 1, "32-true")
+    assert {"device", "versions", "commit", "dirty"} <= whole.keys()
+
+    def stopped_in(step, change):
+        def inject():
+            change()
+            at(SegmentationTask, "training_step", step, kill)
+
+        return inject
+
+    assert run(tmp_path, *args, inject=stopped_in(5, threads(1))).code == -9
+    second = run(tmp_path, *args, inject=stopped_in(1, threads(2)))  # which saves nothing
+    assert (second.code, second.err.count("goes on with threads 2 (before: 1): ")) == (-9, 1), second
+    third = run(tmp_path, *args, inject=other_torch)
+    assert third.code == 0, third.err
+    assert third.err.count("fcnseg: ") == 1
+    before = whole["versions"]["torch"]
+    assert f"goes on with torch 9.9 (before: {before}): the last digits of its numbers may differ" in third.err
+    parts = read_json(tmp_path / "runs" / "run" / "result.json")["parts"]
+    assert [(part["epochs"], part["versions"]["torch"]) for part in parts] == [([1, 2], before), ([2, 2], "9.9")]
+
+
+def has_bf16(answer):
+    def inject():
+        torch.cpu.get_capabilities = lambda: {"avx512_bf16": answer}
+
+    return inject
+
+
+def test_a_resumed_run_keeps_its_precision(tmp_path, args):
+    """The one that trainer.precision=auto had on the first machine; the second would have chosen another."""
+    args = [*args, "trainer.precision=auto"]
+
+    def killed():
+        has_bf16(True)()
+        at(SegmentationTask, "training_step", 5, kill)
+
+    assert run(tmp_path, *args, inject=killed).code == -9
+    outcome = run(tmp_path, *args, inject=has_bf16(False))
+    assert (outcome.code, outcome.err) == (0, "")
+    assert run(tmp_path, *args, "runs=whole", inject=has_bf16(True)).code == 0
+    found, wanted = (content(tmp_path / folder / "run") for folder in ("runs", "whole"))
+    assert differences(found, wanted) == []
+    assert found["result"]["precision"] == "bf16-mixed"
+    parts = read_json(tmp_path / "runs" / "run" / "result.json")["parts"]
+    assert [part["precision"] for part in parts] == ["bf16-mixed"] * 2
+
+
+def test_a_resumed_run_says_from_where(tmp_path, args):
+    first = run(tmp_path, *args, inject=partial(at, SegmentationTask, "training_step", 5, kill))
+    assert (first.code, "goes on" in first.out) == (-9, False)
+    assert first.out.startswith("run: reads the data set\nrun: 24 images, 32-true\n")
+    second = run(tmp_path, *args, inject=partial(at, SegmentationTask, "test_step", 1, kill))
+    assert "run: 24 images, 32-true, goes on from epoch 2\n" in second.out
+    assert "run: 24 images, 32-true, has trained all its epochs\n" in run(tmp_path, *args).out
+
+
+@pytest.mark.parametrize("streams", [(1,), (1, 2)], ids=["output", "output and errors"])
+def test_a_run_goes_on_when_nobody_reads_its_output(tmp_path, args, same, streams):
+    """As with `| head`, and with a terminal that is gone."""
+
+    def closed():
+        read, write = os.pipe()
+        os.close(read)
+        for stream in streams:
+            os.dup2(write, stream)
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # as Python does at its start
+
+    outcome = run(tmp_path, *args, inject=closed)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert run(tmp_path, *args, "seed=-1", "name=other", inject=closed).code == 2
+    same(tmp_path / "runs" / "run")
+
+
+def test_a_stray_event_file_is_left_alone(tmp_path, args, same):
+    assert run(tmp_path, *args, inject=partial(at, SegmentationTask, "training_step", 5, kill)).code == -9
+    for stray in ("events.out.tfevents.backup", "events.out.tfevents.1x.old", "events.out.tfevents.12"):
+        (tmp_path / "runs" / "run" / stray).touch()
+    outcome = run(tmp_path, *args)
+    assert outcome.code == 0, outcome.err
+    same(tmp_path / "runs" / "run")
