@@ -1,4 +1,11 @@
-"""Cross-entropy, plain or weighted by the share of each class in the train set."""
+"""Losses over labelled pixels: cross-entropy in several forms, Dice, Lovasz, and sums of them.
+
+All compute in float32, and give 0 without a gradient for a batch that is all void. On a GPU, none waits for the device.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -6,6 +13,8 @@ from torch.nn import functional as F
 
 from fcnseg.data.dataset import VOID
 from fcnseg.data.voc import BACKGROUND
+
+TINY = torch.finfo(torch.float32).tiny
 
 
 def class_weights(class_pixels: Tensor) -> Tensor:
@@ -19,32 +28,174 @@ def class_weights(class_pixels: Tensor) -> Tensor:
     return (1 - pixels / pixels.sum().clamp_min(1)).float()
 
 
-class CrossEntropy(nn.Module):
-    """Cross-entropy over labelled pixels, plain or weighted by eq. (2); 0 for a batch that is all void.
+def pixel_rows(logits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The pixels of a batch one below the other, which is free for channels_last logits.
+
+    Shape:
+        logits (N, C, H, W), mask (N, H, W) -> (N*H*W, C) float32, (N*H*W,) int64.
+    """
+    return logits.permute(0, 2, 3, 1).flatten(0, 2).float(), mask.flatten().long()
+
+
+class Loss(nn.Module):
+    """What all losses have in common.
 
     Args:
-        class_pixels: (C + 1,), the pixels of every class in the train set, then of void.
-        weighted: Whether a pixel counts with the weight of its class; the sum is then divided by the sum of these weights.
+        class_pixels: (C + 1,), the pixels of every class in the train set, then of void; most losses do not need them.
 
     Shape:
         logits (N, C, H, W) of any float type, labels (N, H, W) uint8 with 255 for void -> ().
     """
 
+    def __init__(self, class_pixels: Tensor) -> None:
+        super().__init__()
+
+
+class CrossEntropy(Loss):
+    """Cross-entropy over labelled pixels, plain or weighted by eq. (2).
+
+    Args:
+        class_pixels: (C + 1,), the pixels of every class in the train set, then of void.
+        weighted: Whether a pixel counts with the weight of its class; the sum is then divided by the sum of these weights.
+        label_smoothing: The share of a labelled pixel's truth, from 0 to 1, that is spread evenly over all classes.
+    """
+
     weight: Tensor
 
-    def __init__(self, class_pixels: Tensor, *, weighted: bool) -> None:
-        super().__init__()
+    def __init__(self, class_pixels: Tensor, *, weighted: bool, label_smoothing: float = 0.0) -> None:
+        super().__init__(class_pixels)
         weight = class_weights(class_pixels) if weighted else torch.ones(len(class_pixels) - 1)
         self.register_buffer("weight", weight)
         self.weighted = weighted
+        self.label_smoothing = _checked("label_smoothing", label_smoothing, 0, 1)
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
-        # One row a pixel: free for channels_last logits, and deterministic on CUDA, where the 2-D form is not.
-        rows = logits.permute(0, 2, 3, 1).flatten(0, 2).float()  # (N*H*W, C)
-        labels = mask.flatten().long()  # (N*H*W,)
+        # One row a pixel: deterministic on CUDA, where the 2-D form is not.
+        rows, labels = pixel_rows(logits, mask)
         weight = self.weight if self.weighted else None
-        # Summed apart: CUDA's own sum over rows runs in a single block of threads.
-        total = F.cross_entropy(rows, labels, weight=weight, ignore_index=VOID, reduction="none").sum()
+        smoothing = self.label_smoothing  # torch leaves void pixels out of it, too
+        losses = F.cross_entropy(rows, labels, weight, ignore_index=VOID, reduction="none", label_smoothing=smoothing)
+        total = losses.sum()  # summed apart: CUDA's own sum over rows runs in a single block of threads
         counted = labels != VOID
         size = self.weight[labels.where(counted, 0)].mul(counted).sum() if self.weighted else counted.sum()
-        return total / size.clamp_min(torch.finfo(torch.float32).tiny)
+        return total / size.clamp_min(TINY)
+
+
+class Focal(Loss):
+    """Focal loss (Lin et al., arXiv 1708.02002), the mean of -(1 - p)^gamma log p over labelled pixels.
+
+    Args:
+        class_pixels: Not used.
+        gamma: How much less a pixel counts whose class is sure: 0 is cross-entropy, the paper's 2.0 is usual.
+    """
+
+    def __init__(self, class_pixels: Tensor, *, gamma: float = 2.0) -> None:
+        super().__init__(class_pixels)
+        self.gamma = _checked("gamma", gamma, 0, math.inf)
+
+    def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
+        rows, labels = pixel_rows(logits, mask)
+        losses = F.cross_entropy(rows, labels, ignore_index=VOID, reduction="none")  # -log p; 0 where void
+        unsure = (-torch.expm1(-losses)).clamp_min(TINY)  # 1 - p; a root of 0 has no gradient
+        return (unsure**self.gamma * losses).sum() / (labels != VOID).sum().clamp_min(1)
+
+
+class OHEM(Loss):
+    """Online hard example mining: the mean cross-entropy of the labelled pixels where it is highest.
+
+    Args:
+        class_pixels: Not used.
+        share: The share of the batch's labelled pixels that count, from 0.001 to 1.
+    """
+
+    def __init__(self, class_pixels: Tensor, *, share: float = 0.25) -> None:
+        super().__init__(class_pixels)
+        self.share = _checked("share", share, 0.001, 1)
+
+    def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
+        rows, labels = pixel_rows(logits, mask)
+        losses = F.cross_entropy(rows, labels, ignore_index=VOID, reduction="none")  # 0 where void
+        # As many as all pixels would give, then those beyond the share of the labelled: their number stays on the device.
+        hardest = losses.topk(math.ceil(self.share * len(losses))).values
+        counted = torch.arange(len(hardest), device=losses.device) < self.share * (labels != VOID).sum()
+        return (hardest * counted).sum() / counted.sum().clamp_min(1)
+
+
+class Dice(Loss):
+    """1 - Dice, the mean over the batch's classes of 1 - 2 |P and T| / (|P| + |T|), P being the softmax and T the truth.
+
+    Void pixels belong to neither P nor T. A class without a pixel in the batch's masks is left out of the mean.
+    """
+
+    def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
+        p, truth, size = _labelled_softmax(logits, mask)
+        dice = 2 * (p * truth).sum(0) / (p.sum(0) + size).clamp_min(1)  # (C,)
+        return _mean_present(1 - dice, size)
+
+
+class Lovasz(Loss):
+    """Lovasz-Softmax (Berman et al., arXiv 1705.08790), a surrogate of 1 - IoU; the mean over the batch's classes.
+
+    For each class, a pixel's error counts as much as the Jaccard loss grows when the pixels of larger errors are wrong
+    already, and then this one, too. Void pixels have no error. A class without a pixel in the batch's masks is left out.
+    """
+
+    def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
+        p, truth, size = _labelled_softmax(logits, mask)
+        errors, order = (truth.float() - p).abs().T.sort(dim=1, descending=True)  # (C, N*H*W)
+        missed = truth.T.gather(1, order).cumsum(
+            1, dtype=torch.int32
+        )  # whole numbers: exact, and deterministic on CUDA
+        wrong = torch.arange(
+            1, len(p) + 1, dtype=torch.int32, device=p.device
+        )  # pixels with this error or a larger one
+        jaccard = 1 - (size[:, None] - missed) / (size[:, None] + wrong - missed)  # 1 - intersection / union
+        return _mean_present((errors * jaccard.diff(dim=1, prepend=jaccard.new_zeros(len(size), 1))).sum(1), size)
+
+
+class Term(TypedDict):
+    """A part of a sum: the factor that it counts with, and a function that makes the loss from `class_pixels`."""
+
+    weight: float
+    loss: Callable[[Tensor], nn.Module]
+
+
+class Sum(Loss):
+    """A weighted sum of losses.
+
+    Args:
+        class_pixels: (C + 1,), handed on to every loss.
+        terms: The parts by their names.
+    """
+
+    def __init__(self, class_pixels: Tensor, *, terms: Mapping[str, Term]) -> None:
+        super().__init__(class_pixels)
+        self.weights = {name: term["weight"] for name, term in terms.items()}
+        self.losses = nn.ModuleDict({name: term["loss"](class_pixels) for name, term in terms.items()})
+
+    def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
+        parts = [self.weights[name] * loss(logits, mask) for name, loss in self.losses.items()]
+        return torch.stack(parts).sum()
+
+
+def _checked(setting: str, value: float, least: float, most: float) -> float:
+    if not least <= value <= most:
+        raise ValueError(f"loss.{setting}={value}: wanted a number from {least} to {most}")
+    return value
+
+
+def _labelled_softmax(logits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Softmax and truth of every pixel, with zeros where it is void, and the number of pixels of every class.
+
+    Shape:
+        logits (N, C, H, W), mask (N, H, W) -> (N*H*W, C) float32, (N*H*W, C) bool, (C,) int32.
+    """
+    rows, labels = pixel_rows(logits, mask)
+    truth = labels[:, None] == torch.arange(rows.shape[1], device=rows.device)
+    return rows.softmax(1) * (labels != VOID)[:, None], truth, truth.sum(0, dtype=torch.int32)
+
+
+def _mean_present(losses: Tensor, size: Tensor) -> Tensor:
+    """The mean of the losses (C,) of the classes that have a pixel, by their `size` (C,); 0 if none has."""
+    present = size > 0
+    return (losses * present).sum() / present.sum().clamp_min(1)

@@ -1,11 +1,14 @@
 import math
+from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fcnseg.data import voc
-from fcnseg.losses import CrossEntropy, class_weights
+from fcnseg.losses import OHEM, CrossEntropy, Dice, Focal, Lovasz, Sum, class_weights
 
 # Counted from the official masks of VOC-2012's train set: 21 classes, then void.
 VOC_TRAIN = torch.tensor([
@@ -14,6 +17,26 @@ VOC_TRAIN = torch.tensor([
 ])  # fmt: skip
 # Three classes and void: background and void 6 of 10, so w = (0.4, 0.7, 0.9).
 TINY = torch.tensor([4, 3, 1, 2])
+
+LOSSES = {
+    "plain": partial(CrossEntropy, weighted=False),
+    "weighted": partial(CrossEntropy, weighted=True),
+    "smoothed": partial(CrossEntropy, weighted=False, label_smoothing=0.1),
+    "weighted, smoothed": partial(CrossEntropy, weighted=True, label_smoothing=0.1),
+    "focal": partial(Focal, gamma=2.0),
+    "focal with a root": partial(Focal, gamma=0.5),
+    "ohem": partial(OHEM, share=0.25),
+    "dice": Dice,
+    "lovasz": Lovasz,
+}
+LOSSES["sum"] = partial(
+    Sum, terms={name: {"weight": weight, "loss": LOSSES[name]} for name, weight in (("weighted", 0.5), ("dice", 2.0))}
+)
+
+
+@pytest.fixture(params=LOSSES)
+def loss(request):
+    return LOSSES[request.param](VOC_TRAIN)
 
 
 @pytest.fixture
@@ -62,25 +85,139 @@ def test_three_pixels_by_hand(weighted, wanted):
     assert loss.item() == pytest.approx(wanted)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_value_and_gradient_are_torchs(weighted):
+def test_value_and_gradient_are_torchs(weighted, smoothing):
     logits, mask = batch()
     ours, theirs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
-    loss = CrossEntropy(VOC_TRAIN, weighted=weighted)(ours, mask)
+    loss = CrossEntropy(VOC_TRAIN, weighted=weighted, label_smoothing=smoothing)(ours, mask)
     weight = class_weights(VOC_TRAIN) if weighted else None
-    wanted = nn.CrossEntropyLoss(weight=weight, ignore_index=255)(theirs, mask.long())
+    wanted = nn.CrossEntropyLoss(weight=weight, ignore_index=255, label_smoothing=smoothing)(theirs, mask.long())
     loss.backward()
     wanted.backward()
     torch.testing.assert_close(loss, wanted)
     torch.testing.assert_close(ours.grad, theirs.grad)
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-def test_void_pixels_do_not_matter(weighted):
+# Three labelled pixels and a void one, with three classes. The softmax's rows are, of pixels with the classes 0, 0, 1:
+# (1/2, 1/4, 1/4), (1/4, 1/2, 1/4), (1/4, 1/2, 1/4); class 2 is absent.
+# Label smoothing 0.3: 0.7 of -log p of the class and 0.1 of -log p of each class, whose sum is log 32 in each row.
+# Focal, gamma 2: (1/2)^2 log 2, (3/4)^2 log 4, (1/2)^2 log 2. OHEM: half of 3 is 2 pixels, log 4 and log 2.
+# Dice, class 0: 2 (3/4) / (1 + 2), class 1: 2 (1/2) / (5/4 + 1).
+# Lovasz, class 0: errors 3/4 (true), 1/2 (true), 1/4: Jaccard losses 1/2, 1, 1, so 3/4 1/2 + 1/2 1/2.
+#         class 1: errors 1/2 (true) and 1/2 in either order, 1/4: true first 1, 1, 1, so 1/2 1 + 0; last 1/2, 1: the same.
+@pytest.mark.parametrize(
+    ("make", "wanted"),
+    [
+        (LOSSES["plain"], math.log(16) / 3),
+        (partial(CrossEntropy, weighted=False, label_smoothing=0.3), 0.7 * math.log(16) / 3 + 0.1 * math.log(32)),
+        (partial(Focal, gamma=2.0), (math.log(2) / 2 + 9 / 8 * math.log(2)) / 3),
+        (partial(Focal, gamma=0.0), math.log(16) / 3),
+        (partial(OHEM, share=0.5), math.log(8) / 2),
+        (partial(OHEM, share=1.0), math.log(16) / 3),
+        (Dice, 1 - (1 / 2 + 4 / 9) / 2),
+        (Lovasz, (5 / 8 + 1 / 2) / 2),
+        (
+            partial(Sum, terms={"a": {"weight": 0.5, "loss": Dice}, "b": {"weight": 2.0, "loss": Lovasz}}),
+            0.5 * (1 - (1 / 2 + 4 / 9) / 2) + 2 * (5 / 8 + 1 / 2) / 2,
+        ),
+    ],
+)
+def test_four_pixels_by_hand(make, wanted):
+    p = torch.tensor([[2, 1, 1], [1, 2, 1], [1, 2, 1], [9, 3, 7]]) / 4
+    logits, mask = p.log().T.view(1, 3, 2, 2), torch.tensor([[[0, 0], [1, 255]]], dtype=torch.uint8)
+    assert make(TINY)(logits, mask).item() == pytest.approx(wanted)
+
+
+def softmax_rows(logits, mask):
+    """The softmax and the label of every labelled pixel, in float64."""
+    rows = logits.double().numpy().transpose(0, 2, 3, 1).reshape(-1, logits.shape[1])
+    p = np.exp(rows) / np.exp(rows).sum(1, keepdims=True)
+    return p[(labelled := mask.numpy().ravel() != voc.VOID)], mask.numpy().ravel()[labelled]
+
+
+def slow_cross_entropy(p, labels, smoothing=0.0):
+    return np.mean(
+        [
+            -(1 - smoothing) * np.log(row[label]) - smoothing * np.log(row).mean()
+            for row, label in zip(p, labels, strict=True)
+        ]
+    )
+
+
+def slow_focal(p, labels, gamma):
+    return np.mean([-((1 - row[label]) ** gamma) * np.log(row[label]) for row, label in zip(p, labels, strict=True)])
+
+
+def slow_ohem(p, labels, share):
+    losses = sorted((-np.log(row[label]) for row, label in zip(p, labels, strict=True)), reverse=True)
+    return np.mean(losses[: math.ceil(share * len(losses))])
+
+
+def slow_dice(p, labels):
+    return np.mean([1 - 2 * p[labels == c, c].sum() / (p[:, c].sum() + (labels == c).sum()) for c in np.unique(labels)])
+
+
+def slow_lovasz(p, labels):
+    """By the definition: the pixels become wrong one by one, the largest error first."""
+    means = []
+    for c in np.unique(labels):
+        errors = np.abs((labels == c) - p[:, c])
+        total, before, wrong = 0.0, 0.0, np.zeros(len(labels), dtype=bool)
+        for pixel in np.argsort(-errors):
+            wrong[pixel] = True
+            predicted = (labels == c) ^ wrong
+            jaccard = 1 - (predicted & (labels == c)).sum() / (predicted | (labels == c)).sum()
+            total, before = total + errors[pixel] * (jaccard - before), jaccard
+        means.append(total)
+    return np.mean(means)
+
+
+@pytest.mark.parametrize("absent", [False, True])
+@pytest.mark.parametrize(
+    ("name", "slow"),
+    {
+        "plain": slow_cross_entropy,
+        "smoothed": partial(slow_cross_entropy, smoothing=0.1),
+        "focal": partial(slow_focal, gamma=2.0),
+        "focal with a root": partial(slow_focal, gamma=0.5),
+        "ohem": partial(slow_ohem, share=0.25),
+        "dice": slow_dice,
+        "lovasz": slow_lovasz,
+    }.items(),
+)
+def test_a_slow_twin_agrees(name, slow, absent):
+    logits, mask = batch(size=12)
+    if absent:
+        mask[(mask > 4) & (mask < 9)] = 2
+    assert LOSSES[name](VOC_TRAIN)(logits, mask).item() == pytest.approx(slow(*softmax_rows(logits, mask)), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["dice", "lovasz"])
+def test_what_is_predicted_of_an_absent_class_does_not_matter_to_the_mean(name):
+    """The other classes' losses count as before, though the absent one takes their probability."""
+    logits, mask = torch.zeros(1, 3, 1, 2), torch.tensor([[[0, 1]]], dtype=torch.uint8)
+    logits[0, 0, 0, 0] = logits[0, 1, 0, 1] = 50.0
+    assert LOSSES[name](TINY)(logits, mask).item() == pytest.approx(0, abs=1e-6)  # 1/3 if class 2 counted as wrong
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (partial(CrossEntropy, weighted=False, label_smoothing=1.5), r"loss\.label_smoothing=1\.5: wanted .* 0 to 1"),
+        (partial(Focal, gamma=-1.0), r"loss\.gamma=-1\.0: wanted a number from 0 to inf"),
+        (partial(OHEM, share=0.0), r"loss\.share=0\.0: wanted a number from 0\.001 to 1"),
+    ],
+)
+def test_settings_out_of_their_range_are_refused(make, told):
+    with pytest.raises(ValueError, match=told):
+        make(TINY)
+
+
+def test_void_pixels_do_not_matter(loss):
     logits, mask = batch()
     void = (mask == voc.VOID)[:, None]
     assert void.any()
-    loss = CrossEntropy(VOC_TRAIN, weighted=weighted)
     logits.requires_grad_()
     wanted = loss(logits, mask)
     wanted.backward()
@@ -88,38 +225,51 @@ def test_void_pixels_do_not_matter(weighted):
     assert torch.equal(loss(torch.where(void, 100 * torch.randn_like(logits), logits), mask), wanted)
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-def test_a_batch_of_void_gives_zero_and_no_gradient(weighted):
+def test_a_batch_of_void_gives_zero_and_no_gradient(loss):
     logits, mask = batch()
     logits.requires_grad_()
-    loss = CrossEntropy(VOC_TRAIN, weighted=weighted)(logits, torch.full_like(mask, voc.VOID))
-    loss.backward()
-    assert loss.item() == 0
+    found = loss(logits, torch.full_like(mask, voc.VOID))
+    found.backward()
+    assert found.item() == 0
     assert torch.equal(logits.grad, torch.zeros_like(logits))
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-def test_memory_format_does_not_matter(weighted):
+def test_a_sure_network_has_finite_gradients(loss):
+    _, mask = batch()
+    sure = 1e4 * (mask[:, None] == torch.arange(21)[:, None, None]).float()
+    for leaf in (sure.requires_grad_(), (-sure).detach().requires_grad_()):
+        found = loss(leaf, mask)
+        found.backward()
+        assert found.isfinite()
+        assert leaf.grad.isfinite().all()
+
+
+def test_memory_format_does_not_matter(loss):
     logits, mask = batch()
-    loss = CrossEntropy(VOC_TRAIN, weighted=weighted)
     assert torch.equal(loss(logits.contiguous(memory_format=torch.channels_last), mask), loss(logits, mask))
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-def test_deterministic_mode(weighted, deterministic):
+def test_deterministic_mode(loss, deterministic):
     logits, mask = batch()
     gradients = []
     for _ in "12":
         leaf = logits.clone().requires_grad_()
-        CrossEntropy(VOC_TRAIN, weighted=weighted)(leaf, mask).backward()
+        loss(leaf, mask).backward()
         gradients.append(leaf.grad)
     assert torch.equal(*gradients)
 
 
+def test_nothing_waits_for_the_device(loss):
+    """Without data, nothing can be copied to the host, and no shape can depend on values."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        leaf = torch.empty(2, 21, 8, 8, requires_grad=True)
+        loss(leaf, torch.empty(2, 8, 8, dtype=torch.uint8)).backward()
+        assert leaf.grad.shape == leaf.shape
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_logits_are_summed_in_single_precision(dtype):
+def test_half_precision_logits_are_summed_in_single_precision(dtype, loss):
     logits, mask = batch(size=60)
-    loss = CrossEntropy(VOC_TRAIN, weighted=True)
     low = logits.to(dtype).requires_grad_()
     found = loss(low, mask)
     found.backward()
@@ -129,7 +279,8 @@ def test_half_precision_logits_are_summed_in_single_precision(dtype):
     assert low.grad.any()
 
 
-def test_the_weights_go_where_the_loss_goes():
-    loss = CrossEntropy(VOC_TRAIN, weighted=True)
-    assert torch.equal(loss.state_dict()["weight"], class_weights(VOC_TRAIN))
-    assert loss.to("meta").weight.device.type == "meta"
+@pytest.mark.parametrize(("name", "key"), [("weighted", "weight"), ("sum", "losses.weighted.weight")])
+def test_the_weights_go_where_the_loss_goes(name, key):
+    loss = LOSSES[name](VOC_TRAIN)
+    assert torch.equal(loss.state_dict()[key], class_weights(VOC_TRAIN))
+    assert loss.to("meta").state_dict()[key].device.type == "meta"

@@ -146,8 +146,8 @@ def test_the_loss_of_the_example_is_one(extended):
     pixels, mask = torch.tensor([4, 3, 1, 2]), torch.tensor([[[0, 1], [2, voc.VOID]]], dtype=torch.uint8)
     logits = torch.randn(1, 3, 2, 2, generator=torch.Generator().manual_seed(0))
     plain = losses.CrossEntropy(pixels, weighted=True)(logits, mask)
-    torch.testing.assert_close(extended("focal").Focal(pixels, gamma=0)(logits, mask), plain)
-    assert 0 < extended("focal").Focal(pixels, gamma=2)(logits, mask) < plain
+    torch.testing.assert_close(extended("robust").Robust(pixels, q=1e-3)(logits, mask), plain, rtol=1e-2, atol=0)
+    assert 0 < extended("robust").Robust(pixels, q=0.7)(logits, mask) < plain
 
 
 def test_every_config_of_an_example_has_its_place():
