@@ -6,6 +6,25 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
+class BatchNorm(nn.BatchNorm2d):
+    """Batch norm that normalises by its running statistics where a channel has one value alone.
+
+    In training, torch's own refuses one image whose map has one pixel: the variance of one value is zero.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and x.numel() == x.shape[1]:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(x)
+
+
+def accept_one_value(net: nn.Module) -> None:
+    """Turn every batch norm of a library's network into a `BatchNorm`; its weights and their names stay."""
+    for module in net.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = BatchNorm
+
+
 class ConvBlock(nn.Sequential):
     """3x3 convolution, ReLU, batch norm, in the order of Table 1: (N, in, H, W) -> (N, out, H/stride, W/stride)."""
 
@@ -13,7 +32,7 @@ class ConvBlock(nn.Sequential):
         super().__init__(
             nn.Conv2d(in_channels, out_channels, 3, stride, padding=1),
             nn.ReLU(inplace=True),
-            nn.BatchNorm2d(out_channels),
+            BatchNorm(out_channels),
         )
 
 
@@ -41,7 +60,7 @@ class DeconvBlock(nn.Sequential):
         super().__init__(
             Deconv(in_channels, out_channels, 3, stride, padding=1, output_padding=stride - 1),
             nn.ReLU(inplace=True),
-            nn.BatchNorm2d(out_channels),
+            BatchNorm(out_channels),
         )
 
 
