@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from fcnseg import limits
 from fcnseg.data.module import VOCDataModule
 from fcnseg.errors import warn
+from fcnseg.models.weights import load, path_of, read
 from fcnseg.task import SegmentationTask
 
 Entry = TypeVar("Entry")
@@ -84,7 +85,7 @@ def task(cfg: DictConfig, *, num_classes: int, class_pixels: Tensor) -> Segmenta
         num_classes: The number of classes of the data, void not counted.
         class_pixels: (num_classes + 1,) pixels of every class in train, then of void.
     """
-    net = instantiate(cfg.model, num_classes=num_classes)
+    net = network(cfg, num_classes)
     return SegmentationTask(
         net,
         loss=instantiate(cfg.loss, class_pixels=class_pixels),
@@ -93,6 +94,20 @@ def task(cfg: DictConfig, *, num_classes: int, class_pixels: Tensor) -> Segmenta
         num_classes=num_classes,
         memory_format=memory_format(net),
     )
+
+
+def network(cfg: DictConfig, num_classes: int) -> nn.Module:
+    """The network of `cfg.model`; `model.weights` may be the folder of a run, whose whole network it then starts from.
+
+    Raises:
+        ValueError: The weights are of another network.
+    """
+    path = path_of(cfg.model.get("weights"))
+    if path is None or not path.is_dir():
+        return cast(nn.Module, instantiate(cfg.model, num_classes=num_classes))
+    net = cast(nn.Module, instantiate(cfg.model, num_classes=num_classes, weights=None))
+    load(net, read(path), path, classes=num_classes)
+    return net
 
 
 def loggers(cfg: DictConfig) -> list[Logger]:

@@ -15,6 +15,7 @@ from fcnseg.train import train
 FILES = sorted(CONF.rglob("*.yaml"))
 CHOICES = [f"{path.parent.name}={path.stem}" for path in sorted(CONF.glob("*/*.yaml"))]
 PRESETS = [choice for choice in CHOICES if choice.startswith(("experiment=", "debug="))]
+EXTRAS = {"logger=mlflow": "mlflow", "logger=wandb": "wandb", "model=smp": "segmentation_models_pytorch"}
 GROUPS = sorted({path.parent for path in FILES} - {CONF})
 MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
 
@@ -128,8 +129,8 @@ def strays(compose, preset, conf=CONF):
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_choice_trains(command, tiny, choice, tmp_path):
-    if choice in ("logger=mlflow", "logger=wandb"):  # extras
-        pytest.importorskip(choice.removeprefix("logger="))
+    if choice in EXTRAS:
+        pytest.importorskip(EXTRAS[choice])
     offline = ["logger.wandb.mode=offline"] if choice == "logger=wandb" else []
     outcome = command(train, *tiny(choice), *offline)
     assert outcome.code == 0, outcome.err

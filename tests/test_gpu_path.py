@@ -54,6 +54,8 @@ def batch(augment):
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_no_step_leaves_a_tensor_on_the_cpu_or_waits_for_the_gpu(compose, fake, choice):
+    if choice == "model=smp":
+        pytest.importorskip("segmentation_models_pytorch")
     cfg = compose(choice).copy()
     cfg.model.update({key: value for key, value in SHORT.items() if key in cfg.model})
     task = build.task(cfg, num_classes=21, class_pixels=torch.ones(22, dtype=torch.int64))

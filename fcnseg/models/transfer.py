@@ -4,11 +4,11 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from fcnseg.models.backbones import STRIDE, channels, make_backbone
+from fcnseg.models.backbones import STRIDE, OnBackbone, pyramid
 from fcnseg.models.layers import DeconvBlock, crop_to_size, pad_to_multiple, xavier_init
 
 
-class Transfer(nn.Module):
+class Transfer(OnBackbone):
     """A pretrained encoder with five deconvolutions (Table 3): 22.9 M parameters with resnet34 and 21 classes.
 
     Args:
@@ -22,24 +22,13 @@ class Transfer(nn.Module):
     """
 
     def __init__(self, num_classes: int, *, backbone: str, weights: str | None, freeze: bool = False) -> None:
-        super().__init__()
-        self.freeze = freeze
-        self.backbone = make_backbone(backbone, weights)
-        if weights is None:
-            xavier_init(self.backbone)
-        self.backbone.requires_grad_(not freeze)
-        up = (channels(self.backbone, backbone), 256, 128, 64, 32, 16)
+        super().__init__(backbone, weights, freeze)
+        _, channels = pyramid(self.backbone, backbone)[STRIDE]
+        up = (channels, 256, 128, 64, 32, 16)
         self.decoder = nn.Sequential(*[DeconvBlock(i, o, stride=2) for i, o in pairwise(up)])
         self.classifier = nn.Conv2d(up[-1], num_classes, 1)
         xavier_init(self.decoder)
         xavier_init(self.classifier)
-
-    def train(self, mode: bool = True) -> "Transfer":
-        """Set the training mode, in which the batch norms of a frozen backbone stay as they are."""
-        super().train(mode)
-        if self.freeze:
-            self.backbone.eval()
-        return self
 
     def forward(self, image: Tensor) -> Tensor:
         x = self.backbone(pad_to_multiple(image, STRIDE))  # (N, 512, H/32, W/32) with resnet34

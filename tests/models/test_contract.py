@@ -1,5 +1,6 @@
 """What every network promises, once for all of them; then the numbers and stages of the paper's tables."""
 
+import importlib.util
 import math
 
 import pytest
@@ -7,8 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fcnseg.models import FCN, Transfer, UNet, Wilson
-from fcnseg.models.layers import Deconv
+from fcnseg.models import FCN, FPN, SMP, Torchvision, Transfer, UNet, Wilson
+from fcnseg.models.layers import BatchNorm, Deconv
 from fcnseg.models.wilson import max_unpool
 
 NETS = {
@@ -16,7 +17,14 @@ NETS = {
     "wilson": lambda: Wilson(5, widths=(3, 4, 5, 6, 7, 8)),
     "transfer": lambda: Transfer(5, backbone="resnet18", weights=None),
     "unet": lambda: UNet(5, widths=(3, 4, 5, 6, 7)),
+    "fpn": lambda: FPN(5, backbone="resnet18", weights=None, width=16),
+    "lraspp": lambda: Torchvision(5, arch="lraspp_mobilenet_v3_large", weights=None),
+    "deeplab": lambda: Torchvision(5, arch="deeplabv3_mobilenet_v3_large", weights=None),
+    "smp": lambda: SMP(5, arch="Unet", encoder="mobilenet_v2", weights=None),
 }
+LIBRARIES = ("lraspp", "deeplab", "smp")  # networks that are drawn at random as their libraries draw them
+if not importlib.util.find_spec("segmentation_models_pytorch"):  # an extra
+    del NETS["smp"]
 FULL = {
     "fcn": lambda: FCN(21),
     "wilson": lambda: Wilson(21),
@@ -45,7 +53,7 @@ def trained(net):
     return net.eval()
 
 
-@pytest.mark.parametrize("size", [(224, 224), (37, 500), (65, 33), (32, 32)])
+@pytest.mark.parametrize("size", [(224, 224), (37, 500), (65, 33), (33, 32), (32, 32)])
 def test_logits_have_the_size_of_the_image_even_alone_in_a_batch(net, size):
     with torch.no_grad():
         logits = net.eval()(torch.randn(1, 3, *size))
@@ -61,6 +69,8 @@ def test_logits_are_no_probabilities(net):
 
 
 def test_padding_is_zeros_below_and_to_the_right_and_is_cropped_away(net):
+    if isinstance(net, Torchvision):
+        pytest.skip("torchvision's networks take any size without padding")
     image = torch.randn(1, 3, 37, 65)
     trained(net)
     with torch.no_grad():
@@ -76,11 +86,28 @@ def test_gradient_reaches_every_parameter(net):
     assert [name for name, p in net.named_parameters() if p.ndim > 1 and not p.grad.any()] == []
 
 
+def test_one_image_of_32_pixels_is_a_batch_to_train_on(net):
+    net.train()(torch.randn(1, 3, 32, 32)).square().mean().backward()
+    assert all(p.grad.isfinite().all() for p in net.parameters())
+    assert all(value.isfinite().all() for value in net.state_dict().values())
+
+
+def test_batch_norm_is_torchs_where_a_channel_has_two_values_and_takes_the_statistics_where_it_has_one():
+    ours, theirs = BatchNorm(3), nn.BatchNorm2d(3)
+    for image in (torch.randn(2, 3, 1, 1), torch.randn(1, 3, 2, 1)):
+        assert torch.equal(ours(image), theirs(image))
+    before = ours.running_mean.clone()
+    assert torch.equal(ours(image[..., :1, :]), theirs.eval()(image[..., :1, :]))
+    assert torch.equal(ours.running_mean, before)
+    assert torch.equal(ours.running_mean, theirs.running_mean)
+
+
 def test_deterministic_mode_forward_and_backward(net, deterministic):
     image = torch.randn(2, 3, 64, 64)
     found = []
     for _ in "12":
         net.zero_grad()
+        torch.manual_seed(0)  # for dropout
         net.train()(image).square().mean().backward()
         found.append([p.grad.clone() for p in net.parameters()])
     assert all(map(torch.equal, *found))
@@ -104,7 +131,9 @@ def test_state_dict_carries_everything(net, request):
         assert torch.equal(other(image), wanted)
 
 
-def test_xavier_uniform_weights_and_zero_biases(net):
+@pytest.mark.parametrize("name", [name for name in NETS if name not in LIBRARIES])
+def test_xavier_uniform_weights_and_zero_biases(name):
+    net = NETS[name]()
     for name, conv in net.named_modules():
         if isinstance(conv, CONVOLUTIONS):
             out, into, *kernel = conv.weight.shape

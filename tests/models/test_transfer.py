@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torchvision import models
 
-from fcnseg.models import Transfer
-from fcnseg.models.backbones import make_backbone
+from fcnseg.models import FPN, Transfer
+from fcnseg.models.backbones import layers, make_backbone
 
 SMALL = "shufflenet_v2_x0_5"  # 1.4 M parameters
 
@@ -99,7 +99,7 @@ def test_decoder_of_a_pretrained_backbone_is_xaviers(state, save):
 def test_weights_of_another_network_are_refused_by_key(state, save, change, told):
     other = dict(state)
     change(other)
-    with pytest.raises(ValueError, match=r"some\.pth are not the weights of this model\.backbone") as caught:
+    with pytest.raises(ValueError, match=r"some\.pth are not the weights of this network") as caught:
         make_backbone(SMALL, save(other))
     assert len(str(caught.value).splitlines()) == 1 + len(told)
     for line in told:
@@ -254,16 +254,17 @@ def test_a_damaged_download_names_the_url(state, site, tmp_path, monkeypatch, da
         make_backbone(SMALL, "DEFAULT")
 
 
+@pytest.mark.parametrize("network", [Transfer, FPN])
 @pytest.mark.parametrize("freeze", [True, False])
-def test_freeze(state, save, freeze):
-    net = Transfer(21, backbone=SMALL, weights=save(state), freeze=freeze).train()
+def test_freeze(state, save, freeze, network):
+    net = network(21, backbone=SMALL, weights=save(state), freeze=freeze).train()
     before = {name: value.clone() for name, value in net.backbone.state_dict().items()}
     net(torch.randn(2, 3, 64, 64)).square().mean().backward()
     assert {m.training for m in net.backbone.modules()} == {not freeze}
-    assert {m.training for m in net.decoder.modules()} == {True}
+    assert all(m.training for part in net.children() if part is not net.backbone for m in part.modules())
     assert {p.requires_grad for p in net.backbone.parameters()} == {not freeze}
     assert {p.grad is None for p in net.backbone.parameters()} == {freeze}
-    assert all(p.grad is not None for p in (*net.decoder.parameters(), *net.classifier.parameters()))
+    assert all(p.grad is not None for name, p in net.named_parameters() if not name.startswith("backbone."))
     after = net.backbone.state_dict()
     changed = {name for name, value in before.items() if not torch.equal(after[name], value)}
     assert changed == (
@@ -283,3 +284,54 @@ def test_decoder_begins_at_the_backbones_width(backbone, channels):
     assert isinstance(net.classifier, nn.Conv2d)
     assert net.classifier.out_channels == 21
     assert net.backbone.training
+
+
+@pytest.mark.parametrize(
+    ("backbone", "maps"),
+    [
+        ("resnet18", {4: 64, 8: 128, 16: 256, 32: 512}),
+        ("mobilenet_v2", {4: 24, 8: 32, 16: 96, 32: 1280}),
+        ("convnext_tiny", {4: 96, 8: 192, 16: 384, 32: 768}),
+        ("efficientnet_b0", {4: 24, 8: 40, 16: 112, 32: 1280}),
+        ("regnet_y_400mf", {4: 48, 8: 104, 16: 208, 32: 440}),
+        (SMALL, {4: 24, 8: 48, 16: 96, 32: 1024}),
+    ],
+)
+def test_a_pyramid_takes_the_last_map_of_each_stride(backbone, maps):
+    net, seen = FPN(21, backbone=backbone, weights=None, width=7).eval(), []
+    for lateral in net.laterals:
+        lateral.register_forward_hook(lambda module, args, output: seen.append(tuple(args[0].shape[1:])))
+    with torch.no_grad():
+        assert net(torch.zeros(2, 3, 96, 64)).shape == (2, 21, 96, 64)
+    assert seen == [(channels, 96 // stride, 64 // stride) for stride, channels in reversed(maps.items())]
+
+
+def test_layers_one_after_another_are_the_backbone(state, save):
+    for backbone in (make_backbone(SMALL, save(state)), make_backbone("mobilenet_v3_small", None)):
+        x = image = torch.randn(1, 3, 64, 64)
+        with torch.no_grad():
+            for layer in layers(backbone.eval()):
+                x = layer(x)
+            assert torch.equal(x, backbone(image))
+
+
+def test_a_pyramid_is_added_from_the_coarsest_map_to_the_finest():
+    torch.manual_seed(0)
+    net = FPN(5, backbone="resnet18", weights=None, width=8).eval()
+    image = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        x, maps = image, []
+        for name, part in net.backbone.named_children():
+            x = part(x)
+            maps += [x] * name.startswith("layer")
+        x = 0
+        for level, lateral, block in zip(reversed(maps), net.laterals, net.blocks, strict=True):
+            x = block(lateral(level) + x)
+            finest, x = x, nn.Upsample(scale_factor=2)(x)
+        wanted = nn.Upsample(scale_factor=4, mode="bilinear")(net.classifier(finest))
+        torch.testing.assert_close(net(image), wanted)
+
+
+def test_the_decoder_of_a_pyramid_has_a_width():
+    with pytest.raises(ValueError, match=r"model\.width=0: wanted the channels"):
+        FPN(5, backbone=SMALL, weights=None, width=0)

@@ -1,0 +1,55 @@
+"""A feature pyramid network: a decoder on all feature maps of a pretrained backbone."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fcnseg.models.backbones import STRIDE, OnBackbone, layers, pyramid
+from fcnseg.models.layers import ConvBlock, crop_to_size, pad_to_multiple, xavier_init
+
+FINEST = 4  # the stride of the finest map that is decoded
+
+
+class FPN(OnBackbone):
+    """A feature pyramid network (Lin et al., arXiv 1612.03144): 22.0 M parameters with resnet34 and 21 classes.
+
+    From the coarsest map to the finest, each is enlarged, added to the next, and convolved. The logits of the finest, at a
+    quarter of the image's size, are enlarged to the image.
+
+    Args:
+        num_classes: The number of channels of the logits.
+        backbone: The name of a torchvision classification model with a last feature map of stride 32.
+        weights: The weights of the backbone: torchvision's name for them, a file, or None (see `make_backbone`).
+        freeze: Whether the backbone keeps its weights, and its batch norms their statistics.
+        width: The channels of every map of the decoder.
+
+    Shape:
+        image (N, 3, H, W), normalised float, H and W from 32 up -> logits (N, num_classes, H, W).
+    """
+
+    def __init__(
+        self, num_classes: int, *, backbone: str, weights: str | None, freeze: bool = False, width: int = 128
+    ) -> None:
+        super().__init__(backbone, weights, freeze)
+        if width < 1:
+            raise ValueError(f"model.width={width}: wanted the channels of the decoder, a whole number from 1 up")
+        taken = [found for stride, found in pyramid(self.backbone, backbone).items() if stride >= FINEST]
+        self.places = [place for place, _ in taken]
+        self.laterals = nn.ModuleList([nn.Conv2d(channels, width, 1) for _, channels in reversed(taken)])
+        self.blocks = nn.ModuleList([ConvBlock(width, width, stride=1) for _ in taken])
+        self.classifier = nn.Conv2d(width, num_classes, 1)
+        for part in (self.laterals, self.blocks, self.classifier):
+            xavier_init(part)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = padded = pad_to_multiple(image, STRIDE)
+        maps: list[Tensor] = []
+        for place, layer in enumerate(layers(self.backbone)):
+            x = layer(x)
+            if place in self.places:
+                maps.append(x)  # (N, C, H/4, W/4), then 1/8, 1/16, 1/32
+        x = self.blocks[0](self.laterals[0](maps.pop()))  # (N, width, H/32, W/32)
+        for lateral, block in zip(self.laterals[1:], self.blocks[1:], strict=True):
+            finer = lateral(maps.pop())  # (N, width, h, w)
+            x = block(finer + F.interpolate(x, size=finer.shape[-2:]))
+        logits = F.interpolate(self.classifier(x), size=padded.shape[-2:], mode="bilinear")  # padded
+        return crop_to_size(logits, image)

@@ -1,0 +1,69 @@
+"""The networks of segmentation_models_pytorch: twelve decoders on hundreds of encoders, an extra to install."""
+
+import torch
+from torch import Tensor, nn
+
+from fcnseg.models.backbones import HEADS, STRIDE
+from fcnseg.models.layers import accept_one_value, crop_to_size, pad_to_multiple
+from fcnseg.models.weights import load, path_of, read, without_code
+
+
+class SMP(nn.Module):
+    """A network of segmentation_models_pytorch.
+
+    Args:
+        num_classes: The number of channels of the logits. If the weights have another, the last layer is new.
+        arch: The library's name of the network, such as "Unet".
+        encoder: The library's name of the encoder: "mobilenet_v2", or "tu-" before one of timm's, such as "tu-convnext_tiny".
+        weights: The library's name of weights for the encoder ("imagenet"), which are downloaded; or a file with the state
+            dict of the encoder or of the whole network; or None for random weights.
+
+    Shape:
+        image (N, 3, H, W), normalised float, H and W from 32 up -> logits (N, num_classes, H, W).
+
+    Raises:
+        ValueError: The library is not installed or has no such network, or the weights cannot be loaded.
+    """
+
+    def __init__(self, num_classes: int, *, arch: str, encoder: str, weights: str | None) -> None:
+        super().__init__()
+        try:
+            from segmentation_models_pytorch import create_model
+        except ModuleNotFoundError as error:
+            raise ValueError(
+                f'model=smp needs a package that is not installed ({error}): pip install ".[smp]"'
+            ) from error
+        path = path_of(weights)
+        more = (
+            {"dynamic_img_size": True} if arch.lower() == "dpt" else {}
+        )  # other networks take images of any size anyway
+        try:
+            with without_code():
+                self.net = create_model(arch, encoder, None if path else weights, classes=num_classes, **more)
+            accept_one_value(self.net)
+            self.multiple = self._least_side()  # most need 32, PAN 128
+        except Exception as error:  # an unknown name or weights that cannot be downloaded: any error at all
+            if torch.get_default_device().type == "meta":
+                raise  # some encoders cannot be made without memory
+            asked = f"model.arch={arch} model.encoder={encoder} model.weights={weights}"
+            raise ValueError(f"segmentation_models_pytorch cannot make {asked}: {error}") from error
+        if path:
+            state = read(path)
+            whole = any(key.startswith("encoder.") for key in state)
+            load(self.net if whole else self.net.encoder, state, path, without=HEADS, classes=num_classes)
+
+    def _least_side(self) -> int:
+        """The side of the smallest image that the network takes, found by trying; multiples of it are taken, too."""
+        self.net.eval()
+        for side in (STRIDE, 2 * STRIDE, 4 * STRIDE):
+            try:
+                with torch.no_grad():
+                    self.net(torch.zeros(1, 3, side, side))
+                break
+            except RuntimeError:
+                continue
+        self.net.train()
+        return side
+
+    def forward(self, image: Tensor) -> Tensor:
+        return crop_to_size(self.net(pad_to_multiple(image, self.multiple)), image)

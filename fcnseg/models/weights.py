@@ -1,0 +1,126 @@
+"""The weights that a network starts from: torchvision's by name, a file's, or those of a run of one's own."""
+
+import os
+from collections.abc import Container, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError
+from types import ModuleType
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torchvision import models
+
+from fcnseg.errors import warn
+
+WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # an environment variable that torch.load reads
+BEST = "checkpoints/best.ckpt"  # in the folder of a run
+SHOWN = 8  # keys named in one message
+
+
+def path_of(weights: str | None) -> Path | None:
+    """The file or the folder that `model.weights` means; None for a name of weights, and for none."""
+    path = Path(weights) if weights else None
+    return path if path and (path.suffix or path.exists()) else None
+
+
+def torchvision_network(name: str, weights: str | None, setting: str, module: ModuleType = models) -> nn.Module:
+    """Make torchvision's network `name`, with random weights or those that torchvision downloads by this name.
+
+    Args:
+        name: One of torchvision's names of networks.
+        weights: One of torchvision's names of weights for it, or None.
+        setting: The setting that `name` comes from, for messages.
+        module: The module whose networks may be named: torchvision.models (classifiers) or torchvision.models.segmentation.
+
+    Raises:
+        ValueError: The name or the weights are unknown, or the weights cannot be downloaded.
+    """
+    known = models.list_models(module=module)
+    if name not in known:
+        kind = "classifiers" if module is models else "segmentation networks"
+        raise ValueError(f"unknown model.{setting}={name}: wanted one of torchvision's {kind}: {', '.join(known)}")
+    no_more = {} if module is models else {"weights_backbone": None}  # which would be downloaded, too
+    if weights is None:
+        return cast(nn.Module, models.get_model(name, **no_more))
+    choices = models.get_model_weights(name).__members__
+    if weights not in choices:
+        raise ValueError(
+            f"model.weights={weights}: wanted a file, a run's folder, null, or one of {', '.join(choices)} for {name}"
+        )
+    url = choices[weights].url
+    try:
+        with without_code():
+            return cast(nn.Module, models.get_model(name, weights=weights, **no_more))
+    except Exception as error:  # no answer, another hash, or any error at all from a damaged file
+        cached = Path(torch.hub.get_dir(), "checkpoints", Path(url).name)
+        why = f"{cached} is damaged or holds code: remove it" if isinstance(error, UnpicklingError) else error
+        raise ValueError(
+            f"cannot download model.weights={weights} ({why}): fetch {url} by hand and give model.weights=<the file>"
+        ) from error
+
+
+@contextmanager
+def without_code() -> Iterator[None]:
+    """Have torch load nothing but weights in the `with` block: a library would run any code that the file holds."""
+    before = os.environ.get(WEIGHTS_ONLY)
+    os.environ[WEIGHTS_ONLY] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[WEIGHTS_ONLY]
+        if before is not None:
+            os.environ[WEIGHTS_ONLY] = before
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """The state dict in a file, or that of a run's network with its best weights; no code in the file is run.
+
+    Raises:
+        ValueError: There is no such file, or it holds something else.
+    """
+    run, path = path.is_dir(), path / BEST if path.is_dir() else path
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if run:
+            state = {key[4:]: value for key, value in state["state_dict"].items() if key.startswith("net.")}
+    except Exception as error:  # a damaged file can raise any error
+        raise ValueError(f"cannot read model.weights={path}: {error}") from error
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
+        raise ValueError(f"model.weights={path} holds a {type(state).__name__}, wanted a state dict of tensors by name")
+    return state
+
+
+def load(
+    net: nn.Module,
+    state: Mapping[str, Tensor],
+    source: object,
+    *,
+    without: Container[str] = (),
+    classes: int | None = None,
+) -> None:
+    """Load a state dict into `net`; a last layer for another number of classes stays new, and a warning says so.
+
+    Args:
+        net: The network, or its backbone.
+        state: The weights by name, in any float type.
+        source: Where they come from, for messages.
+        without: The first parts of names that `state` may have and `net` not.
+        classes: The number of channels of the network's last layer; None for a backbone, which has no such layer.
+
+    Raises:
+        ValueError: The weights are of another network; the message has a table of what differs.
+    """
+    own, found = ({key: tuple(value.shape) for key, value in part.items()} for part in (net.state_dict(), state))
+    keys = own.keys() | {key for key in found if key.split(".")[0] not in without}
+    differing = sorted(key for key in keys if own.get(key) != found.get(key))
+    new = [key for key in differing if key in own and key in found and own[key] == (classes, *found[key][1:])]
+    if other := [key for key in differing if key not in new]:
+        rows = [f"  {key}: found {found.get(key, 'none')}, wanted {own.get(key, 'none')}" for key in other[:SHOWN]]
+        more = [f"  ... and {len(other) - SHOWN} more"] * (len(other) > SHOWN)
+        title = f"model.weights={source} are not the weights of this network:"
+        raise ValueError("\n".join([title, *rows, *more]))
+    if new:
+        warn(f"model.weights={source} are for {found[new[0]][0]} classes, not {classes}: {', '.join(new)} are new")
+    net.load_state_dict({key: state[key] for key in own if key not in new}, strict=False)
