@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from fcnseg import build
 from fcnseg.data.batch import normalize
 from fcnseg.pictures import colour, photograph
 from fcnseg.runs import rebuild
@@ -22,11 +21,10 @@ SCREEN = (1280, 860)  # of the report's first screen
 @torch.inference_mode()
 def predictions(run: str) -> Image.Image:
     """Rows of test photographs, their truths and what the network of a run makes of them."""
-    cfg, task = rebuild.load(run)
-    data = build.data(cfg)
-    data.prepare_data()
+    cfg, net = rebuild.load(run)
+    data = rebuild.data(cfg, root=cfg.data.root)
     batch = next(iter(data.test_dataloader()))
-    labels = task(normalize(batch.image)).argmax(1)
+    labels = net(normalize(batch.image)).argmax(1)
     rows = [
         [show(part[i]) for i in range(SHOWN)]
         for show, part in ((photograph, batch.image), (colour, batch.mask), (colour, labels))

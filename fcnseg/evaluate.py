@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from fcnseg.cli.command import command
 from fcnseg.cli.messages import console
 from fcnseg.errors import warn
+
+TRAINER = ("accelerator", "devices", "precision", "deterministic", "benchmark", "inference_mode")
 
 
 @command("evaluate")
@@ -17,20 +19,25 @@ def evaluate(cfg: DictConfig) -> float | None:
     from fcnseg.runs.folder import Run
     from fcnseg.signals import stop_requests
 
-    path = Path(cfg.run)
+    run = Run(Path(cfg.run))
+    stored = run.config
     if cfg.verify:
-        provenance.check_checkpoint(Run(path))
-    run_cfg, task = rebuild.load(path)
-    if cfg.data.root is not None:
-        run_cfg.data.root = cfg.data.root
-    data = build.data(run_cfg)
-    data.prepare_data()
-    then = ((run := Run(path)).result or run.status or {}).get("data_fingerprint", data.fingerprint)
+        provenance.check_checkpoint(run)
+    data = rebuild.data(stored, root=cfg.data.root, trust=cfg.trust)
+    then = (run.result or run.status or {}).get("data_fingerprint", data.fingerprint)
     if changed := data.changed_since(then):
-        warn(f"{path}: {changed}: these scores and those of its training are not comparable")
+        warn(f"{run.path}: {changed}: these scores and those of its training are not comparable")
+    task = rebuild.task(run.path, data.class_pixels, trust=cfg.trust)
+    kept = (run.result or {}).get("precision")
     with stop_requests():
-        measured = result.measure(build.trainer_here(run_cfg, (Run(path).result or {}).get("precision")), task, data)
-    return result.show(measured, path, console())
+        measured = result.measure(build.trainer_here(_trainer(stored), kept), task, data)
+    return result.show(measured, run.path, console())
+
+
+def _trainer(stored: DictConfig) -> DictConfig:
+    """The values of the run's trainer that matter in a test, and nothing else that its folder may name."""
+    own = {key: stored.trainer[key] for key in TRAINER if key in stored.trainer}
+    return OmegaConf.create({"trainer": {"_target_": "lightning.Trainer", **own}})
 
 
 if __name__ == "__main__":

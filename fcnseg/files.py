@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+LARGEST = 4 << 20  # bytes of a file of a run that is read as text: the longest log, of 20 000 epochs, is smaller
+_builds = True  # whether `build_once` may build
+
 
 def draft_of(path: Path) -> Path:
     """Where the unfinished file or folder `path` lies: beside it, since a rename across file systems would be a copy.
@@ -40,7 +43,8 @@ def replacing(path: Path, *, before_rename: Callable[[Path], None] | None = None
     """
     draft = draft_of(path)
     try:
-        with draft.open("wb") as file:
+        draft.unlink(missing_ok=True)  # a link of this name, in a folder from somebody else, would be written through
+        with draft.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -52,6 +56,17 @@ def replacing(path: Path, *, before_rename: Callable[[Path], None] | None = None
         draft.unlink(missing_ok=True)
 
 
+@contextmanager
+def nothing_built() -> Iterator[None]:
+    """Have `build_once` refuse to build in the `with` block: what is not there yet is an error."""
+    global _builds
+    _builds = False
+    try:
+        yield
+    finally:
+        _builds = True
+
+
 def build_once(folder: Path, build: Callable[[Path], None]) -> None:
     """Have `build` fill `folder`, unless it is there: of several processes one builds it while the others wait.
 
@@ -60,9 +75,16 @@ def build_once(folder: Path, build: Callable[[Path], None]) -> None:
     Args:
         folder: The folder, which is made together with the folders above it.
         build: A function that is given an empty folder, the draft, and fills it. If it raises, the draft is removed.
+
+    Raises:
+        ValueError: the folder is not there, within `nothing_built`.
     """
     if folder.exists():
         return
+    if not _builds:
+        raise ValueError(
+            f"no folder {folder}, and nothing is written where only a stored config says so: give data.root="
+        )
     from filelock import FileLock  # late: every command imports this module, and few of them build a folder
 
     draft = draft_of(folder)
@@ -90,6 +112,26 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def read_text(path: Path, largest: int = LARGEST) -> str:
+    """The text of a file in a run's folder, which may come from somebody else.
+
+    Args:
+        path: The file. A pipe or a device is not opened, since reading it may never end.
+        largest: The most bytes that the file may have.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no ordinary file, too large, or not UTF-8.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is damaged (it is no ordinary file): remove it")
+    with path.open("rb") as file:
+        content = file.read(largest + 1)
+    if len(content) > largest:
+        raise ValueError(f"{path} is damaged (it is larger than {largest} bytes): remove it")
+    return content.decode()
+
+
 def read_json(path: Path) -> dict[str, Any] | None:
     """What `write_json` wrote; None if there is no such file.
 
@@ -97,10 +139,12 @@ def read_json(path: Path) -> dict[str, Any] | None:
         ValueError: the file is damaged.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
+        if str(path) in str(error):
+            raise
         raise ValueError(f"{path} is damaged ({error}): remove it") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} is damaged (it holds a {type(content).__name__}): remove it")

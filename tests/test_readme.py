@@ -106,7 +106,7 @@ def test_the_other_commands_run(command, a_run, root, tmp_path):
 def test_a_trained_network_is_loaded_from_python(a_run):
     (snippet,) = [block for block in BLOCKS["python"] if "rebuild.load" in block]
     exec(snippet.replace("runs/<name>", str(a_run)), names := {})
-    assert names["task"].net(torch.zeros(1, 3, 40, 50)).shape == (1, 21, 40, 50)
+    assert names["net"](torch.zeros(1, 3, 40, 50)).shape == (1, 21, 40, 50)
 
 
 def test_a_refusal_is_shown_as_it_is(command):

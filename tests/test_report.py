@@ -387,7 +387,7 @@ def test_images_are_chosen_by_name(command, finished, tmp_path):
         (["runs=hollow"], "no run in hollow"),
         (["runs=hollow/*"], "no run in hollow/*"),
         (["runs={finished}/paper-base*", "out=hollow/file"], "cannot write hollow/file"),
-        (["rusn=runs"], "runs?"),
+        (["rusn=runs"], "did you mean runs"),
     ],
 )
 def test_wrong_use(command, tmp_path, finished, arguments, words):

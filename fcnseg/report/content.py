@@ -23,13 +23,16 @@ DEFINITIONS = (
 )
 
 
-def sections(entries: Sequence[Entry], *, images: Sequence[object] | None, root: str | None) -> list[Section]:
+def sections(
+    entries: Sequence[Entry], *, images: Sequence[object] | None, root: str | None, trust: bool = False
+) -> list[Section]:
     """Make the report's sections; those that would be empty are left out.
 
     Args:
         entries: The runs to report on.
         images: The names of the test images to show; None: images that show many classes are picked.
         root: The folder in which the data set is now; None: the one that each run was trained from.
+        trust: Whether the configs of runs may name any code.
 
     Raises:
         ValueError: no run was tested on one of the images.
@@ -43,7 +46,7 @@ def sections(entries: Sequence[Entry], *, images: Sequence[object] | None, root:
         Section("Not finished", [unfinished] if unfinished else []),
         Section("What each step added", ablations),
         Section("Training and validation loss (Figures 2-8)", loss_charts([*finished, *begun]), small=True),
-        Section("Predictions (Figures 9-11)", _predictions(finished, images, root)),
+        Section("Predictions (Figures 9-11)", _predictions(finished, images, root, trust)),
         Section("IoU of every class", [heat_map(found) for found in sets.values()]),
         Section("Confusion matrices", _confusions(finished)),
     ]
@@ -136,7 +139,9 @@ def _curve(entry: Entry) -> charts.Curve:
     return charts.Curve(train, val, min(best, len(scores) - 1), stopped)
 
 
-def _predictions(finished: Sequence[Experiment], wanted: Sequence[object] | None, root: str | None) -> list[Block]:
+def _predictions(
+    finished: Sequence[Experiment], wanted: Sequence[object] | None, root: str | None, trust: bool = False
+) -> list[Block]:
     """A gallery for every image shown of every data set; runs of one data set may differ in their split and size."""
     data_sets: dict[str, list[Experiment]] = {}
     for experiment in finished:
@@ -147,7 +152,7 @@ def _predictions(finished: Sequence[Experiment], wanted: Sequence[object] | None
         networks = {}
         for experiment in found:
             try:
-                _, data = networks[experiment.title] = masks.load(experiment.first.path, root)
+                _, data = networks[experiment.title] = masks.load(experiment.first.path, root, trust=trust)
                 if changed := data.changed_since(fingerprint):
                     blocks.append(Text(f"Predictions of {experiment.title}: {changed}.", warning=True))
             except Exception as error:  # a checkpoint or a data set may be gone: the other networks are still shown

@@ -5,39 +5,32 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from fcnseg import build
 from fcnseg.data import voc
 from fcnseg.data.batch import normalize
 from fcnseg.data.module import VOCDataModule
 from fcnseg.report.document import Gallery
 from fcnseg.runs import rebuild
-from fcnseg.task import SegmentationTask
 
 PICKED = 3
 SEEN = 0.01  # the share of an image from which on a class counts as seen in it
-Network = tuple[SegmentationTask, VOCDataModule]  # a trained network with the data that it was tested on
+Network = tuple[nn.Module, VOCDataModule]  # a trained network with the data that it was tested on
 
 
-def load(path: Path, root: str | None) -> Network:
+def load(path: Path, root: str | None, *, trust: bool = False) -> Network:
     """Load the best weights and the data of a finished run.
 
     Args:
         path: The run's folder, which holds its config and its best checkpoint.
         root: The folder in which the data set is now; None: the one that the run was trained from.
+        trust: Whether the run's config may name any code.
 
     Raises:
         ValueError: there is no checkpoint, or no data set; nothing is downloaded for a picture.
     """
-    cfg, task = rebuild.load(path)
-    cfg.data.root = root or cfg.data.root
-    # Without addresses, a missing data set is an error that names its folder, not a download of 2 GB.
-    if "urls" in cfg.data.source:
-        cfg.data.source.urls = []
-    data = build.data(cfg)
-    data.prepare_data()
-    return task, data
+    cfg, net = rebuild.load(path, trust=trust)
+    return net, rebuild.data(cfg, root=root, trust=trust)
 
 
 @torch.inference_mode()
@@ -52,8 +45,8 @@ def gallery(networks: Mapping[str, Network], name: str) -> Gallery:
     """
     largest = max((data for _, data in networks.values()), key=lambda data: data.size)
     predictions = {}
-    for title, (task, data) in networks.items():
-        logits = task(normalize(_pixels(data, name)[0][None]))  # (1, C, S, S)
+    for title, (net, data) in networks.items():
+        logits = net(normalize(_pixels(data, name)[0][None]))  # (1, C, S, S)
         labels = logits.argmax(dim=1, keepdim=True).to(torch.uint8)
         # Nearest: labels have no values in between.
         predictions[title] = F.interpolate(labels, largest.size, mode="nearest-exact")[0, 0]

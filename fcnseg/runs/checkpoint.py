@@ -1,13 +1,14 @@
 """Checkpoint files that survive a kill or a full disk, and are known to be whole before they are used."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from lightning import LightningModule
 from lightning.fabric.plugins.io import TorchCheckpointIO
-from torch import Tensor
+from torch import Tensor, nn
 
 from fcnseg.errors import warn
 from fcnseg.files import draft_of, replacing, write_text
@@ -26,7 +27,7 @@ def sha256(path: Path) -> str:
 def _sums(folder: Path) -> list[tuple[str, str]]:
     """(hash, file name) of every checkpoint that was written whole; while one is replaced, both its hashes."""
     path = folder / SUMS
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
     return [(digest, name) for digest, _, name in (line.partition("  ") for line in lines)]
 
 
@@ -74,7 +75,7 @@ def save(path: Path, checkpoint: Checkpoint, *, keep: str | None = None) -> str:
 
 def damage(path: Path) -> str | None:
     """What is wrong with a checkpoint, in words; None if its bytes are those that were written."""
-    if not path.exists():
+    if not path.is_file():
         return "is missing"
     if path.stat().st_size == 0:
         return "is empty"
@@ -148,8 +149,11 @@ def read(path: Path) -> Checkpoint:
         ValueError: there is no such file, or it is damaged.
     """
     try:
+        if not path.is_file():  # a pipe would keep us waiting for ever
+            raise FileNotFoundError("no such file")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        checkpoint["state_dict"].items()
+        for name, value in checkpoint["state_dict"].items():
+            str.encode(name), value.shape  # names of tensors
     except Exception as error:  # a damaged file raises anything that its first wrong byte leads to
         raise ValueError(
             f"cannot load the checkpoint {path} ({str(error).splitlines()[0]}): restore it, or start over with resume=never"
@@ -168,13 +172,13 @@ def load_weights(task: LightningModule, path: Path) -> None:
     task.load_state_dict(state)
 
 
-def check_weights(state: dict[str, Tensor], task: LightningModule, path: Path) -> None:
-    """Refuse weights that have other names or shapes than the task's.
+def check_weights(state: Mapping[str, Tensor], module: nn.Module, path: Path) -> None:
+    """Refuse weights that have other names or shapes than those of `module`.
 
     Raises:
         ValueError: A weight has another name or shape; the message has a table of them.
     """
-    own = {name: tuple(value.shape) for name, value in task.state_dict().items()}
+    own = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in state.items()}
     if own != found:
         names = sorted(name for name in own.keys() | found.keys() if own.get(name) != found.get(name))

@@ -1,6 +1,7 @@
 """The run folder: its files, its lock, and the status that says how the run stands."""
 
 import csv
+import io
 import json
 import os
 import platform
@@ -14,15 +15,18 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
+import yaml
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fcnseg.errors import RunFailedError, StopError, warn
-from fcnseg.files import read_json, write_json, write_text
+from fcnseg.files import read_json, read_text, write_json, write_text
 from fcnseg.runs import identity
+from fcnseg.runs.settings import flatten
 
 CONFIG, STATUS, METRICS, RESULT = ".hydra/config.yaml", "status.json", "metrics.csv", "result.json"  # in a run's folder
+LARGEST_CONFIG = 1 << 17  # bytes: reading as many takes two seconds
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Run:
 
     @property
     def config(self) -> DictConfig:
-        """The whole config that the run was started with.
+        """The whole config that the run was started with: plain values, in which nothing is left to resolve.
 
         Raises:
             ValueError: there is no run here, or its config is damaged.
@@ -54,12 +58,9 @@ class Run:
         if not path.is_file():
             raise ValueError(f"no run in {self.path}: found no {path}; give the folder of a run, such as runs/<name>")
         try:
-            cfg = OmegaConf.load(path)
+            return _plain(read_text(path, LARGEST_CONFIG))
         except Exception as error:  # a damaged file raises anything that its first wrong byte leads to
-            raise damaged(path, str(error).partition("\n")[0]) from error
-        if not isinstance(cfg, DictConfig) or "trainer" not in cfg:
-            raise damaged(path, "it does not hold the settings of a run")
-        return cfg
+            raise damaged(path, str(error).partition("\n")[0] or type(error).__name__) from error
 
     @property
     def status(self) -> dict[str, Any] | None:
@@ -88,8 +89,8 @@ class Run:
         if not path.exists():
             return []
         try:
-            with path.open(newline="", encoding="utf-8") as file:
-                rows = [{key: _number(text) for key, text in row.items() if text} for row in csv.DictReader(file)]
+            table = csv.DictReader(io.StringIO(read_text(path), newline=""))
+            rows = [{key: _number(text) for key, text in row.items() if text} for row in table]
         except (ValueError, TypeError, AttributeError, csv.Error) as error:  # no text, or more cells than the head has
             raise damaged(path, str(error)) from error
         if not all("epoch" in row for row in rows):
@@ -144,10 +145,11 @@ class Run:
         """Make the folder, and keep other processes out of it in the `with` block.
 
         Raises:
-            ValueError: the folder cannot be written, or another process trains this run.
+            ValueError: the folder cannot be written, leads elsewhere, or another process trains this run.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            self._check_no_links()
             return FileLock(self.path / ".lock").acquire(timeout=0)
         except Timeout as error:
             raise ValueError(
@@ -155,6 +157,16 @@ class Run:
             ) from error
         except OSError as error:
             raise self._unwritable(error) from error
+
+    def _check_no_links(self) -> None:
+        """Refuse a folder with links in it, which may come from somebody else: a run writes into its own folder alone."""
+        folders = (self.path, self.path / ".hydra", self.checkpoints)
+        inside = [path for folder in folders if folder.is_dir() for path in folder.iterdir()]
+        if links := [path for path in inside if path.is_symlink()]:
+            raise ValueError(
+                f"{links[0]} is a symbolic link, through which this run would write to {links[0].readlink()}: put that in"
+                " the link's place, or choose another folder with runs= or name="
+            )
 
     def _unwritable(self, error: OSError) -> ValueError:
         return ValueError(
@@ -289,6 +301,23 @@ def _is_alive(pid: object) -> bool:
     except PermissionError:  # somebody else's
         return True
     return True
+
+
+def _plain(text: str) -> DictConfig:
+    """A stored config, which may come from somebody else: it cannot read the environment, nor grow when it is read.
+
+    Raises:
+        ValueError: it holds no settings, an interpolation, or a YAML alias.
+    """
+    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+        raise ValueError("it holds a YAML alias, wanted plain values")
+    cfg = OmegaConf.create(text)
+    if not isinstance(cfg, DictConfig) or "choices" not in cfg:
+        raise ValueError("it holds no settings")
+    for key, value in flatten(OmegaConf.to_container(cfg, resolve=False)).items():
+        if "${" in str(value):
+            raise ValueError(f"{key} is the interpolation {value}, wanted plain values")
+    return cfg
 
 
 def _number(text: str) -> float:

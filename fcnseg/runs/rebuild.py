@@ -1,47 +1,209 @@
-"""A trained network, rebuilt from its run folder."""
+"""A trained network, rebuilt from its run folder without running code that the folder names.
 
+A folder may come from somebody else. What its config may name is written down here: networks of three packages, and the losses
+and data sets of this one. Anything else is made with `trust` alone. Arguments are plain values; nothing is downloaded, and
+nothing is written in a place that only the config names.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
+from inspect import signature
 from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any, NoReturn, cast
 
 import torch
-from hydra.errors import HydraException
-from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
 
 from fcnseg import build
+from fcnseg.data import augment
+from fcnseg.data.module import VOCDataModule
 from fcnseg.data.voc import NUM_CLASSES
-from fcnseg.runs.checkpoint import check_weights, read
+from fcnseg.files import nothing_built
+from fcnseg.runs.checkpoint import BEST, check_weights, read
 from fcnseg.runs.folder import Run
 from fcnseg.runs.provenance import code
+from fcnseg.runs.settings import flatten
 from fcnseg.task import SegmentationTask
 
+NETWORKS = ("fcnseg.models", "torchvision", "segmentation_models_pytorch")  # packages, all of whose networks are known
+KNOWN = {  # by the group of the config
+    "data": ("fcnseg.data.module.VOCDataModule", "fcnseg.data.download.voc2012", "fcnseg.data.shapes.shapes"),
+    "loss": ("fcnseg.losses.CrossEntropy",),
+}
+# Arguments that would download weights: the checkpoint has them.
+NO_WEIGHTS = {"weights": None, "weights_backbone": None, "encoder_weights": None, "pretrained": False}
 
-def load(folder: str | Path, checkpoint: str = "best") -> tuple[DictConfig, SegmentationTask]:
-    """Rebuild a run from its folder, on the CPU.
+
+def load(folder: str | Path, checkpoint: str = "best", *, trust: bool = False) -> tuple[DictConfig, nn.Module]:
+    """Rebuild a run's network, and nothing else, on the CPU.
 
     Args:
         folder: The folder of the run, such as runs/<name>.
         checkpoint: The name of the checkpoint whose weights are loaded: best, last or previous.
+        trust: Whether the config may name any code; otherwise the network is one of `NETWORKS`, with plain values.
 
     Returns:
-        The run's config, and its task in evaluation mode.
+        The run's config, and its network in evaluation mode: normalised (N, 3, H, W) images to (N, num_classes, H, W) logits.
 
     Raises:
-        ValueError: there is no run in this folder, no such checkpoint, or this version cannot rebuild it.
+        ValueError: there is no run in this folder, no such checkpoint, this version cannot rebuild it, or `trust` is missing.
     """
     run = Run(Path(folder))
-    cfg = run.config
-    if "weights" in cfg.model:
-        cfg.model.weights = None  # the checkpoint has them
-    placeholder = torch.ones(NUM_CLASSES + 1)  # the loss's class weights come with the checkpoint, too
-    path = run.checkpoints / f"{checkpoint}.ckpt"
+    cfg, path = run.config, run.checkpoints / f"{checkpoint}.ckpt"
     state = read(path)["state_dict"]
+    weights = {name.removeprefix("net."): value for name, value in state.items() if name.startswith("net.")}
+    with _made_by(run):
+        if not trust:
+            _check_size(cfg, weights, path)
+        net = network(cfg, trust=trust)
+        check_weights(weights, net, path)
+    net.load_state_dict(weights)
+    return cfg, net.eval()
+
+
+def task(folder: str | Path, class_pixels: Tensor, *, trust: bool = False) -> SegmentationTask:
+    """Rebuild a run's network and loss, with the best weights, as a task to validate and test; it cannot train.
+
+    Args:
+        folder: The folder of the run.
+        class_pixels: (num_classes + 1,) pixels of every class in train, then of void.
+        trust: Whether the config may name any code.
+
+    Raises:
+        ValueError: as `load`.
+    """
+    run = Run(Path(folder))
+    cfg, path = run.config, run.checkpoints / BEST
+    state = read(path)["state_dict"]
+    with _made_by(run):
+        net = network(cfg, trust=trust)
+        loss = _make(_group(cfg, "loss"), KNOWN["loss"], trust, class_pixels=class_pixels)
+        rebuilt = SegmentationTask(
+            net,
+            loss=loss,
+            optimizer=_cannot_train,
+            schedule=_cannot_train,
+            num_classes=NUM_CLASSES,
+            memory_format=build.memory_format(net),
+        )
+        check_weights(state, rebuilt, path)
+    rebuilt.load_state_dict(state)
+    return rebuilt.eval()
+
+
+def _cannot_train(_: object) -> NoReturn:
+    raise ValueError("a rebuilt run cannot be trained: train its network in a task of your own")
+
+
+def network(cfg: DictConfig, *, trust: bool = False) -> nn.Module:
+    """The network of `cfg.model`, with random weights.
+
+    Raises:
+        ValueError: it is not a network of `NETWORKS` with plain values, and `trust` is missing.
+    """
+    node = _group(cfg, "model")
+    name, values = str(node.pop("_target_", None)), node
+    if not trust:
+        if not name.startswith(tuple(f"{package}." for package in NETWORKS)):
+            raise _untrusted(name, f"a network of {', '.join(NETWORKS)}")
+        for key, value in flatten(values).items():
+            if "_target_" in key or ":" in str(value):  # a colon: timm reads hf-hub:name and local-dir:path from there
+                raise _untrusted(f"{key}: {value}", "plain values as a network's arguments")
+    found = _find(name)
+    if not trust and not (_is_network(found) and found.__module__.startswith(NETWORKS)):
+        raise _untrusted(name, f"the class of a network of {', '.join(NETWORKS)}")
+    takes = {key: value for key, value in NO_WEIGHTS.items() if key in (values.keys() | signature(found).parameters)}
+    made = _make({"_target_": name, **values, **takes}, (name,), trust, num_classes=NUM_CLASSES)
+    if not isinstance(made, nn.Module):
+        raise ValueError(f"model._target_={name} is a {type(made).__name__}, wanted a torch.nn.Module")
+    return made
+
+
+def data(cfg: DictConfig, *, root: str | None = None, trust: bool = False) -> VOCDataModule:
+    """The data of `cfg.data`, ready to be scored on; nothing is downloaded.
+
+    Args:
+        cfg: The config of a run.
+        root: The folder in which the data set is now, in which packs may be written; None: the one that the run was trained
+            from, in which nothing is written.
+        trust: Whether the config may name any code.
+
+    Raises:
+        ValueError: the data set is not there, or `cfg` names a data set that is not of this package and `trust` is missing.
+    """
+    node = _group(cfg, "data")
+    if root is not None:
+        node["root"] = root
+    if isinstance(source := node.get("source"), dict) and "urls" in source:
+        source["urls"] = []
+    made = cast(VOCDataModule, _make(node, KNOWN["data"], trust, augment=augment.none, seed=0))
+    with nullcontext() if root else nothing_built():
+        made.prepare_data()
+    return made
+
+
+def _group(cfg: DictConfig, name: str) -> dict[str, Any]:
+    """A group of a config as plain values."""
+    node = OmegaConf.to_container(cfg[name]) if name in cfg else None
+    if not isinstance(node, dict):
+        raise ValueError(f"the config of the run has no {name}: restore its .hydra/config.yaml")
+    return cast(dict[str, Any], node)
+
+
+def _make(node: Any, known: tuple[str, ...], trust: bool, **more: Any) -> Any:
+    """What a config's values and `_target_` stand for; a `_target_` that is not one of `known` wants `trust`."""
+    if isinstance(node, list):
+        return [_make(value, known, trust) for value in node]
+    if not isinstance(node, dict):
+        return node
+    values = {key: _make(value, known, trust) for key, value in node.items() if key not in ("_target_", "_partial_")}
+    if "_target_" not in node:
+        return values
+    if (name := str(node["_target_"])) not in known and not trust:
+        raise _untrusted(name, f"one of {', '.join(known)}")
     try:
-        task = build.task(cfg, num_classes=NUM_CLASSES, class_pixels=placeholder)
-        check_weights(state, task, path)
-    except (ValueError, HydraException, OmegaConfBaseException) as error:
+        made = partial(_find(name), **values, **more)
+        return made if node.get("_partial_") else made()
+    except TypeError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def _find(name: str) -> Any:
+    try:
+        return resolve_name(name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"cannot find {name!r}, which the config of the run names: {error}") from error
+
+
+def _is_network(found: object) -> bool:
+    return isinstance(found, type) and issubclass(found, nn.Module)
+
+
+def _untrusted(found: str, wanted: str) -> ValueError:
+    return ValueError(
+        f"the config of the run names {found!r}, wanted {wanted}: if you trust where the run comes from, trust=true runs it"
+    )
+
+
+def _check_size(cfg: DictConfig, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse a network of other shapes than its weights before it takes memory: no checkpoint has a terabyte of them."""
+    with (
+        suppress(NotImplementedError, RuntimeError),
+        torch.device("meta"),
+    ):  # some networks cannot be made without memory
+        check_weights(weights, network(cfg), path)
+
+
+@contextmanager
+def _made_by(run: Run) -> Iterator[None]:
+    """Add to an error of the `with` block which commit can rebuild the run, if another one made it."""
+    try:
+        yield
+    except ValueError as error:
         made_by, now = (run.result or {}).get("commit"), code()["commit"]
         if made_by is None or made_by == now:
             raise
         raise ValueError(f"{error}\nThe run was made by commit {made_by} of fcnseg, which can evaluate it.") from error
-    task.load_state_dict(state)
-    return cfg, task.eval()
