@@ -167,7 +167,7 @@ def test_states_and_remarks(runs):
     }
     assert found["failed"].remarks == ("OutOfMemoryError: too much",)
     assert "result.json is damaged" in found["bad-result"].remarks[0]
-    assert "lacks all or part of floor, iou" in found["lacking-result"].remarks[0]
+    assert "lacks all or part of metrics, floor, iou" in found["lacking-result"].remarks[0]
     assert "metrics.csv is damaged" in found["bad-metrics"].remarks[0]
     assert "config.yaml is damaged" in found["bad-config"].remarks[0]
     assert "no run in" in found["empty"].remarks[0]
@@ -333,7 +333,7 @@ def test_broken_folders_are_named_on_the_screen(out):
     assert printed.rstrip().endswith(f"The report is {out / 'index.html'}")
 
 
-def test_what_is_text_stays_text():
+def test_what_is_text_stays_text(tmp_path):
     table = Table(("a|b", "n"), [["<b>&", "1|2\n± 3"]])
     chart = Chart("x", '"><b>', lambda: charts.loss_curves([charts.Curve([1], [1], best=0, stopped=False)]))
     mask = torch.zeros(8, 8, dtype=torch.uint8)
@@ -345,7 +345,12 @@ def test_what_is_text_stays_text():
     assert "&lt;script&gt;" in page
     assert "<b>" not in page
     assert "<script" not in page
-    assert "| <b>& | 1\\|2<br>± 3 |" in table._repr_markdown_()
+    assert table._repr_markdown_() == "| a\\|b | n |\n| :-- | --: |\n| &lt;b&gt;&amp; | 1\\|2<br>± 3 |"
+    render.write_markdown(tmp_path, "<b>", "<b>", [Section("<b>", [*blocks, Text("[x](javascript:0) `<b>`")])])
+    text = (tmp_path / "report.md").read_text()
+    assert "<b>" not in text
+    assert "<script" not in text
+    assert "\\[x\\](javascript:0) \\`&lt;b&gt;\\`" in text
 
 
 def test_a_run_whose_checkpoint_is_gone_is_left_out_of_the_pictures(tmp_path, finished):

@@ -29,7 +29,7 @@ def report(cfg: DictConfig) -> None:
     write_text(out / "index.html", render.html(TITLE, lead, sections))
     write_text(out / "results.csv", tables.as_csv(entries))
     render.write_markdown(out, TITLE, lead, sections)
-    remarks = [f"{entry.path.name} ({entry.state}): {remark}" for entry in entries for remark in entry.remarks]
+    remarks = [f"{entry.name} ({entry.state}): {remark}" for entry in entries for remark in entry.remarks]
     for line in [*remarks, f"{lead} The report is {out / 'index.html'}"]:
         console().print(line, highlight=False, markup=False, soft_wrap=True)
 

@@ -30,6 +30,7 @@ styled = rc_context(
         **dict.fromkeys(("xtick.major.size", "ytick.major.size"), 0),
         **dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "axes.labelsize"), 9),
         **{"legend.fontsize": 8.5, "axes.axisbelow": True, "grid.color": INK, "grid.alpha": 0.13},
+        "text.parse_math": False,  # a name with two dollar signs is no formula
         "svg.fonttype": "none",  # text stays text: the file is small, has the page's font, and can be read out
         "svg.hashsalt": "fcnseg",  # the same figure gives the same file
     }

@@ -1,12 +1,14 @@
 """Find run folders and read them; of a damaged one, as much as can be read."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from glob import glob
+from math import nan
 from pathlib import Path
 from typing import Any, TypeVar
 
 from fcnseg import paper
+from fcnseg.data.voc import CLASSES, NUM_CLASSES
 from fcnseg.metrics import SCORES
 from fcnseg.runs.folder import CONFIG, METRICS, RESULT, STATUS, Run
 from fcnseg.runs.identity import without_watchers
@@ -15,11 +17,69 @@ from fcnseg.runs.settings import flatten
 T = TypeVar("T")
 Config = dict[str, Any]  # full names of settings, such as trainer.max_epochs, to their values
 STAGES = ("train", "val", "test")
-# What result.json must hold: values of a type, and tables of numbers with at least these rows.
-NEEDED: dict[str, Any] = {
-    **{"metrics": (), "floor": tuple(SCORES), "iou": (), "images": STAGES, "confusion": list},
-    **dict.fromkeys(("size", "parameters", "best_epoch", "epochs", "seconds"), int | float),
-    **dict.fromkeys(("split", "data_fingerprint"), str),
+STATES = ("finished", "running", "interrupted", "killed", "failed", "broken")
+LONGEST = 1000  # characters of a text that is shown
+
+
+def line(value: object, longest: int = LONGEST) -> str:
+    """A value from a run's folder as one line of printable text, of at most `longest` characters."""
+    text = " ".join("".join(each if each.isprintable() else " " for each in str(value)).split())
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and value == line(value) and len(value) <= 100
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < 1 << 53
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and abs(value) < 1e12  # neither infinite nor NaN
+
+
+def _is_number_or_none(value: object) -> bool:
+    return value is None or _is_number(value)  # None stands for NaN
+
+
+def _is_text_or_none(value: object) -> bool:
+    return value is None or _is_text(value)
+
+
+def _table(is_right: Callable[[object], bool], names: Iterable[str] = ()) -> Callable[[object], bool]:
+    """Whether a value is a table that has these names, and values that are right."""
+
+    def is_table(value: object) -> bool:
+        return isinstance(value, dict) and value.keys() >= set(names) and all(map(is_right, value.values()))
+
+    return is_table
+
+
+def _is_confusion(value: object) -> bool:
+    """Whether a value is a matrix of pixels by truth (void last) and prediction."""
+    rows = value if isinstance(value, list) else []
+    are_rows = all(isinstance(row, list) and len(row) == NUM_CLASSES and all(map(_is_count, row)) for row in rows)
+    return len(rows) == NUM_CLASSES + 1 and are_rows
+
+
+# What result.json must hold, and what it may hold; the report reads nothing else of it.
+NEEDED: dict[str, Callable[[object], bool]] = {
+    "metrics": _table(_is_number_or_none, [f"test/{name}" for name in ("loss", *SCORES)]),
+    "floor": _table(_is_number_or_none, SCORES),
+    "iou": _table(_is_number_or_none, CLASSES),
+    "images": _table(_is_count, STAGES),
+    "confusion": _is_confusion,
+    **dict.fromkeys(("size", "parameters", "best_epoch", "epochs"), _is_count),
+    **{"seconds": _is_number, "split": _is_text, "data_fingerprint": _is_text},
+}
+OPTIONAL: dict[str, Callable[[object], bool]] = {
+    **{
+        "images_per_s": _is_number_or_none,
+        "dirty": lambda value: value in (None, False, True),
+        "versions": _table(_is_text_or_none),
+    },
+    **dict.fromkeys(("commit", "hardware", "precision"), _is_text_or_none),
 }
 
 
@@ -29,7 +89,7 @@ class Entry:
 
     Attributes:
         path: The folder, which may hold no run at all.
-        state: "finished", "failed", "interrupted", "killed" or "running"; "broken" where the folder does not show which.
+        state: One of `STATES`; "broken" where the folder does not show which of the others it is.
         config: The run's settings; empty if they cannot be read.
         rows: The rows of metrics.csv, one an epoch.
         result: The content of result.json; empty unless the state is "finished".
@@ -43,6 +103,11 @@ class Entry:
     result: Mapping[str, Any]
     remarks: tuple[str, ...]
 
+    @property
+    def name(self) -> str:
+        """The name of the folder, as text to show."""
+        return line(self.path.name)
+
     def choice(self, group: str) -> str:
         """What was chosen from a group of the config, such as `model`; empty where that is not known."""
         return str(self.config.get(f"choices.{group}") or "")
@@ -54,7 +119,11 @@ class Entry:
 
 
 def read(path: Path) -> Entry:
-    """All that can be read of the run in `path`; what cannot be read becomes a remark."""
+    """All that can be read of the run in `path`; what cannot be read becomes a remark.
+
+    This is the fence behind which a folder may be damaged in any way, or be made by somebody who wants to end the report: what
+    comes out of it has the types, sizes and printable texts that all other parts of the report rely on.
+    """
     run = Run(path)
     remarks: list[str] = []
 
@@ -64,33 +133,55 @@ def read(path: Path) -> Entry:
             return reading()
         except Exception as error:  # a damaged file may raise anything, and the other runs are still to be reported
             reason = next(iter(str(error).splitlines()), type(error).__name__)
-            remarks.append(reason if str(path) in reason else f"{path / file} is damaged ({reason})")
+            remarks.append(line(reason if str(path) in reason else f"{path / file} is damaged ({reason})"))
             return None
 
-    config = attempt(CONFIG, lambda: flatten(without_watchers(run.config))) or {}
+    config = attempt(CONFIG, lambda: _checked_config(flatten(without_watchers(run.config)))) or {}
     status = attempt(STATUS, lambda: run.status) or {}
     result = attempt(RESULT, lambda: run.result)
-    lacking = [] if result is None else [key for key in NEEDED if not _is_whole(result.get(key), NEEDED[key])]
-    if lacking:
-        problem = f"{path / 'result.json'} is incomplete: it lacks all or part of {', '.join(lacking)}"
-        remarks.append(f"{problem}; resume=never trains the run again")
-    rows = attempt(METRICS, lambda: run.epochs) or []
-    state = str(status.get("status", "broken")) if config else "broken"
+    wrong = [] if result is None else [key for key, is_right in NEEDED.items() if not is_right(result.get(key))]
+    if wrong:
+        problem = f"{path / RESULT} is incomplete: it lacks all or part of {', '.join(wrong)}"
+        remarks.append(line(f"{problem}; resume=never trains the run again"))
+    rows = attempt(METRICS, lambda: [_checked_row(row) for row in run.epochs]) or []
+    found = str(status.get("status"))
+    state = found if config and found in STATES else "broken"
     # A run may have been killed between its result and its last status.
-    if state in ("finished", "running", "killed") and result and not lacking:
-        return Entry(path, "finished", config, rows, result, tuple(remarks))
+    if state in ("finished", "running", "killed") and result and not wrong:
+        known = {key: result[key] for key in NEEDED}
+        known |= {key: result[key] for key, is_right in OPTIONAL.items() if key in result and is_right(result[key])}
+        return Entry(path, "finished", config, rows, known, tuple(remarks))
     if state == "finished":
-        state, remarks = "broken", remarks or [f"no {path / 'result.json'}, though status.json says finished"]
+        state, remarks = "broken", remarks or [line(f"no {path / RESULT}, though status.json says finished")]
     if "error" in status:
-        remarks.append(str(status["error"]))
+        remarks.append(line(status["error"]))
     return Entry(path, state, config, rows, {}, tuple(remarks))
 
 
-def _is_whole(value: object, needed: Any) -> bool:
-    """Whether a value is of a type, or a table of numbers with at least some rows; None stands for NaN."""
-    if isinstance(needed, tuple) and isinstance(value, dict):
-        return value.keys() >= set(needed) and all(isinstance(number, int | float | None) for number in value.values())
-    return not isinstance(needed, tuple) and isinstance(value, needed)
+def _checked_config(config: Config) -> Config:
+    """A flat config whose texts can be shown, and whose settings that the report reads have the types that they should.
+
+    Raises:
+        ValueError: a setting has another type.
+    """
+    rules = {"seed": _is_count, "patience": _is_number_or_none, "model.backbone": _is_text_or_none}
+    for key, value in config.items():
+        is_right = _is_text_or_none if key.startswith("choices.") else rules.get(key, lambda _: True)
+        if not is_right(value):
+            raise ValueError(f"{key} is {value}")
+    return {line(key): _shown(value) for key, value in config.items()}
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, list | dict):
+        return [_shown(each) for each in value]
+    text = line(value)  # a number of thousands of digits raises here, within the fence
+    return text if isinstance(value, str) else value
+
+
+def _checked_row(row: Mapping[str, float]) -> dict[str, float]:
+    """A row of the log, with NaN for what is too large to be drawn."""
+    return {name: value if _is_number(value) else nan for name, value in row.items()}
 
 
 def _inside(root: Path) -> list[Path]:

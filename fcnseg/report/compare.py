@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from fcnseg import paper
 from fcnseg.cli.configs import compose
-from fcnseg.report.collect import Config, Entry
+from fcnseg.report.collect import Config, Entry, line
 from fcnseg.runs.settings import flatten
 
 # Settings, and groups of settings, that say where and how often a run is made, not what it computes.
@@ -18,6 +18,7 @@ INCIDENTAL = ("seed", "name", "runs", "resume", "data.root", "data.cache", "data
 NOT_THE_PAPER_S = ("trainer.accelerator", "trainer.devices", "trainer.precision", "optimizer.fused", "schedule.T_max")
 # Experiments of one name are distinguished by these settings first: people know them best.
 KNOWN_BEST = ("choices.data", "data.size", "data.split", "trainer.max_epochs", "optimizer.lr")
+TITLE = 60  # characters of a setting in a title: a chart has room for a few of them
 WORDS = {"model.weights": "pretrained weights", "data.size": "size in pixels"}
 
 
@@ -121,7 +122,7 @@ def _value(config: Config, key: str) -> str:
         return "-"
     separator = "." if key.endswith("_target_") else "/"
     # Of a class or a file, the last part is enough.
-    return "none" if config[key] is None else str(config[key]).rpartition(separator)[2]
+    return "none" if config[key] is None else line(str(config[key]).rpartition(separator)[2], TITLE)
 
 
 def _title(entry: Entry) -> str:
@@ -161,7 +162,7 @@ def experiments(entries: Iterable[Entry]) -> list[Experiment]:
         identities = [_identity(group[0]) for group in groups]
         settings = _distinguishing(identities)
         for group, identity in zip(groups, identities, strict=True):
-            added = [f"{_name(key)} {identity.get(key, 'none')}" for key in settings]
+            added = [line(f"{_name(key)} {identity.get(key, 'none')}", TITLE) for key in settings]
             made.append(Experiment(", ".join([title, *added]), group, differences(group[0])))
     return made
 

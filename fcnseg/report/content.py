@@ -1,7 +1,8 @@
 """What the report says: its sections, made from the runs."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
@@ -10,7 +11,7 @@ from fcnseg import paper
 from fcnseg.data import voc
 from fcnseg.metrics import MONITOR, PAPER_BATCH
 from fcnseg.report import charts, masks, tables
-from fcnseg.report.collect import Entry
+from fcnseg.report.collect import STATES, Entry, line
 from fcnseg.report.compare import Experiment, by_test_set, experiments
 from fcnseg.report.document import Block, Chart, Section, Text
 
@@ -56,8 +57,7 @@ def sections(
 def summary(entries: Sequence[Entry]) -> str:
     """How many runs there are, and how many of each state."""
     counts = Counter(entry.state for entry in entries)
-    states = ("finished", "running", "interrupted", "killed", "failed", "broken")
-    numbers = ", ".join(f"{counts[state]} {state}" for state in states if counts[state])
+    numbers = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
     return f"{len(entries)} run{'s' if len(entries) != 1 else ''}: {numbers}"
 
 
@@ -78,7 +78,7 @@ def _results(sets: Mapping[str, Sequence[Experiment]]) -> list[Block]:
         blocks += [Text("What these runs do not have in common:"), table]
     # The result is whole, but something else in the folder may be damaged, such as metrics.csv.
     entries = [entry for experiment in everything for entry in experiment.entries]
-    remarks = [f"{entry.path.name}: {remark}" for entry in entries for remark in entry.remarks]
+    remarks = [f"{entry.name}: {remark}" for entry in entries for remark in entry.remarks]
     return blocks + [Text(remark, warning=True) for remark in remarks]
 
 
@@ -149,25 +149,39 @@ def _predictions(
     blocks: list[Block] = []
     known: list[str] = []
     for fingerprint, found in data_sets.items():
-        networks = {}
+        data = {}
         for experiment in found:
-            try:
-                _, data = networks[experiment.title] = masks.load(experiment.first.path, root, trust=trust)
-                if changed := data.changed_since(fingerprint):
+            with _left_out(experiment, blocks):
+                data[experiment.title] = masks.load_data(experiment.first.path, root, trust=trust)
+                if changed := data[experiment.title].changed_since(fingerprint):
                     blocks.append(Text(f"Predictions of {experiment.title}: {changed}.", warning=True))
-            except Exception as error:  # a checkpoint or a data set may be gone: the other networks are still shown
-                blocks.append(Text(f"No predictions of {experiment.title}: {error}", warning=True))
-        if networks:
-            # A split may leave some of the images out of the test set: only what all networks were tested on is shown.
-            names = masks.test_names(networks)
-            known += names
-            _, data = next(iter(networks.values()))
-            shown = masks.pick(data, names) if wanted is None else masks.chosen(wanted, names)
-            blocks += [masks.gallery(networks, name) for name in shown]
+        if not data:
+            continue
+        # A split may leave some of the images out of the test set: only what all networks were tested on is shown.
+        names = masks.test_names([*data.values()])
+        known += names
+        shown = masks.chosen(wanted, names) if wanted is not None else masks.pick(next(iter(data.values())), names)
+        predictions = {}
+        for experiment in found:
+            if experiment.title in data:
+                with _left_out(experiment, blocks):
+                    # One network after the other: together they may not fit into memory.
+                    net = masks.load_network(experiment.first.path, trust=trust)
+                    predictions[experiment.title] = masks.predict(net, data[experiment.title], shown)
+        blocks += [masks.gallery(name, data, predictions) for name in shown if predictions]
     # A name may be in one data set and not in another; it must be in one of them.
     if known and (missing := [item for item in wanted or () if not masks.chosen([item], known)]):
         raise ValueError(f"images={missing}: wanted names of test images, such as {', '.join(known[:3])}")
     return blocks
+
+
+@contextmanager
+def _left_out(experiment: Experiment, blocks: list[Block]) -> Iterator[None]:
+    """Add a warning to `blocks` if the `with` block raises: a checkpoint or a data set may be gone, or be damaged."""
+    try:
+        yield
+    except Exception as error:
+        blocks.append(Text(f"No predictions of {experiment.title}: {line(error)}", warning=True))
 
 
 def heat_map(found: Sequence[Experiment]) -> Chart:
@@ -196,5 +210,5 @@ def _confusions(found: Sequence[Experiment]) -> list[Chart]:
             title = f"{experiment.title}, seed {entry.config.get('seed')}"
             caption = f"{title}: percent of a class's pixels (row) taken for a class (column); void left out."
             draw = partial(charts.confusion_matrix, _confusion(entry))
-            made.append(Chart(f"confusion-{entry.path.name}", caption, draw, title))
+            made.append(Chart(f"confusion-{entry.name}", caption, draw, title))
     return made

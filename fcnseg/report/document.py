@@ -1,5 +1,6 @@
 """The blocks that a report consists of, which `render` writes as HTML and as Markdown."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -9,6 +10,13 @@ from torch import Tensor
 
 from fcnseg.pictures import Picture, colour, legend, overlay, photograph
 from fcnseg.report import charts
+
+MARKUP = re.compile(r"[\\`*\[\]<>|&]")  # what Markdown, with HTML in it, would not show as it is
+
+
+def escaped(text: str) -> str:
+    """A text as Markdown that shows it as it is: what comes from a run folder is text, even where it looks like HTML."""
+    return MARKUP.sub(lambda found: {"<": "&lt;", ">": "&gt;", "&": "&amp;"}.get(found[0], f"\\{found[0]}"), text)
 
 
 @dataclass(frozen=True)
@@ -45,8 +53,8 @@ class Table:
     def _repr_markdown_(self) -> str:
         """The table as Markdown, for the report and for a notebook, which calls this method to show it."""
         rule = [":--" if number in self.words else "--:" for number in range(len(self.columns))]
-        cells = [[cell.replace("|", r"\|").replace("\n", "<br>") for cell in row] for row in self.rows]
-        return "\n".join(f"| {' | '.join(row)} |" for row in [list(self.columns), rule, *cells])
+        columns, *cells = [[escaped(cell).replace("\n", "<br>") for cell in row] for row in (self.columns, *self.rows)]
+        return "\n".join(f"| {' | '.join(row)} |" for row in [columns, rule, *cells])
 
 
 @dataclass(frozen=True)

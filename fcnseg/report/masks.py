@@ -12,45 +12,57 @@ from fcnseg.data.batch import normalize
 from fcnseg.data.module import VOCDataModule
 from fcnseg.report.document import Gallery
 from fcnseg.runs import rebuild
+from fcnseg.runs.folder import Run
 
 PICKED = 3
 SEEN = 0.01  # the share of an image from which on a class counts as seen in it
-Network = tuple[nn.Module, VOCDataModule]  # a trained network with the data that it was tested on
 
 
-def load(path: Path, root: str | None, *, trust: bool = False) -> Network:
-    """Load the best weights and the data of a finished run.
+def load_data(path: Path, root: str | None, *, trust: bool = False) -> VOCDataModule:
+    """Open the data that a run was tested on.
 
     Args:
-        path: The run's folder, which holds its config and its best checkpoint.
+        path: The run's folder.
         root: The folder in which the data set is now; None: the one that the run was trained from.
         trust: Whether the run's config may name any code.
 
     Raises:
-        ValueError: there is no checkpoint, or no data set; nothing is downloaded for a picture.
+        ValueError: there is no data set; nothing is downloaded for a picture.
     """
-    cfg, net = rebuild.load(path, trust=trust)
-    return net, rebuild.data(cfg, root=root, trust=trust)
+    return rebuild.data(Run(path).config, root=root, trust=trust)
+
+
+def load_network(path: Path, *, trust: bool = False) -> nn.Module:
+    """Load the network of a finished run with its best weights.
+
+    Raises:
+        ValueError: there is no checkpoint, or none of this network.
+    """
+    return rebuild.load(path, trust=trust)[1]
 
 
 @torch.inference_mode()
-def gallery(networks: Mapping[str, Network], name: str) -> Gallery:
-    """The test image `name`, its truth, and what every network predicts.
+def predict(net: nn.Module, data: VOCDataModule, names: Sequence[str]) -> dict[str, Tensor]:
+    """The labels (S, S) that a network predicts for test images, at the size that it was trained for, by their names."""
+    images = {name: normalize(_pixels(data, name)[0][None]) for name in names}  # (1, 3, S, S)
+    return {name: net(image).argmax(dim=1)[0].to(torch.uint8) for name, image in images.items()}
 
-    Every network predicts at the size that it was trained for; all masks are shown at the largest of these sizes.
+
+def gallery(name: str, data: Mapping[str, VOCDataModule], predictions: Mapping[str, Mapping[str, Tensor]]) -> Gallery:
+    """The test image `name`, its truth, and what every network predicts, at the largest size of them.
 
     Args:
-        networks: The networks by the titles that they are shown under.
-        name: The name of an image that all of them were tested on.
+        name: The name of an image that all networks were tested on.
+        data: The data of the networks by the titles that these are shown under.
+        predictions: What `predict` gave, by the same titles.
     """
-    largest = max((data for _, data in networks.values()), key=lambda data: data.size)
-    predictions = {}
-    for title, (net, data) in networks.items():
-        logits = net(normalize(_pixels(data, name)[0][None]))  # (1, C, S, S)
-        labels = logits.argmax(dim=1, keepdim=True).to(torch.uint8)
-        # Nearest: labels have no values in between.
-        predictions[title] = F.interpolate(labels, largest.size, mode="nearest-exact")[0, 0]
-    return Gallery(name, *_pixels(largest, name), predictions)
+    largest = max((data[title] for title in predictions), key=lambda data: data.size)
+    # Nearest: labels have no values in between.
+    shown = {
+        title: F.interpolate(masks[name][None, None], largest.size, mode="nearest-exact")[0, 0]
+        for title, masks in predictions.items()
+    }
+    return Gallery(name, *_pixels(largest, name), shown)
 
 
 def _pixels(data: VOCDataModule, name: str) -> tuple[Tensor, Tensor]:
@@ -60,9 +72,9 @@ def _pixels(data: VOCDataModule, name: str) -> tuple[Tensor, Tensor]:
     return pack.images[at].permute(2, 0, 1), pack.masks[at]
 
 
-def test_names(networks: Mapping[str, Network]) -> list[str]:
-    """The names of the test images that all networks share, in the order of the first one's image set."""
-    first, *others = [data.names("test", data.parts["test"][1]) for _, data in networks.values()]
+def test_names(data: Sequence[VOCDataModule]) -> list[str]:
+    """The names of the test images that all of the data share, in the order of the first one's image set."""
+    first, *others = [each.names("test", each.parts["test"][1]) for each in data]
     return [name for name in first if all(name in names for names in others)]
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from fcnseg.files import write_text
 from fcnseg.pictures import Picture
 from fcnseg.report import charts
-from fcnseg.report.document import Section
+from fcnseg.report.document import Section, escaped
 
 TEMPLATES = Environment(
     loader=PackageLoader("fcnseg.report"),
@@ -24,6 +24,7 @@ TEMPLATES = Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
+TEMPLATES.filters["escaped"] = escaped
 
 
 def html(title: str, lead: str, sections: Sequence[Section]) -> str:
@@ -46,6 +47,7 @@ def write_markdown(folder: Path, title: str, lead: str, sections: Sequence[Secti
 
     def save(figure: Figure, name: str) -> str:
         """Save a figure under `name`, or with a number behind it where another chart has that name already."""
+        name = name.replace("/", "-")[:80]  # a name in a run folder may be longer than one of a file
         numbered = (name if number == 1 else f"{name}-{number}" for number in count(1))
         free = next(name for name in numbered if name not in taken)
         taken.add(free)

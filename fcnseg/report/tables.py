@@ -9,7 +9,7 @@ from typing import Any
 from fcnseg import paper
 from fcnseg.data import voc
 from fcnseg.metrics import SCORES
-from fcnseg.report.collect import STAGES, Entry
+from fcnseg.report.collect import STAGES, Entry, line
 from fcnseg.report.compare import Experiment, Stat, differences
 from fcnseg.report.document import Table
 from fcnseg.runs.settings import flatten
@@ -17,6 +17,7 @@ from fcnseg.runs.settings import flatten
 # The scores that the paper does not print.
 VOC_SCORES = [name for name in SCORES if name not in paper.FLOOR]
 PRINTED = {"paper_iou": "IoU", "paper_acc": "accuracy", "loss": "loss"}  # the metrics that the paper prints
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
 MEASURED = (  # what the CSV file has of a result; a dot leads into one of its tables
     *(f"metrics.test/{name}" for name in ("loss", *SCORES)),
     *(f"floor.{name}" for name in SCORES),
@@ -106,7 +107,7 @@ def unfinished(entries: Iterable[Entry]) -> Table | None:
     for entry in entries:
         if entry.state != "finished":
             epochs = f"{len(entry.rows)} of {entry.config.get('trainer.max_epochs', '?')}"
-            rows.append([entry.path.name, entry.state, epochs, "; ".join(entry.remarks) or hints.get(entry.state, "")])
+            rows.append([entry.name, entry.state, epochs, "; ".join(entry.remarks) or hints.get(entry.state, "")])
     return Table(("run", "state", "epochs done", "what is known"), rows, words=(0, 1, 3)) if rows else None
 
 
@@ -115,17 +116,22 @@ def as_csv(entries: Iterable[Entry]) -> str:
     records = [_record(entry) for entry in entries]
     # Runs of several versions, or of several networks, have different settings.
     columns = dict.fromkeys(column for record in records for column in record)
+    rows = [[record.get(column) for column in columns] for record in records]
     text = io.StringIO(newline="")
-    table = csv.DictWriter(text, columns, lineterminator="\n")
-    table.writeheader()
-    table.writerows(records)
+    table = csv.writer(text, lineterminator="\n")
+    table.writerows([_cell(value) for value in row] for row in (columns, *rows))
     return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    """A value of the CSV file, in which a program for tables finds no formula: texts that look like one begin with a quote."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
 def _record(entry: Entry) -> dict[str, Any]:
     config, measured = entry.config, flatten(dict(entry.result))
     return {
-        **{"run": entry.path.name, "folder": str(entry.path), "state": entry.state},
+        **{"run": entry.name, "folder": line(entry.path), "state": entry.state},
         **{key.removeprefix("choices."): value for key, value in config.items() if key.startswith("choices.")},
         **{"seed": config.get("seed"), "backbone": config.get("model.backbone")},
         **{"differs_from_paper": "; ".join(differences(entry)), "remarks": "; ".join(entry.remarks)},

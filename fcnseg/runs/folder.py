@@ -23,10 +23,9 @@ from omegaconf.errors import OmegaConfBaseException
 from fcnseg.errors import RunFailedError, StopError, warn
 from fcnseg.files import read_json, read_text, write_json, write_text
 from fcnseg.runs import identity
-from fcnseg.runs.settings import flatten
 
 CONFIG, STATUS, METRICS, RESULT = ".hydra/config.yaml", "status.json", "metrics.csv", "result.json"  # in a run's folder
-LARGEST_CONFIG = 1 << 17  # bytes: reading as many takes two seconds
+LARGEST_CONFIG, MOST_BRACKETS = 1 << 17, 1000  # bytes, [ and {: with more, reading would take more than two seconds
 
 
 @dataclass(frozen=True)
@@ -307,16 +306,18 @@ def _plain(text: str) -> DictConfig:
     """A stored config, which may come from somebody else: it cannot read the environment, nor grow when it is read.
 
     Raises:
-        ValueError: it holds no settings, an interpolation, or a YAML alias.
+        ValueError: it holds no settings, an interpolation, a YAML alias, or more than a config of a run does.
     """
-    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-        raise ValueError("it holds a YAML alias, wanted plain values")
+    if text.count("[") + text.count("{") > MOST_BRACKETS:
+        raise ValueError(f"it holds more than {MOST_BRACKETS} brackets, wanted a config as fcnseg writes it")
+    for event in yaml.parse(text, yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("it holds a YAML alias, wanted plain values")
+        if isinstance(event, yaml.ScalarEvent) and "${" in event.value:
+            raise ValueError(f"it holds the interpolation {event.value[:60]}, wanted plain values")
     cfg = OmegaConf.create(text)
     if not isinstance(cfg, DictConfig) or "choices" not in cfg:
         raise ValueError("it holds no settings")
-    for key, value in flatten(OmegaConf.to_container(cfg, resolve=False)).items():
-        if "${" in str(value):
-            raise ValueError(f"{key} is the interpolation {value}, wanted plain values")
     return cfg
 
 
