@@ -1,12 +1,15 @@
 import csv
+import gc
 import json
 import re
 import shutil
+import weakref
 from dataclasses import replace
 from html.parser import HTMLParser
 from statistics import fmean, stdev
 from urllib.parse import unquote
 
+import hostile
 import pytest
 import torch
 from PIL import Image
@@ -19,6 +22,25 @@ from fcnseg.report.compare import by_test_set, differences, experiments
 from fcnseg.report.document import Chart, Gallery, Section, Table, Text
 from fcnseg.runs.settings import flatten
 
+CHOSEN = (
+    *(
+        "another shape of confusion",
+        "no pixels",
+        "a late best epoch",
+        "versions in the result has markup",
+        "an alias bomb",
+    ),
+    *("seed is list", "choices.aug has mathtext", "a surrogate in the config", "error has escape", "tall losses"),
+    *(
+        "an interpolation",
+        "choices is text",
+        "data_fingerprint in the result has path",
+        "a missing value",
+        "many epochs",
+    ),
+    *(f"{name} is {what}" for name in hostile.FILES for what in ("a pipe", "a folder", "endless", "swollen")),
+    *(f"{name} holds deep brackets" for name in hostile.FILES),
+)  # of the kinds of hostile folders; the slow test below has all
 VOID_TAGS = {"meta", "img", "br", "link", "hr", "input"}
 
 
@@ -233,7 +255,7 @@ def test_the_floor_comes_first_and_seeds_are_averaged(entries, finished):
     assert table.rows[0][2] == f"{results[0]['floor']['paper_iou']:.4f}"
     values = [result["metrics"]["test/paper_iou"] for result in results]
     assert table.rows[1][:4] == [
-        "baseline\nnot the paper's setting, on shapes",
+        "baseline\nnot the paper's setting, on shapes; not better than predicting background",
         "2",
         f"{fmean(values):.4f}\n± {stdev(values):.4f}",
         "0.0634",
@@ -417,3 +439,60 @@ def test_a_folder_whose_name_has_brackets_is_no_pattern(finished, tmp_path):
     run = shutil.copytree(next(finished.glob("paper-baseline*seed0*")), tmp_path / "lr[small]")
     assert [entry.path for entry in collect(str(run))] == [run]
     assert [entry.path for entry in collect(str(tmp_path / "lr*"))] == [run]
+
+
+def test_every_folder_is_read_behind_one_fence(command, runs, tmp_path):
+    good = next(runs.glob("paper-baseline*seed0*"))
+    shutil.copytree(good, tmp_path / "runs" / "good")
+    for number, kind in enumerate(CHOSEN):
+        hostile.KINDS[kind](shutil.copytree(good, tmp_path / "runs" / f"bad{number}"))
+    outcome = command(report, "images=[]")
+    assert outcome.code == 0, outcome.err
+    assert (tmp_path / "report" / "index.html").read_text().count("<script") == 0
+    printed = {line.split(" (")[0] for line in outcome.out.splitlines()}
+    assert {f"bad{number}" for number in range(len(CHOSEN))} - printed == set()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", hostile.KINDS)
+def test_every_kind_of_folder_leaves_the_others(runs, tmp_path, kind):
+    good = next(runs.glob("paper-baseline*seed0*"))
+    shutil.copytree(good, tmp_path / "good")
+    hostile.KINDS[kind](shutil.copytree(good, tmp_path / "bad"))
+    entries = collect(str(tmp_path))
+    assert "finished" in {entry.state for entry in entries if entry.name == "good"}
+    render.html("title", content.summary(entries), content.sections(entries, images=[], root=None)).encode()
+    tables.as_csv(entries).encode()
+
+
+def test_a_figure_does_not_outlive_its_writing():
+    alive = []
+
+    def draw():
+        figure = charts.loss_curves([charts.Curve([1], [1], best=0, stopped=False)])
+        alive.append(weakref.ref(figure))
+        return figure
+
+    gc.disable()  # as good as off in a command
+    try:
+        render.html("title", "lead", [Section("title", [Chart("a", "b", draw)] * 3)])
+    finally:
+        gc.enable()
+    assert [ref() for ref in alive] == [None] * 3
+
+
+def test_a_chart_has_a_dozen_columns_at_most(entries):
+    many = [replace(entries[0], config={**entries[0].config, "optimizer.lr": number}) for number in range(30)]
+    sections = content.sections(many, images=[], root="/nowhere")
+    (found,) = [section for section in sections if section.title == "IoU of every class"]
+    assert len(found.blocks) == 3
+
+
+def test_a_cell_of_the_csv_is_no_formula(entries):
+    texts = ("=1+1", "+1", "-1", "@x", "a=1")
+    rows = tables.as_csv(
+        [replace(entries[0], config={**entries[0].config, "choices.=x": text, "seed": -1}) for text in texts]
+    )
+    found = list(csv.DictReader(rows.splitlines()))
+    assert [row["'=x"] for row in found] == ["'=1+1", "'+1", "'-1", "'@x", "a=1"]
+    assert found[0]["seed"] == "-1"

@@ -1,5 +1,6 @@
 import csv
 import hashlib
+import io
 import itertools
 import json
 import os
@@ -8,6 +9,7 @@ import re
 import shutil
 import subprocess
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +17,7 @@ import torch
 from filelock import FileLock
 from omegaconf import OmegaConf
 from PIL import Image
+from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
@@ -472,3 +475,23 @@ def test_the_speed_of_an_epoch_has_no_validation_in_it(command, tiny, tmp_path, 
     monkeypatch.setattr(SegmentationTask, "validation_step", slow)
     assert command(train, *tiny(*ARGS, "name=run")).code == 0
     assert [row["images_per_s"] > 1 and row["seconds"] > 3600 for row in rows(tmp_path / "runs/run")] == [True] * EPOCHS
+
+
+def printed(result):
+    console = Console(file=io.StringIO(), width=100)
+    results.show(result, Path("runs/x"), console)
+    return console.file.getvalue()
+
+
+def test_a_result_says_whether_it_beats_the_floor_and_names_the_classes_in_the_truth(run):
+    result = runs.Run(run).result
+    confusion = [[0] * 21 for _ in range(22)]
+    confusion[0][0], confusion[7][0], confusion[0][12] = 90, 5, 5  # background and car; a dog is only predicted
+    iou = {name: [0.9, None][number > 0] for number, name in enumerate(result["iou"])} | {"car": 0.0, "dog": 0.0}
+    result |= {"confusion": confusion, "iou": iou}
+    for miou, better in ((0.3, True), (0.2, False), (0.1, False), (None, False)):
+        text = printed(
+            result | {"metrics": result["metrics"] | {"test/miou": miou}, "floor": result["floor"] | {"miou": 0.2}}
+        )
+        assert ("not better than predicting background" in text) == (not better)
+        assert ("car" in text, "dog" in text, "background " in text) == (True, False, True)

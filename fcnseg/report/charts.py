@@ -133,7 +133,8 @@ def _cells(axes: Axes, values: Reals, rows: Sequence[str], columns: Sequence[str
     # At 0.04 a cell of value 0 still differs from a cell without a value.
     opacity = np.where(np.isnan(values), 0, 0.04 + 0.86 * np.clip(np.nan_to_num(values), 0, 1))
     blue = np.broadcast_to(to_rgb(BLUE), (*values.shape, 3))
-    axes.imshow(np.dstack([blue, opacity]), aspect="auto", interpolation="none")
+    # As bytes: matplotlib would enlarge a wide matrix of floats in hundreds of megabytes.
+    axes.imshow((255 * np.dstack([blue, opacity])).astype(np.uint8), aspect="auto", interpolation="none")
     for (row, column), text in zip(np.ndindex(values.shape), texts, strict=True):
         axes.text(column, row, text, ha="center", va="center", size=7.5)
     axes.set_xticks(range(len(columns)), columns, rotation=45, ha="right", rotation_mode="anchor")

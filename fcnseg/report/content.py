@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from fcnseg.report.collect import STATES, Entry, line
 from fcnseg.report.compare import Experiment, by_test_set, experiments
 from fcnseg.report.document import Block, Chart, Section, Text
 
+T = TypeVar("T")
+MOST_COLUMNS = 12  # of a chart
 DEFINITIONS = (
     f"All numbers are of the test images; ± is the standard deviation over seeds. The paper's definition counts void (255) as "
     f"background, takes the mean IoU of the classes in a batch of {PAPER_BATCH} images and averages it over the batches; VOC's "
@@ -48,7 +51,7 @@ def sections(
         Section("What each step added", ablations),
         Section("Training and validation loss (Figures 2-8)", loss_charts([*finished, *begun]), small=True),
         Section("Predictions (Figures 9-11)", _predictions(finished, images, root, trust)),
-        Section("IoU of every class", [heat_map(found) for found in sets.values()]),
+        Section("IoU of every class", [heat_map(part) for found in sets.values() for part in _parts(found)]),
         Section("Confusion matrices", _confusions(finished)),
     ]
     return [section for section in parts if section.blocks]
@@ -168,11 +171,17 @@ def _predictions(
                     # One network after the other: together they may not fit into memory.
                     net = masks.load_network(experiment.first.path, trust=trust)
                     predictions[experiment.title] = masks.predict(net, data[experiment.title], shown)
-        blocks += [masks.gallery(name, data, predictions) for name in shown if predictions]
+        for name in shown:
+            blocks += [masks.gallery(name, data, dict(part)) for part in _parts([*predictions.items()])]
     # A name may be in one data set and not in another; it must be in one of them.
     if known and (missing := [item for item in wanted or () if not masks.chosen([item], known)]):
         raise ValueError(f"images={missing}: wanted names of test images, such as {', '.join(known[:3])}")
     return blocks
+
+
+def _parts(items: Sequence[T]) -> list[Sequence[T]]:
+    """The items, in parts that one chart has room for: a column for each of a hundred runs would be a chart of 200 MB."""
+    return [items[start : start + MOST_COLUMNS] for start in range(0, len(items), MOST_COLUMNS)]
 
 
 @contextmanager
@@ -194,7 +203,7 @@ def heat_map(found: Sequence[Experiment]) -> Chart:
         f"share of the labelled test pixels. {found[0].test_set}."
     )
     titles = [experiment.title for experiment in found]
-    draw = partial(charts.class_heat_map, np.array(means), titles, pixels / pixels.sum())
+    draw = partial(charts.class_heat_map, np.array(means), titles, pixels / max(1, pixels.sum()))
     return Chart("classes", caption, draw)
 
 

@@ -1,10 +1,13 @@
 """Write the report's blocks with the templates beside this file: as one HTML page, or as Markdown."""
 
 import base64
+import gc
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import count
 from pathlib import Path
+from typing import TypeVar
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from matplotlib.figure import Figure
@@ -15,6 +18,7 @@ from fcnseg.pictures import Picture
 from fcnseg.report import charts
 from fcnseg.report.document import Section, escaped
 
+T = TypeVar("T")
 TEMPLATES = Environment(
     loader=PackageLoader("fcnseg.report"),
     # What comes from a run folder is text, even where it looks like HTML.
@@ -30,7 +34,17 @@ TEMPLATES.filters["escaped"] = escaped
 def html(title: str, lead: str, sections: Sequence[Section]) -> str:
     """The report as one HTML page that needs no other file."""
     page = TEMPLATES.get_template("page.html")
-    return page.render(title=title, lead=lead, sections=sections, svg=charts.svg, data_address=_data_address)
+    return page.render(
+        title=title, lead=lead, sections=sections, svg=partial(_drawn, charts.svg), data_address=_data_address
+    )
+
+
+def _drawn(write: Callable[[Figure], T], draw: Callable[[], Figure]) -> T:
+    """What `write` makes of a figure, which is freed then."""
+    written = write(draw())
+    # A figure refers to itself, and Python looks seldom for what does: those of a hundred runs would be a gigabyte.
+    gc.collect(1)
+    return written
 
 
 def _data_address(picture: Picture) -> str:
@@ -45,13 +59,13 @@ def write_markdown(folder: Path, title: str, lead: str, sections: Sequence[Secti
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     taken: set[str] = set()
 
-    def save(figure: Figure, name: str) -> str:
+    def save(draw: Callable[[], Figure], name: str) -> str:
         """Save a figure under `name`, or with a number behind it where another chart has that name already."""
         name = name.replace("/", "-")[:80]  # a name in a run folder may be longer than one of a file
         numbered = (name if number == 1 else f"{name}-{number}" for number in count(1))
         free = next(name for name in numbered if name not in taken)
         taken.add(free)
-        charts.picture(figure).save(folder / "figures" / f"{free}.png")
+        _drawn(charts.picture, draw).save(folder / "figures" / f"{free}.png")
         return f"figures/{free}.png"
 
     report = TEMPLATES.get_template("report.md")

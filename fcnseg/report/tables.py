@@ -12,6 +12,7 @@ from fcnseg.metrics import SCORES
 from fcnseg.report.collect import STAGES, Entry, line
 from fcnseg.report.compare import Experiment, Stat, differences
 from fcnseg.report.document import Table
+from fcnseg.runs.result import beats_floor
 from fcnseg.runs.settings import flatten
 
 # The scores that the paper does not print.
@@ -46,8 +47,9 @@ def _result(experiment: Experiment) -> dict[str, str]:
     runs, published = [entry.result for entry in experiment.entries], experiment.first.published
     # A seed may have been run twice, under two names.
     seeds = len({entry.config.get("seed") for entry in experiment.entries})
+    remark = "" if any(map(beats_floor, runs)) else "; not better than predicting background"
     row = {
-        "experiment": f"{experiment.title}\n{experiment.beside_the_paper}",
+        "experiment": f"{experiment.title}\n{experiment.beside_the_paper}{remark}",
         "seeds": str(seeds) if seeds == len(runs) else f"{seeds} in {len(runs)} runs",
     }
     for name, column in PRINTED.items():

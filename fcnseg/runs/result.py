@@ -1,6 +1,7 @@
 """The result of a run: how it is measured, and how it is printed."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,12 @@ def measure(trainer: Trainer, task: SegmentationTask, data: VOCDataModule) -> di
     }
 
 
+def beats_floor(result: Mapping[str, Any]) -> bool:
+    """Whether a result's mIoU is above the floor's; a run whose loss became NaN has none."""
+    miou, floor = result["metrics"]["test/miou"], result["floor"]["miou"]
+    return miou is not None and (floor is None or miou > floor)
+
+
 def show(result: dict[str, Any], path: Path, console: Console) -> float | None:
     """Print a result: its scores beside the floor, the IoU of every class, and the run's folder; return the test mIoU."""
     title = f"{result['images']['test']} test images ({result['split']} split) at {result['size']} px"
@@ -52,7 +59,11 @@ def show(result: dict[str, Any], path: Path, console: Console) -> float | None:
         table.add_row(words, _shown(result["metrics"][f"test/{name}"]), _shown(result["floor"][name]))
     table.add_row("loss", _shown(result["metrics"]["test/loss"]), "")
     console.print(table)
-    present = {name: iou for name, iou in result["iou"].items() if iou is not None}
+    if not beats_floor(result):
+        console.print("This is not better than predicting background everywhere.")
+    # A class that is predicted but not in any truth has an IoU of 0, and is not present.
+    pixels = [sum(row) for row in result["confusion"]]
+    present = {name: iou for (name, iou), count in zip(result["iou"].items(), pixels, strict=False) if count}
     classes = Table(*["class", "IoU"] * 3, title="IoU of each class present", title_justify="left")
     cells = [cell for name, iou in present.items() for cell in (name, _shown(iou))]
     for start in range(0, len(cells), 6):
