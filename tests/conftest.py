@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from functools import cache, partial
+from pathlib import Path
 from typing import NamedTuple
 
 import hydra
@@ -16,6 +17,7 @@ from omegaconf import OmegaConf
 from fcnseg.cli.configs import CONF
 from fcnseg.data.shapes import shapes
 
+sys.path.insert(0, str(Path(__file__).parent))  # `hostile`
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # numbers are pinned on the CPU
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # nets this small wait for their threads
 

@@ -316,7 +316,7 @@ def _plain(text: str) -> DictConfig:
         if isinstance(event, yaml.ScalarEvent) and "${" in event.value:
             raise ValueError(f"it holds the interpolation {event.value[:60]}, wanted plain values")
     cfg = OmegaConf.create(text)
-    if not isinstance(cfg, DictConfig) or "choices" not in cfg:
+    if not isinstance(cfg, DictConfig) or not isinstance(cfg.get("choices"), DictConfig):
         raise ValueError("it holds no settings")
     return cfg
 
