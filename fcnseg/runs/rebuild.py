@@ -138,6 +138,8 @@ def data(cfg: DictConfig, *, root: str | None = None, trust: bool = False) -> VO
     if root is not None:
         node["root"] = root
         node.pop("cache", None)  # packs are beside the data, not in a place that only the config names
+    if "download" in node:
+        node["download"] = False
     if isinstance(source := node.get("source"), dict) and "urls" in source:
         source["urls"] = []
     made = cast(VOCDataModule, _make(node, KNOWN["data"], trust, augment=augment.none, seed=0))
