@@ -28,15 +28,24 @@ def evaluate(cfg: DictConfig) -> float | None:
     if changed := data.changed_since(then):
         warn(f"{run.path}: {changed}: these scores and those of its training are not comparable")
     task = rebuild.task(run.path, data.class_pixels, trust=cfg.trust)
-    kept = (run.result or {}).get("precision")
+    kept_precision = (run.result or {}).get("precision")
+    trainer = _trainer(stored, kept_precision)
     with stop_requests():
-        measured = result.measure(build.trainer_here(_trainer(stored), kept), task, data)
+        measured = result.measure(build.trainer_here(trainer, kept_precision), task, data)
     return result.show(measured, run.path, console())
 
 
-def _trainer(stored: DictConfig) -> DictConfig:
-    """The values of the run's trainer that matter in a test, and nothing else that its folder may name."""
+def _trainer(stored: DictConfig, kept_precision: object) -> DictConfig:
+    """The values of the run's trainer that matter in a test, and nothing else that its folder may name.
+
+    Raises:
+        ValueError: one of them names a class.
+    """
     own = {key: stored.trainer[key] for key in TRAINER if key in stored.trainer}
+    if "_target_" in f"{own} {kept_precision}":
+        raise ValueError(
+            f"the config or the result of the run names a class in its trainer, wanted plain values: {own}"
+        )
     return OmegaConf.create({"trainer": {"_target_": "lightning.Trainer", **own}})
 
 

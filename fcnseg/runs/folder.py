@@ -18,7 +18,6 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from fcnseg.errors import RunFailedError, StopError, warn
 from fcnseg.files import read_json, read_text, write_json, write_text
@@ -219,7 +218,7 @@ class Run:
         found = []
         for path in () if self.path.exists() else self.path.parent.glob(f"*/{CONFIG}"):
             run = Run(path.parents[1])
-            with suppress(ValueError, OmegaConfBaseException):  # of a damaged run
+            with suppress(Exception):  # of a damaged run, which may raise anything
                 if run.result is None and (run.status or {}).get("status") != "running":
                     as_long = all(now == had for now, had in run._lengths(cfg))
                     found += [run.path] if as_long and not identity.differences(run.config, cfg, self.usual) else []

@@ -5,6 +5,7 @@ import pickle
 import shutil
 from pathlib import Path
 
+import hostile
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -12,6 +13,7 @@ from torch import nn
 
 from fcnseg.cli.configs import CONF
 from fcnseg.evaluate import evaluate
+from fcnseg.files import read_json, write_json
 from fcnseg.report.__main__ import report
 from fcnseg.runs import rebuild
 from fcnseg.runs.folder import CONFIG, Run
@@ -188,12 +190,27 @@ def test_a_pipe_for_a_checkpoint_is_not_opened(command, folder):
         rebuild.load(folder)
 
 
-def test_evaluate_takes_another_device_and_runs_no_stored_trainer(command, folder):
-    change(folder, trainer={"_target_": f"{__name__}.Foreign", "accelerator": "tpu", "profiler": "simple"})
+def test_evaluate_runs_no_stored_trainer(command, folder):
+    theirs = {"_target_": f"{__name__}.Foreign", "widths": [4, 8], "num_classes": 21}
+    change(folder, trainer={**theirs, "profiler": theirs})
     outcome = command(evaluate, f"run={folder}")
-    assert (outcome.code, "trainer.accelerator=" in outcome.err) == (2, True)
-    outcome = command(evaluate, f"run={folder}", "trainer.accelerator=cpu")
     assert (outcome.code, ran) == (0, []), outcome.err
+    result = read_json(folder / "result.json")
+    write_json(folder / "result.json", {**result, "precision": theirs})
+    outcome = command(evaluate, f"run={folder}")
+    assert (outcome.code, "names a class" in outcome.err, ran) == (2, True, [])
+    write_json(folder / "result.json", result)
+    for where in ({"accelerator": theirs}, {"devices": [theirs]}):
+        change(folder, trainer=where)
+        outcome = command(evaluate, f"run={folder}")
+        assert (outcome.code, "names a class" in outcome.err, ran) == (2, True, [])
+
+
+def test_damaged_runs_beside_a_new_one_do_not_disturb_it(folder, compose):
+    kinds = [kind for kind in hostile.KINDS if not kind.startswith("metrics.csv")][::5]
+    for number, kind in enumerate(kinds):
+        hostile.KINDS[kind](shutil.copytree(folder, folder.with_name(f"bad{number}")))
+    assert Run(folder.with_name("new")).twins(compose("model=fcn")) == []
 
 
 @pytest.mark.parametrize(
