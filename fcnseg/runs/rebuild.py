@@ -17,7 +17,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from fcnseg import build
+from fcnseg import build, losses
 from fcnseg.data import augment
 from fcnseg.data.module import VOCDataModule
 from fcnseg.data.voc import NUM_CLASSES
@@ -28,10 +28,18 @@ from fcnseg.runs.provenance import code
 from fcnseg.runs.settings import flatten
 from fcnseg.task import SegmentationTask
 
+
+def _is_module_of(found: object, *packages: str) -> bool:
+    """Whether something is a class of modules that is defined in one of these packages, and not only imported there."""
+    return isinstance(found, type) and issubclass(found, nn.Module) and found.__module__.startswith(packages)
+
+
 NETWORKS = ("fcnseg.models", "torchvision", "segmentation_models_pytorch")  # packages, all of whose networks are known
 KNOWN = {  # by the group of the config
     "data": ("fcnseg.data.module.VOCDataModule", "fcnseg.data.download.voc2012", "fcnseg.data.shapes.shapes"),
-    "loss": ("fcnseg.losses.CrossEntropy",),
+    "loss": tuple(
+        f"{losses.__name__}.{name}" for name, each in vars(losses).items() if _is_module_of(each, losses.__name__)
+    ),
 }
 # Arguments that would download weights: the checkpoint has them.
 NO_WEIGHTS = {"weights": None, "weights_backbone": None, "encoder_weights": None, "pretrained": False}
@@ -113,7 +121,7 @@ def network(cfg: DictConfig, *, trust: bool = False) -> nn.Module:
             if "_target_" in key or ":" in str(value):  # a colon: timm reads hf-hub:name and local-dir:path from there
                 raise _untrusted(f"{key}: {value}", "plain values as a network's arguments")
     found = _find(name)
-    if not trust and not (_is_network(found) and found.__module__.startswith(NETWORKS)):
+    if not trust and not _is_module_of(found, *NETWORKS):
         raise _untrusted(name, f"the class of a network of {', '.join(NETWORKS)}")
     takes = {key: value for key, value in NO_WEIGHTS.items() if key in (values.keys() | signature(found).parameters)}
     made = _make({"_target_": name, **values, **takes}, (name,), trust, num_classes=NUM_CLASSES)
@@ -179,10 +187,6 @@ def _find(name: str) -> Any:
         return resolve_name(name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"cannot find {name!r}, which the config of the run names: {error}") from error
-
-
-def _is_network(found: object) -> bool:
-    return isinstance(found, type) and issubclass(found, nn.Module)
 
 
 def _untrusted(found: str, wanted: str) -> ValueError:
