@@ -26,6 +26,7 @@ from fcnseg.models.weights import load, path_of, read
 from fcnseg.task import SegmentationTask
 
 Entry = TypeVar("Entry")
+WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
 UNLIKE_A_RUN = "changes the steps of a run, so that it could not be resumed exactly"
 REFUSED_CALLBACKS = {  # of Lightning's: the reason and the remedy
     "BatchSizeFinder": f"{UNLIKE_A_RUN}; set data.batch_size",
@@ -54,7 +55,7 @@ def check_arguments(cfg: DictConfig, key: str = "") -> None:
         if isinstance(value, DictConfig):
             check_arguments(value, full)
         elif (kinds := hints.get(str(name))) and not (type(value) in kinds or (type(value) is int and float in kinds)):
-            wanted = " or ".join(sorted("null" if kind is type(None) else kind.__name__ for kind in kinds))
+            wanted = " or ".join(word for kind, word in WORDS.items() if kind in kinds)
             raise ValueError(f"{full}={value}: wanted {wanted}")
 
 

@@ -57,7 +57,7 @@ WRONG = [  # arguments, and words of the message
     (["data.split=thirds"], ["data.split=thirds", "official", "halves"]),
     (["data.source.train=0"], ["train=0"]),
     (["data=voc2012", "data.root=no/where"], ["no data set in data.root=no/where", "data.download=true"]),
-    (["data=voc2012", "data.root=no/where", "data.download=maybe"], ["data.download=maybe", "true, false or null"]),
+    (["data=voc2012", "data.root=no/where", "data.download=maybe"], ["data.download=maybe", "true or false or null"]),
     (["data=voc2012", "data.source._target_=os.listdir"], ["data.source cannot be called", "listdir"]),
     (["data=shapes", "data.source._target_=builtins.dict"], ["data.source cannot be called"]),
     (["data=shapes", "+data.download=true"], ["data.source cannot be called", "download"]),
@@ -87,10 +87,10 @@ WRONG = [  # arguments, and words of the message
     (["checkpoint.min_seconds=nan"], ["checkpoint.min_seconds=nan", "finite"]),
     (["schedule=cosine", "schedule.T_max=0"], ["schedule.T_max=0", "from 1 up"]),
     (["checkpoint.every_n_steps=2.5"], ["checkpoint.every_n_steps=2.5", "whole number"]),
-    (["+optimizer.foreach=maybe"], ["optimizer.foreach=maybe", "bool or null"]),
+    (["+optimizer.foreach=maybe"], ["optimizer.foreach=maybe", "true or false or null"]),
     (["+optimizer.eps=small"], ["optimizer.eps=small", "float"]),
     (["+optimizer.amsgrad=1"], ["optimizer.amsgrad=1", "bool"]),
-    (["+trainer.benchmark=perhaps"], ["trainer.benchmark=perhaps", "bool or null"]),
+    (["+trainer.benchmark=perhaps"], ["trainer.benchmark=perhaps", "true or false or null"]),
     (["trainer.accelerator=gpu", "trainer.devices=[99]"], ["trainer: "]),
     *(
         (["~" + key], [f"~{key}: it cannot be removed; give {key}="])

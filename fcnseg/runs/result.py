@@ -63,7 +63,11 @@ def show(result: dict[str, Any], path: Path, console: Console) -> float | None:
         console.print("This is not better than predicting background everywhere.")
     # A class that is predicted but not in any truth has an IoU of 0, and is not present.
     pixels = [sum(row) for row in result["confusion"]]
-    present = {name: iou for (name, iou), count in zip(result["iou"].items(), pixels, strict=False) if count}
+    present = {
+        name: iou
+        for (name, iou), count in zip(result["iou"].items(), pixels, strict=False)
+        if count and iou is not None
+    }
     classes = Table(*["class", "IoU"] * 3, title="IoU of each class present", title_justify="left")
     cells = [cell for name, iou in present.items() for cell in (name, _shown(iou))]
     for start in range(0, len(cells), 6):
