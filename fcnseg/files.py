@@ -83,7 +83,8 @@ def build_once(folder: Path, build: Callable[[Path], None]) -> None:
         return
     if not _builds:
         raise ValueError(
-            f"no folder {folder}, and nothing is written where only a stored config says so: give data.root="
+            f"{folder} is not there: the data set has changed since, or this was removed. It is not made anew in a place that"
+            " only a stored config names; data.root=<the data set's folder> allows that"
         )
     from filelock import FileLock  # late: every command imports this module, and few of them build a folder
 
