@@ -142,7 +142,7 @@ class Training:
         self.parts.here = {**self.parts.here, "precision": str(self.trainer.precision)}
         if changes := provenance.changes(parts[-1], self.parts.here):
             warn(
-                f"{self.run.path} goes on with {', '.join(changes)}: the last digits of its numbers may differ from"
+                f"{self.run.path} is resumed with {', '.join(changes)}: the last digits of its numbers may differ from"
                 " those of an unbroken run"
             )
 

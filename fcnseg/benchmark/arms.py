@@ -180,7 +180,7 @@ def table(arms: Mapping[str, Figures], limits: Figures) -> list[Figures]:
     """A row for each arm.
 
     Args:
-        arms: The arms' figures.
+        arms: The figures of each arm, by its name.
         limits: The images/s that this machine could train at the most, by precision.
     """
     rows, plain = [], arms.get("plain", {}).get("images_per_s")

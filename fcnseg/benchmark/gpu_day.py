@@ -250,8 +250,8 @@ class Item(NamedTuple):
     """A table of the day.
 
     Attributes:
-        title: What it shows.
-        work: Measures a row.
+        title: The heading of the table.
+        work: The function that measures a row.
         cases: What each row is about: the arguments of `work` after the first.
         seconds: A row is left out if less time than this is left; it is what the row takes on a GPU.
         at_once: The number of rows that are measured at the same time on a GPU.
@@ -293,7 +293,7 @@ def gpu_day(day: Day, show: Show) -> Iterator[dict[str, list[Figures]]]:
 
 
 def _row(day: Day, item: Item, case: Sequence[str]) -> Figures:
-    """A row of an item, or why there is none."""
+    """A row of an item, or the reason why it was not measured."""
     labels: Figures = dict(zip([*signature(item.work).parameters][1:], case, strict=True))
     if day.left < item.seconds:
         return labels | {"failed": f"skipped: it takes {item.seconds} s, and {day.left:.0f} s are left of the budget"}

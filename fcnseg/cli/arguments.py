@@ -66,7 +66,7 @@ def parse(overrides: Iterable[str]) -> list[Override]:
 
 
 def quoted(text: str) -> str:
-    """A text as a value of an override, whatever is in it."""
+    """A text as a value of an override, with any characters in it."""
     escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + (found[2] and "\\'"), text)
     return f"'{escaped}'"
 

@@ -61,7 +61,7 @@ def command(config_name: str, *, can_sweep: bool = False) -> Callable[[Job], Cal
 
 
 def prepare_process() -> None:
-    """Make a command work as fast, and with the same results, wherever it is started."""
+    """Make a command independent of where it is started: of a notebook, or a place without a home folder."""
     gc.set_threshold(100_000, 50, 100)  # importing torch makes a million objects that stay: the search takes a second
     os.environ["MPLBACKEND"] = "Agg"  # figures go to files; a notebook's backend may not be installed here
     try:

@@ -21,7 +21,7 @@ class Classes:
         names: The C names, 2 to 254 of them.
         colours: The C colours, RGB.
         background: The label of what is no object; None if every pixel belongs to a class of its own.
-        void_colour: RGB.
+        void_colour: The RGB colour of pixels without a label.
     """
 
     names: tuple[str, ...]
@@ -51,7 +51,7 @@ class DataSet(ABC):
 
     Attributes:
         path: The folder that it lies in.
-        classes: Its classes.
+        classes: The classes that its masks label.
         generated: Whether this package has drawn the images, so that nobody else's files lie there.
     """
 

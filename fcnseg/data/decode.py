@@ -53,8 +53,8 @@ def read_mask(path: Path, image: Image.Image | None = None, *, colours: Colours)
         colours: The label of each class's colour, and of void's.
 
     Raises:
-        ValueError: The file is missing, broken, no PNG or a colour picture, its size is not its image's, it cannot be told
-            which way up it is or what its palette means, or a label is none of `colours`.
+        ValueError: The file is missing, broken, no PNG or a colour picture; its size is not its image's; its orientation or
+            the meaning of its palette is unclear; or `colours` does not have one of its labels.
     """
     mask = _upright(path, "mask")
     if (format := mask.info["format"]) != "PNG":
@@ -101,7 +101,7 @@ def _upright(path: Path, kind: str) -> Image.Image:
 
 
 def _check_fits(path: Path, mask: Image.Image, image: Image.Image) -> None:
-    """Refuse a mask of another size than its image, or one of which it cannot be told which way up it is."""
+    """Refuse a mask of another size than its image, or one whose orientation is unclear."""
     turned, own = image.info["orientation"], mask.info["orientation"]
     remedy = "save both upright, without EXIF orientation"
     if mask.size != image.size:

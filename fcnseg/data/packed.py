@@ -127,7 +127,7 @@ def _key(folder: DataSet, ids: Sequence[str], size: int, packs: Path) -> str:
 
 
 def _trace(path: Path) -> tuple[int, int, str]:
-    """What a file is told apart by, without reading all of it: size, time and the last bytes."""
+    """What distinguishes a file from others without reading all of it: size, time and the last bytes."""
     with path.open("rb", buffering=0) as file:
         stat = os.stat(file.fileno())
         file.seek(max(0, stat.st_size - 64))

@@ -15,7 +15,7 @@ def find(source: Source, root: Path, download: bool | None = None) -> voc.Folder
     """The data set that `source` finds, downloads or generates in the folder `root`.
 
     Raises:
-        ValueError: There is none, or `source` is no source of data sets, or none of those that are downloaded.
+        ValueError: There is no data set, or `source` does not give one, or it takes no `download`.
     """
     try:
         folder = source(root) if download is None else source(root, download=download)

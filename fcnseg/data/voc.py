@@ -103,5 +103,5 @@ class Folder(DataSet):
 
 
 def read_mask(path: Path, image: Image.Image | None = None) -> Image.Image:
-    """The labels of a mask, 0..20 and 255 for void: see `decode.read_mask`, which is told VOC's colours."""
+    """The labels of a mask, 0..20 and 255 for void: see `decode.read_mask`, which gets VOC's colours."""
     return decode.read_mask(path, image, colours=COLOURS)

@@ -22,7 +22,7 @@ def load_data(path: Path, root: str | None, *, trust: bool = False) -> VOCDataMo
     """Open the data that a run was tested on.
 
     Args:
-        path: The run's folder.
+        path: The folder of the run that was tested.
         root: The folder in which the data set is now; None: the one that the run was trained from.
         trust: Whether the run's config may name any code.
 

@@ -1,7 +1,5 @@
 """The run folder: its files, its lock, and the status that says how the run stands."""
 
-import csv
-import io
 import json
 import os
 import platform
@@ -15,16 +13,14 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-import yaml
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from fcnseg.errors import RunFailedError, StopError, warn
-from fcnseg.files import read_json, read_text, write_json, write_text
-from fcnseg.runs import identity
+from fcnseg.files import read_json, write_json, write_text
+from fcnseg.runs import identity, stored
 
 CONFIG, STATUS, METRICS, RESULT = ".hydra/config.yaml", "status.json", "metrics.csv", "result.json"  # in a run's folder
-LARGEST_CONFIG, MOST_BRACKETS = 1 << 17, 1000  # bytes, [ and {: with more, reading would take more than two seconds
 
 
 @dataclass(frozen=True)
@@ -55,10 +51,7 @@ class Run:
         path = self.path / CONFIG
         if not path.is_file():
             raise ValueError(f"no run in {self.path}: found no {path}; give the folder of a run, such as runs/<name>")
-        try:
-            return _plain(read_text(path, LARGEST_CONFIG))
-        except Exception as error:  # a damaged file raises anything that its first wrong byte leads to
-            raise damaged(path, str(error).partition("\n")[0] or type(error).__name__) from error
+        return stored.config(path)
 
     @property
     def status(self) -> dict[str, Any] | None:
@@ -84,16 +77,7 @@ class Run:
             ValueError: the file is damaged.
         """
         path = self.path / METRICS
-        if not path.exists():
-            return []
-        try:
-            table = csv.DictReader(io.StringIO(read_text(path), newline=""))
-            rows = [{key: _number(text) for key, text in row.items() if text} for row in table]
-        except (ValueError, TypeError, AttributeError, csv.Error) as error:  # no text, or more cells than the head has
-            raise damaged(path, str(error)) from error
-        if not all("epoch" in row for row in rows):
-            raise damaged(path, "a row has no epoch")
-        return rows
+        return stored.table(path) if path.exists() else []
 
     @property
     def checkpoints(self) -> Path:
@@ -213,7 +197,7 @@ class Run:
     def twins(self, cfg: DictConfig) -> list[Path]:
         """The folders of unfinished runs of these very settings: another version may have given them another name.
 
-        There is none if this run has begun. A run that a process is at work on does not count.
+        The list is empty if this run has begun. A run that a process is at work on does not count.
         """
         found = []
         for path in () if self.path.exists() else self.path.parent.glob(f"*/{CONFIG}"):
@@ -280,11 +264,6 @@ class Run:
                 warn(f"{path} could not be written: {error.strerror}")
 
 
-def damaged(path: Path, reason: str) -> ValueError:
-    """The error that a file of a run cannot be read."""
-    return ValueError(f"{path} is damaged ({reason}): restore it, or start over with resume=never")
-
-
 def _process() -> dict[str, Any]:
     """What tells this process from all others."""
     return {"host": platform.node(), "pid": os.getpid()}
@@ -299,29 +278,6 @@ def _is_alive(pid: object) -> bool:
     except PermissionError:  # somebody else's
         return True
     return True
-
-
-def _plain(text: str) -> DictConfig:
-    """A stored config, which may come from somebody else: it cannot read the environment, nor grow when it is read.
-
-    Raises:
-        ValueError: it holds no settings, an interpolation, a YAML alias, or more than a config of a run does.
-    """
-    if text.count("[") + text.count("{") > MOST_BRACKETS:
-        raise ValueError(f"it holds more than {MOST_BRACKETS} brackets, wanted a config as fcnseg writes it")
-    for event in yaml.parse(text, yaml.SafeLoader):
-        if isinstance(event, yaml.AliasEvent):
-            raise ValueError("it holds a YAML alias, wanted plain values")
-        if isinstance(event, yaml.ScalarEvent) and "${" in event.value:
-            raise ValueError(f"it holds the interpolation {event.value[:60]}, wanted plain values")
-    cfg = OmegaConf.create(text)
-    if not isinstance(cfg, DictConfig) or not isinstance(cfg.get("choices"), DictConfig):
-        raise ValueError("it holds no settings")
-    return cfg
-
-
-def _number(text: str) -> float:
-    return int(text) if text.isdigit() else float(text)
 
 
 def _now() -> str:

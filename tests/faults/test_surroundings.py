@@ -443,12 +443,12 @@ def test_a_result_lists_its_parts_and_what_they_ran_on(tmp_path, args, unbroken_
 
     assert run(tmp_path, *args, inject=stopped_in(5, threads(1))).code == -9
     second = run(tmp_path, *args, inject=stopped_in(1, threads(2)))  # which saves nothing
-    assert (second.code, second.err.count("goes on with threads 2 (before: 1): ")) == (-9, 1), second
+    assert (second.code, second.err.count("is resumed with threads 2 (before: 1): ")) == (-9, 1), second
     third = run(tmp_path, *args, inject=other_torch)
     assert third.code == 0, third.err
     assert third.err.count("fcnseg: ") == 1
     before = whole["versions"]["torch"]
-    assert f"goes on with torch 9.9 (before: {before}): the last digits of its numbers may differ" in third.err
+    assert f"is resumed with torch 9.9 (before: {before}): the last digits of its numbers may differ" in third.err
     parts = read_json(tmp_path / "runs" / "run" / "result.json")["parts"]
     assert [(part["epochs"], part["versions"]["torch"]) for part in parts] == [([1, 2], before), ([2, 2], "9.9")]
 
