@@ -27,7 +27,7 @@ def evaluate(cfg: DictConfig) -> float | None:
     then = (run.result or run.status or {}).get("data_fingerprint", data.fingerprint)
     if changed := data.changed_since(then):
         warn(f"{run.path}: {changed}: these scores and those of its training are not comparable")
-    task = rebuild.task(run.path, data.class_pixels, trust=cfg.trust)
+    task = rebuild.task(run.path, data, trust=cfg.trust)
     kept_precision = (run.result or {}).get("precision")
     trainer = _trainer(stored, kept_precision)
     with stop_requests():

@@ -1,6 +1,8 @@
 """Training any network on any data: `SegmentationTask`."""
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
+from typing import Any
 
 import torch
 from lightning import LightningModule
@@ -10,6 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from fcnseg.data.batch import Batch
+from fcnseg.data.dataset import Classes
 from fcnseg.metrics import RunningMean, SegmentationMetrics
 
 
@@ -24,7 +27,7 @@ class SegmentationTask(LightningModule):
         loss: The loss: logits and mask to a scalar.
         optimizer: A function that makes the optimiser from the parameters to train.
         schedule: A function that makes the schedule from the optimiser; it is stepped once an epoch.
-        num_classes: The number of classes of the masks, void not counted.
+        classes: The classes of the masks.
         memory_format: The memory format that the weights and the images are converted to.
 
     Attributes:
@@ -41,15 +44,15 @@ class SegmentationTask(LightningModule):
         loss: nn.Module,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         schedule: Callable[[Optimizer], LRScheduler],
-        num_classes: int,
+        classes: Classes,
         memory_format: torch.memory_format = torch.contiguous_format,
     ) -> None:
         super().__init__()
         self.net = net.to(memory_format=memory_format)
-        self.loss = loss
+        self.loss, self.classes = loss, classes
         self.optimizer, self.schedule, self.memory_format = optimizer, schedule, memory_format
         self.losses = nn.ModuleDict({f"{stage}/loss": RunningMean() for stage in ("train", "val", "test")})  # type: ignore[assignment]
-        self.metrics = nn.ModuleDict({stage: SegmentationMetrics(num_classes) for stage in ("val", "test")})  # type: ignore[assignment]
+        self.metrics = nn.ModuleDict({stage: SegmentationMetrics(classes) for stage in ("val", "test")})  # type: ignore[assignment]
         self.finite: dict[str, list[Tensor]] = {"val": [], "test": []}
 
     def forward(self, image: Tensor) -> Tensor:
@@ -123,6 +126,10 @@ class SegmentationTask(LightningModule):
     def was_finite(self, stage: str) -> bool:
         """Whether the loss and all logits of "val" or "test" have been finite since it began. It waits for the GPU."""
         return bool(torch.stack(self.finite[stage]).all())
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put the classes into a checkpoint: what the channels of the logits mean."""
+        checkpoint["classes"] = asdict(self.classes)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser of the parameters that are not frozen, with its schedule, which is stepped once an epoch."""

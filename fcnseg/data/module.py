@@ -10,9 +10,10 @@ import torch
 from lightning import LightningDataModule
 from torch import Tensor
 
-from fcnseg.data import check_settings, voc
+from fcnseg.data import Size, check_settings
 from fcnseg.data.augment import Augmentation, EpochDraws
 from fcnseg.data.batch import Batch, normalize
+from fcnseg.data.dataset import Classes
 from fcnseg.data.packed import Pack, default_home, pack, some
 from fcnseg.data.source import Source, find
 from fcnseg.errors import warn
@@ -63,18 +64,18 @@ class Loader:
         samples = self.order(epoch).to(self.pack.images.device)
         for sample in self.batches(samples)[done:]:
             image, mask = (pixels.index_select(0, sample) for pixels in (self.pack.images, self.pack.masks))
-            yield Batch(image.permute(0, 3, 1, 2), mask, sample)  # (N, 3, S, S), channels_last
+            yield Batch(image.permute(0, 3, 1, 2), mask, sample)  # (N, 3, H, W), channels_last
 
 
 class VOCDataModule(LightningDataModule):
-    """Batches of any data set in VOC's layout: packed once, then augmented and normalised on the device.
+    """Batches of any data set: packed once, then augmented and normalised on the device.
 
     Args:
         root: The folder that holds the data set, or that `source` puts it into.
         source: Finds, downloads or generates the data set under `root`.
         split: "official" trains on train; val chooses the epoch and gives the result. "halves" (the paper's) cuts val in
             two: one half chooses the epoch, the other gives the result.
-        size: Height and width in pixels that images are resized to, without regard to their shape.
+        size: The side in pixels of the square that images are resized to, or [height, width]; their shape does not matter.
         batch_size: The number of images in a batch.
         augment: Augments the training batches.
         seed: The seed of the order of samples and of the augmentation.
@@ -84,9 +85,12 @@ class VOCDataModule(LightningDataModule):
 
     Raises:
         ValueError: A setting is out of its range.
+
+    Attributes:
+        classes: The classes of the data set, once `prepare_data` has found it.
     """
 
-    num_classes = voc.NUM_CLASSES
+    classes: Classes
 
     def __init__(
         self,
@@ -94,7 +98,7 @@ class VOCDataModule(LightningDataModule):
         *,
         source: Source,
         split: str,
-        size: int,
+        size: int | Sequence[int],
         batch_size: int,
         augment: Augmentation,
         seed: int,
@@ -104,7 +108,8 @@ class VOCDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         check_settings(size=size, batch_size=batch_size, split=split, limit=limit)
-        self.root, self.source, self.split, self.size = Path(os.path.expanduser(root)), source, split, size
+        self.root, self.source, self.split = Path(os.path.expanduser(root)), source, split
+        self.size: Size = size if isinstance(size, int) else list(size)
         self.batch_size, self.augment, self.seed, self.limit = batch_size, augment, seed, limit
         self.cache, self.download = None if cache is None else Path(os.path.expanduser(cache)), download
         self.packs: dict[str, Pack] = {}
@@ -131,6 +136,7 @@ class VOCDataModule(LightningDataModule):
             warn(f"the images are kept, decoded and resized, in {home}; data.cache=<folder> chooses another place")
         train, val = (torch.arange(len(pack.ids)) for pack in packs.values())
         first, second = _halves(packs["val"].ids) if self.split == "halves" else (val, val)
+        self.classes = folder.classes
         self.parts = {"train": ("train", train), "val": ("val", first), "test": ("val", second)}
         self.packs = packs
 
@@ -145,8 +151,14 @@ class VOCDataModule(LightningDataModule):
 
     @property
     def class_pixels(self) -> Tensor:
-        """(22,) int64, the pixels of every class in train, then those of void."""
-        return self.packs["train"].class_pixels
+        """(C,) int64, the pixels of every class in train; those of void count as background if there is one."""
+        return torch.tensor(self.classes.with_void(self.packs["train"].class_pixels.tolist()))
+
+    @property
+    def floor_class(self) -> int:
+        """The class that the floor predicts everywhere: background, or without one the most frequent class of train."""
+        background = self.classes.background
+        return int(self.class_pixels.argmax()) if background is None else background
 
     @property
     def fingerprint(self) -> str:
