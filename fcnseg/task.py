@@ -8,6 +8,7 @@ import torch
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -31,6 +32,8 @@ class SegmentationTask(LightningModule):
         memory_format: The memory format that the weights and the images are converted to.
 
     Attributes:
+        original_masks: Gives, for the samples of a test batch, their masks (1, H, W) at the images' own sizes; the test then
+            scores there. None: at the size of the batch.
         finite: For "val" and "test", a flag for each batch so far: whether its loss and all its logits were finite.
     """
 
@@ -54,6 +57,7 @@ class SegmentationTask(LightningModule):
         self.losses = nn.ModuleDict({f"{stage}/loss": RunningMean() for stage in ("train", "val", "test")})  # type: ignore[assignment]
         self.metrics = nn.ModuleDict({stage: SegmentationMetrics(classes) for stage in ("val", "test")})  # type: ignore[assignment]
         self.finite: dict[str, list[Tensor]] = {"val": [], "test": []}
+        self.original_masks: Callable[[Tensor], Iterable[Tensor]] | None = None
 
     def forward(self, image: Tensor) -> Tensor:
         """Normalised images (N, 3, H, W) to logits (N, num_classes, H, W)."""
@@ -84,7 +88,12 @@ class SegmentationTask(LightningModule):
         lowest, highest = logits.aminmax()  # a quarter of the time of logits.isfinite() on the CPU
         self.finite[stage].append((loss + highest - lowest).isfinite())
         prediction = logits.max(dim=1).indices  # as argmax, in two thirds of its time on the CPU
-        self.metrics[stage].update(prediction, batch[1])
+        if stage == "test" and self.original_masks:
+            for one, mask in zip(logits.cpu(), self.original_masks(batch.sample), strict=True):
+                enlarged = functional.interpolate(one[None].double(), mask.shape[-2:], mode="bilinear")
+                self.metrics[stage].update(enlarged.argmax(dim=1), mask)
+        else:
+            self.metrics[stage].update(prediction, batch[1])
         return prediction
 
     def on_train_epoch_end(self) -> None:

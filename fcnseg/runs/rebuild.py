@@ -91,7 +91,10 @@ def task(folder: str | Path, data: VOCDataModule, *, trust: bool = False) -> Seg
     classes.check_same(data.classes, str(run.path))
     with _made_by(run):
         net = network(cfg, len(classes), trust=trust)
-        loss = _make(_group(cfg, "loss"), KNOWN["loss"], trust, class_pixels=data.class_pixels)
+        pixels = (
+            torch.ones(len(classes)) if data.only else data.class_pixels
+        )  # a loss's weights come with the checkpoint
+        loss = _make(_group(cfg, "loss"), KNOWN["loss"], trust, class_pixels=pixels)
         rebuilt = SegmentationTask(
             net,
             loss=loss,
@@ -133,13 +136,14 @@ def network(cfg: DictConfig, num_classes: int, *, trust: bool = False) -> nn.Mod
     return made
 
 
-def data(cfg: DictConfig, *, root: str | None = None, trust: bool = False) -> VOCDataModule:
+def data(cfg: DictConfig, *, root: str | None = None, only: str | None = None, trust: bool = False) -> VOCDataModule:
     """The data of `cfg.data`, ready to be scored on; nothing is downloaded.
 
     Args:
         cfg: The config of a run.
         root: The folder in which the data set is now, in which packs may be written; None: the one that the run was trained
             from, in which nothing is written.
+        only: The one image set to score on; None: what the run was tested on.
         trust: Whether the config may name any code.
 
     Raises:
@@ -153,7 +157,7 @@ def data(cfg: DictConfig, *, root: str | None = None, trust: bool = False) -> VO
         node["download"] = False
     if isinstance(source := node.get("source"), dict) and "urls" in source:
         source["urls"] = []
-    made = cast(VOCDataModule, _make(node, KNOWN["data"], trust, augment=augment.none, seed=0))
+    made = cast(VOCDataModule, _make(node, KNOWN["data"], trust, augment=augment.none, seed=0, only=only))
     with nullcontext() if root else nothing_built():
         made.prepare_data()
     return made

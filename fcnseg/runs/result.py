@@ -41,8 +41,8 @@ def measure(trainer: Trainer, task: SegmentationTask, data: VOCDataModule) -> di
         "floor": {name: _number(value.item()) for name, value in floor.items()},
         "floor_class": data.classes.names[data.floor_class],
         "classes": asdict(data.classes),
-        "split": data.split,
-        "images": {stage: data.count(stage) for stage in ("train", "val", "test")},
+        "split": data.only or data.split,
+        "images": {stage: data.count(stage) for stage in data.parts},
         "size": spelled(data.size),
         "data_fingerprint": data.fingerprint,
         "parameters": sum(parameter.numel() for parameter in task.net.parameters()),
@@ -66,7 +66,8 @@ def beats_floor(result: Mapping[str, Any]) -> bool:
 
 def show(result: dict[str, Any], path: Path, console: Console) -> float | None:
     """Print a result: its scores beside the floor, the IoU of every class, and the run's folder; return the test mIoU."""
-    title = f"{result['images']['test']} test images ({result['split']} split) at {result['size']} px"
+    size = "their own sizes" if result["size"] == "original" else f"{result['size']} px"
+    title = f"{result['images']['test']} test images ({result['split']} split) at {size}"
     table = Table("", "this run", "the floor", title=title, title_justify="left")
     for column in table.columns[1:]:
         column.justify = "right"
