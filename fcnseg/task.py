@@ -1,7 +1,6 @@
 """Training any network on any data: `SegmentationTask`."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -138,7 +137,7 @@ class SegmentationTask(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put the classes into a checkpoint: what the channels of the logits mean."""
-        checkpoint["classes"] = asdict(self.classes)
+        checkpoint["classes"] = self.classes.plain()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser of the parameters that are not frozen, with its schedule, which is stepped once an epoch."""

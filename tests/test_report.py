@@ -219,6 +219,8 @@ def test_states_and_remarks(runs):
         {"size": "large"},
         {"split": 2},
         {"confusion": None},
+        {"classes": None},
+        {"classes": {"names": ["a", "<b>\n"], "colours": [[0, 0, 0]] * 2, "background": 0, "void_colour": [0, 0, 0]}},
     ],
     ids=str,
 )

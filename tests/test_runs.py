@@ -42,6 +42,8 @@ RESULT = {
         "confusion",
         "iou",
         "floor",
+        "floor_class",
+        "classes",
         "split",
         "images",
         "size",

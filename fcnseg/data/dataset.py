@@ -4,7 +4,7 @@ import json
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +50,14 @@ class Classes:
     def __len__(self) -> int:
         return len(self.names)
 
+    def plain(self) -> dict[str, Any]:
+        """The plain values that stand for the classes in a file."""
+        colours, void = [[*colour] for colour in self.colours], [*self.void_colour]
+        return {"names": [*self.names], "colours": colours, "background": self.background, "void_colour": void}
+
     @classmethod
     def of(cls, stored: Any) -> "Classes":
-        """The classes from what `dataclasses.asdict` made of them, which has been in a file since.
+        """The classes from the values that `plain` gave, which have been in a file since.
 
         Raises:
             ValueError: It is something else.
@@ -153,12 +158,12 @@ class DataSet(ABC):
         """
 
     @property
-    def reading(self) -> str:
+    def rules(self) -> str:
         """What labels depend on besides the files of images and masks: when it changes, packs are built anew.
 
         A reader that has more of it than the classes, such as a table of raw labels, adds it.
         """
-        return json.dumps(asdict(self.classes))
+        return json.dumps(self.classes.plain())
 
     def missing(self, ids: Sequence[str]) -> list[Path]:
         """The files of images and masks in `ids` that are not there."""

@@ -123,12 +123,12 @@ def _key(folder: DataSet, ids: Sequence[str], size: Size, packs: Path) -> str:
     """
     home = None if packs.is_relative_to(folder.path) else str(folder.path.resolve())
     files = [_trace(path) for name in ids for path in (folder.image(name), folder.mask(name))]
-    made_from = [FORMAT, size, home, list(ids), files, *_reading(folder)]
+    made_from = [FORMAT, size, home, list(ids), files, *_rules(folder)]
     return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:12]
 
 
-def _reading(folder: DataSet) -> list[str]:
-    return [folder.reading] if folder.reading else []
+def _rules(folder: DataSet) -> list[str]:
+    return [folder.rules] if folder.rules else []
 
 
 def _trace(path: Path) -> tuple[int, int, str]:
@@ -153,7 +153,7 @@ def _build(folder: DataSet, ids: Sequence[str], size: Size, title: str, home: Pa
     meta = {
         "ids": list(ids),
         "class_pixels": np.sum(pixels, axis=0).tolist(),
-        "fingerprint": hashlib.sha256(json.dumps([list(ids), digests, *_reading(folder)]).encode()).hexdigest()[:12],
+        "fingerprint": hashlib.sha256(json.dumps([list(ids), digests, *_rules(folder)]).encode()).hexdigest()[:12],
     }
     images.flush()
     masks.flush()

@@ -47,9 +47,9 @@ class Folder(DataSet):
     classes = VOC
 
     @property
-    def reading(self) -> str:
+    def rules(self) -> str:
         """Empty for VOC's classes, which mean the same everywhere."""
-        return "" if self.classes == VOC else super().reading
+        return "" if self.classes == VOC else super().rules
 
     @classmethod
     def find(cls, root: Path) -> "Folder | None":

@@ -1,6 +1,8 @@
 """Find run folders and read them; of a damaged one, as much as can be read."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from glob import glob
@@ -65,29 +67,32 @@ def _is_confusion(number: int, value: object) -> bool:
     return len(rows) == number + 1 and are_rows
 
 
-def _wrong(result: Mapping[str, Any]) -> list[str]:
-    """The names of what result.json must hold and does not."""
-    try:
-        names = classes_of(result).names
-    except ValueError:
-        names = ()
-    of_classes: dict[str, Callable[[object], bool]] = {
+def _is_size(value: object) -> bool:
+    return _is_count(value) or bool(isinstance(value, str) and re.fullmatch(r"\d{1,5}x\d{1,5}", value))
+
+
+def _needed(names: Sequence[str]) -> dict[str, Callable[[object], bool]]:
+    """What result.json must hold with classes of these names."""
+    return {
+        "metrics": _table(_is_number_or_none, [f"test/{name}" for name in ("loss", *SCORES)]),
+        "floor": _table(_is_number_or_none, SCORES),
         "iou": _table(_is_number_or_none, names),
+        "images": _table(_is_count, STAGES),
         "confusion": partial(_is_confusion, len(names)),
+        **dict.fromkeys(("parameters", "best_epoch", "epochs"), _is_count),
+        **{"size": _is_size, "seconds": _is_number, "split": _is_text, "data_fingerprint": _is_text},
     }
-    wrong = [key for key, is_right in {**NEEDED, **of_classes}.items() if not is_right(result.get(key))]
-    return wrong if names and all(map(_is_text, names)) else ["classes", *wrong]
 
 
-# What result.json must hold, and what it may hold; the report reads nothing else of it.
-NEEDED: dict[str, Callable[[object], bool]] = {
-    "metrics": _table(_is_number_or_none, [f"test/{name}" for name in ("loss", *SCORES)]),
-    "floor": _table(_is_number_or_none, SCORES),
-    "images": _table(_is_count, STAGES),
-    "size": lambda value: _is_count(value) or _is_text(value),
-    **dict.fromkeys(("parameters", "best_epoch", "epochs"), _is_count),
-    **{"seconds": _is_number, "split": _is_text, "data_fingerprint": _is_text},
-}
+def _checked_classes(result: Mapping[str, Any]) -> Classes | None:
+    """The classes of a result, whose names can be shown; None if they are damaged."""
+    with suppress(ValueError):
+        classes = classes_of(result)
+        return classes if all(map(_is_text, classes.names)) else None
+    return None
+
+
+# What result.json may hold; the report reads nothing else of it but this and what it must hold.
 OPTIONAL: dict[str, Callable[[object], bool]] = {
     **{
         "images_per_s": _is_number_or_none,
@@ -164,7 +169,9 @@ def read(path: Path) -> Entry:
     config = attempt(CONFIG, lambda: _checked_config(flatten(without_watchers(run.config)))) or {}
     status = attempt(STATUS, lambda: run.status) or {}
     result = attempt(RESULT, lambda: run.result)
-    wrong = [] if result is None else _wrong(result)
+    classes = _checked_classes(result or {})
+    needed = _needed(classes.names) if classes else {"classes": lambda _: False}
+    wrong = [] if result is None else [key for key, is_right in needed.items() if not is_right(result.get(key))]
     if wrong:
         problem = f"{path / RESULT} is incomplete: it lacks all or part of {', '.join(wrong)}"
         remarks.append(line(f"{problem}; resume=never trains the run again"))
@@ -173,7 +180,7 @@ def read(path: Path) -> Entry:
     state = found if config and found in STATES else "broken"
     # A run may have been killed between its result and its last status.
     if state in ("finished", "running", "killed") and result and not wrong:
-        known = {"classes": classes_of(result), **{key: result[key] for key in (*NEEDED, "iou", "confusion")}}
+        known = {"classes": classes, **{key: result[key] for key in needed}}
         known |= {key: result[key] for key, is_right in OPTIONAL.items() if key in result and is_right(result[key])}
         return Entry(path, "finished", config, rows, known, tuple(remarks))
     if state == "finished":

@@ -110,7 +110,7 @@ def _spelled(key: str, value: Any) -> str:
         text = format(Decimal(repr(value)), "f")  # 0.00001 in place of 1e-05
     elif isinstance(value, str):
         text = value
-    elif key == "data.size":
+    elif key == "data.size" and isinstance(value, list):
         return f"{SHORT[key]}{spelled(value)}"
     else:
         text = {None: "null", True: "true", False: "false"}[value] if isinstance(value, bool | None) else ""

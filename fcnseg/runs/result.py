@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,7 @@ def measure(trainer: Trainer, task: SegmentationTask, data: VOCDataModule) -> di
         "confusion": matrices.sum(0).tolist(),  # (C + 1, C): truth, void last, by prediction
         "floor": {name: _number(value.item()) for name, value in floor.items()},
         "floor_class": data.classes.names[data.floor_class],
-        "classes": asdict(data.classes),
+        "classes": data.classes.plain(),
         "split": data.only or data.split,
         "images": {stage: data.count(stage) for stage in data.parts},
         "size": spelled(data.size),

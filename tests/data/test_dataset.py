@@ -43,8 +43,8 @@ class Numbered(DataSet):
                 Image.new("L", (48, 36)).save(self.mask(name))
 
     @property
-    def reading(self):
-        return f"{super().reading} {self.labels}"
+    def rules(self):
+        return f"{super().rules} {self.labels}"
 
     def image_sets(self):
         return "train", "val"
