@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fcnseg.data import decode, voc
+from fcnseg.data.dataset import BY_COLOUR, DataSet
 from fcnseg.data.progress import shown
 from fcnseg.losses import class_weights
 from fcnseg.metrics import scores
@@ -56,16 +57,16 @@ class Survey:
         """Accuracy and mIoU of predicting background everywhere, without void; NaN if nothing is labelled."""
         predicted = torch.zeros(1, len(self.pixels), voc.NUM_CLASSES, dtype=torch.long)  # by truth and prediction
         predicted[0, :, voc.BACKGROUND] = torch.tensor(self.pixels)
-        floor = scores(predicted)
+        floor = scores(predicted, voc.BACKGROUND)
         return floor["pixel_acc"].item(), floor["miou"].item()
 
     @property
     def weights(self) -> tuple[float, ...]:
         """The 21 class weights of the paper's eq. (2), were this the train set."""
-        return tuple(class_weights(torch.tensor(self.pixels)).tolist())
+        return tuple(class_weights(torch.tensor(voc.VOC.with_void(self.pixels))).tolist())
 
 
-def survey(folder: voc.Folder, image_set: str, *others: str) -> Survey:
+def survey(folder: DataSet, image_set: str, *others: str) -> Survey:
     """Read every image and mask of an image set, and count what is in them; no name may be in one of `others`, too.
 
     Raises:
@@ -88,7 +89,7 @@ def survey(folder: voc.Folder, image_set: str, *others: str) -> Survey:
     )
 
 
-def _look(folder: voc.Folder, name: str) -> Look:
+def _look(folder: DataSet, name: str) -> Look:
     """What one image and its mask hold. If they have a problem, there is no size and nothing is counted."""
     image, problems = None, []
     try:
@@ -116,7 +117,7 @@ def render(surveys: Sequence[Survey], console: Console) -> None:
     console.print(_classes(surveys))
     for one in surveys:
         if one.by_colour:
-            console.print(f"{one.name}: {one.by_colour} masks hold {voc.BY_COLOUR}", markup=False)
+            console.print(f"{one.name}: {one.by_colour} masks hold {BY_COLOUR}", markup=False)
         number = f"{len(one.problems) or 'no'} problem{'s' if len(one.problems) != 1 else ''}"
         console.print(f"{one.name}: {number}", markup=False)
         for problem in one.problems:  # whole lines for grep, and brackets in a file's name are no markup
