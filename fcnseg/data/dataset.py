@@ -92,6 +92,15 @@ class DataSet(ABC):
             ValueError: The mask is broken, or does not fit the image, or a label in it is of no class.
         """
 
+    @property
+    def rules(self) -> str:
+        """What labels depend on besides the files: how this data set reads them."""
+        return ""
+
+    def mask_bytes(self, name: str) -> bytes:
+        """All that the labels of `name` depend on."""
+        return self.mask(name).read_bytes()
+
     def missing(self, ids: Sequence[str]) -> list[Path]:
         """The files of images and masks in `ids` that are not there."""
         return [path for name in ids for path in (self.image(name), self.mask(name)) if not path.is_file()]

@@ -123,7 +123,7 @@ def _key(folder: DataSet, ids: Sequence[str], size: int, packs: Path) -> str:
     """
     home = None if packs.is_relative_to(folder.path) else str(folder.path.resolve())
     files = [_trace(path) for name in ids for path in (folder.image(name), folder.mask(name))]
-    return hashlib.sha256(json.dumps([FORMAT, size, home, list(ids), files]).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps([FORMAT, size, home, folder.rules, list(ids), files]).encode()).hexdigest()[:12]
 
 
 def _trace(path: Path) -> tuple[int, int, str]:
@@ -174,7 +174,7 @@ def _write(folder: DataSet, images: Array, masks: Array, row: int, name: str) ->
     square = masks.shape[1:]
     images[row] = np.asarray(image.resize(square, Resampling.BILINEAR))
     masks[row] = np.asarray(mask.resize(square, Resampling.NEAREST))
-    digest = hashlib.sha256(folder.image(name).read_bytes() + folder.mask(name).read_bytes())
+    digest = hashlib.sha256(folder.image(name).read_bytes() + folder.mask_bytes(name))
     return folder.classes.count_pixels(mask), digest.hexdigest(), mask.info["by_colour"]
 
 

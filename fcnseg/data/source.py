@@ -5,13 +5,14 @@ from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 
-from fcnseg.data import voc
+from fcnseg.data import formats, voc
+from fcnseg.data.dataset import DataSet
 
-Source = Callable[..., voc.Folder]  # of a folder, and of `download` if that is set
+Source = Callable[..., DataSet]  # of a folder, and of `download` if that is set
 MANY = 1000  # folders that are looked at for a data set nearby
 
 
-def find(source: Source, root: Path, download: bool | None = None) -> voc.Folder:
+def find(source: Source, root: Path, download: bool | None = None) -> DataSet:
     """The data set that `source` finds, downloads or generates in the folder `root`.
 
     Raises:
@@ -23,9 +24,9 @@ def find(source: Source, root: Path, download: bool | None = None) -> voc.Folder
         raise ValueError(f"data.root={root}: {error}; give a folder that can be read and written") from error
     except TypeError as error:
         raise ValueError(f"data.source cannot be called with a folder: {error}; leave data.source as it is") from error
-    if not isinstance(folder, voc.Folder):
+    if not isinstance(folder, DataSet):
         kind = type(folder).__name__
-        raise ValueError(f"data.source gave a {kind}, wanted a fcnseg.data.voc.Folder: leave data.source as it is")
+        raise ValueError(f"data.source gave a {kind}, wanted a fcnseg.data.dataset.DataSet: leave data.source as it is")
     return folder
 
 
@@ -36,6 +37,8 @@ def nothing_found(root: Path) -> str:
         found = f"the folder holds {', '.join([*names[:8], *['...'] * (len(names) > 8)]) or 'nothing'}"
     else:
         found = "there is no such folder"
+    if other := formats.beyond_voc(root):
+        return f"no VOC-2012 in data.root={root}: found {other}; add data=folder, which reads it"
     if near := next((path for path in islice(_nearby(root), MANY) if voc.Folder.find(path)), None):
         remedy = f"data.root={near} would work"
     elif (root / "JPEGImages").is_dir():
