@@ -15,6 +15,7 @@ MAY_BE_NULL = (
     "checkpoint.every_n_minutes",
     "model.weights",
     "optimizer.fused",
+    "picture",
 )  # besides what is null by default
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list"}
 

@@ -90,7 +90,7 @@ def test_download_is_a_yes_or_no(tmp_path):
     [
         (lambda: None, "data.source cannot be called with a folder: .* leave data.source as it is"),
         (None, "data.source cannot be called with a folder: 'NoneType'"),
-        (lambda root: [], r"data\.source gave a list, wanted a fcnseg\.data\.voc\.Folder"),
+        (lambda root: [], r"data\.source gave a list, wanted a fcnseg\.data\.dataset\.DataSet"),
         (Path.read_text, r"data\.root=.*: .*Is a directory.*; give a folder that can be read"),
     ],
     ids=["arguments", "null", "list", "OSError"],

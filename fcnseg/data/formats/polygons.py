@@ -104,7 +104,8 @@ def polygon(points: Points, size: tuple[int, int]) -> Inside:
             rows = np.arange(top, bottom)
             x = x0 + (rows + 0.5 - y0) * ((x1 - x0) / (y1 - y0))
             crossings[rows, np.clip(np.ceil(x - 0.5), 0, width).astype(np.int64)] += 1
-    return np.cumsum(crossings[:, :-1], axis=1) % 2 == 1
+    covered: Inside = np.cumsum(crossings[:, :-1], axis=1) % 2 == 1
+    return covered
 
 
 def runs(counts: Any, stored: Sequence[int], size: tuple[int, int]) -> Inside:
