@@ -113,6 +113,8 @@ def compare(train: Survey, val: Survey) -> list[str]:
             f"{_some(other)}: images of val with the names of other images of train, such as"
             f" {homes[PurePosixPath(other[0]).name]}"
         )
+    if not train.contents:  # nothing could be read
+        return lines
     unseen, empty, rare = [], [], []
     for label, name in enumerate(train.classes.names):
         share, images = train.pixels[label] / max(1, sum(train.pixels)), train.holding[label]
@@ -126,7 +128,7 @@ def compare(train: Survey, val: Survey) -> list[str]:
         (rare, "almost empty in train"),
     ):
         lines += [f"classes {where}: {', '.join(names)}"] * bool(names)
-    if train.holding[-1] and not all(train.holding[1:-1]) and len(train.classes) == 2:
+    if train.holding[-1] and not train.holding[1] and len(train.classes) == 2:
         lines.append(
             f"void has {train.void_share:.2%} of train's pixels: if masks store {VOID} for {train.classes.names[1]}, write"
             f" 'names: {{0: {train.classes.names[0]}, {VOID}: {train.classes.names[1]}}}' into classes.yaml"

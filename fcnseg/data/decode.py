@@ -28,7 +28,9 @@ TURNS = {  # what makes a picture upright, by its orientation; 1 is upright
 
 Colour = tuple[int, int, int]  # RGB
 UNKNOWN = 254  # in tables of labels: no class and not void
-MANY = 16  # colours of no class in one mask, from which on they come from smoothed edges
+SHOWN = 10  # numbers that one message names
+SMOOTH = "; so many come from smoothed edges: export the masks without anti-aliasing"
+MANY = 16  # numbers or colours of no class in one mask, from which on they come from smoothed edges
 LOSSLESS = ("PNG", "BMP", "TIFF")
 
 
@@ -215,7 +217,9 @@ def _meant(path: Path, mask: Image.Image, used: list[int], legend: Legend) -> li
                 " class's colour: wanted indices that are the labels, or colours that are the classes' throughout"
             )
     if strays := [value for value, label in zip(used, own, strict=True) if label is None]:
-        raise ValueError(f"mask {path} holds the labels {strays}, wanted {legend.wanted}")
+        more = f" and {len(strays) - SHOWN} more" * (len(strays) > SHOWN)
+        smooth = SMOOTH * (len(strays) > MANY)
+        raise ValueError(f"mask {path} holds the labels {strays[:SHOWN]}{more}, wanted {legend.wanted}{smooth}")
     return [label for label in own if label is not None]
 
 
@@ -235,7 +239,7 @@ def _strange(mask: Image.Image, known: Mapping[Colour, int]) -> str:
     counted = sorted(((n, colour) for n, colour in colours(mask) if colour not in known), reverse=True)
     shown = [f"{colour} in {n} pixels (nearest: {_nearest(colour, known)})" for n, colour in counted[:5]]
     more = f" and {len(counted) - 5} more" * (len(counted) > 5)
-    smooth = "; so many come from smoothed edges: export the masks without anti-aliasing" * (len(counted) > MANY)
+    smooth = SMOOTH * (len(counted) > MANY)
     return f"holds colours that no class has: {', '.join(shown)}{more}; wanted those of the classes{smooth}"
 
 
