@@ -71,7 +71,7 @@ def inside(shape: Any, size: tuple[int, int]) -> Inside:
     if isinstance(shape, list):
         found = np.zeros(size, dtype=bool)
         for flat in shape:
-            found |= polygon(np.array(flat, dtype=np.float64).reshape(-1, 2), size)
+            _fill(found, np.array(flat, dtype=np.float64).reshape(-1, 2))
         return found
     if "counts" in shape:
         return runs(shape["counts"], shape["size"], size)
@@ -96,16 +96,26 @@ def polygon(points: Points, size: tuple[int, int]) -> Inside:
 
     Pillow draws the border's pixels, too, and cuts coordinates to whole numbers: two neighbours would overlap.
     """
-    height, width = size
-    crossings = np.zeros((height, width + 1), dtype=np.int32)  # how many edges begin to be left of a pixel's centre
-    for (x0, y0), (x1, y1) in zip(points, np.roll(points, -1, axis=0), strict=True):
-        top, bottom = (max(0, min(height, math.ceil(y - 0.5))) for y in sorted((y0, y1)))
+    found = np.zeros(size, dtype=bool)
+    _fill(found, points)
+    return found
+
+
+def _fill(found: Inside, points: Points) -> None:
+    """Set the pixels of a polygon in (H, W) `found`; work is done in the rows and columns that it reaches alone."""
+    height, width = found.shape
+    reach = np.ceil(np.stack([points.min(0), points.max(0)]) - 0.5).clip(0, (width, height)).astype(np.int64)
+    (left, first), (right, last) = reach.tolist()
+    crossings = np.zeros(
+        (last - first, right - left + 1), dtype=np.int32
+    )  # how many edges are left of a pixel's centre
+    for (x0, y0), (x1, y1) in zip(points.tolist(), np.roll(points, -1, axis=0).tolist(), strict=True):
+        top, bottom = (max(first, min(last, math.ceil(y - 0.5))) for y in sorted((y0, y1)))
         if top < bottom:
             rows = np.arange(top, bottom)
             x = x0 + (rows + 0.5 - y0) * ((x1 - x0) / (y1 - y0))
-            crossings[rows, np.clip(np.ceil(x - 0.5), 0, width).astype(np.int64)] += 1
-    covered: Inside = np.cumsum(crossings[:, :-1], axis=1) % 2 == 1
-    return covered
+            crossings[rows - first, np.ceil(x - 0.5).clip(left, right).astype(np.int64) - left] += 1
+    found[first:last, left:right] |= np.cumsum(crossings[:, :-1], axis=1) % 2 == 1
 
 
 def runs(counts: Any, stored: Sequence[int], size: tuple[int, int]) -> Inside:
