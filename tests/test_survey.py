@@ -238,5 +238,5 @@ def test_masks_that_are_read_by_their_colours_are_said(folder):
         Image.fromarray(voc.PALETTE[labels]).quantize(32).save(folder.mask(name))
     after = survey(folder, "train")
     assert (after.by_colour, after.pixels, after.problems) == (2, before.pixels, ())
-    assert "train: 2 masks hold VOC's colours at other indices: they are read by their colours" in printed(after)
+    assert "train: 2 masks hold the classes' colours at other indices: they are read by their colours" in printed(after)
     assert "colours" not in printed(before)

@@ -34,7 +34,7 @@ def _palette() -> npt.NDArray[np.uint8]:
 
 PALETTE = _palette()  # (256, 3) RGB; label 0 is black, 255 a pale yellow
 VOC = Classes(CLASSES, tuple(map(tuple, PALETTE[:NUM_CLASSES].tolist())), BACKGROUND, tuple(PALETTE[VOID].tolist()))
-BY_COLOUR = "VOC's colours at other indices: they are read by their colours"  # of masks, for messages
+BY_COLOUR = "the classes' colours at other indices: they are read by their colours"  # of masks, for messages
 LABELS = (*range(NUM_CLASSES), VOID)
 LEGEND = decode.Legend(
     dict(zip(LABELS, LABELS, strict=True)), {tuple(PALETTE[label].tolist()): label for label in LABELS}, pictures=False

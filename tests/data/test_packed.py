@@ -441,7 +441,8 @@ def test_masks_that_are_read_by_their_colours_are_said(folder, capsys):
     capsys.readouterr()
     found = pack(folder, "train", SIZE)
     assert (
-        "3 of 12 masks hold VOC's colours at other indices: they are read by their colours" in capsys.readouterr().err
+        "3 of 12 masks hold the classes' colours at other indices: they are read by their colours"
+        in capsys.readouterr().err
     )
     assert torch.equal(found.masks, wanted.masks)
     assert torch.equal(found.class_pixels, wanted.class_pixels)

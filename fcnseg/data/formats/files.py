@@ -20,6 +20,8 @@ SETS = {  # the names that folders, files and tables give an image set
     **dict.fromkeys(("test", "testing"), "test"),
 }
 
+SEARCHED = 20  # files that are alone and that a nearest name is looked for: each is compared with all others
+
 
 @dataclass(frozen=True)
 class Files(DataSet):
@@ -159,7 +161,7 @@ def pair(images: Mapping[str, Path], masks: Mapping[str, Path]) -> tuple[dict[st
         free = [name for name in others if name not in own]
         for name in sorted(own):
             if name not in others:
-                near = get_close_matches(name, free, 1, 0.5)
+                near = get_close_matches(name, free, 1, 0.5) if len(lines) < SEARCHED else []
                 remedy = f"; the nearest is {others[near[0]]}: rename one of them" if near else ""
                 lines.append(f"{own[name].name}: the {kind} {own[name]} has no {other}{remedy}")
     return pairs, lines

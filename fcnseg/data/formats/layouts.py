@@ -111,6 +111,11 @@ def folders(root: Path, settings: Settings) -> Layout | None:
         layout.alone += alone
         layout.class_list = layout.class_list or find_class_list(images.parent) or find_class_list(images)
     if not layout.pairs:
+        if alone := [line for line in layout.alone if "nearest" in line]:
+            raise ValueError(
+                f"the folders in {root} hold no image and mask of one name: {alone[0]}, or say what names end in with"
+                " data.source.image_suffix and data.source.mask_suffix (data=folder)"
+            )
         return None
     layout.sets = {name: names for name, names in layout.sets.items() if names}
     layout.class_list = find_class_list(root) or layout.class_list
@@ -136,7 +141,7 @@ def _places(root: Path) -> tuple[Path, Path] | None:
 def _pair(images: Path, masks: Path, settings: Settings) -> tuple[dict[str, tuple[Path, Path]], list[str]]:
     """The pairs in two folders, and what is alone there."""
     endings = ENDINGS if settings.mask_suffix is None else (settings.mask_suffix,)
-    best: tuple[dict[str, tuple[Path, Path]], list[str]] = {}, []
+    best: tuple[dict[str, tuple[Path, Path]], list[str]] | None = None
     files = [list(home.glob("*") if images == masks else home.rglob("*")) for home in (images, masks)]
     for ending in endings:
         if images == masks and not ending:
@@ -146,8 +151,8 @@ def _pair(images: Path, masks: Path, settings: Settings) -> tuple[dict[str, tupl
         if images == masks:
             shot = {name: path for name, path in shot.items() if not name.endswith(ending)}
         pairs = pair(shot, drawn)
-        best = max(best, pairs, key=lambda one: len(one[0]))
-    return best
+        best = pairs if best is None or len(pairs[0]) > len(best[0]) else best
+    return best or ({}, [])
 
 
 def _stems(folder: Path, files: Iterable[Path], suffixes: tuple[str, ...], ending: str) -> dict[str, Path]:

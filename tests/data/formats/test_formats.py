@@ -173,3 +173,15 @@ def test_a_changed_class_list_makes_another_pack(tmp_path):
     second = packed()
     assert (first.masks.unique().tolist(), second.masks.unique().tolist()) == ([1], [0])
     assert first.fingerprint != second.fingerprint
+
+
+def test_names_that_never_pair_are_told_with_the_remedy(tmp_path):
+    made(tmp_path, ["street_1_rgb", "street_2_rgb"])
+    for path in sorted((tmp_path / "masks").iterdir()):
+        path.rename(path.with_stem(path.stem.replace("_rgb", "_ids")))
+    with pytest.raises(
+        ValueError, match=r"hold no image and mask of one name: .*1_rgb\.png has no mask; .*mask_suffix"
+    ):
+        formats.folder(tmp_path)
+    data = formats.folder(tmp_path, image_suffix="_rgb", mask_suffix="_ids")
+    assert sorted([*data.ids("train"), *data.ids("val")]) == ["street_1", "street_2"]
