@@ -115,7 +115,9 @@ def compare(train: Survey, val: Survey) -> list[str]:
         )
     if not train.contents:  # nothing could be read
         return lines
-    unseen, empty, rare = [], [], []
+    unseen: list[str] = []
+    empty: list[str] = []
+    rare: list[str] = []
     for label, name in enumerate(train.classes.names):
         share, images = train.pixels[label] / max(1, sum(train.pixels)), train.holding[label]
         if not images:

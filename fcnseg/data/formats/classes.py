@@ -59,39 +59,43 @@ def class_list(
         ValueError: The number of classes is not 2 to 254, two have one name or one colour, or a name is not of a class.
     """
     ordered = [names[value] for value in sorted(names)]
-    if not 2 <= len(ordered) <= UNKNOWN:
-        raise ValueError(f"{source} names {len(ordered)} classes, wanted 2 to {UNKNOWN}")
-    if repeated := sorted({name for name in ordered if ordered.count(name) > 1}):
-        raise ValueError(f"{source} gives several classes the name {repeated[0]}, wanted one name for each")
-    label = {name: i for i, name in enumerate(ordered)}
     given, mapped = dict(colours or {}), dict(map or {})
-    if strange := [name for name in (*given, *mapped.values()) if name is not None and name not in label]:
-        raise ValueError(f"{source} speaks of {strange[0]}, which is no class: the names are {', '.join(ordered)}")
+    _check_names(source, ordered, [*given, *(name for name in mapped.values() if name is not None)])
+    label: dict[str | None, int] = {None: VOID, **{name: i for i, name in enumerate(ordered)}}
     by_colour = {colour: label[name] for name, colour in given.items()}
     if len(by_colour) < len(given):
         raise ValueError(f"{source} gives two classes one colour, wanted another for each")
     values = {} if any(isinstance(key, int) for key in mapped) else {value: label[names[value]] for value in names}
-    for key, name in (*dict.fromkeys(void, None).items(), *mapped.items()):
-        meant = VOID if name is None else label[name]
+    words = dict.fromkeys(IGNORED, VOID) | {name: i for i, name in enumerate(ordered)}
+    for key, name in (*dict.fromkeys(void).items(), *mapped.items()):
         if isinstance(key, int):
-            values[key] = meant
-        elif isinstance(key, tuple):
-            by_colour[key] = meant
+            values[key] = label[name]
+        elif isinstance(key, str):
+            words[key] = label[name]
+        else:
+            by_colour[key] = label[name]
     values.setdefault(VOID, VOID)
-    words = (
-        label
-        | dict.fromkeys(IGNORED, VOID)
-        | {key: VOID if name is None else label[name] for key, name in mapped.items() if isinstance(key, str)}
-    )
-    shown = [given.get(name, _spare(i, given.values())) for i, name in enumerate(ordered)]
     background = next((i for i, name in enumerate(ordered) if name.lower() in BACKGROUND), None)
-    return ClassList(source, Classes(tuple(ordered), tuple(shown), background), Legend(values, by_colour), words)
+    return ClassList(
+        source, Classes(tuple(ordered), _shown(ordered, given), background), Legend(values, by_colour), words
+    )
 
 
-def _spare(label: int, taken: Iterable[Colour]) -> Colour:
-    """A colour to show a class in that has none: that of VOC's map, or the next one that is free."""
-    colours = [tuple(voc.PALETTE[(label + i) % 256].tolist()) for i in range(256)]
-    return next(colour for colour in colours if colour not in set(taken))
+def _check_names(source: Path, names: Sequence[str], spoken_of: Sequence[str]) -> None:
+    """Refuse a number or names of classes that cannot be, or another name that is spoken of."""
+    if not 2 <= len(names) <= UNKNOWN:
+        raise ValueError(f"{source} names {len(names)} classes, wanted 2 to {UNKNOWN}")
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{source} gives several classes the name {repeated[0]}, wanted one name for each")
+    if strange := [name for name in spoken_of if name not in names]:
+        raise ValueError(f"{source} speaks of {strange[0]}, which is no class: the names are {', '.join(names)}")
+
+
+def _shown(names: Sequence[str], given: Mapping[str, Colour]) -> tuple[Colour, ...]:
+    """A colour to show each class in: its own, or one of VOC's colour map that no other class has."""
+    colours = ((red, green, blue) for red, green, blue in voc.PALETTE.tolist())
+    spare = (colour for colour in colours if colour not in given.values())
+    return tuple(given.get(name) or next(spare) for name in names)
 
 
 def find_class_list(folder: Path) -> ClassList | None:

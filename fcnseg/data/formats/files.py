@@ -156,7 +156,7 @@ def split(layout: Layout, share: float, group: str | None) -> None:
 def pair(images: Mapping[str, Path], masks: Mapping[str, Path]) -> tuple[dict[str, tuple[Path, Path]], list[str]]:
     """The pairs of photographs and masks of one name, and a line for each that is alone."""
     pairs = {name: (images[name], masks[name]) for name in sorted(images) if name in masks}
-    lines = []
+    lines: list[str] = []
     for own, others, kind, other in ((images, masks, "image", "mask"), (masks, images, "mask", "image")):
         free = [name for name in others if name not in own]
         for name in sorted(own):

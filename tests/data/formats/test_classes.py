@@ -52,9 +52,9 @@ def test_a_map_of_numbers_is_all_that_counts(said):
 
 
 def test_a_class_without_a_colour_gets_one_that_is_free(said):
-    found = said("names: [a, b, c]\ncolors: {b: [0, 0, 0]}")
+    found = said("names: [a, b, c]\ncolors: {c: [0, 0, 0]}")
     assert len(set(found.classes.colours)) == 3
-    assert found.legend.colours == {(0, 0, 0): 1}
+    assert found.legend.colours == {(0, 0, 0): 2}
 
 
 @pytest.mark.parametrize(
