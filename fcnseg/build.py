@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from fcnseg import limits
+from fcnseg.data.dataset import Classes
 from fcnseg.data.module import VOCDataModule
 from fcnseg.errors import warn
 from fcnseg.models.weights import load, path_of, read
@@ -78,21 +79,21 @@ def data(cfg: DictConfig) -> VOCDataModule:
     return cast(VOCDataModule, instantiate(cfg.data, augment=instantiate(cfg.aug), seed=cfg.seed))
 
 
-def task(cfg: DictConfig, *, num_classes: int, class_pixels: Tensor) -> SegmentationTask:
+def task(cfg: DictConfig, *, classes: Classes, class_pixels: Tensor) -> SegmentationTask:
     """The task of `cfg.model`, `cfg.loss`, `cfg.optimizer` and `cfg.schedule`.
 
     Args:
         cfg: The run's whole config.
-        num_classes: The number of classes of the data, void not counted.
-        class_pixels: (num_classes + 1,) pixels of every class in train, then of void.
+        classes: The classes of the data.
+        class_pixels: (C,), the pixels of every class in train; void counts as background if there is one.
     """
-    net = network(cfg, num_classes)
+    net = network(cfg, len(classes))
     return SegmentationTask(
         net,
         loss=instantiate(cfg.loss, class_pixels=class_pixels),
         optimizer=instantiate(cfg.optimizer),
         schedule=instantiate(cfg.schedule),
-        num_classes=num_classes,
+        classes=classes,
         memory_format=memory_format(net),
     )
 

@@ -8,31 +8,48 @@ from fcnseg.cli.command import command
 from fcnseg.cli.messages import console
 from fcnseg.errors import warn
 
+SIZES = ("training", "original")
 TRAINER = ("accelerator", "devices", "precision", "deterministic", "benchmark", "inference_mode")
 
 
 @command("evaluate")
 def evaluate(cfg: DictConfig) -> float | None:
-    """Rebuild the run, test its best weights, and print what training printed at its end; return the test mIoU."""
+    """Rebuild the run, test its best weights, and print what training printed at its end; return the test mIoU.
+
+    Another image set, or the images' own sizes, give a file in the run's `evaluations`.
+    """
     from fcnseg import build  # imports torch, which a refused command need not wait for
     from fcnseg.runs import provenance, rebuild, result
     from fcnseg.runs.folder import Run
     from fcnseg.signals import stop_requests
 
+    if cfg.at not in SIZES:
+        raise ValueError(f"at={cfg.at}: wanted one of {', '.join(SIZES)}")
     run = Run(Path(cfg.run))
     stored = run.config
     if cfg.verify:
         provenance.check_checkpoint(run)
-    data = rebuild.data(stored, root=cfg.data.root, trust=cfg.trust)
+    data = rebuild.data(stored, root=cfg.data.root, only=cfg.set, trust=cfg.trust)
     then = (run.result or run.status or {}).get("data_fingerprint", data.fingerprint)
-    if changed := data.changed_since(then):
+    if cfg.set is None and (changed := data.changed_since(then)):
         warn(f"{run.path}: {changed}: these scores and those of its training are not comparable")
-    task = rebuild.task(run.path, data.class_pixels, trust=cfg.trust)
+    task = rebuild.task(run.path, data, trust=cfg.trust)
     kept_precision = (run.result or {}).get("precision")
     trainer = _trainer(stored, kept_precision)
+    if (floor := (run.result or {}).get("floor_class")) in data.classes.names:  # the most frequent class is train's
+        data.floor_class = data.classes.names.index(floor)
+    if cfg.at == "original":
+        task.original_masks = data.original_masks
     with stop_requests():
         measured = result.measure(build.trainer_here(trainer, kept_precision), task, data)
-    return result.show(measured, run.path, console())
+    if cfg.at == "original":  # the loss is not: it is of the training size
+        measured |= {"size": "original", "metrics": {**measured["metrics"], "test/loss": None}}
+    miou = result.show(measured, run.path, console())
+    if cfg.set is not None or cfg.at == "original":
+        name = f"{data.root.resolve().name}-{data.only or 'test'}-{measured['size']}-{data.fingerprint[-12:]}"
+        path = run.add_evaluation(name, {**measured, "root": str(data.root)})
+        console().print(f"these scores are in {path}", highlight=False, soft_wrap=True)
+    return miou
 
 
 def _trainer(stored: DictConfig, kept_precision: object) -> DictConfig:

@@ -49,7 +49,7 @@ def fit(cfg: DictConfig, run: Run, console: Console) -> None:
         console.print(f"{run.path.name}: reads the data set", soft_wrap=True)
         data.prepare_data()  # may take minutes
         seed_everything(cfg.seed, verbose=False)
-        task = build.task(cfg, num_classes=data.num_classes, class_pixels=data.class_pixels)
+        task = build.task(cfg, classes=data.classes, class_pixels=data.class_pixels)
         check_optimizer(task)
         training = Training(cfg, run, stop, console, code)
         with run.locked():  # not before: the run's folder is made here, and packing may take minutes

@@ -20,7 +20,7 @@ OUT_OF_MEMORY = (  # words in the RuntimeErrors of PyTorch, C++, CUDA, cuBLAS, c
 
 
 @contextmanager
-def limits_explained(batch_size: int, size: int, precision: str) -> Iterator[None]:
+def limits_explained(batch_size: int, size: int | list[int], precision: str) -> Iterator[None]:
     """Say which settings to change if a batch in the `with` block takes too much memory, or is too small.
 
     Raises:

@@ -12,19 +12,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fcnseg.data.dataset import VOID
-from fcnseg.data.voc import BACKGROUND
 
 TINY = torch.finfo(torch.float32).tiny
 
 
 def class_weights(class_pixels: Tensor) -> Tensor:
-    """Eq. (2) of the paper: w_c = 1 - n_c / sum_k n_k, with void counted as background, as the paper's numbers were made.
+    """Eq. (2) of the paper: w_c = 1 - n_c / sum_k n_k, where n_c is the pixels of class c in the train set.
 
     Shape:
-        class_pixels (C + 1,), void last -> (C,) float32.
+        class_pixels (C,) -> (C,) float32.
     """
-    pixels = class_pixels[:-1].double()
-    pixels[BACKGROUND] += class_pixels[-1]
+    pixels = class_pixels.double()
     return (1 - pixels / pixels.sum().clamp_min(1)).float()
 
 
@@ -41,7 +39,8 @@ class Loss(nn.Module):
     """What all losses have in common.
 
     Args:
-        class_pixels: (C + 1,), the pixels of every class in the train set, then of void; most losses do not need them.
+        class_pixels: (C,), the pixels of every class in the train set; most losses do not need them. Void counts as
+            background if there is one, as the paper's numbers were made.
 
     Shape:
         logits (N, C, H, W) of any float type, labels (N, H, W) uint8 with 255 for void -> ().
@@ -55,7 +54,7 @@ class CrossEntropy(Loss):
     """Cross-entropy over labelled pixels, plain or weighted by eq. (2).
 
     Args:
-        class_pixels: (C + 1,), the pixels of every class in the train set, then of void.
+        class_pixels: (C,), the pixels of every class in the train set.
         weighted: Whether a pixel counts with the weight of its class; the sum is then divided by the sum of these weights.
         label_smoothing: The share of a labelled pixel's truth, from 0 to 1, that is spread evenly over all classes.
     """
@@ -64,7 +63,7 @@ class CrossEntropy(Loss):
 
     def __init__(self, class_pixels: Tensor, *, weighted: bool, label_smoothing: float = 0.0) -> None:
         super().__init__(class_pixels)
-        weight = class_weights(class_pixels) if weighted else torch.ones(len(class_pixels) - 1)
+        weight = class_weights(class_pixels) if weighted else torch.ones(len(class_pixels))
         self.register_buffer("weight", weight)
         self.weighted = weighted
         self.label_smoothing = _checked("label_smoothing", label_smoothing, 0, 1)
@@ -164,7 +163,7 @@ class Sum(Loss):
     """A weighted sum of losses.
 
     Args:
-        class_pixels: (C + 1,), handed on to every loss.
+        class_pixels: (C,), handed on to every loss.
         terms: The parts by their names.
     """
 

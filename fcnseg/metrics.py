@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassJaccardIndex
 
-from fcnseg.data.voc import BACKGROUND
+from fcnseg.data.dataset import Classes
 
 SCORES = {  # every score by its name in results and logs, with its title for people
     "miou": "mIoU",
@@ -17,6 +17,7 @@ SCORES = {  # every score by its name in results and logs, with its title for pe
     "paper_iou": "paper's IoU",
     "paper_acc": "paper's accuracy",
 }
+PAPER_SCORES = ("paper_iou", "paper_acc")  # NaN without a background
 MONITOR = "val/miou"  # the value that the best epoch is chosen by
 PAPER_BATCH = 16  # images in the batches that the paper averages over; a run's own batch size changes nothing
 
@@ -29,8 +30,9 @@ def confusion(prediction: Tensor, mask: Tensor, num_classes: int) -> Tensor:
         -> (N, C + 1, C) int64: pixels by truth (void is the last row) and prediction.
     """
     n, rows = len(mask), num_classes + 1
-    truth = mask.clamp_max(num_classes).short()  # void becomes row C
-    cell = (truth * num_classes + prediction.short()).flatten(1).long()  # (N, H*W)
+    narrow = torch.short if rows * num_classes <= 1 << 15 else torch.int  # enough for the number of a cell
+    truth = mask.clamp_max(num_classes).to(narrow)  # void becomes row C
+    cell = (truth * num_classes + prediction.to(narrow)).flatten(1).long()  # (N, H*W)
     matrices = torch.zeros(n, rows * num_classes, dtype=torch.long, device=mask.device)
     one = torch.ones((), dtype=torch.long, device=mask.device)
     return matrices.scatter_add_(1, cell, one.expand_as(cell)).view(n, rows, num_classes)
@@ -60,13 +62,13 @@ class PooledJaccardIndex(MulticlassJaccardIndex):
         self.confmat += matrices.sum(0)
 
 
-def scores(matrices: Tensor) -> dict[str, Tensor]:
+def scores(matrices: Tensor, background: int | None) -> dict[str, Tensor]:
     """All scores from the matrices of a set's images, in the set's order.
 
     `miou`, `pixel_acc` and `mean_acc` (mean recall of the classes present) pool the whole set and ignore void: VOC's rule.
     `miou` is torchmetrics' MulticlassJaccardIndex, computed in float32.
     `paper_iou` and `paper_acc` are what the paper prints: void counted as background, IoU averaged over the classes of a
-    batch of 16, then averaged over batches.
+    batch of 16, then averaged over batches. Without a `background` they are NaN.
 
     Shape:
         matrices (N, C + 1, C) -> a float64 scalar each, on the CPU; NaN where no pixel is labelled.
@@ -77,21 +79,23 @@ def scores(matrices: Tensor) -> dict[str, Tensor]:
     labelled = jaccard.confmat
     recall = labelled.diagonal() / labelled.sum(1).double()
     batches = torch.stack([part.sum(0) for part in matrices.split(PAPER_BATCH)])  # (ceil(N / 16), C + 1, C)
-    batches[:, BACKGROUND] += batches[:, -1]
+    undefined = torch.full((), torch.nan, dtype=torch.float64)
+    if background is not None:
+        batches[:, background] += batches[:, -1]
     batches = batches[:, :-1]
     return {
         "miou": jaccard.compute().double(),
         "pixel_acc": accuracy(labelled),
         "mean_acc": recall.nanmean(),
-        "paper_iou": iou_per_class(batches).nanmean(-1).mean(),
-        "paper_acc": accuracy(batches).mean(),
+        "paper_iou": undefined if background is None else iou_per_class(batches).nanmean(-1).mean(),
+        "paper_acc": undefined if background is None else accuracy(batches).mean(),
     }
 
 
-def all_background(matrices: Tensor) -> Tensor:
-    """The matrices (N, C + 1, C) that predicting background everywhere would have given: the floor."""
+def everywhere(label: int, matrices: Tensor) -> Tensor:
+    """The matrices (N, C + 1, C) that predicting one class everywhere would have given: the floor."""
     floor = torch.zeros_like(matrices)
-    floor[..., BACKGROUND] = matrices.sum(-1)
+    floor[..., label] = matrices.sum(-1)
     return floor
 
 
@@ -99,20 +103,20 @@ class SegmentationMetrics(Metric):
     """Confusion matrices of the images of one stage, and the scores from them.
 
     Args:
-        num_classes: The number of classes, void not counted.
+        classes: The classes of the masks.
     """
 
     full_state_update = False
     matrices: list[Tensor]
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, classes: Classes) -> None:
         super().__init__()
-        self.num_classes = num_classes
+        self.classes = classes
         self.add_state("matrices", default=[], dist_reduce_fx="cat")
 
     def update(self, prediction: Tensor, mask: Tensor) -> None:
         """Add a batch: prediction (N, H, W) labels, mask (N, H, W) labels with 255 for void."""
-        self.matrices.append(confusion(prediction, mask, self.num_classes))
+        self.matrices.append(confusion(prediction, mask, len(self.classes)))
 
     def all_matrices(self) -> Tensor:
         """(N, C + 1, C) int64, in the order in which the images came."""
@@ -120,7 +124,7 @@ class SegmentationMetrics(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """The scores: see `scores`."""
-        return scores(self.all_matrices())
+        return scores(self.all_matrices(), self.classes.background)
 
 
 class RunningMean(nn.Module):

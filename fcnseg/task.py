@@ -1,15 +1,18 @@
 """Training any network on any data: `SegmentationTask`."""
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from fcnseg.data.batch import Batch
+from fcnseg.data.dataset import Classes
 from fcnseg.metrics import RunningMean, SegmentationMetrics
 
 
@@ -24,10 +27,12 @@ class SegmentationTask(LightningModule):
         loss: The loss: logits and mask to a scalar.
         optimizer: A function that makes the optimiser from the parameters to train.
         schedule: A function that makes the schedule from the optimiser; it is stepped once an epoch.
-        num_classes: The number of classes of the masks, void not counted.
+        classes: The classes of the masks.
         memory_format: The memory format that the weights and the images are converted to.
 
     Attributes:
+        original_masks: Gives, for the samples of a test batch, their masks (1, H, W) at the images' own sizes; the test then
+            scores there. None: at the size of the batch.
         finite: For "val" and "test", a flag for each batch so far: whether its loss and all its logits were finite.
     """
 
@@ -41,16 +46,17 @@ class SegmentationTask(LightningModule):
         loss: nn.Module,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         schedule: Callable[[Optimizer], LRScheduler],
-        num_classes: int,
+        classes: Classes,
         memory_format: torch.memory_format = torch.contiguous_format,
     ) -> None:
         super().__init__()
         self.net = net.to(memory_format=memory_format)
-        self.loss = loss
+        self.loss, self.classes = loss, classes
         self.optimizer, self.schedule, self.memory_format = optimizer, schedule, memory_format
         self.losses = nn.ModuleDict({f"{stage}/loss": RunningMean() for stage in ("train", "val", "test")})  # type: ignore[assignment]
-        self.metrics = nn.ModuleDict({stage: SegmentationMetrics(num_classes) for stage in ("val", "test")})  # type: ignore[assignment]
+        self.metrics = nn.ModuleDict({stage: SegmentationMetrics(classes) for stage in ("val", "test")})  # type: ignore[assignment]
         self.finite: dict[str, list[Tensor]] = {"val": [], "test": []}
+        self.original_masks: Callable[[Tensor], Iterable[Tensor]] | None = None
 
     def forward(self, image: Tensor) -> Tensor:
         """Normalised images (N, 3, H, W) to logits (N, num_classes, H, W)."""
@@ -81,7 +87,12 @@ class SegmentationTask(LightningModule):
         lowest, highest = logits.aminmax()  # a quarter of the time of logits.isfinite() on the CPU
         self.finite[stage].append((loss + highest - lowest).isfinite())
         prediction = logits.max(dim=1).indices  # as argmax, in two thirds of its time on the CPU
-        self.metrics[stage].update(prediction, batch[1])
+        if stage == "test" and self.original_masks:
+            for one, mask in zip(logits.cpu(), self.original_masks(batch.sample), strict=True):
+                enlarged = functional.interpolate(one[None].double(), mask.shape[-2:], mode="bilinear")
+                self.metrics[stage].update(enlarged.argmax(dim=1), mask)
+        else:
+            self.metrics[stage].update(prediction, batch[1])
         return prediction
 
     def on_train_epoch_end(self) -> None:
@@ -123,6 +134,10 @@ class SegmentationTask(LightningModule):
     def was_finite(self, stage: str) -> bool:
         """Whether the loss and all logits of "val" or "test" have been finite since it began. It waits for the GPU."""
         return bool(torch.stack(self.finite[stage]).all())
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put the classes into a checkpoint: what the channels of the logits mean."""
+        checkpoint["classes"] = self.classes.plain()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser of the parameters that are not frozen, with its schedule, which is stepped once an epoch."""

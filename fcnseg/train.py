@@ -22,9 +22,7 @@ def train(cfg: DictConfig) -> float | None:
 
     run, screen = Run.of(cfg, lambda: usual_values("config")), console()
     for twin in run.twins(cfg):
-        warn(
-            f"{twin} is an unfinished run of these settings: name={twin.name} resumes it, {run.path.name} begins anew"
-        )
+        warn(f"{twin} is an unfinished run of these settings: name={twin.name} resumes it, {run.path.name} begins anew")
     if run.is_finished(cfg):
         run.close()
         screen.print("This run has finished; resume=never repeats it.")

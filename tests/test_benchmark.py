@@ -135,12 +135,12 @@ def test_refused(command, args, words):
 
 def test_comparison(command, root, tmp_path, monkeypatch):
     monkeypatch.setattr(__main__, "IMPORTS", dict.fromkeys(("plain", "lightning", "fcnseg"), "sys"))
-    few = ["data=shapes", f"data.root={root}", "data.source.train=8", "data.source.val=4", "data.size=32"]
+    few = ["data=shapes", f"data.root={root}", "data.source.train=8", "data.source.val=4", "data.size=[32,48]"]
     small = [*few, "data.batch_size=4", "repeats=2", "steps=2", "arms=[plain,lightning,fcnseg]"]
     outcome = command(benchmark, *small, *CPU, "json=figures.json")
     assert outcome.code == 0, outcome.err
     figures = json.loads((tmp_path / "figures.json").read_text())
-    assert figures.pop("config")["data"]["size"] == 32
+    assert figures.pop("config")["data"]["size"] == [32, 48]
     (machine,), arms, cold, operations, parts = figures.values()
     assert machine["cores"] > 0
     assert [row["arm"] for row in arms] == [row["arm"] for row in cold] == ["plain", "lightning", "fcnseg"]

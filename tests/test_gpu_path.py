@@ -16,6 +16,7 @@ from fcnseg.cli.configs import CONF
 from fcnseg.data import batch as batches
 from fcnseg.data.augment import EpochDraws
 from fcnseg.data.module import Loader
+from fcnseg.data.voc import VOC
 
 CUDA = torch.device("cuda")
 CHOICES = [
@@ -58,7 +59,7 @@ def test_no_step_leaves_a_tensor_on_the_cpu_or_waits_for_the_gpu(compose, fake, 
         pytest.importorskip("segmentation_models_pytorch")
     cfg = compose(choice).copy()
     cfg.model.update({key: value for key, value in SHORT.items() if key in cfg.model})
-    task = build.task(cfg, num_classes=21, class_pixels=torch.ones(22, dtype=torch.int64))
+    task = build.task(cfg, classes=VOC, class_pixels=torch.ones(21, dtype=torch.int64))
     with fake, torch.no_grad():
         moved(task)
         made = batch(instantiate(cfg.aug))

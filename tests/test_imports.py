@@ -111,7 +111,7 @@ def test_a_piece_knows_torch_and_the_facts(name):
     [
         ("fcnseg.data.voc", {"fcnseg.data.decode", "fcnseg.data.dataset"}),
         ("fcnseg.data.dataset", set()),
-        ("fcnseg.task", {"fcnseg.metrics", "fcnseg.data.batch"}),
+        ("fcnseg.task", {"fcnseg.metrics", "fcnseg.data.batch", "fcnseg.data.dataset"}),
         ("fcnseg.pictures", FACTS),
     ],
 )

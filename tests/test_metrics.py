@@ -8,18 +8,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
+from fcnseg.data.dataset import Classes
 from fcnseg.metrics import (
+    PAPER_SCORES,
     RunningMean,
     SegmentationMetrics,
     accuracy,
-    all_background,
     confusion,
+    everywhere,
     iou_per_class,
     scores,
 )
 
 CLASSES = 21
 V = 255
+
+
+def classes(number, background=0):
+    return Classes(tuple(map(str, range(number))), ((0, 0, 0),) * number, background)
 
 
 def labels(*images):
@@ -52,7 +58,7 @@ def test_scores_by_hand():
         iou_per_class(matrices[0, :4]), torch.tensor([1 / 2, 1 / 4, 0, math.nan]).double(), equal_nan=True
     )
     assert accuracy(matrices[0, :4]).item() == 3 / 6
-    found = {name: score.item() for name, score in scores(matrices).items()}
+    found = {name: score.item() for name, score in scores(matrices, 0).items()}
     assert found == pytest.approx({
         "miou": (1 / 2 + 1 / 4 + 0) / 3,
         "pixel_acc": 3 / 6,
@@ -61,14 +67,14 @@ def test_scores_by_hand():
         "paper_iou": (3 / 6 + 1 / 5 + 0) / 3,
         "paper_acc": 4 / 8,
     })  # fmt: skip
-    assert {score.dtype for score in scores(matrices).values()} == {torch.float64}
+    assert {score.dtype for score in scores(matrices, 0).values()} == {torch.float64}
 
 
 def test_paper_scores_are_means_over_batches_of_16():
     right = confusion(torch.zeros(1, 2, 2).long(), torch.zeros(1, 2, 2).byte(), 2)
     wrong = confusion(torch.ones(1, 2, 2).long(), torch.zeros(1, 2, 2).byte(), 2)
     # Batch 1: 12 right and 4 wrong images: accuracy 3/4, IoU (3/4 + 0) / 2. Batch 2: one right image: 1 and 1.
-    found = scores(torch.cat([*[right] * 12, *[wrong] * 4, right]))
+    found = scores(torch.cat([*[right] * 12, *[wrong] * 4, right]), 0)
     assert found["paper_acc"].item() == (3 / 4 + 1) / 2
     assert found["paper_iou"].item() == (3 / 8 + 1) / 2
     assert found["pixel_acc"].item() == pytest.approx(13 / 17)
@@ -107,7 +113,7 @@ def masks(draw):
 
 
 def of_batches(prediction, truth, size):
-    metrics = SegmentationMetrics(CLASSES)
+    metrics = SegmentationMetrics(classes(CLASSES))
     for p, t in zip(torch.tensor(prediction).split(size), torch.tensor(truth).split(size), strict=True):
         metrics.update(p, t)
     return {name: score.item() for name, score in metrics.compute().items()}
@@ -132,14 +138,15 @@ def test_scores_are_torchmetrics(masks):
     assert found["pixel_acc"] == pytest.approx(share.item(), abs=1e-6)
 
 
-def test_all_background_is_the_prediction_of_zeros():
+def test_everywhere_is_the_prediction_of_one_class():
     generator = torch.Generator().manual_seed(0)
     truth = torch.randint(CLASSES + 1, (20, 5, 5), generator=generator)
     truth = torch.where(truth == CLASSES, V, truth).byte()
     prediction = torch.randint(CLASSES, (20, 5, 5), generator=generator)
     matrices = confusion(prediction, truth, CLASSES)
-    floor = all_background(matrices)
-    assert torch.equal(floor, confusion(torch.zeros_like(prediction), truth, CLASSES))
+    for label in (0, 7):
+        one = torch.full_like(prediction, label)
+        assert torch.equal(everywhere(label, matrices), confusion(one, truth, CLASSES))
     assert matrices[..., 1:].any()  # left as they were
 
 
@@ -148,7 +155,7 @@ def test_the_floor_of_vocs_val():
     matrices = torch.zeros(1, 22, 21, dtype=torch.int64)
     matrices[0, :21, 5] = torch.tensor([73318, *[1334] * 19, 1336])
     matrices[0, 21, 7] = 5810  # 5.49 % void
-    found = scores(all_background(matrices))
+    found = scores(everywhere(0, matrices), 0)
     assert found["pixel_acc"].item() == pytest.approx(0.73318)
     assert found["miou"].item() == pytest.approx(0.0349, abs=5e-5)
     assert found["mean_acc"].item() == pytest.approx(1 / 21)
@@ -156,13 +163,13 @@ def test_the_floor_of_vocs_val():
 
 
 def test_where_nothing_is_labelled_vocs_scores_are_nan():
-    found = scores(confusion(torch.zeros(2, 3, 3).long(), torch.full((2, 3, 3), V).byte(), CLASSES))
+    found = scores(confusion(torch.zeros(2, 3, 3).long(), torch.full((2, 3, 3), V).byte(), CLASSES), 0)
     assert {name for name, score in found.items() if score.isnan()} == {"miou", "pixel_acc", "mean_acc"}
     assert found["paper_iou"] == found["paper_acc"] == 1  # void is background there
 
 
 def test_metrics_keep_the_order_and_forget_on_reset():
-    metrics = SegmentationMetrics(4)
+    metrics = SegmentationMetrics(classes(4))
     metrics.update(PREDICTION, TRUTH)
     metrics.update(TRUTH.long() % V, TRUTH)
     assert metrics.all_matrices().shape == (2, 5, 4)
@@ -200,3 +207,43 @@ def test_running_mean_sums_in_double_precision():
     for value in (2.0**25, 1.0):
         mean.add(torch.tensor(value), 1)
     assert mean.mean().item() == (2**25 + 1) / 2
+
+
+@pytest.mark.parametrize("number", [2, 180, 181, 182, 254])
+def test_confusion_of_up_to_254_classes_is_numpys(number):
+    rng = np.random.default_rng(number)
+    truth, prediction = rng.choice([*range(number), V], (2, 40, 50)), rng.integers(0, number, (2, 40, 50))
+    truth[0, 0, :2], prediction[0, 0, :2] = [number - 1, V], number - 1  # the last cells
+    found = confusion(torch.tensor(prediction), torch.tensor(truth).byte(), number)
+    wanted = np.zeros((2, number + 1, number), dtype=int)
+    for image in range(2):
+        np.add.at(wanted[image], (np.minimum(truth[image], number), prediction[image]), 1)
+    assert np.array_equal(found.numpy(), wanted)
+
+
+# Ten pixels of two classes: truth 0 four times, of which 3 are right; truth 1 four times, of which 2 are; void twice, one of
+# each prediction.
+TWO = torch.tensor([[[3, 1], [2, 2], [1, 1]]])
+
+
+def test_scores_of_two_classes_by_hand():
+    found = {name: score.item() for name, score in scores(TWO, 0).items()}
+    assert found == pytest.approx({
+        "miou": (3 / 6 + 2 / 5) / 2,
+        "pixel_acc": 5 / 8,
+        "mean_acc": (3 / 4 + 2 / 4) / 2,
+        "paper_iou": (4 / 8 + 2 / 6) / 2,  # row 0 is 4, 2 with void in it
+        "paper_acc": 6 / 10,
+    })  # fmt: skip
+    other = {name: score.item() for name, score in scores(TWO, 1).items()}
+    assert other["paper_iou"] == pytest.approx((3 / 7 + 3 / 7) / 2)  # with background 1, row 1 is 3, 3
+    floor = {name: score.item() for name, score in scores(everywhere(1, TWO), 0).items()}
+    assert floor == pytest.approx(
+        {"miou": 1 / 4, "pixel_acc": 1 / 2, "mean_acc": 1 / 2, "paper_iou": (0 + 4 / 10) / 2, "paper_acc": 4 / 10}
+    )
+
+
+def test_without_a_background_the_papers_scores_are_nan():
+    found, beside = ({name: score.item() for name, score in scores(TWO, kind).items()} for kind in (None, 0))
+    assert {name for name, score in found.items() if math.isnan(score)} == set(PAPER_SCORES)
+    assert all(found[name] == beside[name] for name in found.keys() - set(PAPER_SCORES))

@@ -20,24 +20,25 @@ def texts(figure):
 
 
 def test_colours_are_voc_s():
-    assert figures.colour(MASK)[0, 0].tolist() == [192, 128, 128]
-    assert figures.colour(MASK)[3, 3].tolist() == [0, 0, 0]
+    assert figures.colour(MASK, voc.VOC)[0, 0].tolist() == [192, 128, 128]
+    assert figures.colour(MASK, voc.VOC)[3, 3].tolist() == [0, 0, 0]
 
 
 def test_an_overlay_leaves_background_alone():
-    laid = figures.overlay(IMAGE, MASK)
+    laid = figures.overlay(IMAGE, MASK, voc.VOC)
     assert laid[3, 3].tolist() == [100, 100, 100]
     assert laid[0, 0].tolist() == [155, 116, 116]
 
 
 def test_a_panel_has_a_row_a_sample_and_four_pictures():
-    panel = figures.panel(torch.stack([IMAGE, IMAGE]), torch.stack([MASK, MASK]), torch.stack([MASK, MASK]).long())
+    masks = torch.stack([MASK, MASK])
+    panel = figures.panel(torch.stack([IMAGE, IMAGE]), masks, masks.long(), voc.VOC)
     assert panel.shape == (2 * 4 + figures.GAP, 4 * 6 + 3 * figures.GAP, 3)
     assert (panel[:4, 6 : 6 + figures.GAP] == 255).all()
 
 
 def test_a_legend_names_the_classes_there_are():
-    assert figures.legend([MASK, torch.tensor([1])]) == {
+    assert figures.legend([MASK, torch.tensor([1])], voc.VOC) == {
         "background": "#000000",
         "aeroplane": "#800000",
         "person": "#c08080",
@@ -64,7 +65,7 @@ def test_the_legend_names_a_line_once_for_several_seeds():
 def test_a_heat_map_has_means_shares_and_gaps():
     iou = np.full((voc.NUM_CLASSES, 1), np.nan)
     iou[:3, 0] = 0.9, 0.25, 0.05
-    shown = texts(charts.class_heat_map(iou, ["wilson"], [0.75, 0.25, *[0] * 19]))
+    shown = texts(charts.class_heat_map(voc.VOC, iou, ["wilson"], [0.75, 0.25, *[0] * 19]))
     assert {"wilson", "background 75.0%", "aeroplane 25.0%", "bicycle 0.0%", "0.40", "0.90", "0.25", "0.05"} <= set(
         shown
     )
@@ -74,7 +75,7 @@ def test_a_heat_map_has_means_shares_and_gaps():
 def test_a_confusion_matrix_is_in_percent_of_the_row():
     matrix = np.zeros((voc.NUM_CLASSES, voc.NUM_CLASSES))
     matrix[0, :3] = 60, 35, 5
-    numbers = [text for text in texts(charts.confusion_matrix(matrix)) if text.isdigit()]
+    numbers = [text for text in texts(charts.confusion_matrix(voc.CLASSES, matrix)) if text.isdigit()]
     assert numbers == ["60", "35"]
 
 
@@ -85,7 +86,7 @@ def test_an_ablation_tells_what_was_added():
 
 
 def test_a_gallery_shows_every_mask_alone_and_over_the_image():
-    figure = Gallery("x", IMAGE, MASK, {"fcn": MASK, "unet": MASK}).draw()
+    figure = Gallery("x", IMAGE, MASK, {"fcn": MASK, "unet": MASK}, voc.VOC).draw()
     pictures = [axes.images[0].get_array() for axes in figure.axes if axes.images]
     assert len(pictures) == 2 * 3
     assert {"image and truth", "fcn", "unet", "person", "void"} <= set(texts(figure))

@@ -144,7 +144,7 @@ def test_the_augmentation_of_the_example_is_one(extended):
 
 
 def test_the_loss_of_the_example_is_one(extended):
-    pixels, mask = torch.tensor([4, 3, 1, 2]), torch.tensor([[[0, 1], [2, voc.VOID]]], dtype=torch.uint8)
+    pixels, mask = torch.tensor([6, 3, 1]), torch.tensor([[[0, 1], [2, voc.VOID]]], dtype=torch.uint8)
     logits = torch.randn(1, 3, 2, 2, generator=torch.Generator().manual_seed(0))
     plain = losses.CrossEntropy(pixels, weighted=True)(logits, mask)
     torch.testing.assert_close(extended("robust").Robust(pixels, q=1e-3)(logits, mask), plain, rtol=1e-2, atol=0)

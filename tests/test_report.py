@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from fcnseg import paper
+from fcnseg.data.voc import VOC
 from fcnseg.report import charts, content, render, tables
 from fcnseg.report.__main__ import report
 from fcnseg.report.collect import collect, read
@@ -218,6 +219,8 @@ def test_states_and_remarks(runs):
         {"size": "large"},
         {"split": 2},
         {"confusion": None},
+        {"classes": None},
+        {"classes": {"names": ["a", "<b>\n"], "colours": [[0, 0, 0]] * 2, "background": 0, "void_colour": [0, 0, 0]}},
     ],
     ids=str,
 )
@@ -347,7 +350,7 @@ def test_pictures_of_one_name_have_a_file_each(tmp_path):
 
     def gallery(*models):
         mask = torch.zeros(8, 8, dtype=torch.uint8)
-        return Gallery("x", mask.expand(3, 8, 8), mask, dict.fromkeys(models, mask))
+        return Gallery("x", mask.expand(3, 8, 8), mask, dict.fromkeys(models, mask), VOC)
 
     shown = [chart("a (b)", 2), chart("a (b)-2", 3), chart("a (b)", 4), chart("a (b)", 5)]
     first = Section("first", [*shown[:2], gallery("fcn")])
@@ -370,7 +373,7 @@ def test_what_is_text_stays_text(tmp_path):
     table = Table(("a|b", "n"), [["<b>&", "1|2\n± 3"]])
     chart = Chart("x", '"><b>', lambda: charts.loss_curves([charts.Curve([1], [1], best=0, stopped=False)]))
     mask = torch.zeros(8, 8, dtype=torch.uint8)
-    gallery = Gallery("<b>", mask.expand(3, 8, 8), mask, {"<b>": mask})
+    gallery = Gallery("<b>", mask.expand(3, 8, 8), mask, {"<b>": mask}, VOC)
     blocks = [table, Text("<script>"), chart, gallery, replace(chart, title="<b>")]
     page = render.html("<b>", "<b>", [Section("<b>", blocks)])
     Page(page)

@@ -11,7 +11,7 @@ from matplotlib.colors import to_hex
 from torch import nn
 
 from fcnseg import paper
-from fcnseg.data.voc import CLASSES, PALETTE
+from fcnseg.data.voc import CLASSES, PALETTE, VOC
 from fcnseg.pictures import GAP, panel
 from fcnseg.report import charts, content, masks, tables
 from fcnseg.report.collect import collect
@@ -221,7 +221,8 @@ class Data:
         image[:, :, :2], image[:, :, 2:] = 50, 200
         mask = torch.tensor([[0, 5, 0, 255]] * 4, dtype=torch.uint8)[None]
         pack = type("Pack", (), {"images": image, "masks": mask, "ids": ("a",)})
-        self.size, self.packs, self.parts = 4, {"val": pack}, {"test": ("val", torch.arange(1))}
+        self.size, self.classes = 4, VOC
+        self.packs, self.parts = {"val": pack}, {"test": ("val", torch.arange(1))}
 
 
 def test_every_picture_of_a_gallery():
@@ -239,7 +240,7 @@ def test_every_picture_of_a_gallery():
 
 def test_every_picture_of_a_panel():
     image, truth, prediction = torch.full((3, 4, 4), 100), torch.full((4, 4), 3), torch.full((4, 4), 7)
-    row = panel(image.byte()[None], truth.byte()[None], prediction[None])
+    row = panel(image.byte()[None], truth.byte()[None], prediction[None], VOC)
     at = [row[0, number * (4 + GAP)].tolist() for number in range(4)]
     over = (0.4 * 100 + 0.6 * PALETTE[7]).astype(np.uint8).tolist()
     assert at == [[100] * 3, PALETTE[3].tolist(), PALETTE[7].tolist(), over]

@@ -42,6 +42,8 @@ RESULT = {
         "confusion",
         "iou",
         "floor",
+        "floor_class",
+        "classes",
         "split",
         "images",
         "size",
@@ -213,7 +215,7 @@ def test_evaluate_works_without_the_device_of_the_run(command, again, as_if, mon
 def test_a_run_is_rebuilt_from_its_folder(run):
     cfg, net = rebuild.load(run)
     data = rebuild.data(cfg)
-    task = rebuild.task(run, data.class_pixels)
+    task = rebuild.task(run, data)
     assert not any(module.training for module in [*net.modules(), *task.modules()])
     assert all(torch.equal(value, task.net.state_dict()[name]) for name, value in net.state_dict().items())
     loss = build.trainer(cfg).validate(task, data, verbose=False)[0]

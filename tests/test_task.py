@@ -11,11 +11,11 @@ from torchmetrics.classification import MulticlassJaccardIndex
 
 from fcnseg import build
 from fcnseg.data.batch import normalize
-from fcnseg.data.voc import NUM_CLASSES, VOID
+from fcnseg.data.voc import NUM_CLASSES, VOC, VOID
 from fcnseg.metrics import RunningMean, SegmentationMetrics, confusion, scores
 
 WIDTHS = "model.widths=[8,16,32]"
-PIXELS = torch.ones(NUM_CLASSES + 1)
+PIXELS = torch.ones(NUM_CLASSES)
 STEADY = "+optimizer.eps=0.01"  # Adam's first steps are signs of gradients otherwise, of rounding errors too
 SCRATCH = ["model=transfer", "model.backbone=resnet18", "model.weights=null"]
 
@@ -50,7 +50,7 @@ def made(compose, root):
         data = build.data(cfg)
         data.prepare_data()
         seed_everything(cfg.seed, verbose=False)
-        task = build.task(cfg, num_classes=data.num_classes, class_pixels=data.class_pixels)
+        task = build.task(cfg, classes=data.classes, class_pixels=data.class_pixels)
         losses = Losses()
         return data, task, build.trainer(cfg, callbacks=[losses]), losses.values
 
@@ -59,7 +59,7 @@ def made(compose, root):
 
 @pytest.fixture
 def task_of(compose):
-    return lambda *overrides: build.task(compose(*overrides), num_classes=NUM_CLASSES, class_pixels=PIXELS)
+    return lambda *overrides: build.task(compose(*overrides), classes=VOC, class_pixels=PIXELS)
 
 
 @pytest.mark.parametrize("case", GOLDEN, ids=" ".join)
@@ -90,7 +90,7 @@ def test_logged_metrics_are_those_of_the_predictions(made):
             matrices.append(confusion(logits.argmax(1), mask, NUM_CLASSES))
             losses += [task.loss(logits, mask).item()] * len(mask)
             index.update(logits.argmax(1), torch.where(mask == VOID, VOID, mask.long()))
-    direct = {f"val/{name}": score.item() for name, score in scores(torch.cat(matrices)).items()}
+    direct = {f"val/{name}": score.item() for name, score in scores(torch.cat(matrices), 0).items()}
     assert logged == pytest.approx({**direct, "val/loss": sum(losses) / len(losses)}, rel=1e-5)
     assert logged["val/miou"] == pytest.approx(index.compute().item(), rel=1e-5)
 
@@ -173,7 +173,7 @@ def test_a_step_computes_nothing_in_double_precision(made, model, loss):
 def test_the_final_sums_are_the_cpu_s():
     """On tensors without numbers that say they are a GPU's."""
     with FakeTensorMode(), NoDouble("cuda"):
-        metrics, mean = SegmentationMetrics(NUM_CLASSES), RunningMean()
+        metrics, mean = SegmentationMetrics(VOC), RunningMean()
         metrics.update(
             torch.zeros(2, 4, 4, dtype=torch.long, device="cuda"), torch.zeros(2, 4, 4, device="cuda").byte()
         )

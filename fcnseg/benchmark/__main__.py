@@ -9,14 +9,14 @@ from tempfile import TemporaryDirectory
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from fcnseg.benchmark.process import Figures, Show, call
 from fcnseg.benchmark.tables import markdown, tables
 from fcnseg.cli.command import command
 from fcnseg.cli.configs import default_config
 from fcnseg.cli.messages import console
-from fcnseg.data import check_whole_number
+from fcnseg.data import check_whole_number, spelled
 from fcnseg.files import write_json, write_text
 
 Tables = dict[str, list[Figures]]  # rows by the title of their table
@@ -111,10 +111,13 @@ def growth(cfg: DictConfig, show: Show) -> Iterator[Tables]:
     for key, factor in ((key, factor) for key, factors in FACTORS.items() for factor in factors):
         show(growing := f"{key} x {factor}")
         point = cfg.copy()
-        OmegaConf.update(point, key, factor * OmegaConf.select(cfg, key))
+        value = OmegaConf.select(cfg, key)
+        OmegaConf.update(
+            point, key, [factor * side for side in value] if isinstance(value, ListConfig) else factor * value
+        )
         rows.append({"growing": growing, **epoch(point)})
         yield {"Growth of a training epoch; data MB: memory beyond that of as many steps on two batches": rows}
-    show(f"a pack larger than the memory, {cfg.data.size} px")
+    show(f"a pack larger than the memory, {spelled(cfg.data.size)} px")
     yield {"A pack larger than the memory": [call(beyond_memory, cfg)]}
 
 

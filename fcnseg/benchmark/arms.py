@@ -76,7 +76,7 @@ def fabric_of(cfg: Any) -> Fabric:
 def task_of(cfg: Any, data: VOCDataModule) -> SegmentationTask:
     """The task, with weights drawn from the seed: the same ones in every process."""
     torch.manual_seed(cfg.seed)
-    return build.task(cfg, num_classes=data.num_classes, class_pixels=data.class_pixels)
+    return build.task(cfg, classes=data.classes, class_pixels=data.class_pixels)
 
 
 def train(cfg: Any, name: str, images: int | None = None) -> Figures:

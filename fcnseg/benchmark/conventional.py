@@ -11,10 +11,11 @@ from torchmetrics.classification import MulticlassJaccardIndex
 from torchvision.datasets import VOCSegmentation
 from torchvision.transforms import InterpolationMode, v2
 
-from fcnseg.data.dataset import VOID
+from fcnseg.data import sides
+from fcnseg.data.dataset import MEAN, STD, VOID
 from fcnseg.data.module import VOCDataModule
 from fcnseg.data.packed import cores
-from fcnseg.data.voc import MEAN, NUM_CLASSES, STD
+from fcnseg.data.voc import NUM_CLASSES
 from fcnseg.task import SegmentationTask
 
 
@@ -30,11 +31,11 @@ def image_loader(data: VOCDataModule, device: torch.device) -> DataLoader[Any]:
     folder, place = found.path, {name: index for index, name in enumerate(found.ids("train"))}
     if folder.parts[-2:] != ("VOCdevkit", "VOC2012"):
         raise ValueError(f"data.root={data.root} has VOC in {folder}; torchvision wants it in VOCdevkit/VOC2012")
-    square = (data.size, data.size)
+    size = sides(data.size)
     to_float = v2.ToDtype(torch.float32, scale=True)
-    image = v2.Compose([v2.Resize(square), v2.ToImage(), to_float, v2.Normalize(MEAN, STD)])
+    image = v2.Compose([v2.Resize(size), v2.ToImage(), to_float, v2.Normalize(MEAN, STD)])
     to_labels = v2.Lambda(lambda mask: mask[0].long())
-    mask = v2.Compose([v2.Resize(square, InterpolationMode.NEAREST), v2.PILToTensor(), to_labels])
+    mask = v2.Compose([v2.Resize(size, InterpolationMode.NEAREST), v2.PILToTensor(), to_labels])
     return DataLoader(
         VOCSegmentation(folder.parent.parent, image_set="train", transform=image, target_transform=mask),
         data.batch_size,

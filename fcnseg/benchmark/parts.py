@@ -4,6 +4,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
+from math import prod
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -21,7 +22,7 @@ from fcnseg.benchmark.arms import WARMUP, Clock, fabric_of, fcnseg, task_of, tra
 from fcnseg.benchmark.conventional import image_loader
 from fcnseg.benchmark.process import Figures, call
 from fcnseg.benchmark.roofline import Operations, ideal_seconds, machine_peaks, step_operations, typical
-from fcnseg.data import voc
+from fcnseg.data import sides, spelled, voc
 from fcnseg.data.batch import Batch
 from fcnseg.data.dataset import VOID
 from fcnseg.data.module import Loader, VOCDataModule
@@ -157,10 +158,10 @@ def packing(cfg: Any) -> Figures:
 def metrics(cfg: Any) -> Figures:
     """The scores of a batch, and torchmetrics' IoU alone."""
     data, _, fabric, batch = prepare(cfg)
-    ours = SegmentationMetrics(data.num_classes).to(fabric.device)
-    stock = MulticlassJaccardIndex(data.num_classes, ignore_index=VOID).to(fabric.device)
+    ours = SegmentationMetrics(data.classes).to(fabric.device)
+    stock = MulticlassJaccardIndex(len(data.classes), ignore_index=VOID).to(fabric.device)
     mask, labels = batch.mask, batch.mask.long()
-    logits = torch.randn(len(mask), data.num_classes, *mask.shape[1:], device=fabric.device)
+    logits = torch.randn(len(mask), len(data.classes), *mask.shape[1:], device=fabric.device)
     prediction = logits.max(dim=1).indices
     jobs = partial(ours.update, prediction, mask), partial(stock.update, logits, labels)
     return {"images": len(mask), **compared(*jobs, fabric.device, cfg.repeats)}
@@ -170,7 +171,7 @@ def loop(cfg: Any) -> Figures:
     """What the host spends on a step of a network with next to no work: in a run, and in a bare loop."""
     torch.set_num_threads(1)  # work this small is not worth sharing
     data, task, fabric, _ = prepare(cfg)
-    task.net = nn.Conv2d(3, data.num_classes, 1)
+    task.net = nn.Conv2d(3, len(data.classes), 1)
     # Images so small that what is left of a step is the loop.
     images, masks = torch.randn(4, 3, 8, 8), torch.zeros(4, 8, 8, dtype=torch.uint8)
     batch = fabric.to_device(Batch(images, masks, torch.arange(4)))
@@ -194,11 +195,14 @@ def epoch(cfg: Any) -> Figures:
         return {"failed": failed}
     return {
         "images": source.train,
-        "size": size,
+        "size": spelled(size),
         "batch_size": batch_size,
         "epoch_s": source.train / whole["images_per_s"],
         "ms_per_image": 1e3 / whole["images_per_s"],
-        "pack_mb": 4 * size**2 * (source.train + source.val) / 1e6,  # three bytes of a pixel's colour and its label
+        "pack_mb": 4
+        * prod(sides(size))
+        * (source.train + source.val)
+        / 1e6,  # three bytes of a pixel's colour and its label
         "peak_mb": whole["host_mb"],
         "data_mb": whole["host_mb"] - few["host_mb"],
     }
@@ -212,11 +216,11 @@ def beyond_memory(cfg: Any) -> Figures:
     """
     size, batch_size = cfg.data.size, cfg.data.batch_size
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    images = int(BEYOND * memory / (4 * size**2))
+    images = int(BEYOND * memory / (4 * prod(sides(size))))
     with TemporaryDirectory() as folder:
         paths = Path(folder) / "images.npy", Path(folder) / "masks.npy"
         for path, channels in zip(paths, ((3,), ()), strict=True):
-            np.lib.format.open_memmap(path, "w+", np.uint8, (images, size, size, *channels))
+            np.lib.format.open_memmap(path, "w+", np.uint8, (images, *sides(size), *channels))
         before = _own_memory()
         pixels, labels = map(map_array, paths)
         pack = Pack(pixels, labels, ids=(), class_pixels=torch.zeros(0), fingerprint="")

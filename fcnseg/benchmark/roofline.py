@@ -14,6 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from fcnseg.data import Size, sides
+
 UNREAD = ("_unsafe_view", "empty", "empty_like")  # operations that move no byte, though torch does not call them views
 MATMUL = {"cpu": 2048, "cuda": 8192}  # rows of the matrices whose product shows the peak of arithmetic
 COPIED = {"cpu": 2**28, "cuda": 2**32}  # bytes of the copy that shows the peak of memory traffic
@@ -76,7 +78,7 @@ def _tensors(values: Any) -> list[Tensor]:
 
 
 def step_operations(
-    net: nn.Module, loss: nn.Module, *, batch_size: int, size: int, dtype: torch.dtype
+    net: nn.Module, loss: nn.Module, *, batch_size: int, size: Size, dtype: torch.dtype
 ) -> list[Operation]:
     """Every operation of a training step, counted on shapes alone, without any arithmetic.
 
@@ -84,12 +86,12 @@ def step_operations(
         net: A network from (N, 3, H, W) images to (N, C, H, W) logits.
         loss: A loss of logits and mask.
         batch_size: The number of images, N.
-        size: The height and the width of the images, H and W.
+        size: The side of the images, or their height and width, [H, W].
         dtype: The type that the network computes in; the loss and the optimiser compute in float32.
     """
     net, loss = copy.deepcopy(net).to("meta", dtype).train(), copy.deepcopy(loss).to("meta")
-    image = torch.empty(batch_size, 3, size, size, device="meta", dtype=dtype)
-    mask = torch.empty(batch_size, size, size, device="meta", dtype=torch.uint8)
+    image = torch.empty(batch_size, 3, *sides(size), device="meta", dtype=dtype)
+    mask = torch.empty(batch_size, *sides(size), device="meta", dtype=torch.uint8)
     with Operations(image.device) as operations:
         loss(net(image), mask).backward()
     trained = sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad)

@@ -147,6 +147,7 @@ class Checkpoints(AfterEpoch, Checkpoint):
             self.best_score, self.best_epoch = score, epoch
             weights = {name: value.to("cpu", copy=True) for name, value in pl_module.state_dict().items()}
             self._best_unsaved = {"state_dict": weights, "epoch": epoch, "global_step": trainer.global_step}
+            pl_module.on_save_checkpoint(self._best_unsaved)
         if time.monotonic() - self._saved_at >= self.min_seconds or self.stop.signum is not None:
             begin_next_epoch(trainer)
             self._save_last(trainer)

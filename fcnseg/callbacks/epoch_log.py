@@ -105,10 +105,11 @@ class EpochLog(AfterEpoch):
             image, mask, _ = batch
             self._samples = (denormalize(image[:SHOWN]), mask[:SHOWN], outputs[:SHOWN])
 
-    def after_epoch(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
+    def after_epoch(self, trainer: Trainer, pl_module: Any, epoch: int) -> None:
         """Log the epoch's learning rate and times, and end its row in the run's own log."""
         speed, seconds = self.images / (self._trained - self.began), time.perf_counter() - self._epoch_began
         values = {"lr": self._lr, "images_per_s": round(speed, 2), "seconds": round(seconds, 3)}
         for logger in trainer.loggers:
             logger.log_metrics(values, step=trainer.global_step - 1)  # the step under which Lightning logs the scores
-        self.run_log.end_epoch(epoch, trainer.global_step, self._samples and panel(*self._samples))
+        picture = self._samples and panel(*self._samples, pl_module.classes)
+        self.run_log.end_epoch(epoch, trainer.global_step, picture)

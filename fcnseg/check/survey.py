@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fcnseg.data import decode, voc
-from fcnseg.data.dataset import VOID, Classes, DataSet
+from fcnseg.data.dataset import BY_COLOUR, VOID, Classes, DataSet
 from fcnseg.data.progress import shown
 from fcnseg.losses import class_weights
 from fcnseg.metrics import scores
@@ -69,13 +69,13 @@ class Survey:
         label = int(np.argmax(self.pixels[:-1])) if background is None else background
         predicted = torch.zeros(1, len(self.pixels), len(self.classes), dtype=torch.long)  # by truth and prediction
         predicted[0, :, label] = torch.tensor(self.pixels)
-        floor = scores(predicted)
+        floor = scores(predicted, background)
         return floor["pixel_acc"].item(), floor["miou"].item()
 
     @property
     def weights(self) -> tuple[float, ...]:
         """The C class weights of the paper's eq. (2), were this the train set."""
-        return tuple(class_weights(torch.tensor(self.pixels)).tolist())
+        return tuple(class_weights(torch.tensor(self.classes.with_void(self.pixels))).tolist())
 
 
 def survey(folder: DataSet, image_set: str, *others: str) -> Survey:
@@ -184,7 +184,7 @@ def render(surveys: Sequence[Survey], warnings: Sequence[str], console: Console)
     console.print(_classes(surveys))
     for one in surveys:
         if one.by_colour:
-            console.print(f"{one.name}: {one.by_colour} masks hold {voc.BY_COLOUR}", markup=False)
+            console.print(f"{one.name}: {one.by_colour} masks hold {BY_COLOUR}", markup=False)
         number = f"{len(one.problems) or 'no'} problem{'s' if len(one.problems) != 1 else ''}"
         console.print(f"{one.name}: {number}", markup=False)
         for problem in one.problems:  # whole lines for grep, and brackets in a file's name are no markup

@@ -17,6 +17,7 @@ MAY_BE_NULL = (
     "optimizer.fused",
     "picture",
 )  # besides what is null by default
+MAY_BE_A_LIST = ("data.size",)  # of height and width
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list"}
 
 
@@ -59,7 +60,11 @@ def _check_value(key: str, cfg: DictConfig, defaults: DictConfig) -> None:
         return
     if isinstance(default, str) and type(value) in (int, float):
         OmegaConf.update(cfg, key, str(value))
-    elif not (_is_of_kind(value, default) or (value is None and key in MAY_BE_NULL)):
+    elif not (
+        _is_of_kind(value, default)
+        or (value is None and key in MAY_BE_NULL)
+        or (isinstance(value, ListConfig) and key in MAY_BE_A_LIST)
+    ):
         kind = KINDS[list if isinstance(default, ListConfig) else type(default)]
         raise ValueError(f"{key}={as_typed(value)}: wanted {kind}, such as {as_typed(default)}")
 

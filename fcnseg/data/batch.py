@@ -6,15 +6,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fcnseg.data import voc
+from fcnseg.data.dataset import MEAN, STD
 
 
 class Batch(NamedTuple):
     """Some images of a split.
 
     Attributes:
-        image: (N, 3, S, S) uint8 RGB from the loader; normalised float32 on the device.
-        mask: (N, S, S) uint8 labels, 0..20 and 255 for void.
+        image: (N, 3, H, W) uint8 RGB from the loader; normalised float32 on the device.
+        mask: (N, H, W) uint8 labels, 0..C-1 and 255 for void.
         sample: (N,) int64, the index of each image in its image set.
     """
 
@@ -26,7 +26,7 @@ class Batch(NamedTuple):
 @cache  # making a tensor on a GPU waits for the GPU
 def _statistics(width: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of every value in a row of `width` pixels: (width * 3,) each."""
-    mean, std = (torch.tensor(values, device=device).mul_(255).repeat(width) for values in (voc.MEAN, voc.STD))
+    mean, std = (torch.tensor(values, device=device).mul_(255).repeat(width) for values in (MEAN, STD))
     return mean, std
 
 

@@ -1,16 +1,22 @@
 """A data set as the rest of the package sees it: its classes, its image sets, and the photograph and mask of each image."""
 
+import json
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 VOID = 255  # the label of pixels without one: a prediction there is neither right nor wrong
+SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG", ".bmp", ".tif", ".tiff", ".webp")  # of photographs
+MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB in 0..1: torchvision's backbones were trained with them
+STD = (0.229, 0.224, 0.225)
+BY_COLOUR = "the classes' colours at other indices: they are read by their colours"  # of masks, for messages
 
 
 @dataclass(frozen=True)
@@ -22,6 +28,9 @@ class Classes:
         colours: The C colours, RGB.
         background: The label of what is no object; None if every pixel belongs to a class of its own.
         void_colour: The RGB colour of pixels without a label.
+
+    Raises:
+        ValueError: There are too few classes, or too many, two of one name, or not one colour for each.
     """
 
     names: tuple[str, ...]
@@ -29,8 +38,54 @@ class Classes:
     background: int | None
     void_colour: tuple[int, int, int] = (255, 255, 255)
 
+    def __post_init__(self) -> None:
+        if not 2 <= len(self) < VOID:
+            raise ValueError(f"{len(self)} classes: wanted 2 to {VOID - 1}")
+        if twice := [name for name, times in Counter(self.names).items() if times > 1]:
+            raise ValueError(f"{len(twice)} names of classes stand for several ({twice[0]}): wanted a name for each")
+        if len(self.colours) != len(self) or self.background not in (None, *range(len(self))):
+            found = f"{len(self.colours)} colours and the background {self.background}"
+            raise ValueError(f"{found} for {len(self)} classes: wanted a colour for each, and one of them or None")
+
     def __len__(self) -> int:
         return len(self.names)
+
+    def plain(self) -> dict[str, Any]:
+        """The plain values that stand for the classes in a file."""
+        colours, void = [[*colour] for colour in self.colours], [*self.void_colour]
+        return {"names": [*self.names], "colours": colours, "background": self.background, "void_colour": void}
+
+    @classmethod
+    def of(cls, stored: Any) -> "Classes":
+        """The classes from the values that `plain` gave, which have been in a file since.
+
+        Raises:
+            ValueError: It is something else.
+        """
+        try:
+            *own, void = (
+                (r, g, b) for r, g, b in np.array([*stored["colours"], stored["void_colour"]], np.uint8).tolist()
+            )
+            names, background = tuple(map(str, stored["names"])), stored["background"]
+        except (LookupError, TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"damaged classes: {error}") from error
+        return cls(names, tuple(own), background, void)
+
+    def check_same(self, other: "Classes", whose: str) -> None:
+        """Refuse other classes than these, which are those that `whose` says; colours may differ.
+
+        Raises:
+            ValueError: The names, their order or the background differ.
+        """
+        if (self.names, self.background) != (other.names, other.background):
+            raise ValueError(
+                f"the data have other classes than {whose}: found {other}, wanted {self}; give a data set with these"
+                " classes, or map its labels to them"
+            )
+
+    def __str__(self) -> str:
+        background = "no background" if self.background is None else f"background: {self.names[self.background]}"
+        return f"{len(self)} classes ({', '.join(self.names)}; {background})"
 
     @property
     def palette(self) -> npt.NDArray[np.uint8]:
@@ -44,6 +99,16 @@ class Classes:
         """The C + 1 numbers of pixels of every class, then of void, in a mask of labels."""
         pixels = mask.histogram()  # (256,), by label
         return [*pixels[: len(self)], pixels[VOID]]
+
+    def with_void(self, pixels: Sequence[int]) -> list[int]:
+        """The C numbers of pixels that eq. (2) takes, from the C + 1 of `count_pixels`: void counts as background.
+
+        Without a background, void is left out.
+        """
+        *labelled, void = pixels
+        if self.background is not None:
+            labelled[self.background] += void
+        return labelled
 
 
 class DataSet(ABC):
@@ -94,11 +159,14 @@ class DataSet(ABC):
 
     @property
     def rules(self) -> str:
-        """What labels depend on besides the files: how this data set reads them."""
-        return ""
+        """What labels depend on besides the files of images and masks: when it changes, packs are built anew.
+
+        A reader that has more of it than the classes, such as a table of raw labels, adds it.
+        """
+        return json.dumps(self.classes.plain())
 
     def mask_bytes(self, name: str) -> bytes:
-        """All that the labels of `name` depend on."""
+        """What the file of the mask of `name` holds of it: all of it, unless the masks of many images lie in one."""
         return self.mask(name).read_bytes()
 
     def missing(self, ids: Sequence[str]) -> list[Path]:

@@ -6,13 +6,15 @@ from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
 
-from fcnseg.data import check_settings, voc
+from fcnseg.data import Size, check_settings, decode
 from fcnseg.data.augment import Augmentation, EpochDraws
 from fcnseg.data.batch import Batch, normalize
+from fcnseg.data.dataset import Classes, DataSet
 from fcnseg.data.packed import Pack, default_home, pack, some
 from fcnseg.data.source import Source, find
 from fcnseg.errors import warn
@@ -63,30 +65,38 @@ class Loader:
         samples = self.order(epoch).to(self.pack.images.device)
         for sample in self.batches(samples)[done:]:
             image, mask = (pixels.index_select(0, sample) for pixels in (self.pack.images, self.pack.masks))
-            yield Batch(image.permute(0, 3, 1, 2), mask, sample)  # (N, 3, S, S), channels_last
+            yield Batch(image.permute(0, 3, 1, 2), mask, sample)  # (N, 3, H, W), channels_last
 
 
 class VOCDataModule(LightningDataModule):
-    """Batches of any data set in VOC's layout: packed once, then augmented and normalised on the device.
+    """Batches of any data set: packed once, then augmented and normalised on the device.
 
     Args:
         root: The folder that holds the data set, or that `source` puts it into.
         source: Finds, downloads or generates the data set under `root`.
         split: "official" trains on train; val chooses the epoch and gives the result. "halves" (the paper's) cuts val in
             two: one half chooses the epoch, the other gives the result.
-        size: Height and width in pixels that images are resized to, without regard to their shape.
+        size: The side in pixels of the square that images are resized to, or [height, width]; their shape does not matter.
         batch_size: The number of images in a batch.
         augment: Augments the training batches.
         seed: The seed of the order of samples and of the augmentation.
         limit: The number of train images that are used, chosen by their names alone: 50 are among the 100. None: all.
         cache: The folder for packs; None: `packs` in the data set, or the user's cache if the data set is read-only.
         download: Whether `source` may download the data set; None: as the source has it.
+        only: The one image set that is used, to be tested on; None: train and val.
 
     Raises:
         ValueError: A setting is out of its range.
+
+    Attributes:
+        folder: The data set, once `prepare_data` has found it.
+        classes: Its classes.
+        floor_class: The class that the floor predicts everywhere: background, or without one the most frequent of train.
     """
 
-    num_classes = voc.NUM_CLASSES
+    folder: DataSet
+    classes: Classes
+    floor_class: int
 
     def __init__(
         self,
@@ -94,18 +104,20 @@ class VOCDataModule(LightningDataModule):
         *,
         source: Source,
         split: str,
-        size: int,
+        size: int | Sequence[int],
         batch_size: int,
         augment: Augmentation,
         seed: int,
         limit: int | None = None,
         cache: str | None = None,
         download: bool | None = None,
+        only: str | None = None,
     ) -> None:
         super().__init__()
         check_settings(size=size, batch_size=batch_size, split=split, limit=limit)
-        self.root, self.source, self.split, self.size = Path(os.path.expanduser(root)), source, split, size
-        self.batch_size, self.augment, self.seed, self.limit = batch_size, augment, seed, limit
+        self.root, self.source, self.split = Path(os.path.expanduser(root)), source, split
+        self.size: Size = size if isinstance(size, int) else list(size)
+        self.batch_size, self.augment, self.seed, self.limit, self.only = batch_size, augment, seed, limit, only
         self.cache, self.download = None if cache is None else Path(os.path.expanduser(cache)), download
         self.packs: dict[str, Pack] = {}
         self.parts: dict[str, tuple[str, Tensor]] = {}
@@ -118,7 +130,17 @@ class VOCDataModule(LightningDataModule):
         """
         if self.packs:
             return
-        folder = find(self.source, self.root, self.download)
+        folder = self.folder = find(self.source, self.root, self.download)
+        self.classes = folder.classes
+        if self.only is not None:
+            self.packs = {self.only: pack(folder, self.only, self.size, cache=self.cache)}
+            self.parts = {"test": (self.only, torch.arange(len(self.packs[self.only].ids)))}
+        else:
+            self._prepare_train_and_val(folder)
+        pixels, background = next(iter(self.packs.values())).class_pixels[:-1], self.classes.background
+        self.floor_class = int(pixels.argmax()) if background is None else background
+
+    def _prepare_train_and_val(self, folder: DataSet) -> None:
         if repeated := [*folder.repeated("train"), *folder.repeated("val", "train")]:
             raise ValueError(f"images are listed more than once, wanted every image once:\n{some(repeated)}")
         ids = {"train": _limited(folder.ids("train"), self.limit), "val": folder.ids("val")}
@@ -145,13 +167,13 @@ class VOCDataModule(LightningDataModule):
 
     @property
     def class_pixels(self) -> Tensor:
-        """(22,) int64, the pixels of every class in train, then those of void."""
-        return self.packs["train"].class_pixels
+        """(C,) int64, the pixels of every class in train; those of void count as background if there is one."""
+        return torch.tensor(self.classes.with_void(self.packs["train"].class_pixels.tolist()))
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the images and masks of train, a hyphen, and one of those of val."""
-        return "-".join(self.packs[name].fingerprint for name in ("train", "val"))
+        """A hash of the images and masks of train, a hyphen, and one of those of val; or a hash of the only image set."""
+        return "-".join(pack.fingerprint for pack in self.packs.values())
 
     def changed_since(self, fingerprint: str) -> str | None:
         """The sentence that the data are not those that had this fingerprint; None if they are."""
@@ -168,6 +190,19 @@ class VOCDataModule(LightningDataModule):
         """The names of a batch's images, from the indices in `Batch.sample`."""
         ids = self.packs[self.parts[stage][0]].ids
         return [ids[i] for i in sample.tolist()]
+
+    def original_masks(self, sample: Tensor) -> Iterator[Tensor]:
+        """The masks of a test batch's images at their own sizes, (1, H, W) uint8 each, read from their files.
+
+        Args:
+            sample: (N,), as `Batch.sample`.
+
+        Raises:
+            ValueError: A file is gone or broken.
+        """
+        for name in self.names("test", sample):
+            mask = self.folder.read_mask(name, decode.read_image(self.folder.image(name)))
+            yield torch.from_numpy(np.array(mask))[None]
 
     def trained_on(self, step: int) -> list[str]:
         """The names of the images of training step `step`, counted from 0."""

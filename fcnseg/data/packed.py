@@ -20,8 +20,8 @@ import torch
 from PIL.Image import Resampling
 from torch import Tensor
 
-from fcnseg.data import decode, voc
-from fcnseg.data.dataset import DataSet
+from fcnseg.data import Size, decode, sides, spelled
+from fcnseg.data.dataset import BY_COLOUR, SUFFIXES, VOID, DataSet
 from fcnseg.data.progress import shown
 from fcnseg.errors import warn
 from fcnseg.files import build_once
@@ -40,10 +40,10 @@ class Pack:
     """An image set at one size.
 
     Attributes:
-        images: (N, S, S, 3) uint8 RGB, resized to a square, bilinear with antialias; channels last, as networks want them.
-        masks: (N, S, S) uint8 labels, 0..20 and 255 for void, resized by nearest neighbour.
+        images: (N, H, W, 3) uint8 RGB, resized to one size, bilinear with antialias; channels last, as networks want them.
+        masks: (N, H, W) uint8 labels, 0..C-1 and 255 for void, resized by nearest neighbour.
         ids: The names of the N images.
-        class_pixels: (22,) int64, the pixels of every class, then of void, before resizing.
+        class_pixels: (C + 1,) int64, the pixels of every class, then of void, before resizing.
         fingerprint: A hash of the names and of the bytes of every file.
     """
 
@@ -64,14 +64,14 @@ class Pack:
 
 
 def pack(
-    folder: DataSet, image_set: str, size: int, *, ids: Sequence[str] | None = None, cache: Path | None = None
+    folder: DataSet, image_set: str, size: Size, *, ids: Sequence[str] | None = None, cache: Path | None = None
 ) -> Pack:
     """The pack of an image set; it is built first if the data set is new or its files have changed.
 
     Args:
         folder: The data set.
         image_set: The name of the image set.
-        size: Height and width in pixels.
+        size: The side in pixels of the square that images are resized to; or [height, width].
         ids: The names of its images that are packed; None: all of them.
         cache: The folder for packs; None: `packs` in the data set, or the user's cache if the data set is read-only.
 
@@ -81,17 +81,17 @@ def pack(
     """
     ids = folder.ids(image_set) if ids is None else ids
     if missing := [str(path) for path in folder.missing(ids)]:
-        suffixes = f"(a photograph ends in {', '.join(voc.SUFFIXES)}, a mask in .png)"
+        suffixes = f"(a photograph ends in {', '.join(SUFFIXES)}, a mask in .png)"
         raise ValueError(
             f"{len(missing)} files of the image set '{image_set}' are missing {suffixes}:\n{some(missing)}"
         )
     packs = cache or default_home(folder)
-    home = packs / f"{image_set}-{size}-{_key(folder, ids, size, packs)}"
+    home = packs / f"{image_set}-{spelled(size)}-{_key(folder, ids, size, packs)}"
     try:
-        build_once(home, partial(_build, folder, ids, size, f"Packing {image_set} at {size} px"))
+        build_once(home, partial(_build, folder, ids, size, f"Packing {image_set} at {spelled(size)} px"))
     except OSError as error:
         raise ValueError(
-            f"cannot write the pack of {len(ids)} images at {size} px to {home.parent}: {error.strerror};"
+            f"cannot write the pack of {len(ids)} images at {spelled(size)} px to {home.parent}: {error.strerror};"
             " make room there, or lower data.size, or choose another folder with data.cache="
         ) from error
     return _open(home)
@@ -115,7 +115,7 @@ def default_home(folder: DataSet) -> Path:
     return cache / "fcnseg" / "packs"
 
 
-def _key(folder: DataSet, ids: Sequence[str], size: int, packs: Path) -> str:
+def _key(folder: DataSet, ids: Sequence[str], size: Size, packs: Path) -> str:
     """A hash of all that a pack is made from: it changes when a file is added, changed or touched.
 
     Archives and images of disks give all their files one time. So the end of each file counts, too: it is a PNG's checksum,
@@ -123,7 +123,12 @@ def _key(folder: DataSet, ids: Sequence[str], size: int, packs: Path) -> str:
     """
     home = None if packs.is_relative_to(folder.path) else str(folder.path.resolve())
     files = [_trace(path) for name in ids for path in (folder.image(name), folder.mask(name))]
-    return hashlib.sha256(json.dumps([FORMAT, size, home, folder.rules, list(ids), files]).encode()).hexdigest()[:12]
+    made_from = [FORMAT, size, home, list(ids), files, *_rules(folder)]
+    return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:12]
+
+
+def _rules(folder: DataSet) -> list[str]:
+    return [folder.rules] if folder.rules else []
 
 
 def _trace(path: Path) -> tuple[int, int, str]:
@@ -134,21 +139,21 @@ def _trace(path: Path) -> tuple[int, int, str]:
         return stat.st_size, stat.st_mtime_ns, file.read().hex()
 
 
-def _build(folder: DataSet, ids: Sequence[str], size: int, title: str, home: Path) -> None:
+def _build(folder: DataSet, ids: Sequence[str], size: Size, title: str, home: Path) -> None:
     """Write the pack of `ids` into `home`, decoding on every core."""
-    images = _new_array(home / "images.npy", (len(ids), size, size, 3))
-    masks = _new_array(home / "masks.npy", (len(ids), size, size))
+    images = _new_array(home / "images.npy", (len(ids), *sides(size), 3))
+    masks = _new_array(home / "masks.npy", (len(ids), *sides(size)))
     with ThreadPoolExecutor(cores()) as pool:
         results = list(shown(pool.map(partial(_write, folder, images, masks), count(), ids), title, len(ids)))
     if errors := [str(result) for result in results if isinstance(result, ValueError)]:
         raise ValueError(some(errors))
     pixels, digests, by_colour = zip(*(result for result in results if not isinstance(result, ValueError)), strict=True)
     if any(by_colour):
-        warn(f"{sum(by_colour)} of {len(ids)} masks hold {voc.BY_COLOUR}")
+        warn(f"{sum(by_colour)} of {len(ids)} masks hold {BY_COLOUR}")
     meta = {
         "ids": list(ids),
         "class_pixels": np.sum(pixels, axis=0).tolist(),
-        "fingerprint": hashlib.sha256(json.dumps([list(ids), digests]).encode()).hexdigest()[:12],
+        "fingerprint": hashlib.sha256(json.dumps([list(ids), digests, *_rules(folder)]).encode()).hexdigest()[:12],
     }
     images.flush()
     masks.flush()
@@ -171,11 +176,15 @@ def _write(folder: DataSet, images: Array, masks: Array, row: int, name: str) ->
         mask = folder.read_mask(name, image)
     except ValueError as error:
         return error
-    square = masks.shape[1:]
-    images[row] = np.asarray(image.resize(square, Resampling.BILINEAR))
-    masks[row] = np.asarray(mask.resize(square, Resampling.NEAREST))
+    pixels = folder.classes.count_pixels(mask)
+    if sum(pixels) != mask.width * mask.height:  # of a data set that somebody else wrote
+        wanted = f"wanted 0..{len(folder.classes) - 1} and {VOID} for void"
+        return ValueError(f"mask {folder.mask(name)} is read with labels that are of no class, {wanted}")
+    height, width = masks.shape[1:]
+    images[row] = np.asarray(image.resize((width, height), Resampling.BILINEAR))
+    masks[row] = np.asarray(mask.resize((width, height), Resampling.NEAREST))
     digest = hashlib.sha256(folder.image(name).read_bytes() + folder.mask_bytes(name))
-    return folder.classes.count_pixels(mask), digest.hexdigest(), mask.info["by_colour"]
+    return pixels, digest.hexdigest(), mask.info.get("by_colour", False)
 
 
 def _new_array(path: Path, shape: tuple[int, ...]) -> Array:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from fcnseg.data import decode
-from fcnseg.data.dataset import VOID, Classes, DataSet
+from fcnseg.data.dataset import SUFFIXES, VOID, Classes, DataSet
 
 CLASSES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -19,10 +19,6 @@ NUM_CLASSES = len(CLASSES)
 BACKGROUND = 0
 
 PLACES = ("VOCdevkit/VOC2012", "VOC2012")  # below `data.root`, where the archive and other programs put a data set
-SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG", ".bmp", ".tif", ".tiff", ".webp")  # of photographs
-
-MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB in 0..1: torchvision's backbones were trained with them
-STD = (0.229, 0.224, 0.225)
 
 
 def _palette() -> npt.NDArray[np.uint8]:
@@ -34,7 +30,6 @@ def _palette() -> npt.NDArray[np.uint8]:
 
 PALETTE = _palette()  # (256, 3) RGB; label 0 is black, 255 a pale yellow
 VOC = Classes(CLASSES, tuple(map(tuple, PALETTE[:NUM_CLASSES].tolist())), BACKGROUND, tuple(PALETTE[VOID].tolist()))
-BY_COLOUR = "the classes' colours at other indices: they are read by their colours"  # of masks, for messages
 LABELS = (*range(NUM_CLASSES), VOID)
 LEGEND = decode.Legend(
     dict(zip(LABELS, LABELS, strict=True)), {tuple(PALETTE[label].tolist()): label for label in LABELS}, pictures=False
@@ -53,6 +48,11 @@ class Folder(DataSet):
     path: Path
     generated: bool = field(default=False, compare=False)
     classes = VOC
+
+    @property
+    def rules(self) -> str:
+        """Empty for VOC's classes, which mean the same everywhere."""
+        return "" if self.classes == VOC else super().rules
 
     @classmethod
     def find(cls, root: Path) -> "Folder | None":

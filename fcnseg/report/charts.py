@@ -17,10 +17,11 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from fcnseg.data import voc
+from fcnseg.data.dataset import Classes
 from fcnseg.pictures import Picture
 
 Reals = npt.NDArray[np.float64]
+MOST_NAMES = 60  # beside the rows of a confusion matrix
 INK, BLUE, ORANGE = "#24292f", "#3d85c6", "#e0832c"
 styled = rc_context(
     {
@@ -136,25 +137,28 @@ def _cells(axes: Axes, values: Reals, rows: Sequence[str], columns: Sequence[str
     # As bytes: matplotlib would enlarge a wide matrix of floats in hundreds of megabytes.
     axes.imshow((255 * np.dstack([blue, opacity])).astype(np.uint8), aspect="auto", interpolation="none")
     for (row, column), text in zip(np.ndindex(values.shape), texts, strict=True):
-        axes.text(column, row, text, ha="center", va="center", size=7.5)
+        if text:  # of 254 classes, nearly all of 64516 cells have none
+            axes.text(column, row, text, ha="center", va="center", size=7.5)
     axes.set_xticks(range(len(columns)), columns, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(rows)), rows)
     axes.spines[:].set_visible(False)
 
 
 @styled
-def class_heat_map(iou: Reals, titles: Sequence[str], shares: Sequence[float]) -> Figure:
+def class_heat_map(classes: Classes, iou: Reals, titles: Sequence[str], shares: Sequence[float]) -> Figure:
     """IoU of every class, and their mean, a column for every experiment.
 
     Args:
-        iou: (21, experiments), NaN for a class in neither truth nor prediction.
+        classes: The C classes.
+        iou: (C, experiments), NaN for a class in neither truth nor prediction.
         titles: The titles of the experiments, which head the columns.
         shares: The share of the labelled test pixels that every class has.
     """
-    figure, axes = _chart(2.8 + 0.62 * len(titles), 6.4)
+    figure, axes = _chart(2.8 + 0.62 * len(titles), 0.24 + 0.28 * max(len(classes) + 1, 8))
     values = np.vstack([np.nanmean(iou, axis=0), iou])
-    named = [f"{name} {share:.1%}" for name, share in zip(voc.CLASSES, shares, strict=True)]
-    top = np.nanmax(values[2:], initial=0.1)  # background is far above the others
+    named = [f"{name} {share:.1%}" for name, share in zip(classes.names, shares, strict=True)]
+    objects = [label for label in range(len(classes)) if label != classes.background]
+    top = np.nanmax(iou[objects], initial=0.1)  # background is far above the others
     texts = ["-" if np.isnan(value) else f"{value:.2f}" for value in values.flat]
     _cells(axes, values / top, ["mean of classes", *named], titles, texts)
     axes.axhline(0.5, color=INK, linewidth=0.8)  # between the mean and the classes
@@ -162,18 +166,22 @@ def class_heat_map(iou: Reals, titles: Sequence[str], shares: Sequence[float]) -
 
 
 @styled
-def confusion_matrix(matrix: Reals) -> Figure:
+def confusion_matrix(names: Sequence[str], matrix: Reals) -> Figure:
     """Which class (row) is taken for which class (column), in percent of the row's pixels.
 
     Args:
-        matrix: (21, 21) counts of pixels by truth and prediction.
+        names: The names of the C classes.
+        matrix: (C, C) counts of pixels by truth and prediction.
     """
-    figure, axes = _chart(6.4, 5.6)
+    side = 0.26 * min(max(len(names), 8), MOST_NAMES)
+    figure, axes = _chart(0.94 + side, 0.14 + side)
     pixels = matrix.sum(1, keepdims=True)
     shares = np.where(pixels > 0, matrix / np.maximum(pixels, 1), np.nan)
-    # Only what is shown as 10 or more: with all 441 numbers the chart cannot be read.
+    # Only what is shown as 10 or more: with all numbers the chart cannot be read.
     texts = [f"{share * 100:.0f}" if share >= 0.095 else "" for share in shares.flat]
-    _cells(axes, shares, voc.CLASSES, voc.CLASSES, texts)
+    every = -(-len(names) // MOST_NAMES)
+    shown = ["" if number % every else name for number, name in enumerate(names)]
+    _cells(axes, shares, shown, shown, texts)
     axes.set(xlabel="predicted", ylabel="truth")
     return figure
 

@@ -1,17 +1,21 @@
 """Find run folders and read them; of a damaged one, as much as can be read."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from glob import glob
 from math import nan
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from fcnseg import paper
-from fcnseg.data.voc import CLASSES, NUM_CLASSES
+from fcnseg.data.dataset import Classes
 from fcnseg.metrics import SCORES
 from fcnseg.runs.folder import CONFIG, METRICS, RESULT, STATUS, Run
 from fcnseg.runs.identity import without_watchers
+from fcnseg.runs.result import classes_of
 from fcnseg.runs.settings import flatten
 
 T = TypeVar("T")
@@ -56,30 +60,46 @@ def _table(is_right: Callable[[object], bool], names: Iterable[str] = ()) -> Cal
     return is_table
 
 
-def _is_confusion(value: object) -> bool:
-    """Whether a value is a matrix of pixels by truth (void last) and prediction."""
+def _is_confusion(number: int, value: object) -> bool:
+    """Whether a value is a matrix of pixels by truth (void last) and prediction, of `number` classes."""
     rows = value if isinstance(value, list) else []
-    are_rows = all(isinstance(row, list) and len(row) == NUM_CLASSES and all(map(_is_count, row)) for row in rows)
-    return len(rows) == NUM_CLASSES + 1 and are_rows
+    are_rows = all(isinstance(row, list) and len(row) == number and all(map(_is_count, row)) for row in rows)
+    return len(rows) == number + 1 and are_rows
 
 
-# What result.json must hold, and what it may hold; the report reads nothing else of it.
-NEEDED: dict[str, Callable[[object], bool]] = {
-    "metrics": _table(_is_number_or_none, [f"test/{name}" for name in ("loss", *SCORES)]),
-    "floor": _table(_is_number_or_none, SCORES),
-    "iou": _table(_is_number_or_none, CLASSES),
-    "images": _table(_is_count, STAGES),
-    "confusion": _is_confusion,
-    **dict.fromkeys(("size", "parameters", "best_epoch", "epochs"), _is_count),
-    **{"seconds": _is_number, "split": _is_text, "data_fingerprint": _is_text},
-}
+def _is_size(value: object) -> bool:
+    return _is_count(value) or bool(isinstance(value, str) and re.fullmatch(r"\d{1,5}x\d{1,5}", value))
+
+
+def _needed(names: Sequence[str]) -> dict[str, Callable[[object], bool]]:
+    """What result.json must hold with classes of these names."""
+    return {
+        "metrics": _table(_is_number_or_none, [f"test/{name}" for name in ("loss", *SCORES)]),
+        "floor": _table(_is_number_or_none, SCORES),
+        "iou": _table(_is_number_or_none, names),
+        "images": _table(_is_count, STAGES),
+        "confusion": partial(_is_confusion, len(names)),
+        **dict.fromkeys(("parameters", "best_epoch", "epochs"), _is_count),
+        **{"size": _is_size, "seconds": _is_number, "split": _is_text, "data_fingerprint": _is_text},
+    }
+
+
+def _checked_classes(result: Mapping[str, Any]) -> Classes | None:
+    """The classes of a result, whose names can be shown; None if they are damaged."""
+    with suppress(ValueError):
+        classes = classes_of(result)
+        return classes if all(map(_is_text, classes.names)) else None
+    return None
+
+
+# What result.json may hold; the report reads nothing else of it but this and what it must hold.
 OPTIONAL: dict[str, Callable[[object], bool]] = {
     **{
         "images_per_s": _is_number_or_none,
         "dirty": lambda value: value in (None, False, True),
         "versions": _table(_is_text_or_none),
     },
-    **dict.fromkeys(("commit", "hardware", "precision"), _is_text_or_none),
+    **dict.fromkeys(("commit", "hardware", "precision", "floor_class"), _is_text_or_none),
 }
 
 
@@ -113,6 +133,16 @@ class Entry:
         return str(self.config.get(f"choices.{group}") or "")
 
     @property
+    def classes(self) -> Classes:
+        """The classes of a finished run."""
+        return cast(Classes, self.result["classes"])
+
+    @property
+    def floor_class(self) -> str:
+        """The class that a finished run's floor predicts everywhere."""
+        return str(self.result.get("floor_class", "background"))
+
+    @property
     def published(self) -> paper.PublishedResult | None:
         """What the paper prints of this run's experiment; None if it is not one of the paper's."""
         return paper.EXPERIMENTS.get(self.choice("experiment"))
@@ -139,7 +169,9 @@ def read(path: Path) -> Entry:
     config = attempt(CONFIG, lambda: _checked_config(flatten(without_watchers(run.config)))) or {}
     status = attempt(STATUS, lambda: run.status) or {}
     result = attempt(RESULT, lambda: run.result)
-    wrong = [] if result is None else [key for key, is_right in NEEDED.items() if not is_right(result.get(key))]
+    classes = _checked_classes(result or {})
+    needed = _needed(classes.names) if classes else {"classes": lambda _: False}
+    wrong = [] if result is None else [key for key, is_right in needed.items() if not is_right(result.get(key))]
     if wrong:
         problem = f"{path / RESULT} is incomplete: it lacks all or part of {', '.join(wrong)}"
         remarks.append(line(f"{problem}; resume=never trains the run again"))
@@ -148,7 +180,7 @@ def read(path: Path) -> Entry:
     state = found if config and found in STATES else "broken"
     # A run may have been killed between its result and its last status.
     if state in ("finished", "running", "killed") and result and not wrong:
-        known = {key: result[key] for key in NEEDED}
+        known = {"classes": classes, **{key: result[key] for key in needed}}
         known |= {key: result[key] for key, is_right in OPTIONAL.items() if key in result and is_right(result[key])}
         return Entry(path, "finished", config, rows, known, tuple(remarks))
     if state == "finished":

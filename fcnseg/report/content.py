@@ -9,7 +9,6 @@ from typing import TypeVar
 import numpy as np
 
 from fcnseg import paper
-from fcnseg.data import voc
 from fcnseg.metrics import MONITOR, PAPER_BATCH
 from fcnseg.report import charts, masks, tables
 from fcnseg.report.collect import STATES, Entry, line
@@ -22,8 +21,8 @@ DEFINITIONS = (
     f"All numbers are of the test images; ± is the standard deviation over seeds. The paper's definition counts void (255) as "
     f"background, takes the mean IoU of the classes in a batch of {PAPER_BATCH} images and averages it over the batches; VOC's "
     "definition ignores void and counts the pixels of all images together. The floor is the score of predicting background "
-    "everywhere: only what a network scores above it has been learnt. The loss is weighted by class from the paper's fourth "
-    "experiment on, in the paper and here."
+    "everywhere, or train's most frequent class if there is no background: only what a network scores above it has been "
+    "learnt. The loss is weighted by class from the paper's fourth experiment on, in the paper and here."
 )
 
 
@@ -195,7 +194,8 @@ def _left_out(experiment: Experiment, blocks: list[Block]) -> Iterator[None]:
 
 def heat_map(found: Sequence[Experiment]) -> Chart:
     """The IoU of every class on one test set, beside the share of its pixels that the class has."""
-    means = [[stat.mean if (stat := each.stat("iou", name)) else np.nan for each in found] for name in voc.CLASSES]
+    classes = found[0].first.classes
+    means = [[stat.mean if (stat := each.stat("iou", name)) else np.nan for each in found] for name in classes.names]
     # All runs were tested on the same masks: every matrix has the same number of pixels of a class.
     pixels = _confusion(found[0].first).sum(1)
     caption = (
@@ -203,13 +203,13 @@ def heat_map(found: Sequence[Experiment]) -> Chart:
         f"share of the labelled test pixels. {found[0].test_set}."
     )
     titles = [experiment.title for experiment in found]
-    draw = partial(charts.class_heat_map, np.array(means), titles, pixels / max(1, pixels.sum()))
+    draw = partial(charts.class_heat_map, classes, np.array(means), titles, pixels / max(1, pixels.sum()))
     return Chart("classes", caption, draw)
 
 
 def _confusion(entry: Entry) -> charts.Reals:
     """Pixels by truth (rows) and prediction, without the row of void."""
-    return np.asarray(entry.result["confusion"], dtype=float)[: voc.NUM_CLASSES]
+    return np.asarray(entry.result["confusion"], dtype=float)[:-1]
 
 
 def _confusions(found: Sequence[Experiment]) -> list[Chart]:
@@ -218,6 +218,6 @@ def _confusions(found: Sequence[Experiment]) -> list[Chart]:
         for entry in experiment.entries:
             title = f"{experiment.title}, seed {entry.config.get('seed')}"
             caption = f"{title}: percent of a class's pixels (row) taken for a class (column); void left out."
-            draw = partial(charts.confusion_matrix, _confusion(entry))
+            draw = partial(charts.confusion_matrix, entry.classes.names, _confusion(entry))
             made.append(Chart(f"confusion-{entry.name}", caption, draw, title))
     return made

@@ -8,6 +8,7 @@ from itertools import accumulate
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from fcnseg.data.dataset import Classes
 from fcnseg.pictures import Picture, colour, legend, overlay, photograph
 from fcnseg.report import charts
 
@@ -83,12 +84,14 @@ class Gallery:
         image: (3, H, W) uint8.
         truth: (H, W) labels, 255 for void.
         predictions: The title of every network's experiment, to (H, W) labels.
+        classes: The classes of the labels.
     """
 
     name: str
     image: Tensor
     truth: Tensor
     predictions: Mapping[str, Tensor]
+    classes: Classes
 
     @property
     def caption(self) -> str:
@@ -97,14 +100,17 @@ class Gallery:
 
     def cards(self) -> dict[str, dict[str, Picture]]:
         """Pairs of pictures by their title, each picture by what it shows."""
-        cards = {"image and truth": {"photograph": photograph(self.image), "truth": colour(self.truth)}}
+        cards = {"image and truth": {"photograph": photograph(self.image), "truth": colour(self.truth, self.classes)}}
         for title, mask in self.predictions.items():
-            cards[title] = {"mask": colour(mask), "mask over the photograph": overlay(self.image, mask)}
+            cards[title] = {
+                "mask": colour(mask, self.classes),
+                "mask over the photograph": overlay(self.image, mask, self.classes),
+            }
         return cards
 
     def legend(self) -> dict[str, str]:
         """The classes in all of the masks, with their colours."""
-        return legend([self.truth, *self.predictions.values()])
+        return legend([self.truth, *self.predictions.values()], self.classes)
 
     def draw(self) -> Figure:
         """All of it as one figure, which Markdown and notebooks show."""

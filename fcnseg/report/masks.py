@@ -1,18 +1,21 @@
 """Show what trained networks predict for test images, as Figures 9-11 do."""
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fcnseg.data import voc
+from fcnseg.data import sides
 from fcnseg.data.batch import normalize
+from fcnseg.data.dataset import Classes
 from fcnseg.data.module import VOCDataModule
 from fcnseg.report.document import Gallery
 from fcnseg.runs import rebuild
 from fcnseg.runs.folder import Run
+from fcnseg.runs.result import classes_of
 
 PICKED = 3
 SEEN = 0.01  # the share of an image from which on a class counts as seen in it
@@ -27,9 +30,12 @@ def load_data(path: Path, root: str | None, *, trust: bool = False) -> VOCDataMo
         trust: Whether the run's config may name any code.
 
     Raises:
-        ValueError: there is no data set; nothing is downloaded for a picture.
+        ValueError: there is no data set, or one of other classes; nothing is downloaded for a picture.
     """
-    return rebuild.data(Run(path).config, root=root, trust=trust)
+    run = Run(path)
+    data = rebuild.data(run.config, root=root, trust=trust)
+    classes_of(run.result or {}).check_same(data.classes, str(path))
+    return data
 
 
 def load_network(path: Path, *, trust: bool = False) -> nn.Module:
@@ -43,8 +49,8 @@ def load_network(path: Path, *, trust: bool = False) -> nn.Module:
 
 @torch.inference_mode()
 def predict(net: nn.Module, data: VOCDataModule, names: Sequence[str]) -> dict[str, Tensor]:
-    """The labels (S, S) that a network predicts for test images, at the size that it was trained for, by their names."""
-    images = {name: normalize(_pixels(data, name)[0][None]) for name in names}  # (1, 3, S, S)
+    """The labels (H, W) that a network predicts for test images, at the size that it was trained for, by their names."""
+    images = {name: normalize(_pixels(data, name)[0][None]) for name in names}  # (1, 3, H, W)
     return {name: net(image).argmax(dim=1)[0].to(torch.uint8) for name, image in images.items()}
 
 
@@ -56,17 +62,17 @@ def gallery(name: str, data: Mapping[str, VOCDataModule], predictions: Mapping[s
         data: The data of the networks by the titles that these are shown under.
         predictions: What `predict` gave, by the same titles.
     """
-    largest = max((data[title] for title in predictions), key=lambda data: data.size)
+    largest = max((data[title] for title in predictions), key=lambda data: prod(sides(data.size)))
     # Nearest: labels have no values in between.
     shown = {
-        title: F.interpolate(masks[name][None, None], largest.size, mode="nearest-exact")[0, 0]
+        title: F.interpolate(masks[name][None, None], sides(largest.size), mode="nearest-exact")[0, 0]
         for title, masks in predictions.items()
     }
-    return Gallery(name, *_pixels(largest, name), shown)
+    return Gallery(name, *_pixels(largest, name), shown, largest.classes)
 
 
 def _pixels(data: VOCDataModule, name: str) -> tuple[Tensor, Tensor]:
-    """The image (3, S, S) and the mask (S, S), uint8, of a test image."""
+    """The image (3, H, W) and the mask (H, W), uint8, of a test image."""
     pack = data.packs[data.parts["test"][0]]
     at = pack.ids.index(name)
     return pack.images[at].permute(2, 0, 1), pack.masks[at]
@@ -80,7 +86,7 @@ def test_names(data: Sequence[VOCDataModule]) -> list[str]:
 
 def pick(data: VOCDataModule, names: Sequence[str]) -> list[str]:
     """Choose the test images that show most: classes not shown yet first, then much of the image that is no background."""
-    shares = {name: _shares(_pixels(data, name)[1]) for name in names}
+    shares = {name: _shares(_pixels(data, name)[1], data.classes) for name in names}
     picked: list[str] = []
     shown: set[int] = set()
 
@@ -94,11 +100,11 @@ def pick(data: VOCDataModule, names: Sequence[str]) -> list[str]:
     return picked
 
 
-def _shares(mask: Tensor) -> dict[int, float]:
+def _shares(mask: Tensor, classes: Classes) -> dict[int, float]:
     """The share of the mask that each class seen in it has, background left out."""
-    counts = torch.bincount(mask.flatten().long(), minlength=voc.NUM_CLASSES)[1 : voc.NUM_CLASSES]
-    shares = counts / mask.numel()
-    return {label: share for label, share in enumerate(shares.tolist(), start=1) if share >= SEEN}
+    shares = torch.bincount(mask.flatten().long(), minlength=len(classes))[: len(classes)] / mask.numel()
+    seen = {label: share for label, share in enumerate(shares.tolist()) if share >= SEEN}
+    return {label: share for label, share in seen.items() if label != classes.background}
 
 
 def chosen(wanted: Sequence[object], names: Sequence[str]) -> list[str]:

@@ -7,7 +7,6 @@ from statistics import fmean
 from typing import Any
 
 from fcnseg import paper
-from fcnseg.data import voc
 from fcnseg.metrics import SCORES
 from fcnseg.report.collect import STAGES, Entry, line
 from fcnseg.report.compare import Experiment, Stat, differences
@@ -18,6 +17,7 @@ from fcnseg.runs.settings import flatten
 # The scores that the paper does not print.
 VOC_SCORES = [name for name in SCORES if name not in paper.FLOOR]
 PRINTED = {"paper_iou": "IoU", "paper_acc": "accuracy", "loss": "loss"}  # the metrics that the paper prints
+PAPERS = tuple(PRINTED.values())  # what the names of their columns begin with
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 MEASURED = (  # what the CSV file has of a result; a dot leads into one of its tables
     *(f"metrics.test/{name}" for name in ("loss", *SCORES)),
@@ -25,21 +25,24 @@ MEASURED = (  # what the CSV file has of a result; a dot leads into one of its t
     *("split", "size", "data_fingerprint", "parameters", "best_epoch", "epochs", "seconds", "images_per_s"),
     *(f"images.{stage}" for stage in STAGES),
     *("commit", "dirty", "hardware", "precision"),
-    *(f"iou.{name}" for name in voc.CLASSES),
 )
 
 
 def results(experiments: Sequence[Experiment]) -> Table:
     """The floor, then a row for every experiment on one test set, our numbers beside the paper's."""
     floor = experiments[0].first.result["floor"]
-    first = {"experiment": "background everywhere\nthe floor"}
+    first = {"experiment": f"{experiments[0].first.floor_class} everywhere\nthe floor"}
     for name, theirs in paper.FLOOR.items():
         first |= {PRINTED[name]: _shown(floor[name]), f"{PRINTED[name]} in the paper": f"{theirs:.3f}"}
     first |= {SCORES[name]: _shown(floor[name]) for name in VOC_SCORES}
     # The floor has neither a loss nor a cost: these cells of its row stay empty.
     rows = [_result(experiment) for experiment in experiments]
-    cells = [[row.get(column, "") for column in rows[0]] for row in (first, *rows)]
-    return Table([*rows[0]], cells, [("", 2), ("the paper's definition", 6), ("VOC's definition", 3), ("", 3)])
+    columns, papers = [*rows[0]], 6
+    if experiments[0].first.classes.background is None:  # the paper's scores are not defined
+        columns, papers = [column for column in columns if column == "loss" or not column.startswith(PAPERS)], 1
+    cells = [[row.get(column, "") for column in columns] for row in (first, *rows)]
+    definition = "the paper's definition" if papers > 1 else ""
+    return Table(columns, cells, [("", 2), (definition, papers), ("VOC's definition", 3), ("", 3)])
 
 
 def _result(experiment: Experiment) -> dict[str, str]:
@@ -47,7 +50,7 @@ def _result(experiment: Experiment) -> dict[str, str]:
     runs, published = [entry.result for entry in experiment.entries], experiment.first.published
     # A seed may have been run twice, under two names.
     seeds = len({entry.config.get("seed") for entry in experiment.entries})
-    remark = "" if any(map(beats_floor, runs)) else "; not better than predicting background"
+    remark = "" if any(map(beats_floor, runs)) else f"; not better than predicting {experiment.first.floor_class}"
     row = {
         "experiment": f"{experiment.title}\n{experiment.beside_the_paper}{remark}",
         "seeds": str(seeds) if seeds == len(runs) else f"{seeds} in {len(runs)} runs",
@@ -139,5 +142,6 @@ def _record(entry: Entry) -> dict[str, Any]:
         **{"differs_from_paper": "; ".join(differences(entry)), "remarks": "; ".join(entry.remarks)},
         **{f"paper_printed/{name.removeprefix('paper_')}": getattr(entry.published, name, None) for name in PRINTED},
         **{key.removeprefix("metrics.").replace(".", "/"): measured.get(key) for key in MEASURED},
+        **{f"iou/{name}": value for name, value in entry.result.get("iou", {}).items()},
         **{f"config/{key}": value for key, value in config.items() if not key.startswith("choices.")},
     }

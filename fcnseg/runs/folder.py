@@ -6,7 +6,7 @@ import platform
 import shutil
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from math import inf
@@ -220,6 +220,21 @@ class Run:
                 f"the data set has changed since {self.path} began ({before} then, {fingerprint} now): put the files back,"
                 " or start over with resume=never"
             )
+
+    def add_evaluation(self, name: str, measured: Mapping[str, Any]) -> Path:
+        """Write what another test than the run's own has measured, beside its result, which stays as it is.
+
+        Raises:
+            ValueError: the folder cannot be written, or leads elsewhere.
+        """
+        path = self.path / "evaluations" / f"{name}.json"
+        try:
+            self._check_no_links()
+            path.parent.mkdir(exist_ok=True)
+            write_json(path, dict(measured))
+        except OSError as error:
+            raise self._unwritable(error) from error
+        return path
 
     def close(self) -> None:
         """Correct the status of a run that was killed between writing its result and its status."""

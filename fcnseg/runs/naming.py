@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from fcnseg.data import spelled
 from fcnseg.paper import EXPERIMENTS
 from fcnseg.runs.identity import NOT_IDENTITY, without_watchers
 from fcnseg.runs.settings import flatten
@@ -109,6 +110,8 @@ def _spelled(key: str, value: Any) -> str:
         text = format(Decimal(repr(value)), "f")  # 0.00001 in place of 1e-05
     elif isinstance(value, str):
         text = value
+    elif key == "data.size" and isinstance(value, list):
+        return f"{SHORT[key]}{spelled(value)}"
     else:
         text = {None: "null", True: "true", False: "false"}[value] if isinstance(value, bool | None) else ""
     if not re.fullmatch(r"\d+(\.\d+)?|[A-Za-z]\w*", text, re.ASCII) or len(text) > 20:

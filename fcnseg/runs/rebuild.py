@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from fcnseg import build, losses
 from fcnseg.data import augment
 from fcnseg.data.module import VOCDataModule
-from fcnseg.data.voc import NUM_CLASSES
 from fcnseg.files import nothing_built
 from fcnseg.runs.checkpoint import BEST, check_weights, read
 from fcnseg.runs.folder import Run
 from fcnseg.runs.provenance import code
+from fcnseg.runs.result import classes_of
 from fcnseg.runs.settings import flatten
 from fcnseg.task import SegmentationTask
 
@@ -61,40 +61,46 @@ def load(folder: str | Path, checkpoint: str = "best", *, trust: bool = False) -
     """
     run = Run(Path(folder))
     cfg, path = run.config, run.checkpoints / f"{checkpoint}.ckpt"
-    state = read(path)["state_dict"]
+    stored = read(path)
+    state, classes = stored["state_dict"], classes_of(stored)
     weights = {name.removeprefix("net."): value for name, value in state.items() if name.startswith("net.")}
     with _made_by(run):
         if not trust:
-            _check_size(cfg, weights, path)
-        net = network(cfg, trust=trust)
+            _check_size(cfg, len(classes), weights, path)
+        net = network(cfg, len(classes), trust=trust)
         check_weights(weights, net, path)
     net.load_state_dict(weights)
     return cfg, net.eval()
 
 
-def task(folder: str | Path, class_pixels: Tensor, *, trust: bool = False) -> SegmentationTask:
+def task(folder: str | Path, data: VOCDataModule, *, trust: bool = False) -> SegmentationTask:
     """Rebuild a run's network and loss, with the best weights, as a task to validate and test; it cannot train.
 
     Args:
         folder: The folder of the run.
-        class_pixels: (num_classes + 1,) pixels of every class in train, then of void.
+        data: What it will be scored on.
         trust: Whether the config may name any code.
 
     Raises:
-        ValueError: as `load`.
+        ValueError: as `load`, or the data have other classes.
     """
     run = Run(Path(folder))
     cfg, path = run.config, run.checkpoints / BEST
-    state = read(path)["state_dict"]
+    stored = read(path)
+    state, classes = stored["state_dict"], classes_of(stored)
+    classes.check_same(data.classes, str(run.path))
     with _made_by(run):
-        net = network(cfg, trust=trust)
-        loss = _make(_group(cfg, "loss"), KNOWN["loss"], trust, class_pixels=class_pixels)
+        net = network(cfg, len(classes), trust=trust)
+        pixels = (
+            torch.ones(len(classes)) if data.only else data.class_pixels
+        )  # a loss's weights come with the checkpoint
+        loss = _make(_group(cfg, "loss"), KNOWN["loss"], trust, class_pixels=pixels)
         rebuilt = SegmentationTask(
             net,
             loss=loss,
             optimizer=_cannot_train,
             schedule=_cannot_train,
-            num_classes=NUM_CLASSES,
+            classes=classes,
             memory_format=build.memory_format(net),
         )
         check_weights(state, rebuilt, path)
@@ -106,7 +112,7 @@ def _cannot_train(_: object) -> NoReturn:
     raise ValueError("a rebuilt run cannot be trained: train its network in a task of your own")
 
 
-def network(cfg: DictConfig, *, trust: bool = False) -> nn.Module:
+def network(cfg: DictConfig, num_classes: int, *, trust: bool = False) -> nn.Module:
     """The network of `cfg.model`, with random weights.
 
     Raises:
@@ -124,19 +130,20 @@ def network(cfg: DictConfig, *, trust: bool = False) -> nn.Module:
     if not trust and not _is_module_of(found, *NETWORKS):
         raise _untrusted(name, f"the class of a network of {', '.join(NETWORKS)}")
     takes = {key: value for key, value in NO_WEIGHTS.items() if key in (values.keys() | signature(found).parameters)}
-    made = _make({"_target_": name, **values, **takes}, (name,), trust, num_classes=NUM_CLASSES)
+    made = _make({"_target_": name, **values, **takes}, (name,), trust, num_classes=num_classes)
     if not isinstance(made, nn.Module):
         raise ValueError(f"model._target_={name} is a {type(made).__name__}, wanted a torch.nn.Module")
     return made
 
 
-def data(cfg: DictConfig, *, root: str | None = None, trust: bool = False) -> VOCDataModule:
+def data(cfg: DictConfig, *, root: str | None = None, only: str | None = None, trust: bool = False) -> VOCDataModule:
     """The data of `cfg.data`, ready to be scored on; nothing is downloaded.
 
     Args:
         cfg: The config of a run.
         root: The folder in which the data set is now, in which packs may be written; None: the one that the run was trained
             from, in which nothing is written.
+        only: The one image set to score on; None: what the run was tested on.
         trust: Whether the config may name any code.
 
     Raises:
@@ -150,7 +157,7 @@ def data(cfg: DictConfig, *, root: str | None = None, trust: bool = False) -> VO
         node["download"] = False
     if isinstance(source := node.get("source"), dict) and "urls" in source:
         source["urls"] = []
-    made = cast(VOCDataModule, _make(node, KNOWN["data"], trust, augment=augment.none, seed=0))
+    made = cast(VOCDataModule, _make(node, KNOWN["data"], trust, augment=augment.none, seed=0, only=only))
     with nullcontext() if root else nothing_built():
         made.prepare_data()
     return made
@@ -195,13 +202,13 @@ def _untrusted(found: str, wanted: str) -> ValueError:
     )
 
 
-def _check_size(cfg: DictConfig, weights: Mapping[str, Tensor], path: Path) -> None:
+def _check_size(cfg: DictConfig, num_classes: int, weights: Mapping[str, Tensor], path: Path) -> None:
     """Refuse a network of other shapes than its weights before it takes memory: no checkpoint has a terabyte of them."""
     with (
         suppress(NotImplementedError, RuntimeError),
         torch.device("meta"),
     ):  # some networks cannot be made without memory
-        check_weights(weights, network(cfg), path)
+        check_weights(weights, network(cfg, num_classes), path)
 
 
 @contextmanager

@@ -9,9 +9,11 @@ from lightning import Trainer
 from rich.console import Console
 from rich.table import Table
 
+from fcnseg.data import spelled
+from fcnseg.data.dataset import Classes
 from fcnseg.data.module import VOCDataModule
-from fcnseg.data.voc import CLASSES
-from fcnseg.metrics import SCORES, all_background, iou_per_class, scores
+from fcnseg.data.voc import VOC
+from fcnseg.metrics import PAPER_SCORES, SCORES, everywhere, iou_per_class, scores
 from fcnseg.task import SegmentationTask
 
 
@@ -24,23 +26,35 @@ def measure(trainer: Trainer, task: SegmentationTask, data: VOCDataModule) -> di
     """Test `task` with the weights that it has: its scores, the IoU of every class and the floor, all from the same masks."""
     trainer.test(task, data, verbose=False)
     matrices = task.metrics["test"].all_matrices().cpu()
-    found, iou = dict.fromkeys(SCORES, math.nan), [math.nan] * len(CLASSES)
+    found, iou = dict.fromkeys(SCORES, math.nan), [math.nan] * len(data.classes)
     if task.was_finite("test"):
-        found = {name: value.item() for name, value in scores(matrices).items()}  # not Lightning's, rounded on a GPU
+        exact = scores(matrices, data.classes.background)  # Lightning's are rounded on a GPU
+        found = {name: value.item() for name, value in exact.items()}
         iou = iou_per_class(matrices[:, :-1].sum(0)).tolist()
     found["loss"] = trainer.callback_metrics["test/loss"].item()
-    floor = scores(all_background(matrices))
+    floor = scores(everywhere(data.floor_class, matrices), data.classes.background)
     return {
         "metrics": {f"test/{name}": _number(value) for name, value in found.items()},
-        "iou": {name: _number(value) for name, value in zip(CLASSES, iou, strict=True)},
-        "confusion": matrices.sum(0).tolist(),  # (22, 21): truth, void last, by prediction
+        "iou": {name: _number(value) for name, value in zip(data.classes.names, iou, strict=True)},
+        "confusion": matrices.sum(0).tolist(),  # (C + 1, C): truth, void last, by prediction
         "floor": {name: _number(value.item()) for name, value in floor.items()},
-        "split": data.split,
-        "images": {stage: data.count(stage) for stage in ("train", "val", "test")},
-        "size": data.size,
+        "floor_class": data.classes.names[data.floor_class],
+        "classes": data.classes.plain(),
+        "split": data.only or data.split,
+        "images": {stage: data.count(stage) for stage in data.parts},
+        "size": spelled(data.size),
         "data_fingerprint": data.fingerprint,
         "parameters": sum(parameter.numel() for parameter in task.net.parameters()),
     }
+
+
+def classes_of(stored: Mapping[str, Any]) -> Classes:
+    """The classes of a result or a checkpoint; VOC's where it has none, since earlier versions knew no others.
+
+    Raises:
+        ValueError: they are damaged.
+    """
+    return Classes.of(stored["classes"]) if "classes" in stored else VOC
 
 
 def beats_floor(result: Mapping[str, Any]) -> bool:
@@ -51,16 +65,20 @@ def beats_floor(result: Mapping[str, Any]) -> bool:
 
 def show(result: dict[str, Any], path: Path, console: Console) -> float | None:
     """Print a result: its scores beside the floor, the IoU of every class, and the run's folder; return the test mIoU."""
-    title = f"{result['images']['test']} test images ({result['split']} split) at {result['size']} px"
+    size = "their own sizes" if result["size"] == "original" else f"{result['size']} px"
+    title = f"{result['images']['test']} test images ({result['split']} split) at {size}"
     table = Table("", "this run", "the floor", title=title, title_justify="left")
     for column in table.columns[1:]:
         column.justify = "right"
     for name, words in SCORES.items():
-        table.add_row(words, _shown(result["metrics"][f"test/{name}"]), _shown(result["floor"][name]))
+        if name not in PAPER_SCORES or result["floor"][name] is not None:  # null without a background
+            table.add_row(words, _shown(result["metrics"][f"test/{name}"]), _shown(result["floor"][name]))
     table.add_row("loss", _shown(result["metrics"]["test/loss"]), "")
     console.print(table)
     if not beats_floor(result):
-        console.print("This is not better than predicting background everywhere.")
+        console.print(
+            f"This is not better than predicting {result.get('floor_class', 'background')} everywhere.", markup=False
+        )
     # A class that is predicted but not in any truth has an IoU of 0, and is not present.
     pixels = [sum(row) for row in result["confusion"]]
     present = {

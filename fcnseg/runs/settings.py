@@ -4,7 +4,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from fcnseg.data import check_settings, check_whole_number
+from fcnseg.data import check_settings, check_whole_number, spelled
 from fcnseg.runs.trainer_settings import check_trainer
 
 # The least value of every whole number that has one.
@@ -43,7 +43,7 @@ def hyperparameters(cfg: DictConfig) -> dict[str, Any]:
         **{group: choice or "" for group, choice in cfg.choices.items()},
         "lr": cfg.optimizer.get("lr", ""),
         "batch_size": cfg.data.batch_size,
-        "size": cfg.data.size,
+        "size": spelled(cfg.data.size),
         "split": cfg.data.split,
         "max_epochs": cfg.trainer.max_epochs,
         "seed": cfg.seed,

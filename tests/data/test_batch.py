@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from fcnseg.data.batch import denormalize, normalize
-from fcnseg.data.voc import MEAN, STD
+from fcnseg.data.dataset import MEAN, STD
 
 
 def test_normalize_by_hand():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fcnseg.data import voc
+from fcnseg.data import dataset, voc
 from fcnseg.data.shapes import shapes
 
 
@@ -13,8 +13,8 @@ def test_classes():
     assert [voc.CLASSES[label] for label in (0, 1, 15, 20)] == ["background", "aeroplane", "person", "tvmonitor"]
     assert list(voc.CLASSES[1:]) == sorted(voc.CLASSES[1:])
     assert (voc.BACKGROUND, voc.VOID) == (0, 255)
-    assert voc.MEAN == (0.485, 0.456, 0.406)
-    assert voc.STD == (0.229, 0.224, 0.225)
+    assert dataset.MEAN == (0.485, 0.456, 0.406)
+    assert dataset.STD == (0.229, 0.224, 0.225)
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,7 @@ def name_of(command, monkeypatch):
             ["data=shapes", "model=wilson", "aug=flip", "optimizer.lr=0.002", "data.size=64", "seed=1"],
             "shapes-wilson-flip-lr0.002-size64-seed1",
         ),
+        (["data.size=[96,128]"], "fcn-size96x128-seed0"),
         (["experiment=weighted"], "paper-weighted-seed0"),
         (["experiment=weighted", "model=unet", "trainer.max_epochs=6"], "paper-weighted-unet-epochs6-seed0"),
         (["experiment=weighted", "aug=flip"], "paper-weighted-seed0"),  # which has flips anyway

@@ -109,7 +109,7 @@ def test_what_a_stored_config_names_is_not_run(command, folder, tmp_path, monkey
 
 def test_what_is_trusted_is_run_and_is_called_with_its_values(folder):
     replace_group(folder, "model", {"_target_": f"{__name__}.Foreign", "widths": [4, 8]})
-    assert rebuild.network(Run(folder).config, trust=True).widths == [4, 8]
+    assert rebuild.network(Run(folder).config, 21, trust=True).widths == [4, 8]
     assert ran == ["Foreign"]
 
 
@@ -131,7 +131,7 @@ def test_every_shipped_network_and_loss_needs_no_trust(compose, path, monkeypatc
     monkeypatch.setattr("torch.hub.load_state_dict_from_url", lambda *args, **kwargs: pytest.fail("it downloads"))
     cfg = compose(f"{path.parent.name}={path.stem}")
     with torch.device("meta"):
-        rebuild.network(cfg)
+        rebuild.network(cfg, 21)
         rebuild._make(rebuild._group(cfg, "loss"), rebuild.KNOWN["loss"], False, class_pixels=torch.ones(22))
 
 

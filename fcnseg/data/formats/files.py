@@ -77,9 +77,8 @@ class Files(DataSet):
         return self.pairs[name][1]
 
     def mask_bytes(self, name: str) -> bytes:
-        """What the labels of `name` depend on."""
-        own = repr(self.drawings[name]).encode() if self.drawings else self.mask(name).read_bytes()
-        return self.rules.encode() + own
+        """What the file of the mask of `name` holds of it."""
+        return repr(self.drawings[name]).encode() if self.drawings else self.mask(name).read_bytes()
 
     def read_mask(self, name: str, image: Image.Image | None) -> Image.Image:
         """The labels of a mask: see `decode.read_mask`; polygons are drawn."""

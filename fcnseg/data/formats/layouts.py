@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fcnseg.data import voc
+from fcnseg.data.dataset import SUFFIXES
 from fcnseg.data.formats import polygons
 from fcnseg.data.formats.classes import ClassList, find_class_list, named
 from fcnseg.data.formats.files import SETS, Layout, pair
@@ -147,7 +148,7 @@ def _pair(images: Path, masks: Path, settings: Settings) -> tuple[dict[str, tupl
         if images == masks and not ending:
             continue  # every image would be its own mask
         drawn = _stems(masks, files[1], MASK_SUFFIXES, ending)
-        shot = _stems(images, files[0], voc.SUFFIXES, settings.image_suffix)
+        shot = _stems(images, files[0], SUFFIXES, settings.image_suffix)
         if images == masks:
             shot = {name: path for name, path in shot.items() if not name.endswith(ending)}
         pairs = pair(shot, drawn)
@@ -209,7 +210,7 @@ def labelme(root: Path, _: Settings) -> Layout | None:
         content = _json(path)
         if not isinstance(content, dict) or not {"shapes", "imageWidth", "imageHeight"} <= content.keys():
             continue
-        photographs = (path.with_suffix(suffix) for suffix in voc.SUFFIXES)
+        photographs = (path.with_suffix(suffix) for suffix in SUFFIXES)
         photograph = next((file for file in photographs if file.is_file()), path.with_suffix(".jpg"))
         name = path.relative_to(home).with_suffix("").as_posix()
         top = name.split("/")[0].lower()
