@@ -70,10 +70,17 @@ def command(tmp_path):
 
 @pytest.fixture(scope="session")
 def root(tmp_path_factory):
-    """A data.root for data=shapes and for data=voc2012: eight images to train on, four to validate on."""
+    """A data.root for data=shapes and for data=voc2012: eight images to train on, four to validate on.
+
+    `folder` in it is one for data=folder.
+    """
     root = tmp_path_factory.mktemp("data")
     folder = shapes(root, train=8, val=4, seed=0)
     (root / "VOCdevkit").symlink_to(folder.path.parent)
+    (root / "folder").mkdir()
+    for kind in ("JPEGImages", "SegmentationClass", "ImageSets"):
+        (root / "folder" / kind).symlink_to(folder.path / kind)
+    (root / "folder" / "classes.yaml").write_text(f"names: [{', '.join(folder.classes.names)}]")
     return root
 
 
@@ -98,8 +105,15 @@ def tiny(root, compose):
         if not any(group.startswith(("data=", "debug=")) for group in groups):
             groups = ["data=shapes", *groups]
         cfg = compose(*groups)
-        fitting = [f"{key}={value}" for key, value in SMALL.items() if OmegaConf.select(cfg, key, default="no") != "no"]
-        return [*groups, f"data.root={root}", *fitting, *(o for o in overrides if o not in groups)]
+        folder = "data=folder" in groups
+        small = {key: value for key, value in SMALL.items() if not (folder and key.startswith("data.source"))}
+        fitting = [f"{key}={value}" for key, value in small.items() if OmegaConf.select(cfg, key, default="no") != "no"]
+        return [
+            *groups,
+            f"data.root={root / 'folder' if folder else root}",
+            *fitting,
+            *(o for o in overrides if o not in groups),
+        ]
 
     return tiny
 

@@ -16,6 +16,7 @@ import yaml
 from fcnseg import evaluate, losses, train
 from fcnseg.check import __main__ as check
 from fcnseg.data import augment, voc
+from fcnseg.data.formats.classes import find_class_list
 from fcnseg.report import __main__ as report
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
@@ -169,17 +170,24 @@ def test_an_example_trains(path, command, extended, root, tmp_path):
     assert json.loads(next(tmp_path.glob("runs/*/result.json")).read_text())["metrics"]["test/loss"] > 0
 
 
-def test_a_data_set_in_the_layout_shown_trains(command, root, tmp_path):
+def test_a_data_set_of_your_own_trains(command, root, tmp_path):
     mine = tmp_path / "mine"
-    for name in ("JPEGImages", "SegmentationClass", "ImageSets"):
-        shutil.copytree(voc.Folder.find(root).path / name, mine / name)
-    for line in re.search(r"```\n\.\./mine/\n(.*?)```", README, re.S)[1].splitlines():
-        assert list(mine.glob(line.split()[0].replace("<name>", "*")))
+    for kind, own in (("JPEGImages", "images"), ("SegmentationClass", "masks")):
+        shutil.copytree(voc.Folder.find(root).path / kind, mine / own)
+    (mine / "classes.yaml").write_text(f"names: [{', '.join(f'class{i}' for i in range(21))}]")
     lines = [line.replace("../mine", str(mine)) for line in COMMANDS if "../mine" in line]
     assert [line.split()[0] for line in lines] == ["check", "train"]
     for line in lines:
         verb, *overrides = shlex.split(line)
-        few = ["data=voc2012", "data.size=32", "data.batch_size=4", "trainer.max_epochs=1"]
+        few = ["data.size=32", "data.batch_size=4", "trainer.max_epochs=1"]
         outcome = command(COMMAND[verb], *overrides, *few)
         assert outcome.code == 0, outcome.err
-    assert len(list(tmp_path.glob("runs/fcn-*/result.json"))) == 1
+    assert len(list(tmp_path.glob("runs/folder-fcn-*/result.json"))) == 1
+
+
+def test_the_class_list_shown_is_one(tmp_path):
+    (tmp_path / "classes.yaml").write_text(re.search(r"```\n(names: .*?)```", README, re.S)[1])
+    found = find_class_list(tmp_path)
+    assert found.classes.names == ("road", "car", "sky")
+    assert found.legend.values == {23: 2, 26: 1, 0: 255, 255: 255}
+    assert found.legend.colours == {(0, 0, 142): 1, (70, 130, 180): 2}

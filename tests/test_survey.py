@@ -26,7 +26,7 @@ def of_counts(pixels, name="train", problems=()):
 
 def printed(*surveys):
     file = io.StringIO()
-    render(surveys, Console(file=file, width=100))
+    render(surveys, [], Console(file=file, width=100))
     return file.getvalue()
 
 

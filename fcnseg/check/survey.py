@@ -1,9 +1,11 @@
 """The survey of a data set: what its image sets hold, the scores to beat, and which files are broken."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from hashlib import sha256
 from itertools import chain
+from pathlib import PurePosixPath
 from statistics import median_low
 
 import numpy as np
@@ -13,14 +15,15 @@ from rich.console import Console
 from rich.table import Table
 
 from fcnseg.data import decode, voc
-from fcnseg.data.dataset import BY_COLOUR, DataSet
+from fcnseg.data.dataset import BY_COLOUR, VOID, Classes, DataSet
 from fcnseg.data.progress import shown
 from fcnseg.losses import class_weights
 from fcnseg.metrics import scores
 
 Span = tuple[int, int, int]  # the least, the median and the greatest of some lengths in pixels; zeros without any
-# Of an image: its size, the pixels of 22 labels, problems, and whether its mask is read by its colours.
-Look = tuple[tuple[int, int] | None, list[int], list[str], bool]
+# Of an image: its size, the pixels of C + 1 labels, problems, whether its mask is read by its colours, a hash of its pixels.
+Look = tuple[tuple[int, int] | None, list[int], list[str], bool, str]
+RARE = 0.0001  # the share of train's pixels below which a class is almost empty
 
 
 @dataclass(frozen=True)
@@ -32,10 +35,12 @@ class Survey:
         images: The number of images that its file lists; a name that is listed twice counts once.
         width: The span of the images' widths.
         height: The span of the images' heights.
-        pixels: The number of pixels of each of the 21 classes, then of void.
-        holding: The number of images that hold each of these 22 labels.
+        pixels: The number of pixels of each of the C classes, then of void.
+        holding: The number of images that hold each of these C + 1 labels.
         problems: One line for each problem, which begins with the name of the file.
-        by_colour: The number of masks whose palette holds VOC's colours at other indices than VOC's.
+        by_colour: The number of masks whose palette holds the classes' colours at other indices than their labels.
+        classes: The classes.
+        contents: A hash of the pixels of every image that could be read, by its name.
     """
 
     name: str
@@ -46,6 +51,8 @@ class Survey:
     holding: tuple[int, ...]
     problems: tuple[str, ...] = ()
     by_colour: int = 0
+    classes: Classes = voc.VOC
+    contents: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def void_share(self) -> float:
@@ -54,16 +61,21 @@ class Survey:
 
     @property
     def floor(self) -> tuple[float, float]:
-        """Accuracy and mIoU of predicting background everywhere, without void; NaN if nothing is labelled."""
-        predicted = torch.zeros(1, len(self.pixels), voc.NUM_CLASSES, dtype=torch.long)  # by truth and prediction
-        predicted[0, :, voc.BACKGROUND] = torch.tensor(self.pixels)
-        floor = scores(predicted, voc.BACKGROUND)
+        """Accuracy and mIoU of predicting background everywhere, without void; NaN if nothing is labelled.
+
+        In place of a background that there is not, it is the class with the most pixels.
+        """
+        background = self.classes.background
+        label = int(np.argmax(self.pixels[:-1])) if background is None else background
+        predicted = torch.zeros(1, len(self.pixels), len(self.classes), dtype=torch.long)  # by truth and prediction
+        predicted[0, :, label] = torch.tensor(self.pixels)
+        floor = scores(predicted, background)
         return floor["pixel_acc"].item(), floor["miou"].item()
 
     @property
     def weights(self) -> tuple[float, ...]:
-        """The 21 class weights of the paper's eq. (2), were this the train set."""
-        return tuple(class_weights(torch.tensor(voc.VOC.with_void(self.pixels))).tolist())
+        """The C class weights of the paper's eq. (2), were this the train set."""
+        return tuple(class_weights(torch.tensor(self.classes.with_void(self.pixels))).tolist())
 
 
 def survey(folder: DataSet, image_set: str, *others: str) -> Survey:
@@ -75,7 +87,7 @@ def survey(folder: DataSet, image_set: str, *others: str) -> Survey:
     listed = tuple(dict.fromkeys(folder.ids(image_set)))
     with ThreadPoolExecutor() as pool:
         looks = list(shown(pool.map(lambda name: _look(folder, name), listed), image_set, len(listed)))
-    sizes, counts, problems, by_colour = zip(*looks, strict=True)
+    sizes, counts, problems, by_colour, contents = zip(*looks, strict=True)
     sound = [size for size in sizes if size]
     return Survey(
         name=image_set,
@@ -86,7 +98,61 @@ def survey(folder: DataSet, image_set: str, *others: str) -> Survey:
         holding=tuple(np.count_nonzero(counts, axis=0).tolist()),
         problems=(*folder.repeated(image_set, *others), *chain(*problems)),
         by_colour=sum(by_colour),
+        classes=folder.classes,
+        contents={name: content for name, content in zip(listed, contents, strict=True) if content},
     )
+
+
+def compare(train: Survey, val: Survey) -> list[str]:
+    """What does not stop training, but may spoil it: a line each."""
+    lines = [*_twins(train, train), *_twins(val, val), *_twins(train, val)]
+    homes = {PurePosixPath(name).name: name for name in train.contents}
+    alike = [name for name in val.contents if name not in train.contents and PurePosixPath(name).name in homes]
+    if other := [name for name in alike if val.contents[name] != train.contents[homes[PurePosixPath(name).name]]]:
+        lines.append(
+            f"{_some(other)}: images of val with the names of other images of train, such as"
+            f" {homes[PurePosixPath(other[0]).name]}"
+        )
+    if not train.contents:  # nothing could be read
+        return lines
+    unseen: list[str] = []
+    empty: list[str] = []
+    rare: list[str] = []
+    for label, name in enumerate(train.classes.names):
+        share, images = train.pixels[label] / max(1, sum(train.pixels)), train.holding[label]
+        if not images:
+            (unseen if val.holding[label] else empty).append(name)
+        elif share < RARE or images == 1:
+            rare.append(f"{name} ({share:.4%} of the pixels, {images} image{'s' * (images > 1)})")
+    for names, where in (
+        (unseen, "in val, but never in train"),
+        (empty, "in no image"),
+        (rare, "almost empty in train"),
+    ):
+        lines += [f"classes {where}: {', '.join(names)}"] * bool(names)
+    if train.holding[-1] and not train.holding[1] and len(train.classes) == 2:
+        lines.append(
+            f"void has {train.void_share:.2%} of train's pixels: if masks store {VOID} for {train.classes.names[1]}, write"
+            f" 'names: {{0: {train.classes.names[0]}, {VOID}: {train.classes.names[1]}}}' into classes.yaml"
+        )
+    return lines
+
+
+def _twins(one: Survey, other: Survey) -> list[str]:
+    """A line for the images of two image sets, or of one, that are the same picture under two names."""
+    first: dict[str, str] = {}
+    for name, content in one.contents.items():
+        first.setdefault(content, name)
+    twins = [
+        f"{name} and {first[content]}" for name, content in other.contents.items() if first.get(content, name) != name
+    ]
+    where = f"in {one.name}, too" if one is not other else f"twice in {one.name}"
+    return [f"{_some(twins)}: the same image under two names, {other.name}'s is {where}"] if twins else []
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first names of many."""
+    return ", ".join(names[:3]) + f" and {len(names) - 3} more" * (len(names) > 3)
 
 
 def _look(folder: DataSet, name: str) -> Look:
@@ -102,8 +168,9 @@ def _look(folder: DataSet, name: str) -> Look:
     except ValueError as error:
         problems.append(f"{name}{path.suffix}: {error}")
     if image is None or problems:
-        return None, [0] * (voc.NUM_CLASSES + 1), problems, False
-    return image.size, folder.classes.count_pixels(mask), [], mask.info["by_colour"]
+        return None, [0] * (len(folder.classes) + 1), problems, False, ""
+    content = sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
+    return image.size, folder.classes.count_pixels(mask), [], mask.info["by_colour"], content
 
 
 def _span(lengths: Iterable[int]) -> Span:
@@ -111,8 +178,8 @@ def _span(lengths: Iterable[int]) -> Span:
     return ordered[0], median_low(ordered), ordered[-1]  # the lower median is one of the lengths
 
 
-def render(surveys: Sequence[Survey], console: Console) -> None:
-    """Print the image sets, their classes and their problems. The class weights are those of the first survey."""
+def render(surveys: Sequence[Survey], warnings: Sequence[str], console: Console) -> None:
+    """Print the image sets, their classes, problems and warnings. The class weights are those of the first survey."""
     console.print(_image_sets(surveys))
     console.print(_classes(surveys))
     for one in surveys:
@@ -122,6 +189,8 @@ def render(surveys: Sequence[Survey], console: Console) -> None:
         console.print(f"{one.name}: {number}", markup=False)
         for problem in one.problems:  # whole lines for grep, and brackets in a file's name are no markup
             console.print(f"  {problem}", markup=False, highlight=False, soft_wrap=True)
+    for warning in warnings:
+        console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _table(*headers: str, caption: str) -> Table:
@@ -136,7 +205,7 @@ def _image_sets(surveys: Sequence[Survey]) -> Table:
     table = _table(
         *("images", "width\nmin/median/max", "height\nmin/median/max", "void", "floor\naccuracy", "floor\nmIoU"),
         "problems",
-        caption="floor: what predicting background everywhere scores, void left out",
+        caption=f"floor: what predicting {_ground(surveys[0])} everywhere scores, void left out",
     )
     for one in surveys:
         floor = [f"{score:.4f}" for score in one.floor]
@@ -145,12 +214,16 @@ def _image_sets(surveys: Sequence[Survey]) -> Table:
     return table
 
 
+def _ground(survey: Survey) -> str:
+    return "the most frequent class" if survey.classes.background is None else "background"
+
+
 def _classes(surveys: Sequence[Survey]) -> Table:
     headers = [header for one in surveys for header in (f"{one.name}\npixels", "\nimages")]
     caption = f"pixels: of all; images: that hold the class; weight: eq. (2) on {surveys[0].name}, void as background"
     table = _table(*headers, "\nweight", caption=caption)
     weights = [f"{weight:.5f}" for weight in surveys[0].weights]
-    for label, (name, weight) in enumerate(zip((*voc.CLASSES, "void"), (*weights, ""), strict=True)):
+    for label, (name, weight) in enumerate(zip((*surveys[0].classes.names, "void"), (*weights, ""), strict=True)):
         shares = [f"{one.pixels[label] / max(1, sum(one.pixels)):.2%}" for one in surveys]
         images = [f"{one.holding[label]}" for one in surveys]
         table.add_row(name, *(cell for pair in zip(shares, images, strict=True) for cell in pair), weight)

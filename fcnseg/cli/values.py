@@ -15,6 +15,7 @@ MAY_BE_NULL = (
     "checkpoint.every_n_minutes",
     "model.weights",
     "optimizer.fused",
+    "picture",
 )  # besides what is null by default
 MAY_BE_A_LIST = ("data.size",)  # of height and width
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list"}

@@ -165,6 +165,10 @@ class DataSet(ABC):
         """
         return json.dumps(self.classes.plain())
 
+    def mask_bytes(self, name: str) -> bytes:
+        """What the file of the mask of `name` holds of it: all of it, unless the masks of many images lie in one."""
+        return self.mask(name).read_bytes()
+
     def missing(self, ids: Sequence[str]) -> list[Path]:
         """The files of images and masks in `ids` that are not there."""
         return [path for name in ids for path in (self.image(name), self.mask(name)) if not path.is_file()]

@@ -1,10 +1,17 @@
 """Photographs and masks from files: a photograph becomes upright RGB, a mask becomes labels."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
+
+from fcnseg.data.dataset import VOID
 
 # Whatever a file's suffix is: of Pillow's other formats, EPS would be handed to Ghostscript, a program of its own.
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
@@ -19,7 +26,54 @@ TURNS = {  # what makes a picture upright, by its orientation; 1 is upright
     8: Image.Transpose.ROTATE_90,
 }
 
-Colours = Mapping[tuple[int, int, int], int]  # the label of each RGB colour
+Colour = tuple[int, int, int]  # RGB
+UNKNOWN = 254  # in tables of labels: no class and not void
+SHOWN = 10  # numbers that one message names
+SMOOTH = "; so many come from smoothed edges: export the masks without anti-aliasing"
+MANY = 16  # numbers or colours of no class in one mask, from which on they come from smoothed edges
+LOSSLESS = ("PNG", "BMP", "TIFF")
+
+
+@dataclass(frozen=True)
+class Legend:
+    """What the numbers and colours in the files of masks mean.
+
+    Attributes:
+        values: The label of each stored number: of an index of a palette, or of a grey sample.
+        colours: The label of each colour, and of void's. Empty if labels have no colours of their own.
+        pictures: Whether masks may be colour pictures, and BMP or TIFF files, too; VOC's may not.
+    """
+
+    values: Mapping[int, int]
+    colours: Mapping[Colour, int]
+    pictures: bool = True
+
+    @cached_property
+    def by_value(self) -> npt.NDArray[np.uint8]:
+        """(65536,) labels by stored number."""
+        table = np.full(2**16, UNKNOWN, dtype=np.uint8)
+        table[list(self.values)] = list(self.values.values())
+        return table
+
+    @cached_property
+    def by_colour(self) -> npt.NDArray[np.uint8]:
+        """(2**24,) labels by colour, as the number that its bytes R, G, B are, the first the lowest.
+
+        A look-up reads one byte a pixel; to compare a mask with one colour after the other takes as many passes as classes.
+        """
+        table = np.full(2**24, UNKNOWN, dtype=np.uint8)
+        for (red, green, blue), label in self.colours.items():
+            table[red | green << 8 | blue << 16] = label
+        return table
+
+    @property
+    def wanted(self) -> str:
+        """The stored numbers that mean something, for messages."""
+        labels = sorted(value for value, label in self.values.items() if label != VOID)
+        void = sorted(set(self.values) - set(labels))
+        dense = labels == [*range(len(labels))] and len(labels) > 1
+        wanted = f"0..{labels[-1]}" if dense else ", ".join(map(str, labels))
+        return wanted + f" and {', '.join(map(str, void))} for void" * bool(void)
 
 
 def read_image(path: Path) -> Image.Image:
@@ -34,50 +88,76 @@ def read_image(path: Path) -> Image.Image:
         raise ValueError(f"image {path} has 32 bits a sample, wanted 8 or 16: convert it")
     if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.has_transparency_data:  # what lies under transparent pixels is any colour: they are shown over white
+        opaque = Image.new("RGBA", image.size, "white")
+        opaque.alpha_composite(image.convert("RGBA"))
+        image = opaque
     image = image if image.mode == "RGB" else image.convert("RGB")
-    image.info = info
+    image.info = {key: value for key, value in info.items() if key != "transparency"}
     return image
 
 
-def read_mask(path: Path, image: Image.Image | None = None, *, colours: Colours) -> Image.Image:
+def read_mask(path: Path, image: Image.Image | None = None, *, legend: Legend) -> Image.Image:
     """The class mask as an image of mode "L" whose pixels are labels.
 
-    The labels are the numbers that the file stores: the indices of a palette PNG, as VOC's are, or the samples of a grey
-    PNG, which Pillow would scale where they have fewer than 8 bits. Programs that sort a palette anew change the indices
-    and keep the colours: where every colour is one of `colours` and an index is not its label, the colours count, and
-    `info["by_colour"]` is true.
+    A colour picture is read by its colours. Else the labels are those of the numbers that the file stores: the indices of a
+    palette, as VOC's are, or grey samples, which Pillow would scale where they have fewer than 8 bits. Programs that sort a
+    palette anew change the indices and keep the colours: where every colour is one of the legend's and an index is not that
+    of its label, the colours count, and `info["by_colour"]` is true.
 
     Args:
         path: The file.
         image: Its photograph, from `read_image`, whose size and orientation the mask must share.
-        colours: The label of each class's colour, and of void's.
+        legend: What numbers and colours mean.
 
     Raises:
-        ValueError: The file is missing, broken, no PNG or a colour picture; its size is not its image's; its orientation or
-            the meaning of its palette is unclear; or `colours` does not have one of its labels.
+        ValueError: The file is missing, broken, or of a format or mode that masks do not have, its size is not its image's,
+            it cannot be told which way up it is or what its palette means, or a number or colour means nothing.
     """
-    mask = _upright(path, "mask")
-    if (format := mask.info["format"]) != "PNG":
-        lossy = ", whose compression changes labels" * (format == "JPEG")
-        raise ValueError(f"mask {path} is a {format} file{lossy}, wanted a PNG: export the masks anew as PNG")
-    if mask.mode not in ("P", "L", "1", "I;16"):
-        wanted = "wanted labels: a palette PNG (mode P) or a grey one (mode L)"
-        raise ValueError(f"mask {path} is a picture of mode {mask.mode}, {wanted}")
+    mask = stored_mask(path, pictures=legend.pictures)
     if image is not None:
         _check_fits(path, mask, image)
+    if mask.mode == "RGB":
+        labels, meant, used = _by_colour(path, mask, legend), [], []
+    else:
+        pixels = samples(mask)
+        used = np.flatnonzero(np.bincount(pixels.ravel())).tolist()
+        meant = _meant(path, mask, used, legend)
+        if meant == used:
+            labels = pixels.astype(np.uint8)
+        else:
+            table = np.zeros(used[-1] + 1, dtype=np.uint8)
+            table[used] = meant
+            labels = table[pixels]
+    found = Image.fromarray(labels)
+    found.info["by_colour"] = meant != [legend.values.get(value) for value in used]
+    return found
+
+
+def stored_mask(path: Path, *, pictures: bool = True) -> Image.Image:
+    """The mask as its file stores it, upright: of mode P, L, 1, I;16 or, with `pictures`, RGB.
+
+    Raises:
+        ValueError: The file is missing, broken, or of a format or mode that masks do not have.
+    """
+    mask = _upright(path, "mask")
+    if (format := mask.info["format"]) not in (LOSSLESS if pictures else LOSSLESS[:1]):
+        lossy = ", whose compression changes labels" * (format in ("JPEG", "WEBP"))
+        raise ValueError(f"mask {path} is a {format} file{lossy}, wanted a PNG: export the masks anew as PNG")
+    if pictures and mask.mode in ("RGBA", "LA"):
+        info, mask = mask.info, mask.convert(mask.mode[:-1])
+        mask.info = info
+    if mask.mode not in ("P", "L", "1", "I;16", *["RGB"] * pictures):
+        wanted = "wanted labels: a palette PNG (mode P) or a grey one (mode L)"
+        raise ValueError(f"mask {path} is a picture of mode {mask.mode}, {wanted}")
+    return mask
+
+
+def samples(mask: Image.Image) -> npt.NDArray[Any]:
+    """(H, W) numbers as the file of a mask stores them."""
     pixels = np.asarray(mask, dtype=np.uint16 if mask.mode == "I;16" else np.uint8)
-    if mask.mode == "L" and (scale := 255 // (2 ** mask.info["bits"] - 1)) > 1:
-        pixels = pixels // scale
-    used = np.flatnonzero(np.bincount(pixels.ravel())).tolist()
-    meant = _meant(path, mask, used, colours) if mask.mode == "P" else used
-    if strays := [label for label in meant if label not in colours.values()]:
-        *_, last, void = sorted(colours.values())
-        raise ValueError(f"mask {path} holds the labels {strays}, wanted 0..{last} and {void} for void")
-    table = np.zeros(256, dtype=np.uint8)
-    table[used] = meant
-    labels = Image.fromarray(table[pixels] if meant != used else pixels.astype(np.uint8))
-    labels.info["by_colour"] = meant != used
-    return labels
+    scale = 255 // (2 ** mask.info["bits"] - 1) if mask.mode == "L" else 1
+    return pixels // scale if scale > 1 else pixels
 
 
 def _upright(path: Path, kind: str) -> Image.Image:
@@ -90,10 +170,17 @@ def _upright(path: Path, kind: str) -> Image.Image:
             stored = file.getexif().get(ORIENTATION)
             orientation = stored if stored in TURNS else 1
             file.load()
-            bits = path.read_bytes()[24] if file.format == "PNG" else 8  # of a PNG's header, which Pillow does not tell
+            bits = 8
+            if file.format == "PNG":
+                bits = path.read_bytes()[24]  # of its header, which Pillow does not tell
+            elif isinstance(file, TiffImageFile):
+                bits = int(file.tag_v2.get(258, (1,))[0])  # BitsPerSample
             turn = None if file.format == "TIFF" else TURNS.get(orientation)  # Pillow has turned a TIFF already
             picture = file if turn is None else file.transpose(turn)
-            picture.info = {"format": file.format, "orientation": orientation, "bits": bits}
+            clear: dict[str | tuple[int, int], Any] = {
+                key: picture.info[key] for key in ("transparency",) if key in picture.info
+            }
+            picture.info = {**clear, "format": file.format, "orientation": orientation, "bits": bits}
             return picture
     except Exception as error:  # decoders raise anything: struct.error, TypeError, KeyError, ...
         remedy = f"replace the file (by {', '.join(FORMATS)}) or take its name out of the image set"
@@ -114,17 +201,52 @@ def _check_fits(path: Path, mask: Image.Image, image: Image.Image) -> None:
         raise ValueError(f"{found}, which does not tell which way up the mask is: {remedy}")
 
 
-def _meant(path: Path, mask: Image.Image, used: list[int], colours: Colours) -> list[int]:
-    """The labels that the indices `used` of a palette PNG mean: those of their colours, or the indices themselves."""
-    palette = [*zip(*[iter(mask.getpalette() or [])] * 3, strict=True)]  # RGB by index
-    labels = [colours.get(palette[index]) if index < len(palette) else None for index in used]
-    if all(label in (None, index) for label, index in zip(labels, used, strict=True)):
-        return used
-    known = [label for label in labels if label is not None]
-    if len(known) == len(used):
-        return known
-    foreign = [index for label, index in zip(labels, used, strict=True) if label is None]
-    raise ValueError(
-        f"mask {path} has the colours of the classes {known} at other indices, but its indices {foreign} are of no class's"
-        " colour: wanted indices that are the labels, or colours that are the classes' throughout"
-    )
+def _meant(path: Path, mask: Image.Image, used: list[int], legend: Legend) -> list[int]:
+    """The labels that the stored numbers `used` mean: those of their colours in a palette, or their own."""
+    own = [legend.values.get(value) for value in used]
+    if mask.mode == "P":
+        palette = [*zip(*[iter(mask.getpalette() or [])] * 3, strict=True)]  # RGB by index
+        labels = [legend.colours.get(palette[index]) if index < len(palette) else None for index in used]
+        known = [label for label in labels if label is not None]
+        if any(label not in (None, value) for label, value in zip(labels, own, strict=True)):
+            if len(known) == len(used):
+                return known
+            foreign = [index for label, index in zip(labels, used, strict=True) if label is None]
+            raise ValueError(
+                f"mask {path} has the colours of the classes {known} at other indices, but its indices {foreign} are of no"
+                " class's colour: wanted indices that are the labels, or colours that are the classes' throughout"
+            )
+    if strays := [value for value, label in zip(used, own, strict=True) if label is None]:
+        more = f" and {len(strays) - SHOWN} more" * (len(strays) > SHOWN)
+        smooth = SMOOTH * (len(strays) > MANY)
+        raise ValueError(f"mask {path} holds the labels {strays[:SHOWN]}{more}, wanted {legend.wanted}{smooth}")
+    return [label for label in own if label is not None]
+
+
+def _by_colour(path: Path, mask: Image.Image, legend: Legend) -> npt.NDArray[np.uint8]:
+    """(H, W) labels of a colour picture."""
+    padded = np.frombuffer(mask.tobytes("raw", "RGBX"), dtype="<u4").reshape(mask.height, mask.width)
+    labels: npt.NDArray[np.uint8] = legend.by_colour[padded & 0xFFFFFF]
+    if (labels == UNKNOWN).any():
+        raise ValueError(f"mask {path} {_strange(mask, legend.colours)}")
+    return labels
+
+
+def _strange(mask: Image.Image, known: Mapping[Colour, int]) -> str:
+    """What a message says of the colours of a picture that no class has."""
+    if not known:
+        return "is a picture of colours, but no class has a colour: write colors: into classes.yaml"
+    counted = sorted(((n, colour) for n, colour in colours(mask) if colour not in known), reverse=True)
+    shown = [f"{colour} in {n} pixels (nearest: {_nearest(colour, known)})" for n, colour in counted[:5]]
+    more = f" and {len(counted) - 5} more" * (len(counted) > 5)
+    smooth = SMOOTH * (len(counted) > MANY)
+    return f"holds colours that no class has: {', '.join(shown)}{more}; wanted those of the classes{smooth}"
+
+
+def colours(mask: Image.Image) -> list[tuple[int, Colour]]:
+    """The number of pixels of every colour of an RGB picture."""
+    return [(n, cast(Colour, colour)) for n, colour in mask.getcolors(mask.width * mask.height) or ()]
+
+
+def _nearest(colour: Colour, known: Mapping[Colour, int]) -> Colour:
+    return min(known, key=lambda one: sum((a - b) ** 2 for a, b in zip(one, colour, strict=True)))

@@ -19,7 +19,7 @@ from urllib.request import Request, urlopen
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-from fcnseg.data import voc
+from fcnseg.data import formats, voc
 from fcnseg.data.source import nothing_found
 from fcnseg.files import build_once
 
@@ -61,6 +61,8 @@ def voc2012(root: Path, *, urls: Sequence[str], md5: str, download: bool | None 
     target = root / "VOCdevkit" / "VOC2012"
     in_the_way = target.exists()  # asked first, since another process may finish it before the next line
     if folder := voc.Folder.find(root):
+        if other := formats.beyond_voc(root):
+            raise ValueError(f"data.root={root} has {other}, wanted VOC's 21: add data=folder, which reads them")
         return folder
     if in_the_way:
         raise ValueError(f"{target} exists, but without ImageSets/Segmentation: complete it, or move it away")

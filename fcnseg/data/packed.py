@@ -183,7 +183,7 @@ def _write(folder: DataSet, images: Array, masks: Array, row: int, name: str) ->
     height, width = masks.shape[1:]
     images[row] = np.asarray(image.resize((width, height), Resampling.BILINEAR))
     masks[row] = np.asarray(mask.resize((width, height), Resampling.NEAREST))
-    digest = hashlib.sha256(folder.image(name).read_bytes() + folder.mask(name).read_bytes())
+    digest = hashlib.sha256(folder.image(name).read_bytes() + folder.mask_bytes(name))
     return pixels, digest.hexdigest(), mask.info.get("by_colour", False)
 
 

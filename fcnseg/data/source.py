@@ -5,7 +5,7 @@ from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 
-from fcnseg.data import voc
+from fcnseg.data import formats, voc
 from fcnseg.data.dataset import DataSet
 
 Source = Callable[..., DataSet]  # of a folder, and of `download` if that is set
@@ -37,6 +37,8 @@ def nothing_found(root: Path) -> str:
         found = f"the folder holds {', '.join([*names[:8], *['...'] * (len(names) > 8)]) or 'nothing'}"
     else:
         found = "there is no such folder"
+    if other := formats.beyond_voc(root):
+        return f"no VOC-2012 in data.root={root}: found {other}; add data=folder, which reads it"
     if near := next((path for path in islice(_nearby(root), MANY) if voc.Folder.find(path)), None):
         remedy = f"data.root={near} would work"
     elif (root / "JPEGImages").is_dir():

@@ -30,7 +30,10 @@ def _palette() -> npt.NDArray[np.uint8]:
 
 PALETTE = _palette()  # (256, 3) RGB; label 0 is black, 255 a pale yellow
 VOC = Classes(CLASSES, tuple(map(tuple, PALETTE[:NUM_CLASSES].tolist())), BACKGROUND, tuple(PALETTE[VOID].tolist()))
-COLOURS = {tuple(PALETTE[label].tolist()): label for label in (*range(NUM_CLASSES), VOID)}  # the label of each colour
+LABELS = (*range(NUM_CLASSES), VOID)
+LEGEND = decode.Legend(
+    dict(zip(LABELS, LABELS, strict=True)), {tuple(PALETTE[label].tolist()): label for label in LABELS}, pictures=False
+)
 
 
 @dataclass(frozen=True)
@@ -103,5 +106,5 @@ class Folder(DataSet):
 
 
 def read_mask(path: Path, image: Image.Image | None = None) -> Image.Image:
-    """The labels of a mask, 0..20 and 255 for void: see `decode.read_mask`, which gets VOC's colours."""
-    return decode.read_mask(path, image, colours=COLOURS)
+    """The labels of a mask, 0..20 and 255 for void: see `decode.read_mask`, which is told VOC's legend."""
+    return decode.read_mask(path, image, legend=LEGEND)

@@ -1,0 +1,52 @@
+"""The classes of a data set that `check` has recognised: those that it says, or a list of what its masks hold."""
+
+from collections.abc import Callable
+
+from fcnseg.data.dataset import DataSet
+from fcnseg.data.formats.classes import FILE, find_class_list
+from fcnseg.data.formats.files import Layout
+from fcnseg.data.formats.stored import Stored, look, write_classes
+
+
+def ready(layout: Layout, say: Callable[[str], None], *, write: bool) -> DataSet | None:
+    """The data set, when its classes are known or have been written; None if they are not.
+
+    Args:
+        layout: What was recognised.
+        say: Prints a line.
+        write: Whether classes.yaml may be written.
+
+    Raises:
+        ValueError: The class list is broken, or there is one already where `write` asks for it.
+    """
+    if (known := layout.class_list) and not write:
+        strange = _strange(layout)
+        say(f"its classes are those of {known.source}")
+        for line in strange:
+            say(line)
+        return layout.data_set(known)
+    if known:
+        raise ValueError(f"write=true: {known.source} says the classes already: leave it out")
+    stored = look(mask for _, mask in layout.pairs.values())
+    if write:
+        say(f"{write_classes(layout, stored)} is written: give the classes their names in it")
+        return layout.data_set(found) if (found := find_class_list(layout.path)) else None
+    say(f"nothing says which classes its masks have: they hold{':' if stored.pixels else ' nothing'}")
+    for value in sorted(stored.pixels, key=lambda value: -stored.pixels[value])[:20]:
+        say(f"  {value}: {stored.found(value)}")
+    for problem in stored.problems:
+        say(f"  {problem}")
+    say(f"write=true writes {layout.path / FILE} with them, for you to name (README, Your data)")
+    return None
+
+
+def _strange(layout: Layout) -> list[str]:
+    """A line for each number or colour in masks that no class has, those with the most pixels first."""
+    if layout.drawings or not layout.class_list:
+        return []
+    legend = layout.class_list.legend
+    stored: Stored = look(mask for _, mask in layout.pairs.values() if mask.is_file())
+    known = {*legend.values, *legend.colours}
+    ordered = sorted(stored.pixels.keys() - known, key=lambda value: -stored.pixels[value])
+    lines = [f"no class has {value}: {stored.found(value)}" for value in ordered[:10]]
+    return [*lines, *[f"... nor {len(ordered) - 10} more"] * (len(ordered) > 10)]

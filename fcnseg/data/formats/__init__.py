@@ -1,0 +1,75 @@
+"""Data sets in the formats that people have: recognised by what lies in the folder, and read into labels."""
+
+from pathlib import Path
+
+from fcnseg.data.dataset import DataSet
+from fcnseg.data.formats.classes import FILE, READERS
+from fcnseg.data.formats.files import Layout, split
+from fcnseg.data.formats.layouts import IMAGES, LAYOUTS, MASKS, Settings
+from fcnseg.data.voc import Folder
+from fcnseg.errors import warn
+
+CHECK = "python -m fcnseg.check data=folder data.root={} write=true"
+
+
+def folder(
+    root: Path, *, val: float = 0.2, group: str | None = None, image_suffix: str = "", mask_suffix: str | None = None
+) -> DataSet:
+    """The data set in `root`, of whatever format.
+
+    Args:
+        root: The folder.
+        val: The share of the images that becomes val, where the data set names none.
+        group: A regular expression. Images whose names match it with the same text stand on one side, such as the frames
+            of one video; None: every image may stand on either.
+        image_suffix: What the names of photographs end in, before `.jpg`, and those of masks do not.
+        mask_suffix: What the names of masks end in, before `.png`; None: nothing, `_mask`, `_label` or `_labels`.
+
+    Raises:
+        ValueError: There is no data set, nothing says its classes, or it is broken.
+    """
+    layout = recognise(root, val=val, group=group, image_suffix=image_suffix, mask_suffix=mask_suffix)
+    if layout.class_list is None:
+        raise ValueError(
+            f"{layout.path} is {layout.format}, but nothing says which classes its masks have: write {FILE}"
+            f" (README, Your data), or have it written by {CHECK.format(root)}"
+        )
+    if layout.alone:
+        more = f" and {len(layout.alone) - 1} more" * (len(layout.alone) > 1)
+        warn(f"left out, as python -m fcnseg.check shows: {layout.alone[0]}{more}")
+    return layout.data_set(layout.class_list)
+
+
+def recognise(
+    root: Path, *, val: float = 0.2, group: str | None = None, image_suffix: str = "", mask_suffix: str | None = None
+) -> Layout:
+    """What lies in `root`, also if nothing says its classes: see `folder`.
+
+    Raises:
+        ValueError: There is no data set, or it is broken.
+    """
+    layout = find(root, Settings(image_suffix, mask_suffix))
+    if layout is None:
+        names = sorted(path.name for path in root.iterdir()) if root.is_dir() else None
+        found = "there is no such folder" if names is None else f"the folder holds {', '.join(names[:8]) or 'nothing'}"
+        raise ValueError(
+            f"no data set in data.root={root}: {found}; wanted VOC's layout, a folder of {', '.join(IMAGES[:2])} or alike"
+            f" beside one of {', '.join(MASKS[:2])} or alike, a CSV with the columns image, mask and split, COCO's"
+            " annotations.json or labelme's JSON files (README, Your data)"
+        )
+    split(layout, val, group)
+    return layout
+
+
+def find(root: Path, settings: Settings | None = None) -> Layout | None:
+    """What lies in `root`, before val is made; None if it is no data set."""
+    return next((found for layout in LAYOUTS if (found := layout(root, settings or Settings()))), None)
+
+
+def beyond_voc(root: Path) -> str | None:
+    """What lies in `root`, if `data=folder` reads it and `data=voc2012`, which has VOC's 21 classes, cannot."""
+    if found := Folder.find(root):
+        own = next((name for name in READERS if (found.path / name).is_file()), None)
+        return own and f"classes of its own in {found.path / own}"
+    layout = find(root)
+    return layout.format if layout else None

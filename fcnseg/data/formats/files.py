@@ -1,0 +1,166 @@
+"""A data set of any format: the files of its images and masks by name, its image sets, and how masks are read."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
+
+from PIL import Image
+
+from fcnseg.data import decode
+from fcnseg.data.dataset import Classes, DataSet
+from fcnseg.data.formats.classes import ClassList
+from fcnseg.data.formats.polygons import Drawing
+
+SETS = {  # the names that folders, files and tables give an image set
+    **dict.fromkeys(("train", "training", "train2017"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "val2017"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+
+SEARCHED = 20  # files that are alone and that a nearest name is looked for: each is compared with all others
+
+
+@dataclass(frozen=True)
+class Files(DataSet):
+    """Images and masks in files of any layout.
+
+    Attributes:
+        path: The folder that they lie in.
+        format: The name of the format, and what it was recognised by.
+        class_list: The classes, and what masks store for them.
+        sets: The names of the images of each image set.
+        pairs: The photograph and the file with the mask of every name.
+        drawings: What is drawn into the mask of every name; empty where masks are pictures.
+    """
+
+    path: Path
+    format: str
+    class_list: ClassList = field(compare=False)
+    sets: Mapping[str, Sequence[str]]
+    pairs: Mapping[str, tuple[Path, Path]]
+    drawings: Mapping[str, Drawing] = field(default_factory=dict)
+
+    @property
+    def classes(self) -> Classes:  # type: ignore[override]
+        """The classes."""
+        return self.class_list.classes
+
+    @property
+    def rules(self) -> str:
+        """What labels depend on besides the files of masks."""
+        legend = self.class_list.legend
+        return repr([sorted(pairs.items()) for pairs in (legend.values, legend.colours, self.class_list.words)])
+
+    def image_sets(self) -> tuple[str, ...]:
+        """The names of its image sets, in alphabetical order: `train`, `val`, ..."""
+        return tuple(sorted(self.sets))
+
+    def ids(self, image_set: str) -> tuple[str, ...]:
+        """The names of an image set's images.
+
+        Raises:
+            ValueError: There is no such image set, or it is empty.
+        """
+        if not self.sets.get(image_set):
+            raise ValueError(f"no image set '{image_set}' in {self.path}: found {list(self.image_sets())}")
+        return tuple(self.sets[image_set])
+
+    def image(self, name: str) -> Path:
+        """The file of the photograph `name`."""
+        return self.pairs[name][0]
+
+    def mask(self, name: str) -> Path:
+        """The file that holds the mask of `name`, or what is drawn into it."""
+        return self.pairs[name][1]
+
+    def mask_bytes(self, name: str) -> bytes:
+        """What the file of the mask of `name` holds of it."""
+        return repr(self.drawings[name]).encode() if self.drawings else self.mask(name).read_bytes()
+
+    def read_mask(self, name: str, image: Image.Image | None) -> Image.Image:
+        """The labels of a mask: see `decode.read_mask`; polygons are drawn."""
+        if not self.drawings:
+            return decode.read_mask(self.mask(name), image, legend=self.class_list.legend)
+        return self.drawings[name].draw(self.mask(name), name, image, self.class_list)
+
+
+@dataclass
+class Layout:
+    """What lies in a folder, before it is certain that training can use it.
+
+    Attributes:
+        path: The folder.
+        format: The name of the format, and what it was recognised by.
+        sets: The names of the images of each image set; all of them in "" if nothing says.
+        pairs: The photograph and the file with the mask of every name.
+        class_list: The classes; None if no file says them.
+        alone: A line for each photograph without a mask and each mask without a photograph, which are left out.
+        drawings: What is drawn into the mask of every name; empty where masks are pictures.
+    """
+
+    path: Path
+    format: str
+    sets: dict[str, list[str]]
+    pairs: dict[str, tuple[Path, Path]]
+    class_list: ClassList | None = None
+    alone: list[str] = field(default_factory=list)
+    drawings: dict[str, Drawing] = field(default_factory=dict)
+
+    def data_set(self, class_list: ClassList) -> Files:
+        """The data set, once its classes are known."""
+        return Files(self.path, self.format, class_list, self.sets, self.pairs, self.drawings)
+
+
+def split(layout: Layout, share: float, group: str | None) -> None:
+    """Make val out of train, or train and val out of a set without a name, if no val is there.
+
+    An image goes to val by a hash of its name, or of the part of its name that `group` matches: what is added later moves no
+    other image.
+
+    Raises:
+        ValueError: There are fewer than two groups, or a setting is out of its range.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"data.source.val={share}: wanted the share of images that val gets, between 0 and 1")
+    try:
+        pattern = re.compile(group or "")
+    except re.error as error:
+        raise ValueError(f"data.source.group={group}: {error}; wanted a regular expression such as '^[^_]+'") from error
+    sets = layout.sets
+    if "val" in sets:
+        return
+    if "train" in sets:
+        whole = sets.pop("train")
+    else:
+        whole = [name for names in sets.values() for name in names]
+        sets.clear()
+
+    def key(name: str) -> str:
+        found = pattern.search(PurePosixPath(name).name) if group else None
+        return found[0] if found else name
+
+    hashes = {key(name): int(sha256(key(name).encode()).hexdigest(), 16) / 2**256 for name in whole}
+    ordered = sorted(hashes, key=lambda one: hashes[one])
+    if len(ordered) < 2:
+        what = f"groups (data.source.group={group})" if group else "images"
+        raise ValueError(f"{layout.path} has {len(ordered)} {what}, wanted 2 or more, to make train and val of")
+    val = set(ordered[: min(max(1, sum(place < share for place in hashes.values())), len(ordered) - 1)])
+    sets["train"] = [name for name in whole if key(name) not in val]
+    sets["val"] = [name for name in whole if key(name) in val]
+
+
+def pair(images: Mapping[str, Path], masks: Mapping[str, Path]) -> tuple[dict[str, tuple[Path, Path]], list[str]]:
+    """The pairs of photographs and masks of one name, and a line for each that is alone."""
+    pairs = {name: (images[name], masks[name]) for name in sorted(images) if name in masks}
+    lines: list[str] = []
+    for own, others, kind, other in ((images, masks, "image", "mask"), (masks, images, "mask", "image")):
+        free = [name for name in others if name not in own]
+        for name in sorted(own):
+            if name not in others:
+                near = get_close_matches(name, free, 1, 0.5) if len(lines) < SEARCHED else []
+                remedy = f"; the nearest is {others[near[0]]}: rename one of them" if near else ""
+                lines.append(f"{own[name].name}: the {kind} {own[name]} has no {other}{remedy}")
+    return pairs, lines

@@ -1,0 +1,249 @@
+"""The layouts of data sets that annotation programs and people make: each function recognises some in a folder."""
+
+import csv
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from fcnseg.data import voc
+from fcnseg.data.dataset import SUFFIXES
+from fcnseg.data.formats import polygons
+from fcnseg.data.formats.classes import ClassList, find_class_list, named
+from fcnseg.data.formats.files import SETS, Layout, pair
+
+IMAGES = ("images", "image", "imgs", "img", "img_dir", "jpegimages", "leftimg8bit", "photos")
+MASKS = (
+    *("masks", "mask", "labels", "label", "annotations", "ann_dir", "segmentationclasspng", "segmentationclass"),
+    *("gtfine", "gt"),
+)
+MASK_SUFFIXES = (".png", ".PNG", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")  # what cannot be read is named later
+PROGRAMS = {  # by their class lists
+    "labelmap.txt": "CVAT's Segmentation mask 1.1",
+    "class_names.txt": "labelme2voc's output",
+    "_classes.csv": "Roboflow's masks",
+}
+ENDINGS = ("", "_mask", "_label", "_labels")  # of the names of masks, where no setting says
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the names of files end in, before their suffixes; None for masks: the first of `ENDINGS` that pairs most."""
+
+    image_suffix: str = ""
+    mask_suffix: str | None = None
+
+
+def lists(root: Path, _: Settings) -> Layout | None:
+    """VOC's layout: also CVAT's "Segmentation mask 1.1"."""
+    if (folder := voc.Folder.find(root)) is None:
+        return None
+    sets = {SETS.get(name, name): list(folder.ids(name)) for name in folder.image_sets() if _holds(folder, name)}
+    pairs = {name: (folder.image(name), folder.mask(name)) for names in sets.values() for name in names}
+    class_list = find_class_list(folder.path)
+    return Layout(folder.path, _format("VOC's layout", "ImageSets/Segmentation", class_list), sets, pairs, class_list)
+
+
+def _format(kind: str, found: str, class_list: ClassList | None) -> str:
+    """The name of a format, and what it was recognised by: also by the class list of a program."""
+    program = PROGRAMS.get(class_list.source.name) if class_list else None
+    return f"{program}, by {class_list.source.name} and {found}" if class_list and program else f"{kind}, by {found}"
+
+
+def _holds(folder: voc.Folder, name: str) -> bool:
+    path = folder.path / "ImageSets" / "Segmentation" / f"{name}.txt"
+    return name in ("train", "val", "default") or path.stat().st_size > 0
+
+
+def table(root: Path, _: Settings) -> Layout | None:
+    """A CSV of image, mask and, if wanted, split, whose paths start from its folder.
+
+    Raises:
+        ValueError: A line lacks a path, or leads out of the folder.
+    """
+    for path in sorted(root.glob("*.csv")):
+        with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+            rows = csv.DictReader(file)
+            rows.fieldnames = [title.strip().lower() for title in rows.fieldnames or ()]
+            if not {"image", "mask"} <= set(rows.fieldnames):
+                continue
+            sets: dict[str, list[str]] = {}
+            pairs = {}
+            for number, row in enumerate(rows, start=2):
+                image, mask = ((row[kind] or "").strip() for kind in ("image", "mask"))
+                if not image or not mask:
+                    raise ValueError(f"{path}, line {number}: wanted the paths of an image and its mask")
+                name = Path(image).with_suffix("").as_posix()
+                split = (row.get("split") or "").strip().lower()
+                sets.setdefault(SETS.get(split, split), []).append(name)
+                pairs[name] = (_inside(root, image, path), _inside(root, mask, path))
+        return Layout(root, f"a table of images and masks, by {path.name}", sets, pairs, find_class_list(root))
+    return None
+
+
+def _inside(root: Path, name: str, source: Path) -> Path:
+    """A path below `root` that a file of the data set names."""
+    if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
+        raise ValueError(f"{source} names {name!r}, wanted files inside {root}")
+    return root / name
+
+
+def folders(root: Path, settings: Settings) -> Layout | None:
+    """Folders of images and of masks, in a folder for each image set, or with one for each inside; or all in one folder."""
+    below = _folders(root)
+    sets = {SETS[name]: path for name, path in below.items() if name in SETS}
+    found: dict[str, tuple[Path, Path]] = {}
+    if places := _places(root):
+        image_sets, mask_sets = map(_folders, places)
+        both = [name for name in image_sets if name in SETS and name in mask_sets]
+        found = {SETS[name]: (image_sets[name], mask_sets[name]) for name in both} or {"": places}
+    elif sets:
+        found = {name: _places(path) or (path, path) for name, path in sets.items()}
+    elif root.is_dir():
+        found = {"": (root, root)}
+    layout = Layout(root, "", {}, {})
+    for name, (images, masks) in found.items():
+        pairs, alone = _pair(images, masks, settings)
+        prefix = f"{name}/" if name else ""
+        layout.pairs |= {f"{prefix}{stem}": files for stem, files in pairs.items()}
+        layout.sets[name] = [f"{prefix}{stem}" for stem in pairs]
+        layout.alone += alone
+        layout.class_list = layout.class_list or find_class_list(images.parent) or find_class_list(images)
+    if not layout.pairs:
+        if alone := [line for line in layout.alone if "nearest" in line]:
+            raise ValueError(
+                f"the folders in {root} hold no image and mask of one name: {alone[0]}, or say what names end in with"
+                " data.source.image_suffix and data.source.mask_suffix (data=folder)"
+            )
+        return None
+    layout.sets = {name: names for name, names in layout.sets.items() if names}
+    layout.class_list = find_class_list(root) or layout.class_list
+    first, second = next(iter(found.values()))
+    shown = [path.relative_to(root).as_posix() for path in (first, second)]
+    found_by = f"the folders {' and '.join(shown)}" if first != second else f"names in the folder {shown[0]}"
+    layout.format = _format("images and masks", found_by, layout.class_list)
+    return layout
+
+
+def _folders(root: Path) -> dict[str, Path]:
+    """The folders in `root` by their names in lower case."""
+    return {path.name.lower(): path for path in sorted(root.iterdir()) if path.is_dir()} if root.is_dir() else {}
+
+
+def _places(root: Path) -> tuple[Path, Path] | None:
+    """The folders of images and of masks in `root`, if both are there."""
+    below = _folders(root)
+    images, masks = (next((below[name] for name in names if name in below), None) for names in (IMAGES, MASKS))
+    return (images, masks) if images and masks else None
+
+
+def _pair(images: Path, masks: Path, settings: Settings) -> tuple[dict[str, tuple[Path, Path]], list[str]]:
+    """The pairs in two folders, and what is alone there."""
+    endings = ENDINGS if settings.mask_suffix is None else (settings.mask_suffix,)
+    best: tuple[dict[str, tuple[Path, Path]], list[str]] | None = None
+    files = [list(home.glob("*") if images == masks else home.rglob("*")) for home in (images, masks)]
+    for ending in endings:
+        if images == masks and not ending:
+            continue  # every image would be its own mask
+        drawn = _stems(masks, files[1], MASK_SUFFIXES, ending)
+        shot = _stems(images, files[0], SUFFIXES, settings.image_suffix)
+        if images == masks:
+            shot = {name: path for name, path in shot.items() if not name.endswith(ending)}
+        pairs = pair(shot, drawn)
+        best = pairs if best is None or len(pairs[0]) > len(best[0]) else best
+    return best or ({}, [])
+
+
+def _stems(folder: Path, files: Iterable[Path], suffixes: tuple[str, ...], ending: str) -> dict[str, Path]:
+    """Those of some files with one of some suffixes, by their paths without it and without the ending before it."""
+    found: dict[str, Path] = {}
+    paths = [path for path in files if path.suffix in suffixes and path.stem.endswith(ending)]
+    for path in sorted(paths, key=lambda path: (suffixes.index(path.suffix), path)):
+        stem = path.relative_to(folder).with_suffix("").as_posix()
+        found.setdefault(stem.removesuffix(ending), path)
+    return found
+
+
+def coco(root: Path, _: Settings) -> Layout | None:
+    """COCO's annotations: a file for all images, or one for each image set."""
+    layout = Layout(root, "", {}, {})
+    words: dict[str, None] = {}
+    below = [folder for name, folder in _folders(root).items() if name in (*SETS, "annotations")]
+    for folder in (root, *below):
+        for path in sorted(folder.glob("*.json")):
+            content = _json(path)
+            if not isinstance(content, dict) or not {"images", "annotations", "categories"} <= content.keys():
+                continue
+            names, drawings = _as(path, "COCO's annotations", polygons.coco, content)
+            words |= dict.fromkeys(names)
+            stated = (SETS[part] for part in (*path.stem.lower().split("_")[::-1], folder.name.lower()) if part in SETS)
+            image_set = next(stated, "")
+            prefix = f"{image_set}/" if image_set else ""
+            for file, drawing in drawings.items():
+                name = prefix + Path(file).with_suffix("").as_posix()
+                layout.sets.setdefault(image_set, []).append(name)
+                layout.pairs[name] = (_photograph(root, path, image_set, file), path)
+                layout.drawings[name] = drawing
+            layout.format = layout.format or f"COCO's annotations, by {path.relative_to(root)}"
+    return _drawn(layout, words)
+
+
+def _photograph(root: Path, source: Path, image_set: str, file: str) -> Path:
+    """The image that annotations name; the first of the places where images lie, if it is in none."""
+    inside = _inside(root, file, source)
+    homes = [*(root / "images" / name for name in (image_set, f"{image_set}2017", "")), source.parent]
+    homes += [root / name for name in (image_set, f"{image_set}2017", "JPEGImages", "")]
+    return next((path for home in homes if (path := home / file).is_file()), inside)
+
+
+def labelme(root: Path, _: Settings) -> Layout | None:
+    """Labelme's own JSON files, beside the images."""
+    layout = Layout(root, "", {}, {})
+    words: dict[str, None] = {}
+    below = _folders(root)
+    home = next((path for name, path in below.items() if name in IMAGES), root)
+    places = [root, *(path for name, path in below.items() if name in SETS)]
+    files = home.rglob("*.json") if home != root else chain(*(place.glob("*.json") for place in places))
+    for path in sorted(files):
+        content = _json(path)
+        if not isinstance(content, dict) or not {"shapes", "imageWidth", "imageHeight"} <= content.keys():
+            continue
+        photographs = (path.with_suffix(suffix) for suffix in SUFFIXES)
+        photograph = next((file for file in photographs if file.is_file()), path.with_suffix(".jpg"))
+        name = path.relative_to(home).with_suffix("").as_posix()
+        top = name.split("/")[0].lower()
+        layout.sets.setdefault(SETS.get(top, ""), []).append(name)
+        layout.pairs[name] = (photograph, path)
+        layout.drawings[name] = _as(path, "a JSON file of labelme's", polygons.labelme, content)
+        words |= dict.fromkeys(word for word, _ in layout.drawings[name].shapes)
+        layout.format = layout.format or f"labelme's JSON files, by {path.relative_to(root)}"
+    return _drawn(layout, sorted(words))
+
+
+def _drawn(layout: Layout, words: Iterable[str]) -> Layout | None:
+    """The layout of what is drawn, with its classes; None without a drawing."""
+    if not layout.drawings:
+        return None
+    layout.class_list = find_class_list(layout.path) or named(layout.path, list(words))
+    return layout
+
+
+def _json(path: Path) -> Any:
+    """What a JSON file holds; None if it is broken, since any program may have put it there."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, OSError, RecursionError):
+        return None
+
+
+def _as(path: Path, kind: str, read: Callable[[Any], Any], content: Any) -> Any:
+    """What `read` makes of a JSON file; if it is not of that kind, the message names it."""
+    try:
+        return read(content)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path} looks like {kind}, but is broken ({type(error).__name__}: {error})") from error
+
+
+LAYOUTS = (lists, table, coco, labelme, folders)  # in the order in which they are tried

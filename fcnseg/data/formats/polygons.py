@@ -1,0 +1,188 @@
+"""Masks as polygons and runs of pixels: they are drawn at the size of the photograph, the later over the earlier."""
+
+import base64
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from fcnseg.data.dataset import VOID
+from fcnseg.data.formats.classes import ClassList
+
+Inside = npt.NDArray[np.bool_]
+Points = npt.NDArray[np.float64]  # (n, 2) x and y in pixels: pixel 0 reaches from 0 to 1, and its centre is at 0.5
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What is drawn into the mask of one image.
+
+    Attributes:
+        size: The width and height of the image, by the file that holds the shapes.
+        shapes: The name of a class and a shape, the lowest first: COCO's `segmentation`, or one of labelme's `shapes`.
+    """
+
+    size: tuple[int, int]
+    shapes: Sequence[tuple[str, Any]]
+
+    def draw(self, path: Path, name: str, image: Image.Image | None, class_list: ClassList) -> Image.Image:
+        """The labels, mode "L"; what no shape covers is background, or void if there is no such class.
+
+        Raises:
+            ValueError: The size is not the image's, a shape is broken, or of no class.
+        """
+        width, height = self.size
+        if image is not None and image.size != self.size:
+            found = f"{width}x{height}, its image {image.width}x{image.height}"
+            raise ValueError(f"{path}: the size of {name} is {found}: save the image upright, and annotate it anew")
+        ground = class_list.classes.background
+        labels = np.full((height, width), VOID if ground is None else ground, dtype=np.uint8)
+        for word, shape in self.shapes:
+            if word not in class_list.words:
+                wanted = ", ".join(class_list.classes.names)
+                raise ValueError(
+                    f"{path}: {name} has a shape of the class {word}, wanted one of {wanted}, or map: in classes.yaml"
+                )
+            try:
+                labels[inside(shape, (height, width))] = class_list.words[word]
+            except (ValueError, TypeError, LookupError, OSError, OverflowError, MemoryError) as error:
+                raise ValueError(f"{path}: a shape of the class {word} in {name} is broken ({error})") from error
+        mask = Image.fromarray(labels)
+        mask.info["by_colour"] = False
+        return mask
+
+
+def inside(shape: Any, size: tuple[int, int]) -> Inside:
+    """The (H, W) pixels that a shape covers.
+
+    Args:
+        shape: COCO's list of polygons or its `{counts, size}`, or labelme's `{shape_type, points, ...}`.
+        size: Height and width.
+
+    Raises:
+        ValueError: It is none of them.
+    """
+    if isinstance(shape, list):
+        found = np.zeros(size, dtype=bool)
+        for flat in shape:
+            _fill(found, np.array(flat, dtype=np.float64).reshape(-1, 2))
+        return found
+    if "counts" in shape:
+        return runs(shape["counts"], shape["size"], size)
+    kind, points = shape.get("shape_type") or "polygon", np.array(shape["points"], dtype=np.float64).reshape(-1, 2)
+    if kind == "polygon":
+        return polygon(points, size)
+    if kind == "rectangle":
+        (left, top), (right, bottom) = points.min(0), points.max(0)
+        return polygon(np.array([[left, top], [right, top], [right, bottom], [left, bottom]]), size)
+    if kind == "circle":
+        centre, rim = points
+        y, x = np.ogrid[: size[0], : size[1]]
+        covered: Inside = (x + 0.5 - centre[0]) ** 2 + (y + 0.5 - centre[1]) ** 2 <= ((rim - centre) ** 2).sum()
+        return covered
+    if kind == "mask":
+        return _stamp(shape["mask"], points, size)
+    raise ValueError(f"it is a {kind}, wanted a polygon, rectangle, circle or mask")
+
+
+def polygon(points: Points, size: tuple[int, int]) -> Inside:
+    """The (H, W) pixels whose centres are inside a polygon, by the even-odd rule.
+
+    Pillow draws the border's pixels, too, and cuts coordinates to whole numbers: two neighbours would overlap.
+    """
+    found = np.zeros(size, dtype=bool)
+    _fill(found, points)
+    return found
+
+
+def _fill(found: Inside, points: Points) -> None:
+    """Set the pixels of a polygon in (H, W) `found`; work is done in the rows and columns that it reaches alone."""
+    height, width = found.shape
+    reach = np.ceil(np.stack([points.min(0), points.max(0)]) - 0.5).clip(0, (width, height)).astype(np.int64)
+    (left, first), (right, last) = reach.tolist()
+    crossings = np.zeros(
+        (last - first, right - left + 1), dtype=np.int32
+    )  # how many edges are left of a pixel's centre
+    for (x0, y0), (x1, y1) in zip(points.tolist(), np.roll(points, -1, axis=0).tolist(), strict=True):
+        top, bottom = (max(first, min(last, math.ceil(y - 0.5))) for y in sorted((y0, y1)))
+        if top < bottom:
+            rows = np.arange(top, bottom)
+            x = x0 + (rows + 0.5 - y0) * ((x1 - x0) / (y1 - y0))
+            crossings[rows - first, np.ceil(x - 0.5).clip(left, right).astype(np.int64) - left] += 1
+    found[first:last, left:right] |= np.cumsum(crossings[:, :-1], axis=1) % 2 == 1
+
+
+def runs(counts: Any, stored: Sequence[int], size: tuple[int, int]) -> Inside:
+    """COCO's run lengths, down the columns and beginning with what is outside: numbers, or the text that they make.
+
+    Raises:
+        ValueError: They are of another size.
+    """
+    lengths = counts if isinstance(counts, list) else _lengths(counts)
+    if tuple(stored) != size or sum(lengths) != size[0] * size[1] or min(lengths, default=0) < 0:
+        raise ValueError(f"it has {sum(lengths)} pixels of {stored}, wanted {list(size)}")
+    flat = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
+    return flat.reshape(size[1], size[0]).T
+
+
+def _lengths(text: str) -> list[int]:
+    """Run lengths from COCO's text: 5 bits a letter, the lowest first; from the third on, less the length two before it."""
+    lengths: list[int] = []
+    value = shift = 0
+    for letter in text:
+        bits = ord(letter) - 48
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:  # the last letter of a number, whose highest bit is its sign
+            value -= (bits & 16) << shift - 4
+            lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))
+            value = shift = 0
+    return lengths
+
+
+def _stamp(picture: str, points: Points, size: tuple[int, int]) -> Inside:
+    """Labelme's shape "mask": a small picture as text, and the corners where it lies."""
+    with Image.open(io.BytesIO(base64.b64decode(picture)), formats=["PNG"]) as file:
+        stamp = np.asarray(file.convert("L")) > 0
+    left, top = np.round(points.min(0)).astype(int).tolist()
+    found = np.zeros(size, dtype=bool)
+    if min(left, top) < 0:
+        raise ValueError("it begins outside the image")
+    part = found[top : top + stamp.shape[0], left : left + stamp.shape[1]]
+    part[:] = stamp[: part.shape[0], : part.shape[1]]
+    return found
+
+
+def coco(content: Mapping[str, Any]) -> tuple[list[str], dict[str, Drawing]]:
+    """The names of the categories, by id, and the drawing of every image by its `file_name`.
+
+    Raises:
+        LookupError, TypeError, ValueError: It is not as COCO has it.
+    """
+    names = {int(one["id"]): str(one["name"]) for one in content["categories"]}
+    shapes: dict[Any, list[tuple[str, Any]]] = {one["id"]: [] for one in content["images"]}
+    for one in content["annotations"]:
+        if one.get("segmentation"):
+            shapes[one["image_id"]].append((names[one["category_id"]], one["segmentation"]))
+    drawings = {
+        str(one["file_name"]): Drawing((int(one["width"]), int(one["height"])), shapes[one["id"]])
+        for one in content["images"]
+    }
+    return [names[number] for number in sorted(names)], drawings
+
+
+def labelme(content: Mapping[str, Any]) -> Drawing:
+    """The drawing in a JSON file of labelme's.
+
+    Raises:
+        LookupError, TypeError, ValueError: It is not as labelme has it.
+    """
+    kept = ("shape_type", "points", "mask")
+    shapes = [(str(one["label"]), {key: one[key] for key in kept if key in one}) for one in content["shapes"]]
+    return Drawing((int(content["imageWidth"]), int(content["imageHeight"])), shapes)

@@ -1,0 +1,109 @@
+"""What masks store, before anybody has said what it means; and a class list to name, made of it."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fcnseg.data import decode, voc
+from fcnseg.data.dataset import VOID
+from fcnseg.data.formats.classes import FILE
+from fcnseg.data.formats.files import Layout
+from fcnseg.files import write_text
+
+MOST = 64  # colours that are all taken for classes; of more, those with LEAST of the pixels
+LEAST = 0.0005
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The numbers or colours in some masks.
+
+    Attributes:
+        masks: The number of masks that could be read.
+        pixels: The pixels of each number or colour.
+        holding: The number of masks that hold it.
+        problems: A line for each mask that cannot be read.
+    """
+
+    masks: int
+    pixels: Mapping[int | decode.Colour, int]
+    holding: Mapping[int | decode.Colour, int]
+    problems: tuple[str, ...]
+
+    def found(self, value: int | decode.Colour) -> str:
+        """How much there is of a number or colour."""
+        share = self.pixels[value] / sum(self.pixels.values())
+        return f"{share:.2%} of the pixels, in {self.holding[value]} of {self.masks} masks"
+
+
+def look(masks: Iterable[Path]) -> Stored:
+    """Count what masks store."""
+    pixels: Counter[int | decode.Colour] = Counter()
+    holding: Counter[int | decode.Colour] = Counter()
+    problems, read = [], 0
+    with ThreadPoolExecutor() as pool:
+        for one in pool.map(_look, masks):
+            if isinstance(one, ValueError):
+                problems.append(str(one))
+            else:
+                read += 1
+                pixels.update(one)
+                holding.update(one.keys())
+    return Stored(read, pixels, holding, tuple(problems))
+
+
+def _look(path: Path) -> dict[int | decode.Colour, int] | ValueError:
+    try:
+        mask = decode.stored_mask(path)
+    except ValueError as error:
+        return error
+    if mask.mode == "RGB":
+        return {colour: n for n, colour in decode.colours(mask)}
+    counts = np.bincount(decode.samples(mask).ravel())
+    return {value: int(counts[value]) for value in np.flatnonzero(counts).tolist()}
+
+
+def write_classes(layout: Layout, stored: Stored) -> Path:
+    """Write classes.yaml beside the images, with a name to change for every number or colour that masks store.
+
+    Raises:
+        ValueError: The file is there, masks hold numbers and colours, or too many to be classes.
+    """
+    path = layout.path / FILE
+    if path.exists():
+        raise ValueError(f"{path} is there already: change it, or move it away to have it written anew")
+    numbers = sorted(value for value in stored.pixels if isinstance(value, int))
+    total = sum(stored.pixels.values())
+    colours = [value for value in stored.pixels if isinstance(value, tuple)]
+    if len(colours) > MOST:
+        colours = [colour for colour in colours if stored.pixels[colour] >= LEAST * total]
+    if numbers and colours:
+        raise ValueError(f"{layout.path} has masks of numbers and masks of colours: export all of them in one way")
+    if len(numbers) > decode.UNKNOWN or not (numbers or colours):
+        found = f"{len(numbers or colours)} numbers or colours"
+        raise ValueError(f"the masks of {layout.path} hold {found}, wanted 2 to {decode.UNKNOWN}, one for a class")
+    lines = ["# Made by python -m fcnseg.check of what the masks hold: give the classes their names."]
+    lines += _of_numbers(numbers, stored) if numbers else _of_colours(sorted(colours), stored)
+    write_text(path, "\n".join([*lines, ""]))
+    return path
+
+
+def _of_numbers(numbers: list[int], stored: Stored) -> list[str]:
+    void = VOID in numbers and len(numbers) > 2
+    kept = [number for number in numbers if not (void and number == VOID)]
+    names = ["background" if number == 0 else f"class_{number}" for number in kept]
+    lines = [f"  {number}: {name}  # {stored.found(number)}" for number, name in zip(kept, names, strict=True)]
+    return ["names:", *lines, *[f"void: {VOID}  # {stored.found(VOID)}"] * void]
+
+
+def _of_colours(colours: list[decode.Colour], stored: Stored) -> list[str]:
+    void = next((colour for colour in colours if colour == voc.VOC.void_colour), None)
+    kept = [colour for colour in colours if colour != void]
+    names = ["background" if not any(colour) else f"class_{bytes(colour).hex()}" for colour in kept]
+    lines = ["names:", *(f"  - {name}" for name in names), "colors:  # in the order of the names"]
+    lines += [f"  - {list(colour)}  # {name}: {stored.found(colour)}" for colour, name in zip(kept, names, strict=True)]
+    return [*lines, *[f"void: {list(void)}  # {stored.found(void)}" for void in [void] if void]]

@@ -1,0 +1,187 @@
+"""Every format, made of the same images, gives the masks of VOC's layout."""
+
+import json
+from pathlib import PurePosixPath
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fcnseg.data import decode, download, formats, voc
+from fcnseg.data.packed import pack
+
+from . import writers
+from .writers import FORMATS, SETTINGS
+
+
+@pytest.fixture(params=FORMATS, ids=lambda write: write.__name__)
+def written(request, sample, tmp_path):
+    request.param(sample, tmp_path)
+    return formats.folder(tmp_path, **SETTINGS.get(request.param, {})), request.param
+
+
+def test_masks_are_those_of_voc_s_layout(written, sample):
+    data, write = written
+    assert data.format == FORMATS[write]
+    found = {PurePosixPath(name).name: name for image_set in ("train", "val") for name in data.ids(image_set)}
+    assert sorted(found) == sorted(sample.names)
+    for own, name in found.items():
+        image = decode.read_image(data.image(name))
+        mask = data.read_mask(name, image)
+        assert mask.mode == "L"
+        assert np.asarray(mask).tobytes() == sample.labels[own].tobytes()
+        assert np.array_equal(image, decode.read_image(sample.folder.image(own)))
+
+
+def test_classes_are_those_of_the_format(written):
+    data, _ = written
+    names = tuple(name if name != "_background_" else "background" for name in data.classes.names)
+    assert names == voc.CLASSES
+    assert data.classes.background == 0
+
+
+def test_packs_are_those_of_voc_s_layout(written, sample, tmp_path):
+    data, _ = written
+    for image_set in ("train", "val"):
+        found = pack(data, image_set, 32, cache=tmp_path / "packs")
+        own = {PurePosixPath(name).name: row for row, name in enumerate(found.ids)}
+        wanted = pack(sample.folder, "train", 32, ids=list(own), cache=tmp_path / "voc")
+        assert torch.equal(found.masks, wanted.masks)
+        assert torch.equal(found.images, wanted.images)
+        assert torch.equal(found.class_pixels, wanted.class_pixels)
+
+
+NAMES = [f"video{i // 10}_{i % 10}" for i in range(100)]
+
+
+def made(root, names=NAMES, masks=None):
+    """Folders of tiny images and masks of two classes."""
+    for name in names:
+        for kind in ("images", "masks"):
+            path = root / kind / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (2, 2)).save(path)
+    (root / "classes.yaml").write_text("names: [a, b]")
+    return root
+
+
+def test_val_is_drawn_by_a_hash_of_the_name(tmp_path):
+    data = formats.folder(made(tmp_path))
+    train, val = (set(data.ids(image_set)) for image_set in ("train", "val"))
+    assert train | val == set(NAMES)
+    assert not train & val
+    assert 10 <= len(val) <= 30
+    made(tmp_path, ["new_1", "new_2"])
+    again = formats.folder(tmp_path)
+    assert val <= set(again.ids("val"))
+    assert train <= set(again.ids("train"))
+    assert len(formats.folder(tmp_path, val=0.5).ids("val")) > 30
+
+
+def test_groups_stay_together(tmp_path):
+    data = formats.folder(made(tmp_path), group="^[^_]+", val=0.3)
+    videos = [{name.split("_")[0] for name in data.ids(image_set)} for image_set in ("train", "val")]
+    assert not videos[0] & videos[1]
+    assert all(videos)
+
+
+@pytest.mark.parametrize("names", [["a", "b"], ["c", "d"], ["e", "f", "g"]])
+def test_neither_side_is_empty(tmp_path, names):
+    data = formats.folder(made(tmp_path, names))
+    assert sorted([*data.ids("train"), *data.ids("val")]) == names
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"val": 0}, r"data\.source\.val=0: wanted the share"),
+        ({"val": 1.5}, r"data\.source\.val=1\.5: wanted the share"),
+        ({"group": "("}, r"data\.source\.group=\(: .*wanted a regular expression"),
+        ({"group": "^v"}, r"has 1 groups \(data\.source\.group=\^v\), wanted 2 or more"),
+    ],
+)
+def test_settings_out_of_range(tmp_path, settings, told):
+    with pytest.raises(ValueError, match=told):
+        formats.folder(made(tmp_path), **settings)
+
+
+def test_what_is_alone_is_left_out_with_a_word(tmp_path, capsys):
+    made(tmp_path)
+    (tmp_path / "masks" / "video0_0.png").rename(tmp_path / "masks" / "vidoe0_0.png")
+    data = formats.folder(tmp_path)
+    assert len(data.ids("train")) + len(data.ids("val")) == 99
+    told = capsys.readouterr().err
+    assert f"the image {tmp_path}/images/video0_0.png has no mask; the nearest is {tmp_path}/masks/vidoe0_0.png" in told
+    assert "and 1 more" in told
+
+
+def test_no_data_set_and_no_classes(tmp_path):
+    with pytest.raises(ValueError, match=r"no data set in .*: the folder holds nothing; wanted VOC's layout, a folder"):
+        formats.folder(tmp_path)
+    with pytest.raises(ValueError, match=r"there is no such folder"):
+        formats.folder(tmp_path / "absent")
+    (made(tmp_path) / "classes.yaml").unlink()
+    told = "images and masks, by the folders images and masks, but nothing says which classes .*write=true"
+    with pytest.raises(ValueError, match=told):
+        formats.folder(tmp_path)
+
+
+def test_voc2012_names_what_it_found(tmp_path, sample):
+    made(tmp_path / "plain")
+    with pytest.raises(ValueError, match=r"found images and masks, by the folders images and masks; add data=folder"):
+        download.voc2012(tmp_path / "plain", urls=[], md5="")
+    (tmp_path / "cvat").mkdir()
+    writers.cvat(sample, tmp_path / "cvat")
+    with pytest.raises(
+        ValueError, match=r"has classes of its own in .*labelmap\.txt, wanted VOC's 21: add data=folder"
+    ):
+        download.voc2012(tmp_path / "cvat", urls=[], md5="")
+
+
+@pytest.mark.parametrize("name", ["../x.png", "/etc/x.png"])
+def test_a_table_may_not_lead_out(tmp_path, name):
+    (tmp_path / "t.csv").write_text(f"image,mask\n{name},x.png\n")
+    with pytest.raises(ValueError, match=r"t\.csv names '.*x\.png', wanted files inside"):
+        formats.folder(tmp_path)
+
+
+def test_annotations_may_not_lead_out(tmp_path):
+    image = {"id": 1, "file_name": "../x.png", "width": 1, "height": 1}
+    content = {"images": [image], "annotations": [], "categories": []}
+    (tmp_path / "annotations.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"annotations\.json names '\.\./x\.png', wanted files inside"):
+        formats.folder(tmp_path)
+
+
+def test_broken_annotations_are_named(tmp_path):
+    (tmp_path / "annotations.json").write_text('{"images": [{"id": 1}], "annotations": [], "categories": []}')
+    with pytest.raises(ValueError, match=r"looks like COCO's annotations, but is broken \(KeyError: 'file_name'\)"):
+        formats.folder(tmp_path)
+
+
+def test_a_changed_class_list_makes_another_pack(tmp_path):
+    made(tmp_path, NAMES[:4])
+    Image.new("L", (2, 2), 1).save(tmp_path / "masks" / f"{NAMES[0]}.png")
+
+    def packed():
+        data = formats.folder(tmp_path)
+        return pack(data, "train", 32, ids=NAMES[:1])
+
+    first = packed()
+    (tmp_path / "classes.yaml").write_text("names: [a, b]\nmap: {0: b, 1: a}")
+    second = packed()
+    assert (first.masks.unique().tolist(), second.masks.unique().tolist()) == ([1], [0])
+    assert first.fingerprint != second.fingerprint
+
+
+def test_names_that_never_pair_are_told_with_the_remedy(tmp_path):
+    made(tmp_path, ["street_1_rgb", "street_2_rgb"])
+    for path in sorted((tmp_path / "masks").iterdir()):
+        path.rename(path.with_stem(path.stem.replace("_rgb", "_ids")))
+    with pytest.raises(
+        ValueError, match=r"hold no image and mask of one name: .*1_rgb\.png has no mask; .*mask_suffix"
+    ):
+        formats.folder(tmp_path)
+    data = formats.folder(tmp_path, image_suffix="_rgb", mask_suffix="_ids")
+    assert sorted([*data.ids("train"), *data.ids("val")]) == ["street_1", "street_2"]

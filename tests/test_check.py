@@ -1,0 +1,230 @@
+"""`python -m fcnseg.check` on any folder: what it recognises, writes and finds."""
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fcnseg.check.__main__ import check
+from fcnseg.data import formats
+
+CLASSES = "names: [ground, crack, rust]\n"
+
+
+def photograph(seed, size=(12, 10)):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+
+
+@pytest.fixture
+def mine(tmp_path):
+    """Ten pairs of images and masks in train and four in val, of three classes that are in every mask."""
+    for image_set, names in (("train", range(10)), ("val", range(10, 14))):
+        for name in names:
+            for kind in ("images", "masks"):
+                (tmp_path / "mine" / image_set / kind).mkdir(parents=True, exist_ok=True)
+            photograph(name).save(tmp_path / "mine" / image_set / "images" / f"{name:02}.png")
+            labels = (np.arange(120).reshape(10, 12) + name) % 3
+            Image.fromarray(labels.astype(np.uint8)).save(tmp_path / "mine" / image_set / "masks" / f"{name:02}.png")
+    (tmp_path / "mine" / "classes.yaml").write_text(CLASSES)
+    return tmp_path / "mine"
+
+
+def lines(outcome):
+    return [" ".join(line.split()) for line in outcome.out.splitlines()]
+
+
+def warnings(outcome):
+    return [line.removeprefix("warning: ") for line in outcome.out.splitlines() if line.startswith("warning: ")]
+
+
+@pytest.mark.parametrize("choice", [[], ["data=folder"]])
+def test_a_sound_folder(command, mine, choice, tmp_path):
+    outcome = command(check, f"data.root={mine}", *choice)
+    assert outcome.code == 0, outcome.err
+    assert f"{mine}: images and masks, by the folders train/images and train/masks" in lines(outcome)
+    assert f"its classes are those of {mine}/classes.yaml" in lines(outcome)
+    assert "crack 33.33% 10 33.33% 4 0.66667" in lines(outcome)
+    assert "floor: what predicting the most frequent class everywhere scores, void left out" in lines(outcome)
+    assert warnings(outcome) == []
+    assert Image.open(tmp_path / "check.png").size > (1000, 400)
+
+
+def test_a_class_list_is_written_to_name(command, mine):
+    (mine / "classes.yaml").unlink()
+    outcome = command(check, f"data.root={mine}")
+    assert outcome.code == 2
+    assert "1: 33.33% of the pixels, in 14 of 14 masks" in lines(outcome)
+    assert not (mine / "classes.yaml").exists()
+    outcome = command(check, f"data.root={mine}", "write=true", "picture=null")
+    assert outcome.code == 0, outcome.err
+    assert formats.folder(mine).classes.names == ("background", "class_1", "class_2")
+    before = (mine / "classes.yaml").read_text()
+    outcome = command(check, f"data.root={mine}", "write=true")
+    assert (outcome.code, (mine / "classes.yaml").read_text()) == (2, before)
+    assert "says the classes already" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("values", "names", "void"),
+    [
+        ([0, 255, 255], ("background", "class_255"), {}),
+        ([0, 7, 255], ("background", "class_7"), {255: 255}),
+        ([1, 2, 3000], ("class_1", "class_2", "class_3000"), {255: 255}),
+    ],
+)
+def test_numbers_that_masks_store_are_written(command, mine, values, names, void):
+    (mine / "classes.yaml").unlink()
+    for path in mine.glob("*/masks/*.png"):
+        labels = np.array(values, dtype=np.uint16 if max(values) > 255 else np.uint8)[np.asarray(Image.open(path))]
+        Image.fromarray(labels).save(path)
+    outcome = command(check, f"data.root={mine}", "write=true", "picture=null")
+    assert outcome.code == 0, outcome.err + outcome.out
+    data = formats.folder(mine)
+    assert data.classes.names == names
+    assert void.items() <= data.class_list.legend.values.items()
+
+
+def test_colours_that_masks_store_are_written(command, mine):
+    (mine / "classes.yaml").unlink()
+    colours = np.array([[0, 0, 0], [255, 128, 0], [1, 2, 3]], dtype=np.uint8)
+    for path in mine.glob("*/masks/*.png"):
+        Image.fromarray(colours[np.asarray(Image.open(path))]).save(path)
+    outcome = command(check, f"data.root={mine}", "write=true", "picture=null")
+    assert outcome.code == 0, outcome.err + outcome.out
+    data = formats.folder(mine)
+    assert data.classes.names == ("background", "class_010203", "class_ff8000")
+    assert data.classes.colours == ((0, 0, 0), (1, 2, 3), (255, 128, 0))
+
+
+def test_voc_s_own_layout_may_have_classes_of_its_own(command, root):
+    """data=voc2012 reads it with VOC's names; `write=true` asks for others."""
+    folder = shutil.copytree(root / "VOCdevkit" / "VOC2012", root.parent / "own")
+    outcome = command(check, f"data.root={folder}", "write=true", "picture=null")
+    assert outcome.code == 0, outcome.err
+    assert (folder / "classes.yaml").is_file()
+    outcome = command(check, f"data.root={folder}", "picture=null")
+    assert f"{folder}: VOC's layout, by ImageSets/Segmentation" in lines(outcome)
+
+
+def smooth(path):
+    colours = np.array([[0, 0, 0], [255, 128, 0], [1, 2, 3]], dtype=np.uint8)
+    mask = Image.fromarray(colours[np.asarray(Image.open(path))])
+    mask.resize((31, 27), Image.Resampling.BICUBIC).crop((0, 0, 12, 10)).save(path)
+
+
+def as_jpeg(path):
+    Image.open(path).save(path.with_suffix(".jpg"))
+    path.unlink()
+
+
+def number(path):
+    labels = np.asarray(Image.open(path)).copy()
+    labels[0, 0] = 77
+    Image.fromarray(labels).save(path)
+
+
+def turn(path):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    photograph(0).save(path, exif=exif)
+
+
+STOPS = {
+    "other size": ("masks", lambda path: Image.new("L", (9, 9)).save(path), "is 9x9, its image 12x10"),
+    "turned": ("images", turn, "has the EXIF orientation 1, its image 3"),
+    "JPEG": ("masks", as_jpeg, "is a JPEG file, whose compression changes labels"),
+    "smooth": ("masks", smooth, "is a picture of colours, but no class has a colour"),
+    "number": ("masks", number, "holds the labels [77], wanted 0..2 and 255 for void"),
+}
+
+
+@pytest.mark.parametrize("kind", STOPS)
+def test_what_stops_training(command, mine, kind):
+    part, harm, told = STOPS[kind]
+    harm(mine / "train" / part / "03.png")
+    outcome = command(check, f"data.root={mine}", "picture=null")
+    assert outcome.code == 2
+    assert "train: 1 problem" in lines(outcome)
+    (problem,) = [
+        line for line in outcome.out.splitlines() if line.startswith("  03.") or line.startswith("  train/03.")
+    ]
+    assert told in problem
+    if kind == "number":
+        assert "no class has 77: 0.06% of the pixels, in 1 of 14 masks" in lines(outcome)
+
+
+def test_smoothed_masks_are_told_by_their_many_colours(command, mine):
+    (mine / "classes.yaml").write_text(CLASSES + "colors: [[0, 0, 0], [255, 128, 0], [1, 2, 3]]\n")
+    for path in mine.glob("*/masks/*.png"):
+        smooth(path)
+    grey = mine / "train" / "masks" / "03.png"
+    Image.fromarray(np.linspace(3, 250, 120).reshape(10, 12).astype(np.uint8)).save(grey)
+    outcome = command(check, f"data.root={mine}", "picture=null")
+    assert outcome.code == 2
+    assert "/03.png holds the labels [3, 5, 7, 9, 11, 13, 15, 17, 19, 21] and 110 more, wanted" in outcome.out
+    assert warnings(outcome) == []
+    assert "so many come from smoothed edges: export the masks without anti-aliasing" in outcome.out
+
+
+def copy(mine, one, other):
+    """The photograph `one` under the name `other`, in other bytes."""
+    Image.open(mine / f"{one}.png").save(mine / f"{other}.png", compress_level=1)
+
+
+def relabel(mine, image_set, labels):
+    for path in mine.glob(f"{image_set}/masks/*.png"):
+        table = np.array(labels, dtype=np.uint8)
+        Image.fromarray(table[np.asarray(Image.open(path))]).save(path)
+
+
+WARNINGS = {
+    "no mask": (
+        lambda mine: (mine / "train" / "masks" / "03.png").rename(mine / "train" / "masks" / "03x.png"),
+        ["has no mask; the nearest is", "has no image; the nearest is"],
+    ),
+    "same content": (
+        lambda mine: copy(mine, "train/images/03", "val/images/11"),
+        ["val/11 and train/03: the same image under two names, val's is in train, too"],
+    ),
+    "duplicate": (
+        lambda mine: copy(mine, "train/images/03", "train/images/04"),
+        ["train/04 and train/03: the same image under two names, train's is twice in train"],
+    ),
+    "same name": (
+        lambda mine: [
+            (mine / "val" / kind / "11.png").rename(mine / "val" / kind / "03.png") for kind in ("images", "masks")
+        ],
+        ["val/03: images of val with the names of other images of train, such as train/03"],
+    ),
+    "unseen": (lambda mine: relabel(mine, "train", [0, 1, 1]), ["classes in val, but never in train: rust"]),
+    "in none": (lambda mine: relabel(mine, "*", [0, 1, 1]), ["classes in no image: rust"]),
+}
+
+
+@pytest.mark.parametrize("kind", WARNINGS)
+def test_what_is_a_warning(command, mine, kind):
+    harm, told = WARNINGS[kind]
+    harm(mine)
+    outcome = command(check, f"data.root={mine}", "picture=null")
+    assert outcome.code == 0, outcome.out
+    assert len(warnings(outcome)) == len(told)
+    assert all(part in line for part, line in zip(told, warnings(outcome), strict=True))
+
+
+def test_a_class_that_is_almost_empty(command, mine):
+    relabel(mine, "*", [0, 1, 1])
+    labels = np.ones((10, 12), dtype=np.uint8)
+    labels[0, 0] = 2
+    Image.fromarray(labels).save(mine / "train" / "masks" / "03.png")
+    outcome = command(check, f"data.root={mine}", "picture=null")
+    assert warnings(outcome) == ["classes almost empty in train: rust (0.0833% of the pixels, 1 image)"]
+
+
+def test_masks_of_0_and_255_are_told(command, mine):
+    (mine / "classes.yaml").write_text("names: [ground, crack]")
+    relabel(mine, "*", [0, 255, 255])
+    outcome = command(check, f"data.root={mine}", "picture=null")
+    told = warnings(outcome)
+    assert told[0] == "classes in no image: crack"
+    assert "write 'names: {0: ground, 255: crack}' into classes.yaml" in told[1]
