@@ -36,7 +36,12 @@ def _is_module_of(found: object, *packages: str) -> bool:
 
 NETWORKS = ("fcnseg.models", "torchvision", "segmentation_models_pytorch")  # packages, all of whose networks are known
 KNOWN = {  # by the group of the config
-    "data": ("fcnseg.data.module.VOCDataModule", "fcnseg.data.download.voc2012", "fcnseg.data.shapes.shapes"),
+    "data": (
+        "fcnseg.data.module.VOCDataModule",
+        "fcnseg.data.download.voc2012",
+        "fcnseg.data.formats.folder",
+        "fcnseg.data.shapes.shapes",
+    ),
     "loss": tuple(
         f"{losses.__name__}.{name}" for name, each in vars(losses).items() if _is_module_of(each, losses.__name__)
     ),
