@@ -26,7 +26,7 @@ from fcnseg.errors import warn
 from fcnseg.models.weights import load, path_of, read
 from fcnseg.task import SegmentationTask
 
-Entry = TypeVar("Entry")
+T = TypeVar("T")
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
 UNLIKE_A_RUN = "changes the steps of a run, so that it could not be resumed exactly"
 REFUSED_CALLBACKS = {  # of Lightning's: the reason and the remedy
@@ -48,7 +48,7 @@ def check_arguments(cfg: DictConfig, key: str = "") -> None:
         key: The full name of the node.
 
     Raises:
-        ValueError: a value is of another type.
+        ValueError: A value is of another type.
     """
     hints = _types(str(cfg.get("_target_")))
     for name, value in cfg.items():
@@ -116,7 +116,7 @@ def loggers(cfg: DictConfig) -> list[Logger]:
     """The loggers of `cfg.logger`, which come after the run's own.
 
     Raises:
-        ValueError: an entry is not a Lightning logger, or its package is not installed.
+        ValueError: An entry is not a Lightning logger, or its package is not installed.
     """
     return _entries(cfg, "logger", Logger)  # type: ignore[type-abstract]
 
@@ -125,7 +125,7 @@ def callbacks(cfg: DictConfig) -> list[Callback]:
     """The callbacks of `cfg.callbacks`, which are added to those of every run.
 
     Raises:
-        ValueError: an entry is not a Lightning callback, or one that a run cannot have.
+        ValueError: An entry is not a Lightning callback, or one that a run cannot have.
     """
     found = _entries(cfg, "callbacks", Callback)
     for callback in found:
@@ -135,7 +135,7 @@ def callbacks(cfg: DictConfig) -> list[Callback]:
     return found
 
 
-def _entries(cfg: DictConfig, group: str, kind: type[Entry]) -> list[Entry]:
+def _entries(cfg: DictConfig, group: str, kind: type[T]) -> list[T]:
     entries = []
     for name, node in cfg[group].items():
         try:

@@ -322,7 +322,7 @@ def test_a_sweep_runs_in_any_folder(command, root, tmp_path):
 def test_a_sweep_is_done_when_its_jobs_are(tmp_path, capsys, status, shown, all_done):
     """A job that still says "running" when the sweep ends was killed."""
     sweep = journal.Journal(tmp_path / "runs")
-    write_json(sweep.folder / "0.json", {**journal.new_entry(["seed=0"]), "status": "finished", "miou": 0.5})
-    write_json(sweep.folder / "1.json", {**journal.new_entry(["seed=1"]), "status": status})
+    write_json(sweep.folder / "0.json", {**journal.new_record(["seed=0"]), "status": "finished", "miou": 0.5})
+    write_json(sweep.folder / "1.json", {**journal.new_record(["seed=1"]), "status": status})
     assert sweep.close(Console(width=100)) == all_done
     assert f" {shown} " in capsys.readouterr().out.splitlines()[-2]

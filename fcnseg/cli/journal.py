@@ -48,7 +48,7 @@ class Journal:
         path = self.folder / f"{number}.json"
         if not path.exists():
             write_json(
-                path, {**new_entry(overrides), "status": "failed", "error": last_line(str(error) or repr(error))}
+                path, {**new_record(overrides), "status": "failed", "error": last_line(str(error) or repr(error))}
             )
         return JobReturn(status=JobStatus.COMPLETED)
 
@@ -59,7 +59,7 @@ class Journal:
             Whether every job has finished.
         """
         paths = sorted(self.folder.glob("*.json"), key=lambda path: int(path.stem))
-        jobs = [entry for path in paths if (entry := read_json(path))]
+        jobs = [record for path in paths if (record := read_json(path))]
         shutil.rmtree(self.folder, ignore_errors=True)
         for folder in (self.folder.parent, self.folder.parent.parent):  # a refused command leaves nothing behind
             with suppress(OSError):
@@ -69,8 +69,8 @@ class Journal:
         return all(job["status"] in DONE for job in jobs)
 
 
-def new_entry(overrides: Iterable[str]) -> dict[str, Any]:
-    """The entry of a job that has just begun. It has the overrides where the run's name will be."""
+def new_record(overrides: Iterable[str]) -> dict[str, Any]:
+    """The record of a job that has just begun. It has the overrides where the run's name will be."""
     return {"run": ",".join(overrides), "status": "running"}
 
 

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from fcnseg.cli.arguments import Arguments, quoted
 from fcnseg.cli.configs import usual_values
-from fcnseg.cli.journal import Journal, last_line, new_entry
+from fcnseg.cli.journal import Journal, last_line, new_record
 from fcnseg.cli.launchers import prepare_launcher
 from fcnseg.cli.messages import FAILED, console, explanation, leave
 from fcnseg.errors import StopError, warn
@@ -50,30 +50,30 @@ def run_job(cfg: DictConfig, check: Callable[[DictConfig], None], job: Callable[
         job: The function that does the work and returns the mIoU.
     """
     hydra_cfg = HydraConfig.get()
-    entry, started = new_entry(hydra_cfg.overrides.task), time.perf_counter()
+    record, started = new_record(hydra_cfg.overrides.task), time.perf_counter()
     path = Path(hydra_cfg.sweep.dir) / f"{hydra_cfg.job.num}.json"
-    write_json(path, entry)
+    write_json(path, record)
     try:
         with isolated(), chdir(hydra_cfg.runtime.cwd):  # Hydra has changed to the sweep's folder
             check(cfg)
             run = Run.of(cfg, lambda: usual_values("config"))
-            entry["run"], done = run.path.name, "skipped" if run.is_finished(cfg) else "finished"
-            write_json(path, entry)
-            entry |= {"miou": job(cfg), "status": done}
+            record["run"], done = run.path.name, "skipped" if run.is_finished(cfg) else "finished"
+            write_json(path, record)
+            record |= {"miou": job(cfg), "status": done}
     except (KeyboardInterrupt, StopError):
-        entry["status"] = "interrupted"
+        record["status"] = "interrupted"
         raise
     except Exception as error:
         message = explanation(error)
-        entry |= {"status": "failed", "error": last_line(message)}
+        record |= {"status": "failed", "error": last_line(message)}
         warn(message)
     finally:
         # First of all: on Ctrl-C, a launcher may kill this process a second later.
-        write_json(path, {**entry, "seconds": round(time.perf_counter() - started, 1)})
+        write_json(path, {**record, "seconds": round(time.perf_counter() - started, 1)})
         gc.collect()  # here: until its handling has ended, an error holds on to the network and the images of its job
         if torch := sys.modules.get("torch"):
             torch.cuda.empty_cache()
-    return entry.get("miou")
+    return record.get("miou")
 
 
 @contextmanager
