@@ -2,9 +2,9 @@
 
 from omegaconf import DictConfig
 
+from fcnseg.cli import messages
 from fcnseg.cli.command import command
 from fcnseg.cli.configs import usual_values
-from fcnseg.cli.messages import console
 from fcnseg.errors import warn
 from fcnseg.runs.folder import Run
 from fcnseg.runs.settings import check_ranges
@@ -20,17 +20,17 @@ def train(cfg: DictConfig) -> float | None:
     from fcnseg.fit import fit  # imports torch, which a refused command need not wait for
     from fcnseg.runs.result import show
 
-    run, screen = Run.of(cfg, lambda: usual_values("config")), console()
+    run, console = Run.of(cfg, lambda: usual_values("config")), messages.console()
     for twin in run.twins(cfg):
         warn(f"{twin} is an unfinished run of these settings: name={twin.name} resumes it, {run.path.name} begins anew")
     if run.is_finished(cfg):
         run.close()
-        screen.print("This run has finished; resume=never repeats it.")
+        console.print("This run has finished; resume=never repeats it.")
     else:
-        fit(cfg, run, screen)
+        fit(cfg, run, console)
     result = run.result
     assert result is not None
-    return show(result, run.path, screen)
+    return show(result, run.path, console)
 
 
 if __name__ == "__main__":

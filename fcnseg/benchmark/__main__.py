@@ -13,9 +13,9 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from fcnseg.benchmark.process import Figures, Show, call
 from fcnseg.benchmark.tables import markdown, tables
+from fcnseg.cli import messages
 from fcnseg.cli.command import command
 from fcnseg.cli.configs import default_config
-from fcnseg.cli.messages import console
 from fcnseg.data import check_whole_number, spelled
 from fcnseg.files import write_json, write_text
 
@@ -36,16 +36,16 @@ def benchmark(cfg: DictConfig) -> None:
     check(cfg)
     from fcnseg.benchmark.parts import machine  # imports torch, which a refused command need not wait for
 
-    screen, figures = console(), {"The machine": [machine()]}
+    console, figures = messages.console(), {"The machine": [machine()]}
     if cfg.gpu_day and cfg.json is None:
         cfg.json = "gpu_day.json"
-    with screen.status("") as status:
+    with console.status("") as status:
         for measured in (gpu_day if cfg.gpu_day else growth if cfg.growth else comparison)(cfg, status.update):
             figures |= measured
             if cfg.json is not None:
                 write_json(Path(cfg.json), {"config": OmegaConf.to_container(cfg), **figures})
                 write_text(Path(cfg.json).with_suffix(".md"), markdown(figures))
-    screen.print(*tables(figures))
+    console.print(*tables(figures))
 
 
 def check(cfg: DictConfig) -> None:
@@ -84,7 +84,7 @@ def comparison(cfg: DictConfig, show: Show) -> Iterator[Tables]:
     show("the machine's limits")
     speeds = call(limits, cfg)
     arms = compare(cfg, show)
-    yield {"Training: medians of blocks": table(arms, speeds)}
+    yield {"Training: medians of turns": table(arms, speeds)}
     cold = []
     for name, stages in ((name, arm["cold"]) for name, arm in arms.items() if "cold" in arm):
         start = time.perf_counter()

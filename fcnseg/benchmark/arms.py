@@ -162,16 +162,16 @@ def compare(cfg: Any, show: Show) -> dict[str, Figures]:
     Raises:
         RunFailedError: The arms' first losses do not agree, so that they would not train the same.
     """
-    blocks: dict[str, list[Figures]] = {name: [] for name in cfg.arms}
-    for turn in range(cfg.repeats):
-        for name in list(blocks)[:: -1 if turn % 2 else 1]:
-            show(f"{name}, block {turn + 1} of {cfg.repeats}")
-            blocks[name].append(call(train, cfg, name))
-        check_first_losses({name: done[0] for name, done in blocks.items()})
+    turns: dict[str, list[Figures]] = {name: [] for name in cfg.arms}
+    for number in range(cfg.repeats):
+        for name in list(turns)[:: -1 if number % 2 else 1]:  # a machine that slows down meets no arm more than another
+            show(f"{name}, turn {number + 1} of {cfg.repeats}")
+            turns[name].append(call(train, cfg, name))
+        check_first_losses({name: done[0] for name, done in turns.items()})
     arms = {}
-    for name, done in blocks.items():
-        failed = [block for block in done if "failed" in block]
-        speeds = [block.get("images_per_s", 0) for block in done]
+    for name, done in turns.items():
+        failed = [turn for turn in done if "failed" in turn]
+        speeds = [turn.get("images_per_s", 0) for turn in done]
         arms[name] = failed[0] if failed else {**done[0], "images_per_s": median(speeds), "spread": speeds}
     return arms
 
