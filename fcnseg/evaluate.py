@@ -56,7 +56,7 @@ def _trainer(stored: DictConfig, kept_precision: object) -> DictConfig:
     """The values of the run's trainer that matter in a test, and nothing else that its folder may name.
 
     Raises:
-        ValueError: one of them names a class.
+        ValueError: One of them names a class.
     """
     own = {key: stored.trainer[key] for key in TRAINER if key in stored.trainer}
     if "_target_" in f"{own} {kept_precision}":

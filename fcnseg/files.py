@@ -77,7 +77,7 @@ def build_once(folder: Path, build: Callable[[Path], None]) -> None:
         build: A function that is given an empty folder, the draft, and fills it. If it raises, the draft is removed.
 
     Raises:
-        ValueError: the folder is not there, within `nothing_built`.
+        ValueError: The folder is not there, within `nothing_built`.
     """
     if folder.exists():
         return
@@ -121,8 +121,8 @@ def read_text(path: Path, largest: int = LARGEST) -> str:
         largest: The most bytes that the file may have.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no ordinary file, too large, or not UTF-8.
+        FileNotFoundError: There is no such file.
+        ValueError: It is no ordinary file, too large, or not UTF-8.
     """
     if path.exists() and not path.is_file():
         raise ValueError(f"{path} is damaged (it is no ordinary file): remove it")
@@ -137,7 +137,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """What `write_json` wrote; None if there is no such file.
 
     Raises:
-        ValueError: the file is damaged.
+        ValueError: The file is damaged.
     """
     try:
         content = json.loads(read_text(path))

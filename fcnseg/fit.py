@@ -38,9 +38,9 @@ def fit(cfg: DictConfig, run: Run, console: Console) -> None:
         console: The console that the progress is printed to.
 
     Raises:
-        ValueError: something in `cfg`, the data set or the folder is not as it should be; nothing was trained.
-        RunFailedError: training failed; status.json has the traceback.
-        StopError: a signal came; the run's state is saved.
+        ValueError: Something in `cfg`, the data set or the folder is not as it should be; nothing was trained.
+        RunFailedError: Training failed; status.json has the traceback.
+        StopError: A signal came; the run's state is saved.
     """
     code = provenance.code()  # now: a commit made while the run trains is not its code
     build.check_arguments(cfg)
@@ -66,7 +66,7 @@ def check_optimizer(task: SegmentationTask) -> None:
     """Make the optimiser and the schedule once, so that a wrong setting of theirs is refused before training.
 
     Raises:
-        ValueError: a setting is out of its range, of another kind, or unknown to them.
+        ValueError: A setting is out of its range, of another kind, or unknown to them.
     """
     try:
         task.configure_optimizers()
@@ -111,7 +111,7 @@ class Training:
         """Open the run's newest good checkpoint, if there is one and resume=auto.
 
         Raises:
-            ValueError: the checkpoint is one of another network, another data set or more epochs.
+            ValueError: The checkpoint is of another network or data set, or of more epochs than the run is to have.
         """
         last = newest_good(self.run.checkpoints) if self.cfg.resume == "auto" else None
         if last is not None:
@@ -150,7 +150,7 @@ class Training:
         """Train, from the opened checkpoint on if there is one.
 
         Raises:
-            OSError: the last state could not be saved.
+            OSError: The last state could not be saved.
         """
         epoch = self.epoch + 1
         resumed = (
@@ -169,7 +169,7 @@ class Training:
             All that result.json holds but for the code.
 
         Raises:
-            OSError: the best epoch's weights are missing or damaged.
+            OSError: The best epoch's weights are missing or damaged.
         """
         best = self.run.checkpoints / BEST
         wrong = damage(best)

@@ -24,8 +24,8 @@ def limits_explained(batch_size: int, size: int | list[int], precision: str) -> 
     """Say which settings to change if a batch in the `with` block takes too much memory, or is too small.
 
     Raises:
-        MemoryError: there is too little memory.
-        ValueError: batch norm, or instance norm, is left with one value a channel.
+        MemoryError: There is too little memory.
+        ValueError: Batch norm, or instance norm, is left with one value a channel.
     """
     try:
         yield

@@ -61,7 +61,7 @@ class StopRequest:
         """Stop here if a signal has come.
 
         Raises:
-            StopError: a signal has come.
+            StopError: A signal has come.
         """
         if self.signum is not None:
             raise StopError(self.signum)

@@ -101,7 +101,7 @@ class Day:
         """What `work` returns in a process of its own, which is killed if it hangs, or when no time is left.
 
         Raises:
-            RuntimeError: It has failed.
+            RuntimeError: `work` has failed.
         """
         found: Figures = call(work, *args, seconds=1 + int(self.left))
         if "failed" in found:
@@ -112,8 +112,8 @@ class Day:
         """Run `python -m fcnseg.train` and give the folder of its run.
 
         Raises:
-            RuntimeError: It did not end with the exit code `code`.
-            TimeoutExpired: It hangs, or no time is left.
+            RuntimeError: The command did not end with the exit code `code`.
+            TimeoutExpired: The command hangs, or no time is left.
         """
         typed = [*overrides, *self.own, f"runs={self.folder}", f"name={name}"]
         command = [sys.executable, "-m", "fcnseg.train", *typed]

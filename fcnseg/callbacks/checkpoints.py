@@ -111,8 +111,8 @@ class Checkpoints(AfterEpoch, Checkpoint):
         """Stop here if a signal has come.
 
         Raises:
-            StopError: a signal has come, and the state is saved.
-            OSError: a signal has come, but the state could not be saved.
+            StopError: A signal has come, and the state is saved.
+            OSError: A signal has come, but the state could not be saved.
         """
         if self.failed and self.stop.signum is not None:
             raise OSError(
@@ -157,8 +157,8 @@ class Checkpoints(AfterEpoch, Checkpoint):
         """Save the best weights if they are not saved yet, then the run's state; a failure is reported.
 
         Raises:
-            DivergedError: a loss since the last save is not finite.
-            FileNotFoundError: the run's folder was removed.
+            DivergedError: A loss since the last save is not finite.
+            FileNotFoundError: The run's folder was removed.
         """
         self.finite.check(trainer)
         self.run.check_own()

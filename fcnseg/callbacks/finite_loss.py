@@ -47,7 +47,7 @@ class FiniteLoss(Callback):
         """Refuse to go on if a loss since the last check was not finite.
 
         Raises:
-            DivergedError: with the step, the learning rate, the batch's images and the remedies.
+            DivergedError: One was not; the message has the step, the learning rate, the batch's images and the remedies.
         """
         losses = torch.stack(list(self._unchecked.values())).tolist() if self._unchecked else []
         for step, loss in zip(self._unchecked, losses, strict=True):
@@ -74,7 +74,7 @@ class FiniteLoss(Callback):
         """Refuse to go on if the loss or the logits of a validation batch were not finite.
 
         Raises:
-            DivergedError: as `check` does.
+            DivergedError: They were not; the message has the step, the learning rate, the batch's images and the remedies.
         """
         assert isinstance(pl_module, SegmentationTask)
         finite = torch.stack(pl_module.finite["val"]).tolist()

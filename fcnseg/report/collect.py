@@ -194,7 +194,7 @@ def _checked_config(config: Config) -> Config:
     """A flat config whose texts can be shown, and whose settings that the report reads have the types that they should.
 
     Raises:
-        ValueError: a setting has another type.
+        ValueError: A setting has another type.
     """
     rules = {"seed": _is_count, "patience": _is_number_or_none, "model.backbone": _is_text_or_none}
     for key, value in config.items():
@@ -232,7 +232,7 @@ def collect(pattern: str) -> list[Entry]:
         pattern: A run's folder, a folder of run folders, or a glob of either.
 
     Raises:
-        ValueError: no folder matches, or none of the folders holds a run.
+        ValueError: No folder matches, or none of the folders holds a run.
     """
     names = [pattern] if Path(pattern).is_dir() else sorted(glob(pattern))  # a folder's own name may have brackets
     roots = [Path(name) for name in names if Path(name).is_dir()]

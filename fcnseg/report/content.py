@@ -38,7 +38,7 @@ def sections(
         trust: Whether the configs of runs may name any code.
 
     Raises:
-        ValueError: no run was tested on one of the images.
+        ValueError: No run was tested on one of the images.
     """
     finished = experiments([entry for entry in entries if entry.state == "finished"])
     begun = experiments([entry for entry in entries if entry.state != "finished" and entry.config])

@@ -42,7 +42,7 @@ def load_network(path: Path, *, trust: bool = False) -> nn.Module:
     """Load the network of a finished run with its best weights.
 
     Raises:
-        ValueError: there is no checkpoint, or none of this network.
+        ValueError: There is no checkpoint, or none of this network.
     """
     return rebuild.load(path, trust=trust)[1]
 

@@ -50,7 +50,7 @@ def save(path: Path, checkpoint: Checkpoint, *, keep: str | None = None) -> str:
         The hash of the new file.
 
     Raises:
-        OSError: the file could not be written (a full disk); what was there is still there.
+        OSError: The file could not be written (a full disk); what was there is still there.
     """
     before, digest, replaced = _sums(path.parent), "", {path.name}
 
@@ -129,7 +129,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
         """Read the checkpoint to resume, and check that it is one of this run.
 
         Raises:
-            ValueError: the file cannot be read, has the weights of another network, or has more epochs than `max_epochs`.
+            ValueError: The file cannot be read, has the weights of another network, or has more epochs than `max_epochs`.
         """
         checkpoint = read(path)
         check_weights(checkpoint["state_dict"], task, path)
@@ -146,7 +146,7 @@ def read(path: Path) -> Checkpoint:
     """A checkpoint's content, on the CPU; no code in the file is run.
 
     Raises:
-        ValueError: there is no such file, or it is damaged.
+        ValueError: There is no such file, or it is damaged.
     """
     try:
         if not path.is_file():  # a pipe would keep us waiting for ever
@@ -165,7 +165,7 @@ def load_weights(task: LightningModule, path: Path) -> None:
     """Load a checkpoint's weights into `task`.
 
     Raises:
-        ValueError: there is no such file, it is damaged, or it has the weights of another network.
+        ValueError: There is no such file, it is damaged, or it has the weights of another network.
     """
     state: dict[str, Tensor] = read(path)["state_dict"]
     check_weights(state, task, path)

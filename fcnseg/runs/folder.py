@@ -46,7 +46,7 @@ class Run:
         """The whole config that the run was started with: plain values, in which nothing is left to resolve.
 
         Raises:
-            ValueError: there is no run here, or its config is damaged.
+            ValueError: There is no run here, or its config is damaged.
         """
         path = self.path / CONFIG
         if not path.is_file():
@@ -74,7 +74,7 @@ class Run:
         """The rows of metrics.csv, one an epoch; empty if there is no such file.
 
         Raises:
-            ValueError: the file is damaged.
+            ValueError: The file is damaged.
         """
         path = self.path / METRICS
         return stored.table(path) if path.exists() else []
@@ -89,7 +89,7 @@ class Run:
         """Keep the status of a locked run up to date while it trains in the `with` block.
 
         Raises:
-            RunFailedError: the folder cannot be written, or the block raised; the traceback is in status.json.
+            RunFailedError: The folder cannot be written, or the block raised; the traceback is in status.json.
         """
         try:
             try:  # only what goes wrong with the folder is the user's to mend
@@ -114,7 +114,7 @@ class Run:
         """Refuse to go on if the folder is no longer the one in which this process has begun.
 
         Raises:
-            FileNotFoundError: it was removed or renamed, or another process has made it anew.
+            FileNotFoundError: It was removed or renamed, or another process has made it anew.
         """
         status = read_json(self.path / STATUS) or {}
         if {**status, **_process()} != status or not (self.path / CONFIG).is_file():
@@ -127,7 +127,7 @@ class Run:
         """Make the folder, and keep other processes out of it in the `with` block.
 
         Raises:
-            ValueError: the folder cannot be written, leads elsewhere, or another process trains this run.
+            ValueError: The folder cannot be written, leads elsewhere, or another process trains this run.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -159,7 +159,7 @@ class Run:
         """Whether nothing is left to do for `cfg`: there is a result, and `cfg` wants no more epochs or patience than it had.
 
         Raises:
-            ValueError: the run has other settings than `cfg`.
+            ValueError: The run has other settings than `cfg`.
         """
         self.check_same(cfg)
         if cfg.resume == "never" or self.result is None:
@@ -176,7 +176,7 @@ class Run:
         """Refuse to resume a run under other settings than its own; more epochs or patience are allowed.
 
         Raises:
-            ValueError: a table of what differs; or the run has lost its config, so that nobody knows its settings.
+            ValueError: Settings differ, of which the message has a table, or the run has lost its config.
         """
         if cfg.resume == "never":
             return
@@ -212,7 +212,7 @@ class Run:
         """Refuse to resume a run on other data than it began with.
 
         Raises:
-            ValueError: the data set's files have changed.
+            ValueError: The data set's files have changed.
         """
         before = (self.status or {}).get("data_fingerprint", fingerprint)
         if before != fingerprint:

@@ -44,7 +44,7 @@ def run_name(
         shipped: The choices that come with this package, such as "aug/flip". No two of them have one word.
 
     Raises:
-        ValueError: the user's own name= is not the name of a folder.
+        ValueError: The user's own name= is not the name of a folder.
     """
     if cfg.name is not None:
         given = str(cfg.name)

@@ -64,7 +64,7 @@ def check_checkpoint(run: Run) -> None:
     """Refuse a run whose best checkpoint is not the one its result was measured on.
 
     Raises:
-        ValueError: the run has no result, or the hashes differ.
+        ValueError: The run has no result, or the hashes differ.
     """
     best, _, result = run.checkpoints / BEST, run.config, run.result  # `config` refuses a folder without a run
     if result is None:

@@ -62,7 +62,7 @@ def load(folder: str | Path, checkpoint: str = "best", *, trust: bool = False) -
         The run's config, and its network in evaluation mode: normalised (N, 3, H, W) images to (N, num_classes, H, W) logits.
 
     Raises:
-        ValueError: there is no run in this folder, no such checkpoint, this version cannot rebuild it, or `trust` is missing.
+        ValueError: There is no run in this folder, no such checkpoint, this version cannot rebuild it, or `trust` is missing.
     """
     run = Run(Path(folder))
     cfg, path = run.config, run.checkpoints / f"{checkpoint}.ckpt"
@@ -121,7 +121,7 @@ def network(cfg: DictConfig, num_classes: int, *, trust: bool = False) -> nn.Mod
     """The network of `cfg.model`, with random weights.
 
     Raises:
-        ValueError: it is not a network of `NETWORKS` with plain values, and `trust` is missing.
+        ValueError: It is not a network of `NETWORKS` with plain values, and `trust` is missing.
     """
     node = _group(cfg, "model")
     name, values = str(node.pop("_target_", None)), node
@@ -152,7 +152,7 @@ def data(cfg: DictConfig, *, root: str | None = None, only: str | None = None, t
         trust: Whether the config may name any code.
 
     Raises:
-        ValueError: the data set is not there, or `cfg` names a data set that is not of this package and `trust` is missing.
+        ValueError: The data set is not there, or `cfg` names a data set that is not of this package and `trust` is missing.
     """
     node = _group(cfg, "data")
     if root is not None:

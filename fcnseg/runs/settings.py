@@ -16,7 +16,7 @@ def check_ranges(cfg: DictConfig) -> None:
     """Refuse settings that make no sense, before the seconds that importing torch takes.
 
     Raises:
-        ValueError: a setting out of its range.
+        ValueError: A setting is out of its range.
     """
     check_trainer(cfg)
     data = cfg.data

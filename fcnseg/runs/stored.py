@@ -16,7 +16,7 @@ def config(path: Path) -> DictConfig:
     """The config in a file: plain values, in which nothing is left to resolve.
 
     Raises:
-        ValueError: the file is damaged, or holds more than plain values.
+        ValueError: The file is damaged, or holds more than plain values.
     """
     try:
         return _plain(read_text(path, LARGEST_CONFIG))
@@ -28,7 +28,7 @@ def table(path: Path) -> list[dict[str, float]]:
     """The rows of a metrics.csv, one an epoch.
 
     Raises:
-        ValueError: the file is damaged.
+        ValueError: The file is damaged.
     """
     try:
         text = io.StringIO(read_text(path), newline="")
@@ -49,7 +49,7 @@ def _plain(text: str) -> DictConfig:
     """A stored config, which may come from somebody else: it cannot read the environment, nor grow when it is read.
 
     Raises:
-        ValueError: it holds no settings, an interpolation, a YAML alias, or more than a config of a run does.
+        ValueError: It holds no settings, an interpolation, a YAML alias, or more than a config of a run does.
     """
     if text.count("[") + text.count("{") > MOST_BRACKETS:
         raise ValueError(f"it holds more than {MOST_BRACKETS} brackets, wanted a config as fcnseg writes it")

@@ -44,7 +44,7 @@ def check_trainer(cfg: DictConfig) -> None:
     """Refuse settings of the Trainer that a run does not honour.
 
     Raises:
-        ValueError: a setting that is refused, that has no effect beside the others, or that is out of its range.
+        ValueError: A setting is refused, has no effect beside the others, or is out of its range.
     """
     trainer = cfg.trainer
     for key in sorted(trainer.keys() - {"_target_", *HONOURED}):
