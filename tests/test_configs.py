@@ -1,5 +1,6 @@
 import csv
 import math
+import re
 import shutil
 
 import hydra
@@ -9,7 +10,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from fcnseg.cli.configs import CONF
-from fcnseg.paper import EXPERIMENTS
+from fcnseg.paper import EXPERIMENTS, FLOOR
 from fcnseg.train import train
 
 FILES = sorted(CONF.rglob("*.yaml"))
@@ -17,6 +18,7 @@ CHOICES = [f"{path.parent.name}={path.stem}" for path in sorted(CONF.glob("*/*.y
 PRESETS = [choice for choice in CHOICES if choice.startswith(("experiment=", "debug="))]
 EXTRAS = {"logger=mlflow": "mlflow", "logger=wandb": "wandb", "model=smp": "segmentation_models_pytorch"}
 GROUPS = sorted({path.parent for path in FILES} - {CONF})
+README = (CONF.parent / "README.md").read_text(encoding="utf-8")
 MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
 
 # Tables 5 to 11: network, augmentation, loss, schedule, optimizer, learning rate, epochs, patience. Every improvement is
@@ -155,6 +157,27 @@ def test_an_experiment_has_what_its_row_has(compose, name):
         assert {key: value for key, value in found.items() if key not in ("_partial_", "lr")} == MEANING[word]
     assert (cfg.optimizer.lr, cfg.trainer.max_epochs, cfg.patience) == (lr, epochs, patience)
     assert (cfg.data.batch_size, cfg.data.size, cfg.data.split) == (16, 224, "halves")
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_a_row_s_numbers_are_the_paper_s_wherever_they_are_shown(name):
+    row = EXPERIMENTS[name]
+    table, loss, iou, acc = f"Table {row.figure + 3}", f"{row.loss:.4f}", f"{row.paper_iou:.4f}", f"{row.paper_acc:.4f}"
+    head = (CONF / "experiment" / f"{name}.yaml").read_text()
+    assert re.search(rf"^# {table}: ", head, re.M)
+    assert f"# The paper: loss {loss}, IoU {iou}, pixel accuracy {acc}\n" in head
+    assert re.findall(rf"^\| {name} \((.+?)\).*? \| (\S+) \| (\S+) \|", README, re.M) == [(table, iou, acc)]
+
+
+def test_the_readme_s_floor_is_the_paper_s():
+    (shown,) = re.findall(r"^\| background everywhere \| (\S+) \| (\S+) \|", README, re.M)
+    assert shown == (str(FLOOR["paper_iou"]), str(FLOOR["paper_acc"]))
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_overfit_does_not_augment(compose, name):
+    assert compose(f"experiment={name}", "debug=overfit").aug._target_ == "fcnseg.data.augment.none"
+    assert compose("aug=flip", "debug=overfit").aug._target_ == "fcnseg.data.augment.Flip"  # what is asked for, wins
 
 
 @pytest.mark.parametrize(
