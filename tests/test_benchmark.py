@@ -2,6 +2,10 @@
 
 import json
 import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -131,6 +135,19 @@ def test_refused(command, args, words):
     outcome = command(benchmark, *args)
     assert outcome.code == 2
     assert all(word in outcome.err for word in words)
+
+
+def test_what_our_arms_import_is_there():
+    assert subprocess.run([sys.executable, "-c", f"import {__main__.IMPORTS['fcnseg']}"]).returncode == 0
+
+
+def test_the_readme_names_what_there_is():
+    package = Path(__main__.__file__).parents[1]
+    text = (package / "benchmark" / "README.md").read_text(encoding="utf-8")
+    assert all((package / name).is_file() for name in re.findall(r"`([\w/]+\.py)`", text))
+    named = re.findall(r"`(\w+)` in `([\w/]+\.py)`", text)
+    assert [name for name, path in named if f"def {name}(" not in (package / path).read_text()] == []
+    assert len(named) >= 3
 
 
 def test_comparison(command, root, tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from fcnseg.data import check_whole_number, spelled
 from fcnseg.files import write_json, write_text
 
 Tables = dict[str, list[Figures]]  # rows by the title of their table
-OURS = "fcnseg.cli.command; fcnseg.cli.command.collect_rarely(); import fcnseg.fit"
+OURS = "fcnseg.cli.command; fcnseg.cli.command.prepare_process(); import fcnseg.fit"
 IMPORTS = {  # by every arm, before anything else happens
     "plain": "torch, torchvision",
     "lightning": "torch, torchvision, torchmetrics, lightning",
