@@ -34,9 +34,8 @@ class SMP(nn.Module):
                 f'model=smp needs a package that is not installed ({error}): pip install ".[smp]"'
             ) from error
         path = path_of(weights)
-        more = (
-            {"dynamic_img_size": True} if arch.lower() == "dpt" else {}
-        )  # other networks take images of any size anyway
+        # All other networks take images of any size anyway.
+        more = {"dynamic_img_size": True} if arch.lower() == "dpt" else {}
         try:
             with without_code():
                 self.net = create_model(arch, encoder, None if path else weights, classes=num_classes, **more)

@@ -1,7 +1,7 @@
 """The weights that a network starts from: torchvision's by name, a file's, or those of a run of one's own."""
 
 import os
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
@@ -15,8 +15,8 @@ from torchvision import models
 from fcnseg.errors import warn
 
 WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # an environment variable that torch.load reads
-BEST = "checkpoints/best.ckpt"  # in the folder of a run
-SHOWN = 8  # keys named in one message
+BEST = "checkpoints/best.ckpt"  # in the folder of a run: fcnseg.runs, which says so, may not be imported from here
+SHOWN = 8  # names of weights in one message
 
 
 def path_of(weights: str | None) -> Path | None:
@@ -84,12 +84,36 @@ def read(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         if run:
-            state = {key[4:]: value for key, value in state["state_dict"].items() if key.startswith("net.")}
+            state = of_network(state["state_dict"])
     except Exception as error:  # a damaged file can raise any error
         raise ValueError(f"cannot read model.weights={path}: {error}") from error
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise ValueError(f"model.weights={path} holds a {type(state).__name__}, wanted a state dict of tensors by name")
     return state
+
+
+def of_network(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict of the network alone, from that of a task, which has its loss and its metrics beside it."""
+    return {name.removeprefix("net."): value for name, value in state.items() if name.startswith("net.")}
+
+
+def shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor in a state dict, by its name."""
+    return {name: tuple(value.shape) for name, value in state.items()}
+
+
+def refusal(title: str, names: Sequence[str], found: Mapping[str, object], wanted: Mapping[str, object]) -> ValueError:
+    """The error that weights are of another network, with a table of the shapes that differ.
+
+    Args:
+        title: The first line of the message.
+        names: The names of the weights that differ.
+        found: The shapes of the weights, by name.
+        wanted: The shapes of the network's own weights, by name.
+    """
+    rows = [f"  {name}: found {found.get(name, 'none')}, wanted {wanted.get(name, 'none')}" for name in names[:SHOWN]]
+    more = [f"  ... and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
+    return ValueError("\n".join([title, *rows, *more]))
 
 
 def load(
@@ -112,15 +136,12 @@ def load(
     Raises:
         ValueError: The weights are of another network; the message has a table of what differs.
     """
-    own, found = ({key: tuple(value.shape) for key, value in part.items()} for part in (net.state_dict(), state))
+    own, found = shapes(net.state_dict()), shapes(state)
     keys = own.keys() | {key for key in found if key.split(".")[0] not in without}
     differing = sorted(key for key in keys if own.get(key) != found.get(key))
     new = [key for key in differing if key in own and key in found and own[key] == (classes, *found[key][1:])]
     if other := [key for key in differing if key not in new]:
-        rows = [f"  {key}: found {found.get(key, 'none')}, wanted {own.get(key, 'none')}" for key in other[:SHOWN]]
-        more = [f"  ... and {len(other) - SHOWN} more"] * (len(other) > SHOWN)
-        title = f"model.weights={source} are not the weights of this network:"
-        raise ValueError("\n".join([title, *rows, *more]))
+        raise refusal(f"model.weights={source} are not the weights of this network:", other, found, own)
     if new:
         warn(f"model.weights={source} are for {found[new[0]][0]} classes, not {classes}: {', '.join(new)} are new")
     net.load_state_dict({key: state[key] for key in own if key not in new}, strict=False)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fcnseg.errors import warn
 from fcnseg.files import draft_of, replacing, write_text
+from fcnseg.models.weights import refusal, shapes
 
 BEST, LAST, PREVIOUS = "best.ckpt", "last.ckpt", "previous.ckpt"
 SUMS = "SHA256SUMS"  # as `sha256sum -c` reads it
@@ -79,9 +80,8 @@ def damage(path: Path) -> str | None:
         return "is missing"
     if path.stat().st_size == 0:
         return "is empty"
-    names = (
-        (LAST, PREVIOUS) if path.name == PREVIOUS else (path.name,)
-    )  # a kill between two renames leaves it LAST's hash
+    # A kill between two renames leaves previous.ckpt with the hash of last.ckpt.
+    names = (LAST, PREVIOUS) if path.name == PREVIOUS else (path.name,)
     known = {digest for digest, name in _sums(path.parent) if name in names}
     return None if sha256(path) in known else f"does not have its hash in {SUMS}: it is truncated or was changed"
 
@@ -178,11 +178,7 @@ def check_weights(state: Mapping[str, Tensor], module: nn.Module, path: Path) ->
     Raises:
         ValueError: A weight has another name or shape; the message has a table of them.
     """
-    own = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in state.items()}
-    if own != found:
-        names = sorted(name for name in own.keys() | found.keys() if own.get(name) != found.get(name))
-        rows = [f"  {name}: found {found.get(name, 'none')}, wanted {own.get(name, 'none')}" for name in names[:10]]
-        more = [f"  ... and {len(names) - 10} more"] if len(names) > 10 else []
-        head = f"{path} has the weights of another network: choose that network, or another name="
-        raise ValueError("\n".join([head, *rows, *more]))
+    own, found = shapes(module.state_dict()), shapes(state)
+    if differing := sorted(name for name in own.keys() | found.keys() if own.get(name) != found.get(name)):
+        title = f"{path} has the weights of another network: choose that network, or another name="
+        raise refusal(title, differing, found, own)

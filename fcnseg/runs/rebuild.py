@@ -21,6 +21,7 @@ from fcnseg import build, losses
 from fcnseg.data import augment
 from fcnseg.data.module import VOCDataModule
 from fcnseg.files import nothing_built
+from fcnseg.models.weights import of_network
 from fcnseg.runs.checkpoint import BEST, check_weights, read
 from fcnseg.runs.folder import Run
 from fcnseg.runs.provenance import code
@@ -67,8 +68,7 @@ def load(folder: str | Path, checkpoint: str = "best", *, trust: bool = False) -
     run = Run(Path(folder))
     cfg, path = run.config, run.checkpoints / f"{checkpoint}.ckpt"
     stored = read(path)
-    state, classes = stored["state_dict"], classes_of(stored)
-    weights = {name.removeprefix("net."): value for name, value in state.items() if name.startswith("net.")}
+    weights, classes = of_network(stored["state_dict"]), classes_of(stored)
     with _made_by(run):
         if not trust:
             _check_size(cfg, len(classes), weights, path)
@@ -209,10 +209,8 @@ def _untrusted(found: str, wanted: str) -> ValueError:
 
 def _check_size(cfg: DictConfig, num_classes: int, weights: Mapping[str, Tensor], path: Path) -> None:
     """Refuse a network of other shapes than its weights before it takes memory: no checkpoint has a terabyte of them."""
-    with (
-        suppress(NotImplementedError, RuntimeError),
-        torch.device("meta"),
-    ):  # some networks cannot be made without memory
+    # Some networks cannot be made without memory.
+    with suppress(NotImplementedError, RuntimeError), torch.device("meta"):
         check_weights(weights, network(cfg, num_classes), path)
 
 
