@@ -54,13 +54,8 @@ class Checkpoints(AfterEpoch, Checkpoint):
         every_n_minutes: float | None = None,
     ) -> None:
         super().__init__()
-        self.run, self.folder, self.stop, self.finite, self.min_seconds = (
-            run,
-            run.checkpoints,
-            stop,
-            finite,
-            min_seconds,
-        )
+        self.run, self.folder, self.stop, self.finite = run, run.checkpoints, stop, finite
+        self.min_seconds = min_seconds
         self.every_n_steps, self.every_n_seconds = every_n_steps, every_n_minutes and every_n_minutes * 60
         self.best_score, self.best_epoch, self.best_sha256 = float("-inf"), -1, ""
         self.failed = False

@@ -10,13 +10,8 @@ from fcnseg.cli.configs import leaves
 from fcnseg.cli.messages import no_setting
 
 ABSENT = object()
-MAY_BE_NULL = (
-    "patience",
-    "checkpoint.every_n_minutes",
-    "model.weights",
-    "optimizer.fused",
-    "picture",
-)  # besides what is null by default
+# Besides what is null by default.
+MAY_BE_NULL = ("patience", "checkpoint.every_n_minutes", "model.weights", "optimizer.fused", "picture")
 MAY_BE_A_LIST = ("data.size",)  # of height and width
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list"}
 

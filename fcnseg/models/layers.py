@@ -1,4 +1,4 @@
-"""The blocks that several of the paper's networks share."""
+"""The layers and blocks that several networks share."""
 
 from collections.abc import Sequence
 
