@@ -22,12 +22,11 @@ from torch import Tensor, nn
 from fcnseg import limits
 from fcnseg.data.dataset import Classes
 from fcnseg.data.module import VOCDataModule
-from fcnseg.errors import warn
+from fcnseg.errors import KINDS, warn
 from fcnseg.models.weights import load, path_of, read
 from fcnseg.task import SegmentationTask
 
 T = TypeVar("T")
-WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
 UNLIKE_A_RUN = "changes the steps of a run, so that it could not be resumed exactly"
 REFUSED_CALLBACKS = {  # of Lightning's: the reason and the remedy
     "BatchSizeFinder": f"{UNLIKE_A_RUN}; set data.batch_size",
@@ -56,7 +55,7 @@ def check_arguments(cfg: DictConfig, key: str = "") -> None:
         if isinstance(value, DictConfig):
             check_arguments(value, full)
         elif (kinds := hints.get(str(name))) and not (type(value) in kinds or (type(value) is int and float in kinds)):
-            wanted = " or ".join(word for kind, word in WORDS.items() if kind in kinds)
+            wanted = " or ".join(word for kind, word in KINDS.items() if kind in kinds)
             raise ValueError(f"{full}={value}: wanted {wanted}")
 
 
@@ -70,7 +69,7 @@ def _types(target: str) -> dict[str, set[type]]:
     union = {
         name: get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,) for name, hint in hints.items()
     }
-    kinds = {name: {*types} - {Tensor} for name, types in union.items()}  # of a tensor, a config cannot speak
+    kinds = {name: {*types} - {Tensor} for name, types in union.items()}  # a config cannot hold a tensor
     return {name: types for name, types in kinds.items() if types <= {bool, int, float, str, type(None)}}
 
 

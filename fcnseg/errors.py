@@ -5,6 +5,12 @@ import signal
 import sys
 from typing import TextIO
 
+# How messages name the types of values.
+KINDS = {
+    **{bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list"},
+    type(None): "null",
+}
+
 
 class RunFailedError(Exception):
     """A run failed while it trained; its status.json has the traceback."""

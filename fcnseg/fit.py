@@ -89,7 +89,7 @@ class Training:
         self, cfg: DictConfig, run: Run, stop: StopRequest, console: Console, code: Mapping[str, str | bool | None]
     ) -> None:
         self.cfg, self.run, self.console = cfg, run, console
-        self.log, self.files, finite = RunLog(run), SafeCheckpointIO(), FiniteLoss()
+        self.log, self.checkpoint_io, finite = RunLog(run), SafeCheckpointIO(), FiniteLoss()
         self.checkpoints = Checkpoints(run, stop=stop, finite=finite, **cfg.checkpoint)
         epoch_log = EpochLog(self.log, hyperparameters(cfg))
         patience = [RunEarlyStopping(cfg.patience)] if cfg.patience else []
@@ -100,7 +100,7 @@ class Training:
             cfg,
             callbacks=[*ours, *build.callbacks(cfg), self.checkpoints],  # last: it saves the state of the others
             loggers=[self.log, *build.loggers(cfg)],
-            checkpoint_io=self.files,
+            checkpoint_io=self.checkpoint_io,
         )
         self.trainer = self._make_trainer()
         self.parts.here = {**provenance.surroundings(self.trainer), **code}
@@ -115,7 +115,7 @@ class Training:
         """
         last = newest_good(self.run.checkpoints) if self.cfg.resume == "auto" else None
         if last is not None:
-            opened = self.files.open(last, task, self.cfg.trainer.max_epochs)
+            opened = self.checkpoint_io.open(last, task, self.cfg.trainer.max_epochs)
             self.run.check_data(data.fingerprint)
             if self._best_is_lost(opened):
                 warn(

@@ -45,7 +45,7 @@ def test_a_row_that_fails_says_why_and_the_others_go_on(monkeypatch, tmp_path):
     monkeypatch.setattr(gpu_day, "items", lambda: [item])
     day = gpu_day.Day.__new__(gpu_day.Day)
     day.end, day.on_gpu = time.monotonic() + 60, False
-    *_, figures = gpu_day.gpu_day(day, lambda title: None)
+    *_, figures = gpu_day.measure(day, lambda title: None)
     failed, divided = figures["Quotients"]
     assert failed["failed"].strip().endswith("ZeroDivisionError: division by zero")
     assert divided == {"divisor": "2", "quotient": 0.5, "rest": "nan"}
@@ -58,7 +58,7 @@ def test_a_row_that_hangs_leaves_the_others_their_time(monkeypatch):
     monkeypatch.setattr(gpu_day, "HANGS", 2)
     day = gpu_day.Day.__new__(gpu_day.Day)
     day.end, day.on_gpu = time.monotonic() + 50, False
-    *_, figures = gpu_day.gpu_day(day, lambda title: None)
+    *_, figures = gpu_day.measure(day, lambda title: None)
     assert "terminated abruptly" in figures["Sleep"][0]["failed"]
     assert day.left > 20
 
@@ -81,7 +81,7 @@ def test_what_differs(one, other, differ):
 
 
 @pytest.mark.slow
-def test_a_day(command, tmp_path, small):
+def test_a_gpu_day_fills_every_table_on_a_cpu_too(command, tmp_path, small):
     outcome = command(benchmark, "gpu_day=true", "trainer.accelerator=cpu")
     assert outcome.code == 0, outcome.err
     figures = json.loads((tmp_path / "gpu_day.json").read_text())

@@ -92,8 +92,8 @@ WRONG = [  # arguments, and words of the message
     (["schedule=cosine", "schedule.T_max=0"], ["schedule.T_max=0", "from 1 up"]),
     (["checkpoint.every_n_steps=2.5"], ["checkpoint.every_n_steps=2.5", "whole number"]),
     (["+optimizer.foreach=maybe"], ["optimizer.foreach=maybe", "true or false or null"]),
-    (["+optimizer.eps=small"], ["optimizer.eps=small", "float"]),
-    (["+optimizer.amsgrad=1"], ["optimizer.amsgrad=1", "bool"]),
+    (["+optimizer.eps=small"], ["optimizer.eps=small: wanted a number\n"]),
+    (["+optimizer.amsgrad=1"], ["optimizer.amsgrad=1: wanted true or false\n"]),
     (["+trainer.benchmark=perhaps"], ["trainer.benchmark=perhaps", "true or false or null"]),
     (["trainer.accelerator=gpu", "trainer.devices=[99]"], ["trainer: "]),
     *(

@@ -33,7 +33,7 @@ FACTORS = {"data.source.train": (1, 4, 16), "data.size": (1, 2, 4), "data.batch_
 @command("benchmark")
 def benchmark(cfg: DictConfig) -> None:
     """Measure and print tables; after every one, write all so far to `cfg.json` and, in Markdown, to a file beside it."""
-    check(cfg)
+    check_settings(cfg)
     from fcnseg.benchmark.parts import machine  # imports torch, which a refused command need not wait for
 
     console, figures = messages.console(), {"The machine": [machine()]}
@@ -48,7 +48,7 @@ def benchmark(cfg: DictConfig) -> None:
     console.print(*tables(figures))
 
 
-def check(cfg: DictConfig) -> None:
+def check_settings(cfg: DictConfig) -> None:
     """Refuse what cannot be measured.
 
     Raises:
@@ -64,8 +64,13 @@ def check(cfg: DictConfig) -> None:
         )
 
 
-def decided(cfg: DictConfig, *, prepare: bool = True) -> DictConfig:
-    """`cfg` as another process can take it, with the precision that this machine trains in."""
+def resolve(cfg: DictConfig, *, prepare: bool = True) -> DictConfig:
+    """Make `cfg` one that another process can take, with the precision that this machine trains in.
+
+    Args:
+        cfg: The config, which is changed and given back.
+        prepare: Whether the data set is packed as well.
+    """
     from fcnseg import build
 
     OmegaConf.resolve(cfg)
@@ -80,7 +85,7 @@ def comparison(cfg: DictConfig, show: Show) -> Iterator[Tables]:
     from fcnseg.benchmark.arms import compare, table
     from fcnseg.benchmark.parts import PARTS, limits, operations
 
-    decided(cfg)
+    resolve(cfg)
     show("the machine's limits")
     speeds = call(limits, cfg)
     arms = compare(cfg, show)
@@ -106,7 +111,7 @@ def growth(cfg: DictConfig, show: Show) -> Iterator[Tables]:
     """Epochs of more and more images, of larger ones and of larger batches, and a pack larger than the memory."""
     from fcnseg.benchmark.parts import beyond_memory, epoch
 
-    decided(cfg)
+    resolve(cfg)
     rows: list[Figures] = []
     for key, factor in ((key, factor) for key, factors in FACTORS.items() for factor in factors):
         show(growing := f"{key} x {factor}")
@@ -127,10 +132,10 @@ def gpu_day(cfg: DictConfig, show: Show) -> Iterator[Tables]:
     Raises:
         ValueError: A network or an experiment was chosen.
     """
-    from fcnseg.benchmark.gpu_day import Day, gpu_day
+    from fcnseg.benchmark.gpu_day import Day, measure
 
     def compose(overrides: Sequence[str]) -> DictConfig:
-        return decided(hydra.compose("benchmark", overrides=list(overrides)), prepare=False)
+        return resolve(hydra.compose("benchmark", overrides=list(overrides)), prepare=False)
 
     given = {override: override.partition("=")[0] for override in HydraConfig.get().overrides.task}
     if chosen := [override for override, key in given.items() if key in ("model", "experiment")]:
@@ -138,7 +143,7 @@ def gpu_day(cfg: DictConfig, show: Show) -> Iterator[Tables]:
     theirs = default_config("config")
     own = [override for override, key in given.items() if key.lstrip("+").split(".")[0] in theirs]
     with TemporaryDirectory() as folder:
-        yield from gpu_day(Day(compose, own, folder=Path(folder), seconds=cfg.budget), show)
+        yield from measure(Day(compose, own, folder=Path(folder), seconds=cfg.budget), show)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Everything that a GPU must show, in one command of a few minutes: `python -m fcnseg.benchmark gpu_day=true`.
+"""All that a GPU must show, on a day on which there is one: `python -m fcnseg.benchmark gpu_day=true`, a few minutes.
 
 The most important comes first, and the files are whole after every row: a command that is cut off leaves what it has measured.
-On a CPU the same runs with small images.
+On a CPU the same runs, with small images.
 """
 
 import os
@@ -41,7 +41,7 @@ PAPER: dict[str, Sequence[str]] = {
     "transfer": WITHOUT_WEIGHTS,
 }
 VOC, LONG_SIDE = (1464, 1449), 500  # its images to train on and to validate on; their longer side in pixels
-FEW = (32, 8)  # the same on a CPU
+FEW = (32, 8)  # the numbers of images on a CPU
 ON_CPU = ("data.size=32", "data.batch_size=4", "trainer.max_epochs=2")
 STEPS = 5  # whose losses are compared
 EXACT = ("trainer.deterministic=true", "trainer.max_epochs=3", "checkpoint.min_seconds=0")
@@ -66,7 +66,7 @@ class Kill(Callback):
 
 
 class Day:
-    """What all items share.
+    """What the measurements of all tables share: the configs, the folder and the time that is left.
 
     Args:
         compose: Makes the benchmark's config from overrides.
@@ -279,7 +279,7 @@ def items() -> list[Item]:
     ]
 
 
-def gpu_day(day: Day, show: Show) -> Iterator[dict[str, list[Figures]]]:
+def measure(day: Day, show: Show) -> Iterator[dict[str, list[Figures]]]:
     """Measure all items; after every row, give all rows so far by the titles of their tables."""
     figures: dict[str, list[Figures]] = {}
     for item in items():

@@ -56,7 +56,7 @@ def preset_choices(config_name: str) -> dict[str, str | None]:
 def usual_values(config_name: str) -> dict[str, Any]:
     """Every setting's value as the files have it, unresolved, under the choices of the running job.
 
-    What an experiment or a debug preset sets is not in it; as for the choices, they are those that are made without any word.
+    What an experiment or a debug preset sets is left out. The values of `choices` are the default choices.
     """
     chosen = HydraConfig.get().runtime.choices
     own = {group: choice for group, choice in chosen.items() if choice and group not in PRESETS and "/" not in group}

@@ -8,12 +8,12 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from fcnseg.cli.configs import leaves
 from fcnseg.cli.messages import no_setting
+from fcnseg.errors import KINDS
+from fcnseg.runs.naming import ABSENT
 
-ABSENT = object()
 # Besides what is null by default.
 MAY_BE_NULL = ("patience", "checkpoint.every_n_minutes", "model.weights", "optimizer.fused", "picture")
 MAY_BE_A_LIST = ("data.size",)  # of height and width
-KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list"}
 
 
 def check_values(cfg: DictConfig, defaults: DictConfig) -> None:

@@ -29,8 +29,8 @@ class Run:
 
     Attributes:
         path: Its folder, which may not be there yet.
-        usual: Gives the usual values of all settings, by which a run of an earlier version, which has not all of them, is
-            known again.
+        usual: Returns the usual value of every setting: see `cli.configs.usual_values`. A run of an earlier version lacks
+            some settings, and is compared as if it had their usual values.
     """
 
     path: Path
@@ -264,8 +264,10 @@ class Run:
 
     def _write_status(self, status: str, **more: str) -> None:
         before = self.status or {}
-        others = before.get("status") == "running" and {**before, **_process()} != before
-        if others or not self.path.is_dir():  # it was removed
+        taken_over = before.get("status") == "running" and {**before, **_process()} != before
+        if (
+            taken_over or not self.path.is_dir()
+        ):  # by another process, or it was removed: it is no longer ours to write to
             return
         path, now = self.path / STATUS, {**before, "status": status, "ended": _now()}
         try:

@@ -42,7 +42,7 @@ def differences(old: DictConfig, new: DictConfig, usual: Usual) -> dict[str, tup
     Args:
         old: The config of a run, as its folder has it.
         new: The config that a command has.
-        usual: Gives every setting's usual value. It is called only if `old` lacks a setting of `new`.
+        usual: Returns the usual value of every setting. It is called only if `old` lacks a setting of `new`.
     """
     befores, afters = (flatten(without_watchers(cfg)) for cfg in (old, new))
     may_differ = {*NOT_IDENTITY, *MAY_GROW}

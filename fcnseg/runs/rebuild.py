@@ -1,7 +1,7 @@
 """A trained network, rebuilt from its run folder without running code that the folder names.
 
 A folder may come from somebody else. What its config may name is written down here: networks of three packages, and the losses
-and data sets of this one. Anything else is made with `trust` alone. Arguments are plain values; nothing is downloaded, and
+and data sets of this one. Anything else is made only with `trust`. Arguments are plain values; nothing is downloaded, and
 nothing is written in a place that only the config names.
 """
 

@@ -4,7 +4,8 @@ from omegaconf import DictConfig, ListConfig
 
 ONE_DEVICE = "a run trains on one device; hydra/launcher=gpus gives every run of a sweep a GPU of its own"
 WHOLE_EPOCHS = "a run trains on all images and validates after every epoch; trainer.max_epochs says for how long"
-WHOLE_SETS = "a result is of all images of its data set; debug=fast tries everything out in seconds"
+TRY_OUT = "debug=fast tries everything out in seconds"
+WHOLE_SETS = f"a result is of all images of its data set; {TRY_OUT}"
 OUR_LOG = "a run always has its own log; logger=csv, logger=wandb or +logger.x._target_=... adds another"
 OUR_CHECKPOINTS = "a run saves its own checkpoints, from which it resumes exactly; the settings are checkpoint.*"
 
@@ -23,7 +24,7 @@ REFUSED = {
     **dict.fromkeys(
         ("limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches"), WHOLE_SETS
     ),
-    **dict.fromkeys(("fast_dev_run", "num_sanity_val_steps"), "debug=fast tries everything out in seconds"),
+    **dict.fromkeys(("fast_dev_run", "num_sanity_val_steps"), TRY_OUT),
     **dict.fromkeys(("logger", "model_registry"), OUR_LOG),
     "enable_checkpointing": OUR_CHECKPOINTS,
     "default_root_dir": "runs=<folder> says where runs are written",
