@@ -30,7 +30,7 @@ def load_data(path: Path, root: str | None, *, trust: bool = False) -> VOCDataMo
         trust: Whether the run's config may name any code.
 
     Raises:
-        ValueError: there is no data set, or one of other classes; nothing is downloaded for a picture.
+        ValueError: There is no data set, or one of other classes; nothing is downloaded for a picture.
     """
     run = Run(path)
     data = rebuild.data(run.config, root=root, trust=trust)

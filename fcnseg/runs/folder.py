@@ -225,7 +225,7 @@ class Run:
         """Write what another test than the run's own has measured, beside its result, which stays as it is.
 
         Raises:
-            ValueError: the folder cannot be written, or leads elsewhere.
+            ValueError: The folder cannot be written, or leads elsewhere.
         """
         path = self.path / "evaluations" / f"{name}.json"
         try:
