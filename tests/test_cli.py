@@ -192,11 +192,29 @@ def compress(folder):
 DAMAGES = [empty, truncate, mislabel, remove, leak, repeat, encode, compress]
 
 
+def of_data(overrides):
+    """Those of a run's overrides that `check` takes, too."""
+    return [override for override in overrides if override.startswith(("data=", "data."))]
+
+
+@pytest.mark.parametrize(
+    ("verb", "overrides"),
+    [
+        *((evaluate, ["run=x", other]) for other in ("model=fcn", "data=shapes", "optimizer.lr=3", "experiment=flip")),
+        *((check, [other]) for other in ("model=unet", "optimizer.lr=3", "seed=1", "trainer.max_epochs=1")),
+        *((report, [other]) for other in ("aug=flip", "loss.weighted=true")),
+    ],
+)
+def test_a_setting_of_another_command_is_refused(command, verb, overrides):
+    assert refused(command(verb, *overrides), f"no setting '{overrides[-1].partition('=')[0]}'; ")
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_data_set_gets_one_message(command, tiny, folder, tmp_path, damage):
     name = damage(folder)
     args = [*tiny("data=voc2012"), f"data.root={folder.path}"]
     assert refused(command(train, *args), name)
+    args = of_data(args)
     assert not (tmp_path / "runs").exists()
     outcome = command(check, *args)
     assert outcome.code == 2
@@ -216,7 +234,8 @@ def test_a_wrong_root_starts_no_download_and_makes_no_folder(command, tiny, fold
     monkeypatch.setattr(download, "urlopen", lambda *_, **__: pytest.fail("asked a server"))
     (tmp_path / "photographs").mkdir()
     before = sorted(tmp_path.rglob("*"))
-    outcome = command(verb, *tiny("data=voc2012"), f"data.root={wrong if wrong == 'photographs' else 'copies'}")
+    args = [*tiny("data=voc2012"), f"data.root={wrong if wrong == 'photographs' else 'copies'}"]
+    outcome = command(verb, *(of_data(args) if verb is check else args))
     told = "the folder holds nothing" if wrong == "photographs" else "data.root=copy would work"
     assert refused(outcome, "no data set in data.root=", "ImageSets/Segmentation", told, "data.download=true")
     assert sorted(tmp_path.rglob("*")) == before
@@ -312,7 +331,7 @@ def test_what_needs_no_torch_does_not_wait_for_it(arg):
     ids=COMMANDS,
 )
 def test_help_has_every_setting_with_its_comment(command, verb, function):
-    config = verb if verb in ("evaluate", "benchmark", "report") else "config"
+    config = "config" if verb == "train" else verb
     code, out, _ = command(function, "--help")
     assert code == 0
     assert out.startswith(f"python -m fcnseg.{verb} [")

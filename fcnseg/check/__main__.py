@@ -7,8 +7,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from fcnseg.cli import messages
 from fcnseg.cli.command import command
-from fcnseg.cli.messages import WRONG_USE, console
+from fcnseg.cli.messages import WRONG_USE
 
 
 @command("check")
@@ -20,8 +21,8 @@ def check(cfg: DictConfig) -> None:
     from fcnseg.data.source import find
 
     source, root = instantiate(cfg.data.source), Path(os.path.expanduser(cfg.data.root))
-    screen = console()
-    say = partial(screen.print, highlight=False, markup=False, soft_wrap=True)
+    console = messages.console()
+    say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
     if cfg.choices.data == "voc2012" and (cfg.write or formats.beyond_voc(root)):
         source = formats.folder
     if getattr(source, "func", source) is formats.folder:
@@ -40,7 +41,7 @@ def check(cfg: DictConfig) -> None:
     from fcnseg.check.survey import compare, render, survey  # imports torch, which a refusal does not wait for
 
     surveys = [survey(folder, "train"), survey(folder, "val", "train")]
-    render(surveys, [*alone, *compare(*surveys)], screen)
+    render(surveys, [*alone, *compare(*surveys)], console)
     if cfg.picture:
         from fcnseg.check.picture import save
 

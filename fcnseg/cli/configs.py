@@ -93,16 +93,17 @@ def leaves(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
 
 
 def setting_names(config_name: str, folders: Sequence[Path]) -> list[str]:
-    """The full names of all settings that a command can have, under any choices, and of all groups.
+    """The full names of all settings that a command can have, under any choices, and of its groups.
 
     Args:
         config_name: The command's config in the first folder.
         folders: The folders of configs, which hold a folder for each group.
     """
     with hydra.initialize_config_dir(str(folders[0]), version_base="1.3"):
-        found = {*PRESETS, *leaves(hydra.compose(config_name))}
-    for path in (path for folder in folders for path in folder.glob("*/*.yaml")):
-        cfg = OmegaConf.load(path)
-        if isinstance(cfg, DictConfig) and path.parent.name not in PRESETS:
-            found |= {path.parent.name, *leaves(cfg, f"{path.parent.name}.")}
+        groups = [*hydra.compose(config_name, return_hydra_config=True).hydra.runtime.choices]
+        found = {*groups, *leaves(hydra.compose(config_name))}
+    for group in set(groups) - {*PRESETS}:
+        for path in (path for folder in folders for path in folder.glob(f"{group}/*.yaml")):
+            if isinstance(cfg := OmegaConf.load(path), DictConfig):
+                found |= {*leaves(cfg, f"{group}.")}
     return sorted(found)
