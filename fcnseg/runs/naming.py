@@ -47,18 +47,8 @@ def run_name(
         ValueError: The user's own name= is not the name of a folder.
     """
     if cfg.name is not None:
-        given = str(cfg.name)
-        if (
-            given.startswith(".")
-            or "/" in given
-            or not given.isprintable()
-            or not 0 < len(given.encode()) <= LONGEST_GIVEN
-        ):
-            raise ValueError(
-                f"name={given!r}: wanted the name of a folder in {cfg.runs}, of up to {LONGEST_GIVEN} bytes, without a / and"
-                " without a leading dot, which hides it"
-            )
-        return given
+        check_given(name := str(cfg.name), cfg.runs)
+        return name
     settings = _differing(cfg, defaults)
     words = [_choice(group, choice, shipped) for group, choice in _chosen(cfg, preset).items()]
     for word, key in sorted((_spelled(key, value), key) for key, value in settings.items()):
@@ -67,6 +57,20 @@ def run_name(
             del settings[key]
     hashed = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:8]
     return "-".join([*words, f"seed{cfg.seed}", *([hashed] if settings else [])])
+
+
+def check_given(name: str, runs: str) -> None:
+    """Refuse a name of the user's own that cannot be the name of a folder in the folder `runs`.
+
+    Raises:
+        ValueError: The name is hidden, leads elsewhere, cannot be printed, or is empty or too long.
+    """
+    is_short = 0 < len(name.encode()) <= LONGEST_GIVEN
+    if name.startswith(".") or "/" in name or not name.isprintable() or not is_short:
+        raise ValueError(
+            f"name={name!r}: wanted the name of a folder in {runs}, of up to {LONGEST_GIVEN} bytes, without a / and without a"
+            " leading dot, which hides it"
+        )
 
 
 def _chosen(cfg: DictConfig, preset: Mapping[str, str | None]) -> dict[str, str]:
