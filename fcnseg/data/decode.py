@@ -49,13 +49,6 @@ class Legend:
     pictures: bool = True
 
     @cached_property
-    def by_value(self) -> npt.NDArray[np.uint8]:
-        """(65536,) labels by stored number."""
-        table = np.full(2**16, UNKNOWN, dtype=np.uint8)
-        table[list(self.values)] = list(self.values.values())
-        return table
-
-    @cached_property
     def by_colour(self) -> npt.NDArray[np.uint8]:
         """(2**24,) labels by colour, as the number that its bytes R, G, B are, the first the lowest.
 
