@@ -148,6 +148,12 @@ def test_every_shipped_data_set_needs_no_trust(compose, root, tmp_path, path):
     assert rebuild.data(cfg, root=str(root)).count("train") == 8
 
 
+def test_what_is_trusted_must_still_be_a_network():
+    cfg = OmegaConf.create({"model": {"_target_": "builtins.dict"}, "choices": {}})
+    with pytest.raises(ValueError, match=r"model\._target_=builtins\.dict is a dict, wanted a torch\.nn\.Module"):
+        rebuild.network(cfg, 3, trust=True)
+
+
 def test_a_missing_data_set_is_neither_downloaded_nor_generated_nor_packed(compose, root, tmp_path, monkeypatch):
     monkeypatch.setattr("fcnseg.data.download.urlopen", lambda *args, **kwargs: pytest.fail("it downloads"))
     shapes = compose("data=shapes", f"data.root={tmp_path / 'none'}")
