@@ -149,8 +149,8 @@ def test_every_shipped_data_set_needs_no_trust(compose, root, tmp_path, path):
 
 
 def test_what_is_trusted_must_still_be_a_network():
-    cfg = OmegaConf.create({"model": {"_target_": "builtins.dict"}, "choices": {}})
-    with pytest.raises(ValueError, match=r"model\._target_=builtins\.dict is a dict, wanted a torch\.nn\.Module"):
+    cfg = OmegaConf.create({"model": {"_target_": "unittest.mock.Mock"}, "choices": {}})
+    with pytest.raises(ValueError, match=r"model\._target_=unittest\.mock\.Mock is a Mock, wanted a torch\.nn\.Module"):
         rebuild.network(cfg, 3, trust=True)
 
 
