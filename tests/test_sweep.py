@@ -175,8 +175,15 @@ def test_what_is_wrong_before_a_job_begins_is_a_row_of_the_table(launch):
     assert code == 1
     table = out[out.index("2 jobs") :]
     assert [table.count(f" {status} ") for status in ("failed", "finished")] == [1, 1]
-    assert "name=a/b" in table
+    names = "".join(line.split("│")[1].strip() for line in table.splitlines() if "│" in line)
+    assert names.endswith("name=a/bc")  # of both rows, wherever the column folds them
     assert "Traceback" not in err
+
+
+def test_a_launcher_that_is_not_installed_is_refused_with_its_extra(launch, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    code, _, err = launch("seed=0", "hydra/launcher=gpus")
+    assert (code, "hydra/launcher=gpus is not installed" in err, "uv sync --extra ray" in err) == (2, True, True)
 
 
 def test_a_number_that_is_text_names_the_run_as_the_job_does(launch, tmp_path):

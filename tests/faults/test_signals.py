@@ -10,9 +10,11 @@ import pytest
 from injection import at, evaluate, fill, kill, load, rows, run, send, start
 
 from fcnseg.data import packed
+from fcnseg.errors import StopError
 from fcnseg.files import read_json
 from fcnseg.runs import result as results
 from fcnseg.runs.checkpoint import newest_good
+from fcnseg.signals import StopRequest, stop_requests
 from fcnseg.task import SegmentationTask
 
 RARELY = "checkpoint.every_n_steps=null"
@@ -85,6 +87,28 @@ def test_ctrl_c(tmp_path, args, same, times, step):
     assert state(tmp_path) == ("interrupted", step)
     assert run(tmp_path, *args).code == 0
     same(tmp_path / "runs" / "run")
+
+
+def test_whoever_requeues_the_job_hears_nothing_of_a_run_without_a_warning(monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    heard = []
+    before = signal.signal(signal.SIGUSR2, lambda signum, _: heard.append(signum))
+    try:
+        with stop_requests():
+            pass
+        assert heard == []
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+
+
+def test_a_ctrl_c_after_another_signal_stops_at_once_and_gives_the_exit_code():
+    request = StopRequest()
+    request.deferred = True
+    request.receive(signal.SIGTERM, None)
+    with pytest.raises(StopError, match="SIGINT"):
+        request.receive(signal.SIGINT, None)
+    with pytest.raises(StopError, match="SIGINT"):
+        request.stop_if_asked()
 
 
 @pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGUSR2])
