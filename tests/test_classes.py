@@ -227,7 +227,6 @@ def test_vocs_facts_stand_in_one_file():
         "data/source.py",
         "data/formats/",  # VOC's layout is one of those that people have, and its colours are given to classes without
         "benchmark/",
-        "check/",
         "paper.py",
     )
     earlier_runs_have_no_others = "runs/result.py"

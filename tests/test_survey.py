@@ -21,7 +21,7 @@ VOC_TRAIN = (
 
 
 def of_counts(pixels, name="train", problems=()):
-    return Survey(name, 1464, (142, 500, 500), (71, 375, 500), tuple(pixels), (0,) * 22, problems)
+    return Survey(name, 1464, (142, 500, 500), (71, 375, 500), tuple(pixels), (0,) * 22, voc.VOC, problems)
 
 
 def printed(*surveys):

@@ -14,7 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from fcnseg.data import decode, voc
+from fcnseg.data import decode
 from fcnseg.data.dataset import BY_COLOUR, VOID, Classes, DataSet
 from fcnseg.data.progress import shown
 from fcnseg.losses import class_weights
@@ -37,9 +37,9 @@ class Survey:
         height: The span of the images' heights.
         pixels: The number of pixels of each of the C classes, then of void.
         holding: The number of images that hold each of these C + 1 labels.
+        classes: The C classes, in the order of their labels.
         problems: One line for each problem, which begins with the name of the file.
         by_colour: The number of masks whose palette holds the classes' colours at other indices than their labels.
-        classes: The classes.
         contents: A hash of the pixels of every image that could be read, by its name.
     """
 
@@ -49,9 +49,9 @@ class Survey:
     height: Span
     pixels: tuple[int, ...]
     holding: tuple[int, ...]
+    classes: Classes
     problems: tuple[str, ...] = ()
     by_colour: int = 0
-    classes: Classes = voc.VOC
     contents: Mapping[str, str] = field(default_factory=dict)
 
     @property
