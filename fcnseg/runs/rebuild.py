@@ -96,9 +96,8 @@ def task(folder: str | Path, data: VOCDataModule, *, trust: bool = False) -> Seg
     classes.check_same(data.classes, str(run.path))
     with _made_by(run):
         net = network(cfg, len(classes), trust=trust)
-        pixels = (
-            torch.ones(len(classes)) if data.only else data.class_pixels
-        )  # a loss's weights come with the checkpoint
+        # One image set has no train set: any pixels will do, since the checkpoint has the loss's weights.
+        pixels = torch.ones(len(classes)) if data.only else data.class_pixels
         loss = _make(_group(cfg, "loss"), KNOWN["loss"], trust, class_pixels=pixels)
         rebuilt = SegmentationTask(
             net,
@@ -123,8 +122,8 @@ def network(cfg: DictConfig, num_classes: int, *, trust: bool = False) -> nn.Mod
     Raises:
         ValueError: It is not a network of `NETWORKS` with plain values, and `trust` is missing.
     """
-    node = _group(cfg, "model")
-    name, values = str(node.pop("_target_", None)), node
+    values = _group(cfg, "model")
+    name = str(values.pop("_target_", None))
     if not trust:
         if not name.startswith(tuple(f"{package}." for package in NETWORKS)):
             raise _untrusted(name, f"a network of {', '.join(NETWORKS)}")
