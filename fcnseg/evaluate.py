@@ -7,6 +7,8 @@ from omegaconf import DictConfig, OmegaConf
 from fcnseg.cli.command import command
 from fcnseg.cli.messages import console
 from fcnseg.errors import warn
+from fcnseg.runs.folder import Run
+from fcnseg.signals import stop_requests
 
 SIZES = ("training", "original")
 TRAINER = ("accelerator", "devices", "precision", "deterministic", "benchmark", "inference_mode")
@@ -18,15 +20,12 @@ def evaluate(cfg: DictConfig) -> float | None:
 
     Another image set, or the images' own sizes, give a file in the run's `evaluations`.
     """
-    from fcnseg import build  # imports torch, which a refused command need not wait for
-    from fcnseg.runs import provenance, rebuild, result
-    from fcnseg.runs.folder import Run
-    from fcnseg.signals import stop_requests
-
     if cfg.at not in SIZES:
         raise ValueError(f"at={cfg.at}: wanted one of {', '.join(SIZES)}")
     run = Run(Path(cfg.run))
     stored = run.config
+    from fcnseg.runs import provenance, rebuild, result  # import torch, which a refused command need not wait for
+
     if cfg.verify:
         provenance.check_checkpoint(run)
     data = rebuild.data(stored, root=cfg.data.root, only=cfg.set, trust=cfg.trust)
