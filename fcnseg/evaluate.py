@@ -41,8 +41,6 @@ def evaluate(cfg: DictConfig) -> float | None:
         task.original_masks = data.original_masks
     with stop_requests():
         measured = result.measure(build.trainer_here(trainer, kept_precision), task, data)
-    if cfg.at == "original":  # the loss is not: it is of the training size
-        measured |= {"size": "original", "metrics": {**measured["metrics"], "test/loss": None}}
     miou = result.show(measured, run.path, console())
     if cfg.set is not None or cfg.at == "original":
         name = f"{data.root.resolve().name}-{data.only or 'test'}-{measured['size']}-{data.fingerprint[-12:]}"
