@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from fcnseg.cli.command import command
 from fcnseg.cli.messages import console
@@ -11,7 +11,6 @@ from fcnseg.runs.folder import Run
 from fcnseg.signals import stop_requests
 
 SIZES = ("training", "original")
-TRAINER = ("accelerator", "devices", "precision", "deterministic", "benchmark", "inference_mode")
 
 
 @command("evaluate")
@@ -33,34 +32,19 @@ def evaluate(cfg: DictConfig) -> float | None:
     if cfg.set is None and (changed := data.changed_since(then)):
         warn(f"{run.path}: {changed}: these scores and those of its training are not comparable")
     task = rebuild.task(run.path, data, trust=cfg.trust)
-    kept_precision = (run.result or {}).get("precision")
-    trainer = _trainer(stored, kept_precision)
+    trainer = rebuild.trainer(stored, kept_precision=(run.result or {}).get("precision"))
     if (floor := (run.result or {}).get("floor_class")) in data.classes.names:  # the most frequent class is train's
         data.floor_class = data.classes.names.index(floor)
     if cfg.at == "original":
         task.original_masks = data.original_masks
     with stop_requests():
-        measured = result.measure(build.trainer_here(trainer, kept_precision), task, data)
+        measured = result.measure(trainer, task, data)
     miou = result.show(measured, run.path, console())
     if cfg.set is not None or cfg.at == "original":
         name = f"{data.root.resolve().name}-{data.only or 'test'}-{measured['size']}-{data.fingerprint[-12:]}"
         path = run.add_evaluation(name, {**measured, "root": str(data.root)})
         console().print(f"these scores are in {path}", highlight=False, soft_wrap=True)
     return miou
-
-
-def _trainer(stored: DictConfig, kept_precision: object) -> DictConfig:
-    """The values of the run's trainer that matter in a test, and nothing else that its folder may name.
-
-    Raises:
-        ValueError: One of them names a class.
-    """
-    own = {key: stored.trainer[key] for key in TRAINER if key in stored.trainer}
-    if "_target_" in f"{own} {kept_precision}":
-        raise ValueError(
-            f"the config or the result of the run names a class in its trainer, wanted plain values: {own}"
-        )
-    return OmegaConf.create({"trainer": {"_target_": "lightning.Trainer", **own}})
 
 
 if __name__ == "__main__":
