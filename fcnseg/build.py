@@ -11,7 +11,6 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning import Callback, Trainer
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from fcnseg import limits
 from fcnseg.data.dataset import Classes
 from fcnseg.data.module import VOCDataModule
-from fcnseg.errors import KINDS, warn
+from fcnseg.errors import KINDS
 from fcnseg.models.weights import load, path_of, read
 from fcnseg.task import SegmentationTask
 
@@ -185,22 +184,6 @@ def trainer(
             use_distributed_sampler=False,
         ),
     )
-
-
-def trainer_here(cfg: DictConfig, kept_precision: str | None) -> Trainer:
-    """A trainer for the test of a run, on the device that it was trained on, or on what this machine has in its place."""
-    try:
-        return trainer(cfg, kept_precision=kept_precision)
-    except InstantiationException as error:
-        if not isinstance(error.__cause__, MisconfigurationException):
-            raise
-        settings = cfg.trainer
-        warn(
-            f"this machine does not have trainer.accelerator={settings.accelerator} trainer.devices={settings.devices} of the"
-            f" run ({error.__cause__}): it is tested on what there is"
-        )
-        settings.update(accelerator="auto", devices=1)
-        return trainer(cfg, kept_precision=kept_precision)
 
 
 def memory_format(net: nn.Module) -> torch.memory_format:

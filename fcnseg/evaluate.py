@@ -2,14 +2,15 @@
 
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from fcnseg.cli.command import command
 from fcnseg.cli.messages import console
 from fcnseg.errors import warn
+from fcnseg.runs.folder import Run
+from fcnseg.signals import stop_requests
 
 SIZES = ("training", "original")
-TRAINER = ("accelerator", "devices", "precision", "deterministic", "benchmark", "inference_mode")
 
 
 @command("evaluate")
@@ -18,15 +19,12 @@ def evaluate(cfg: DictConfig) -> float | None:
 
     Another image set, or the images' own sizes, give a file in the run's `evaluations`.
     """
-    from fcnseg import build  # imports torch, which a refused command need not wait for
-    from fcnseg.runs import provenance, rebuild, result
-    from fcnseg.runs.folder import Run
-    from fcnseg.signals import stop_requests
-
     if cfg.at not in SIZES:
         raise ValueError(f"at={cfg.at}: wanted one of {', '.join(SIZES)}")
     run = Run(Path(cfg.run))
     stored = run.config
+    from fcnseg.runs import provenance, rebuild, result  # import torch, which a refused command need not wait for
+
     if cfg.verify:
         provenance.check_checkpoint(run)
     data = rebuild.data(stored, root=cfg.data.root, only=cfg.set, trust=cfg.trust)
@@ -34,36 +32,19 @@ def evaluate(cfg: DictConfig) -> float | None:
     if cfg.set is None and (changed := data.changed_since(then)):
         warn(f"{run.path}: {changed}: these scores and those of its training are not comparable")
     task = rebuild.task(run.path, data, trust=cfg.trust)
-    kept_precision = (run.result or {}).get("precision")
-    trainer = _trainer(stored, kept_precision)
+    trainer = rebuild.trainer(stored, kept_precision=(run.result or {}).get("precision"))
     if (floor := (run.result or {}).get("floor_class")) in data.classes.names:  # the most frequent class is train's
         data.floor_class = data.classes.names.index(floor)
     if cfg.at == "original":
         task.original_masks = data.original_masks
     with stop_requests():
-        measured = result.measure(build.trainer_here(trainer, kept_precision), task, data)
-    if cfg.at == "original":  # the loss is not: it is of the training size
-        measured |= {"size": "original", "metrics": {**measured["metrics"], "test/loss": None}}
+        measured = result.measure(trainer, task, data)
     miou = result.show(measured, run.path, console())
     if cfg.set is not None or cfg.at == "original":
         name = f"{data.root.resolve().name}-{data.only or 'test'}-{measured['size']}-{data.fingerprint[-12:]}"
         path = run.add_evaluation(name, {**measured, "root": str(data.root)})
         console().print(f"these scores are in {path}", highlight=False, soft_wrap=True)
     return miou
-
-
-def _trainer(stored: DictConfig, kept_precision: object) -> DictConfig:
-    """The values of the run's trainer that matter in a test, and nothing else that its folder may name.
-
-    Raises:
-        ValueError: One of them names a class.
-    """
-    own = {key: stored.trainer[key] for key in TRAINER if key in stored.trainer}
-    if "_target_" in f"{own} {kept_precision}":
-        raise ValueError(
-            f"the config or the result of the run names a class in its trainer, wanted plain values: {own}"
-        )
-    return OmegaConf.create({"trainer": {"_target_": "lightning.Trainer", **own}})
 
 
 if __name__ == "__main__":

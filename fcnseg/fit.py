@@ -172,8 +172,8 @@ class Training:
             OSError: The best epoch's weights are missing or damaged.
         """
         best = self.run.checkpoints / BEST
-        wrong = damage(best)
-        if not wrong and sha256(best) != (self.checkpoints.best_sha256 or sha256(best)):
+        wrong, wanted = damage(best), self.checkpoints.best_sha256  # earlier versions did not save it
+        if not wrong and wanted and sha256(best) != wanted:
             best.unlink()  # so that the same command knows it, too
             wrong = "was of another epoch than the best one"
         if wrong:

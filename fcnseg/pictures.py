@@ -38,7 +38,7 @@ def panel(images: Tensor, truths: Tensor, predictions: Tensor, classes: Classes)
         images: (N, 3, H, W) uint8.
         truths: (N, H, W) labels, 255 for void.
         predictions: (N, H, W) labels.
-        classes: Their classes.
+        classes: The classes of the labels, in whose colours these are drawn.
     """
     rows = []
     for image, truth, prediction in zip(images, truths, predictions.to(torch.uint8), strict=True):

@@ -149,7 +149,7 @@ def class_heat_map(classes: Classes, iou: Reals, titles: Sequence[str], shares: 
     """IoU of every class, and their mean, a column for every experiment.
 
     Args:
-        classes: The C classes.
+        classes: The C classes, whose names head the rows.
         iou: (C, experiments), NaN for a class in neither truth nor prediction.
         titles: The titles of the experiments, which head the columns.
         shares: The share of the labelled test pixels that every class has.

@@ -265,9 +265,7 @@ class Run:
     def _write_status(self, status: str, **more: str) -> None:
         before = self.status or {}
         taken_over = before.get("status") == "running" and {**before, **_process()} != before
-        if (
-            taken_over or not self.path.is_dir()
-        ):  # by another process, or it was removed: it is no longer ours to write to
+        if taken_over or not self.path.is_dir():  # it is another process's now, or was removed
             return
         path, now = self.path / STATUS, {**before, "status": status, "ended": _now()}
         try:

@@ -1,7 +1,7 @@
 """A trained network, rebuilt from its run folder without running code that the folder names.
 
 A folder may come from somebody else. What its config may name is written down here: networks of three packages, and the losses
-and data sets of this one. Anything else is made only with `trust`. Arguments are plain values; nothing is downloaded, and
+and data sets of this one. Anything else is made only with `trust`. Arguments are plain values, and of a trainer nothing else is taken; nothing is downloaded, and
 nothing is written in a place that only the config names.
 """
 
@@ -14,12 +14,16 @@ from pkgutil import resolve_name
 from typing import Any, NoReturn, cast
 
 import torch
+from hydra.errors import InstantiationException
+from lightning import Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from fcnseg import build, losses
 from fcnseg.data import augment
 from fcnseg.data.module import VOCDataModule
+from fcnseg.errors import warn
 from fcnseg.files import nothing_built
 from fcnseg.models.weights import of_network
 from fcnseg.runs.checkpoint import BEST, check_weights, read
@@ -47,6 +51,8 @@ KNOWN = {  # by the group of the config
         f"{losses.__name__}.{name}" for name, each in vars(losses).items() if _is_module_of(each, losses.__name__)
     ),
 }
+# Settings of a trainer that matter in a test.
+TRAINER = ("accelerator", "devices", "precision", "deterministic", "benchmark", "inference_mode")
 # Arguments that would download weights: the checkpoint has them.
 NO_WEIGHTS = {"weights": None, "weights_backbone": None, "encoder_weights": None, "pretrained": False}
 
@@ -96,9 +102,8 @@ def task(folder: str | Path, data: VOCDataModule, *, trust: bool = False) -> Seg
     classes.check_same(data.classes, str(run.path))
     with _made_by(run):
         net = network(cfg, len(classes), trust=trust)
-        pixels = (
-            torch.ones(len(classes)) if data.only else data.class_pixels
-        )  # a loss's weights come with the checkpoint
+        # One image set has no train set: any pixels will do, since the checkpoint has the loss's weights.
+        pixels = torch.ones(len(classes)) if data.only else data.class_pixels
         loss = _make(_group(cfg, "loss"), KNOWN["loss"], trust, class_pixels=pixels)
         rebuilt = SegmentationTask(
             net,
@@ -123,8 +128,8 @@ def network(cfg: DictConfig, num_classes: int, *, trust: bool = False) -> nn.Mod
     Raises:
         ValueError: It is not a network of `NETWORKS` with plain values, and `trust` is missing.
     """
-    node = _group(cfg, "model")
-    name, values = str(node.pop("_target_", None)), node
+    values = _group(cfg, "model")
+    name = str(values.pop("_target_", None))
     if not trust:
         if not name.startswith(tuple(f"{package}." for package in NETWORKS)):
             raise _untrusted(name, f"a network of {', '.join(NETWORKS)}")
@@ -139,6 +144,35 @@ def network(cfg: DictConfig, num_classes: int, *, trust: bool = False) -> nn.Mod
     if not isinstance(made, nn.Module):
         raise ValueError(f"model._target_={name} is a {type(made).__name__}, wanted a torch.nn.Module")
     return made
+
+
+def trainer(cfg: DictConfig, *, kept_precision: str | None) -> Trainer:
+    """A trainer to test a run with, on the device that it was trained on, or on what this machine has in its place.
+
+    Args:
+        cfg: The config of the run. Those of its trainer's values that matter in a test are taken, and nothing else.
+        kept_precision: The precision of the run's result; None for that of `cfg`.
+
+    Raises:
+        ValueError: One of the values names a class.
+    """
+    own = {key: cfg.trainer[key] for key in TRAINER if key in cfg.trainer}
+    if "_target_" in f"{own} {kept_precision}":
+        raise ValueError(
+            f"the config or the result of the run names a class in its trainer, wanted plain values: {own}"
+        )
+    plain = OmegaConf.create({"trainer": {"_target_": "lightning.Trainer", **own}})
+    try:
+        return build.trainer(plain, kept_precision=kept_precision)
+    except InstantiationException as error:
+        if not isinstance(error.__cause__, MisconfigurationException):
+            raise
+        warn(
+            f"this machine does not have trainer.accelerator={plain.trainer.accelerator}"
+            f" trainer.devices={plain.trainer.devices} of the run ({error.__cause__}): it is tested on what there is"
+        )
+    plain.trainer.update(accelerator="auto", devices=1)
+    return build.trainer(plain, kept_precision=kept_precision)
 
 
 def data(cfg: DictConfig, *, root: str | None = None, only: str | None = None, trust: bool = False) -> VOCDataModule:

@@ -31,7 +31,8 @@ def measure(trainer: Trainer, task: SegmentationTask, data: VOCDataModule) -> di
         exact = scores(matrices, data.classes.background)  # Lightning's are rounded on a GPU
         found = {name: value.item() for name, value in exact.items()}
         iou = iou_per_class(matrices[:, :-1].sum(0)).tolist()
-    found["loss"] = trainer.callback_metrics["test/loss"].item()
+    # At the images' own sizes there is no loss: it is taken at the size of the batch.
+    found["loss"] = math.nan if task.original_masks else trainer.callback_metrics["test/loss"].item()
     floor = scores(everywhere(data.floor_class, matrices), data.classes.background)
     return {
         "metrics": {f"test/{name}": _number(value) for name, value in found.items()},
@@ -42,7 +43,7 @@ def measure(trainer: Trainer, task: SegmentationTask, data: VOCDataModule) -> di
         "classes": data.classes.plain(),
         "split": data.only or data.split,
         "images": {stage: data.count(stage) for stage in data.parts},
-        "size": spelled(data.size),
+        "size": "original" if task.original_masks else spelled(data.size),
         "data_fingerprint": data.fingerprint,
         "parameters": sum(parameter.numel() for parameter in task.net.parameters()),
     }
