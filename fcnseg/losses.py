@@ -84,7 +84,7 @@ class Focal(Loss):
     """Focal loss (Lin et al., arXiv 1708.02002), the mean of -(1 - p)^gamma log p over labelled pixels.
 
     Args:
-        class_pixels: (C + 1,), which every loss is given; this one does not weight classes.
+        class_pixels: (C,), which every loss is given; this one does not weight classes.
         gamma: How much less a pixel counts whose class is sure: 0 is cross-entropy, the paper's 2.0 is usual.
     """
 
@@ -103,7 +103,7 @@ class OHEM(Loss):
     """Online hard example mining: the mean cross-entropy of the labelled pixels where it is highest.
 
     Args:
-        class_pixels: (C + 1,), which every loss is given; this one does not weight classes.
+        class_pixels: (C,), which every loss is given; this one does not weight classes.
         share: The share of the batch's labelled pixels that count, from 0.001 to 1.
     """
 

@@ -1,5 +1,7 @@
 """The networks of segmentation_models_pytorch: twelve decoders on hundreds of encoders, an extra to install."""
 
+from contextlib import suppress
+
 import torch
 from torch import Tensor, nn
 
@@ -52,17 +54,18 @@ class SMP(nn.Module):
             load(self.net if whole else self.net.encoder, state, path, without=HEADS, classes=num_classes)
 
     def _least_side(self) -> int:
-        """The side of the smallest image that the network takes, found by trying; multiples of it are taken, too."""
+        """The side of the smallest image that the network takes, found by trying; multiples of it are taken, too.
+
+        Raises:
+            ValueError: It takes none of them.
+        """
         self.net.eval()
         for side in (STRIDE, 2 * STRIDE, 4 * STRIDE):
-            try:
-                with torch.no_grad():
-                    self.net(torch.zeros(1, 3, side, side))
-                break
-            except RuntimeError:
-                continue
-        self.net.train()
-        return side
+            with suppress(RuntimeError), torch.no_grad():
+                self.net(torch.zeros(1, 3, side, side))
+                self.net.train()
+                return side
+        raise ValueError(f"it takes no image of {STRIDE}, {2 * STRIDE} or {4 * STRIDE} pixels: choose another encoder")
 
     def forward(self, image: Tensor) -> Tensor:
         return crop_to_size(self.net(pad_to_multiple(image, self.multiple)), image)

@@ -167,6 +167,12 @@ def test_smp_pads_to_what_the_network_needs(arch, multiple):
         assert net(torch.randn(1, 3, 33, 190)).shape == (1, 5, 33, 190)
 
 
+def test_an_encoder_for_images_of_one_size_is_refused():
+    pytest.importorskip("segmentation_models_pytorch")
+    with pytest.raises(ValueError, match="tu-hiera_tiny_224 .*: it takes no image of 32, 64 or 128 pixels"):
+        SMP(5, arch="Unet", encoder="tu-hiera_tiny_224", weights=None)
+
+
 def test_smp_without_its_package_names_the_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "segmentation_models_pytorch", None)
     with pytest.raises(ValueError, match=r'model=smp needs a package .* pip install "\.\[smp\]"'):
