@@ -1,8 +1,8 @@
 """A trained network, rebuilt from its run folder without running code that the folder names.
 
 A folder may come from somebody else. What its config may name is written down here: networks of three packages, and the losses
-and data sets of this one. Anything else is made only with `trust`. Arguments are plain values, and of a trainer nothing else is taken; nothing is downloaded, and
-nothing is written in a place that only the config names.
+and data sets of this one. Anything else is made only with `trust`. Arguments are plain values, and of a trainer nothing else is
+taken; nothing is downloaded, and nothing is written in a place that only the config names.
 """
 
 from collections.abc import Iterator, Mapping

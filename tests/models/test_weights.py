@@ -169,7 +169,7 @@ def test_smp_pads_to_what_the_network_needs(arch, multiple):
 
 def test_an_encoder_for_images_of_one_size_is_refused():
     pytest.importorskip("segmentation_models_pytorch")
-    with pytest.raises(ValueError, match="tu-hiera_tiny_224 .*: it takes no image of 32, 64 or 128 pixels"):
+    with pytest.raises(ValueError, match=r"tu-hiera_tiny_224 .*: it takes no image of 32, 64 or 128 pixels"):
         SMP(5, arch="Unet", encoder="tu-hiera_tiny_224", weights=None)
 
 
