@@ -22,6 +22,7 @@ from fcnseg import limits
 from fcnseg.data.dataset import Classes
 from fcnseg.data.module import VOCDataModule
 from fcnseg.errors import KINDS
+from fcnseg.models.layers import memory_format
 from fcnseg.models.weights import load, path_of, read
 from fcnseg.task import SegmentationTask
 
@@ -184,12 +185,6 @@ def trainer(
             use_distributed_sampler=False,
         ),
     )
-
-
-def memory_format(net: nn.Module) -> torch.memory_format:
-    """Channels last, which convolutions are fastest in, unless instance norm would undo it at every layer."""
-    instance_norm = any(isinstance(module, nn.InstanceNorm2d) for module in net.modules())
-    return torch.contiguous_format if instance_norm else torch.channels_last
 
 
 def precision(wanted: str, accelerator: str) -> str:

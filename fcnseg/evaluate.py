@@ -23,16 +23,16 @@ def evaluate(cfg: DictConfig) -> float | None:
         raise ValueError(f"at={cfg.at}: wanted one of {', '.join(SIZES)}")
     run = Run(Path(cfg.run))
     stored = run.config
-    from fcnseg.runs import provenance, rebuild, result  # import torch, which a refused command need not wait for
+    from fcnseg.runs import provenance, result, retest  # import torch, which a refused command need not wait for
 
     if cfg.verify:
         provenance.check_checkpoint(run)
-    data = rebuild.data(stored, root=cfg.data.root, only=cfg.set, trust=cfg.trust)
+    data = retest.data(stored, root=cfg.data.root, only=cfg.set, trust=cfg.trust)
     then = (run.result or run.status or {}).get("data_fingerprint", data.fingerprint)
     if cfg.set is None and (changed := data.changed_since(then)):
         warn(f"{run.path}: {changed}: these scores and those of its training are not comparable")
-    task = rebuild.task(run.path, data, trust=cfg.trust)
-    trainer = rebuild.trainer(stored, kept_precision=(run.result or {}).get("precision"))
+    task = retest.task(run.path, data, trust=cfg.trust)
+    trainer = retest.trainer(stored, kept_precision=(run.result or {}).get("precision"))
     if (floor := (run.result or {}).get("floor_class")) in data.classes.names:  # the most frequent class is train's
         data.floor_class = data.classes.names.index(floor)
     if cfg.at == "original":

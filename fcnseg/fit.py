@@ -21,7 +21,8 @@ from fcnseg.errors import warn
 from fcnseg.files import write_json
 from fcnseg.limits import limits_explained
 from fcnseg.runs import provenance, result
-from fcnseg.runs.checkpoint import BEST, Checkpoint, SafeCheckpointIO, damage, load_weights, newest_good, read, sha256
+from fcnseg.runs.checkpoint import BEST, Checkpoint, damage, load_weights, newest_good, read, sha256
+from fcnseg.runs.checkpoint_io import SafeCheckpointIO
 from fcnseg.runs.folder import RESULT, Run
 from fcnseg.runs.run_log import RunLog
 from fcnseg.runs.settings import hyperparameters

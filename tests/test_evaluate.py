@@ -57,7 +57,7 @@ def enlarge(logits, height, width):
 
 def numpys(run, folder, names):
     """The confusion matrix (22, 21) of a run's network at the images' own sizes, by Pillow and NumPy."""
-    _, net = rebuild.load(run)
+    net = rebuild.load(run).net
     matrix = np.zeros((22, 21), dtype=int)
     for name in names:
         small = np.asarray(Image.open(folder.image(name)).resize((48, 32), Image.Resampling.BILINEAR)) / np.float32(255)

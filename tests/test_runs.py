@@ -28,7 +28,7 @@ from fcnseg.data import voc
 from fcnseg.evaluate import evaluate
 from fcnseg.files import read_json, replacing, write_json, write_text
 from fcnseg.runs import folder as runs
-from fcnseg.runs import rebuild
+from fcnseg.runs import rebuild, retest
 from fcnseg.runs import result as results
 from fcnseg.task import SegmentationTask
 from fcnseg.train import train
@@ -213,9 +213,9 @@ def test_evaluate_works_without_the_device_of_the_run(command, again, as_if, mon
 
 
 def test_a_run_is_rebuilt_from_its_folder(run):
-    cfg, net = rebuild.load(run)
-    data = rebuild.data(cfg)
-    task = rebuild.task(run, data)
+    cfg, net, _ = rebuild.load(run)
+    data = retest.data(cfg)
+    task = retest.task(run, data)
     assert not any(module.training for module in [*net.modules(), *task.modules()])
     assert all(torch.equal(value, task.net.state_dict()[name]) for name, value in net.state_dict().items())
     loss = build.trainer(cfg).validate(task, data, verbose=False)[0]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -92,3 +93,9 @@ def pad_to_multiple(image: Tensor, stride: int) -> Tensor:
 def crop_to_size(logits: Tensor, image: Tensor) -> Tensor:
     """The logits of a padded image, (N, C, H + pad, W + pad), at the size of the image itself: (N, C, H, W)."""
     return logits[..., : image.shape[-2], : image.shape[-1]]
+
+
+def memory_format(net: nn.Module) -> torch.memory_format:
+    """Channels last, which convolutions are fastest in, unless instance norm would undo it at every layer."""
+    instance_norm = any(isinstance(module, nn.InstanceNorm2d) for module in net.modules())
+    return torch.contiguous_format if instance_norm else torch.channels_last

@@ -15,8 +15,8 @@ from fcnseg.data.dataset import Classes
 from fcnseg.metrics import SCORES
 from fcnseg.runs.folder import CONFIG, METRICS, RESULT, STATUS, Run
 from fcnseg.runs.identity import without_watchers
-from fcnseg.runs.result import classes_of
 from fcnseg.runs.settings import flatten
+from fcnseg.runs.stored import classes_of
 
 T = TypeVar("T")
 Config = dict[str, Any]  # full names of settings, such as trainer.max_epochs, to their values

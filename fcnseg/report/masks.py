@@ -13,9 +13,9 @@ from fcnseg.data.batch import normalize
 from fcnseg.data.dataset import Classes
 from fcnseg.data.module import VOCDataModule
 from fcnseg.report.document import Gallery
-from fcnseg.runs import rebuild
+from fcnseg.runs import rebuild, retest
 from fcnseg.runs.folder import Run
-from fcnseg.runs.result import classes_of
+from fcnseg.runs.stored import classes_of
 
 PICKED = 3
 SEEN = 0.01  # the share of an image from which on a class counts as seen in it
@@ -33,7 +33,7 @@ def load_data(path: Path, root: str | None, *, trust: bool = False) -> VOCDataMo
         ValueError: There is no data set, or one of other classes; nothing is downloaded for a picture.
     """
     run = Run(path)
-    data = rebuild.data(run.config, root=root, trust=trust)
+    data = retest.data(run.config, root=root, trust=trust)
     classes_of(run.result or {}).check_same(data.classes, str(path))
     return data
 
@@ -44,7 +44,7 @@ def load_network(path: Path, *, trust: bool = False) -> nn.Module:
     Raises:
         ValueError: There is no checkpoint, or none of this network.
     """
-    return rebuild.load(path, trust=trust)[1]
+    return rebuild.load(path, trust=trust).net
 
 
 @torch.inference_mode()

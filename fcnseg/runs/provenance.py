@@ -4,13 +4,15 @@ import subprocess
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning import Trainer
 
 from fcnseg.runs.checkpoint import BEST, sha256
 from fcnseg.runs.folder import Run
+
+if TYPE_CHECKING:
+    from lightning import Trainer  # whose import takes seconds, and reading a run does not need it
 
 PACKAGES = ("fcnseg", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core")
 
@@ -21,7 +23,7 @@ def code() -> dict[str, str | bool | None]:
     return {"commit": _git("rev-parse", "HEAD"), "dirty": None if changes is None else bool(changes)}
 
 
-def surroundings(trainer: Trainer) -> dict[str, Any]:
+def surroundings(trainer: "Trainer") -> dict[str, Any]:
     """The device, the threads, the precision and the versions, on which the last digits of a run's numbers depend."""
     device = trainer.strategy.root_device
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
@@ -41,7 +43,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return [f"{key} {new} (before: {old})" for key, old, new in pairs if old != new]
 
 
-def provenance(trainer: Trainer, checkpoint: Path) -> dict[str, Any]:
+def provenance(trainer: "Trainer", checkpoint: Path) -> dict[str, Any]:
     """The versions, the hardware, the precision and the checkpoint that a result comes from."""
     here = surroundings(trainer)
     device, threads = here.pop("device"), here.pop("threads")

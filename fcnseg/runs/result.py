@@ -10,9 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fcnseg.data import spelled
-from fcnseg.data.dataset import Classes
 from fcnseg.data.module import VOCDataModule
-from fcnseg.data.voc import VOC
 from fcnseg.metrics import PAPER_SCORES, SCORES, everywhere, iou_per_class, scores
 from fcnseg.task import SegmentationTask
 
@@ -47,15 +45,6 @@ def measure(trainer: Trainer, task: SegmentationTask, data: VOCDataModule) -> di
         "data_fingerprint": data.fingerprint,
         "parameters": sum(parameter.numel() for parameter in task.net.parameters()),
     }
-
-
-def classes_of(stored: Mapping[str, Any]) -> Classes:
-    """The classes of a result or a checkpoint; VOC's where it has none, since earlier versions knew no others.
-
-    Raises:
-        ValueError: they are damaged.
-    """
-    return Classes.of(stored["classes"]) if "classes" in stored else VOC
 
 
 def beats_floor(result: Mapping[str, Any]) -> bool:

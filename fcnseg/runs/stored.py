@@ -1,12 +1,16 @@
-"""The config and the table of a run, read from files that may be damaged or come from somebody else."""
+"""The config, the table and the classes of a run, read from files that may be damaged or come from somebody else."""
 
 import csv
 import io
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
+from fcnseg.data.dataset import Classes
+from fcnseg.data.voc import VOC
 from fcnseg.files import read_text
 
 LARGEST_CONFIG, MOST_BRACKETS = 1 << 17, 1000  # bytes, [ and {: with more, reading would take more than two seconds
@@ -38,6 +42,15 @@ def table(path: Path) -> list[dict[str, float]]:
     if not all("epoch" in row for row in rows):
         raise _damaged(path, "a row has no epoch")
     return rows
+
+
+def classes_of(stored: Mapping[str, Any]) -> Classes:
+    """The classes of a result or a checkpoint; VOC's where it has none, since earlier versions knew no others.
+
+    Raises:
+        ValueError: They are damaged.
+    """
+    return Classes.of(stored["classes"]) if "classes" in stored else VOC
 
 
 def _damaged(path: Path, reason: str) -> ValueError:

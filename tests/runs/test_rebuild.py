@@ -17,7 +17,7 @@ from fcnseg.data.voc import VOC
 from fcnseg.evaluate import evaluate
 from fcnseg.files import read_json, write_json
 from fcnseg.report.__main__ import report
-from fcnseg.runs import rebuild
+from fcnseg.runs import rebuild, retest
 from fcnseg.runs.folder import CONFIG, Run
 from fcnseg.train import train
 
@@ -134,7 +134,7 @@ def test_every_shipped_network_and_loss_needs_no_trust(compose, path, monkeypatc
     cfg = compose(f"{path.parent.name}={path.stem}")
     with torch.device("meta"):
         rebuild.network(cfg, 21)
-        rebuild._make(rebuild._group(cfg, "loss"), rebuild.KNOWN["loss"], False, class_pixels=torch.ones(22))
+        rebuild.make(rebuild.group(cfg, "loss"), retest.KNOWN["loss"], False, class_pixels=torch.ones(22))
 
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("data/*.yaml")), ids=lambda p: p.stem)
@@ -145,7 +145,7 @@ def test_every_shipped_data_set_needs_no_trust(compose, root, tmp_path, path):
     if path.stem == "folder":  # its classes are not known beforehand
         root = shutil.copytree(root / "VOCdevkit" / "VOC2012", tmp_path / "data")
         (root / "classes.yaml").write_text(json.dumps({"names": VOC.names, "colors": VOC.colours}))
-    assert rebuild.data(cfg, root=str(root)).count("train") == 8
+    assert retest.data(cfg, root=str(root)).count("train") == 8
 
 
 def test_what_is_trusted_must_still_be_a_network():
@@ -162,11 +162,11 @@ def test_a_missing_data_set_is_neither_downloaded_nor_generated_nor_packed(compo
     for cfg, words in ((shapes, "data.root="), (voc, "no data set in"), (unpacked, "data.root=")):
         before = sorted(root.rglob("*"))
         with pytest.raises(ValueError, match=words):
-            rebuild.data(cfg)
+            retest.data(cfg)
         assert not (tmp_path / "none").exists()
         assert sorted(root.rglob("*")) == before
     with pytest.raises(ValueError, match="no data set in"):
-        rebuild.data(voc, root=str(tmp_path / "none"))
+        retest.data(voc, root=str(tmp_path / "none"))
 
 
 def test_a_stored_config_cannot_read_the_environment(command, folder, tmp_path, monkeypatch):

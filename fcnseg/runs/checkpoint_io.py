@@ -1,0 +1,46 @@
+"""Lightning's reader and writer of checkpoints, by `checkpoint.save` and `checkpoint.read`."""
+
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningModule
+from lightning.fabric.plugins.io import TorchCheckpointIO
+
+from fcnseg.runs.checkpoint import LAST, PREVIOUS, Checkpoint, check_weights, read, save
+
+
+class SafeCheckpointIO(TorchCheckpointIO):
+    """Lightning's own copies a new file over the old one, which a kill leaves broken (pytorch-lightning#21253).
+
+    Attributes:
+        opened: A checkpoint that was read already; Lightning gets it instead of reading the file a second time.
+    """
+
+    opened: Checkpoint | None = None
+
+    def save_checkpoint(self, checkpoint: Checkpoint, path: str | Path, storage_options: Any | None = None) -> None:
+        """Write a checkpoint of the run or of a callback of Lightning's; the `last.ckpt` before becomes `previous.ckpt`."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save(path, checkpoint, keep=PREVIOUS if path.name == LAST else None)
+
+    def load_checkpoint(self, path: str | Path, *_: object, **__: object) -> Checkpoint:
+        """Hand over the checkpoint that was opened; it is not kept, since Lightning takes it apart."""
+        checkpoint, self.opened = self.opened or read(Path(path)), None
+        return checkpoint
+
+    def open(self, path: Path, task: LightningModule, max_epochs: int) -> Checkpoint:
+        """Read the checkpoint to resume, and check that it is one of this run.
+
+        Raises:
+            ValueError: The file cannot be read, has the weights of another network, or has more epochs than `max_epochs`.
+        """
+        checkpoint = read(path)
+        check_weights(checkpoint["state_dict"], task, path)
+        if (done := checkpoint["epoch"]) > max_epochs:
+            raise ValueError(
+                f"trainer.max_epochs={max_epochs}, but {path} has {done} epochs behind it: raise it, or start over with"
+                " resume=never"
+            )
+        self.opened = checkpoint
+        return checkpoint

@@ -1,0 +1,136 @@
+"""A finished run, made ready to be tested again: its data, its task and a trainer.
+
+As in `rebuild`, no code that the folder names is run without `trust`: the losses and the data sets of this package are known,
+and of the trainer's values those are taken that matter in a test. Nothing is downloaded, and nothing is written in a place that
+only the config names.
+"""
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import NoReturn, cast
+
+import torch
+from hydra.errors import InstantiationException
+from lightning import Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig, OmegaConf
+
+from fcnseg import build, losses
+from fcnseg.data import augment
+from fcnseg.data.module import VOCDataModule
+from fcnseg.errors import warn
+from fcnseg.files import nothing_built
+from fcnseg.models.layers import memory_format
+from fcnseg.runs.checkpoint import BEST, check_weights, read
+from fcnseg.runs.folder import Run
+from fcnseg.runs.rebuild import group, is_module_of, made_by, make, network
+from fcnseg.runs.stored import classes_of
+from fcnseg.task import SegmentationTask
+
+KNOWN = {  # by the group of the config
+    "data": (
+        "fcnseg.data.module.VOCDataModule",
+        "fcnseg.data.download.voc2012",
+        "fcnseg.data.formats.folder",
+        "fcnseg.data.shapes.shapes",
+    ),
+    "loss": tuple(
+        f"{losses.__name__}.{name}" for name, each in vars(losses).items() if is_module_of(each, losses.__name__)
+    ),
+}
+# Settings of a trainer that matter in a test.
+TRAINER = ("accelerator", "devices", "precision", "deterministic", "benchmark", "inference_mode")
+
+
+def task(folder: str | Path, data: VOCDataModule, *, trust: bool = False) -> SegmentationTask:
+    """Rebuild a run's network and loss, with the best weights, as a task to validate and test; it cannot train.
+
+    Args:
+        folder: The folder of the run.
+        data: What it will be scored on.
+        trust: Whether the config may name any code.
+
+    Raises:
+        ValueError: As `load`, or the data have other classes.
+    """
+    run = Run(Path(folder))
+    cfg, path = run.config, run.checkpoints / BEST
+    stored = read(path)
+    state, classes = stored["state_dict"], classes_of(stored)
+    classes.check_same(data.classes, str(run.path))
+    with made_by(run):
+        net = network(cfg, len(classes), trust=trust)
+        # One image set has no train set: any pixels will do, since the checkpoint has the loss's weights.
+        pixels = torch.ones(len(classes)) if data.only else data.class_pixels
+        loss = make(group(cfg, "loss"), KNOWN["loss"], trust, class_pixels=pixels)
+        rebuilt = SegmentationTask(
+            net,
+            loss=loss,
+            optimizer=_cannot_train,
+            schedule=_cannot_train,
+            classes=classes,
+            memory_format=memory_format(net),
+        )
+        check_weights(state, rebuilt, path)
+    rebuilt.load_state_dict(state)
+    return rebuilt.eval()
+
+
+def _cannot_train(_: object) -> NoReturn:
+    raise ValueError("a rebuilt run cannot be trained: train its network in a task of your own")
+
+
+def data(cfg: DictConfig, *, root: str | None = None, only: str | None = None, trust: bool = False) -> VOCDataModule:
+    """The data of `cfg.data`, ready to be scored on; nothing is downloaded.
+
+    Args:
+        cfg: The config of a run.
+        root: The folder in which the data set is now, in which packs may be written; None: the one that the run was trained
+            from, in which nothing is written.
+        only: The one image set to score on; None: what the run was tested on.
+        trust: Whether the config may name any code.
+
+    Raises:
+        ValueError: The data set is not there, or `cfg` names a data set that is not of this package and `trust` is missing.
+    """
+    node = group(cfg, "data")
+    if root is not None:
+        node["root"] = root
+        node.pop("cache", None)  # packs are beside the data, not in a place that only the config names
+    if "download" in node:
+        node["download"] = False
+    if isinstance(source := node.get("source"), dict) and "urls" in source:
+        source["urls"] = []
+    made = cast(VOCDataModule, make(node, KNOWN["data"], trust, augment=augment.none, seed=0, only=only))
+    with nullcontext() if root else nothing_built():
+        made.prepare_data()
+    return made
+
+
+def trainer(cfg: DictConfig, *, kept_precision: str | None) -> Trainer:
+    """A trainer to test a run with, on the device that it was trained on, or on what this machine has in its place.
+
+    Args:
+        cfg: The config of the run. Those of its trainer's values that matter in a test are taken, and nothing else.
+        kept_precision: The precision of the run's result; None for that of `cfg`.
+
+    Raises:
+        ValueError: One of the values names a class.
+    """
+    own = {key: cfg.trainer[key] for key in TRAINER if key in cfg.trainer}
+    if "_target_" in f"{own} {kept_precision}":
+        raise ValueError(
+            f"the config or the result of the run names a class in its trainer, wanted plain values: {own}"
+        )
+    plain = OmegaConf.create({"trainer": {"_target_": "lightning.Trainer", **own}})
+    try:
+        return build.trainer(plain, kept_precision=kept_precision)
+    except InstantiationException as error:
+        if not isinstance(error.__cause__, MisconfigurationException):
+            raise
+        warn(
+            f"this machine does not have trainer.accelerator={plain.trainer.accelerator}"
+            f" trainer.devices={plain.trainer.devices} of the run ({error.__cause__}): it is tested on what there is"
+        )
+    plain.trainer.update(accelerator="auto", devices=1)
+    return build.trainer(plain, kept_precision=kept_precision)
