@@ -191,11 +191,7 @@ def precision(wanted: str, accelerator: str) -> str:
     """Lightning's name of the precision: "auto" is bf16-mixed where the hardware multiplies bfloat16, else 32-true."""
     if wanted != "auto":
         return wanted
-    if accelerator != "cpu" and torch.cuda.is_available():
-        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        capabilities = torch.cpu.get_capabilities()
-        has_bf16 = capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False)
+    has_bf16 = limits.has_bf16("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
     return "bf16-mixed" if has_bf16 else "32-true"
 
 

@@ -23,6 +23,7 @@ def evaluate(cfg: DictConfig) -> float | None:
         raise ValueError(f"at={cfg.at}: wanted one of {', '.join(SIZES)}")
     run = Run(Path(cfg.run))
     stored = run.config
+    from fcnseg.models.averaged import averaged
     from fcnseg.runs import provenance, result, retest  # import torch, which a refused command need not wait for
 
     if cfg.verify:
@@ -32,6 +33,7 @@ def evaluate(cfg: DictConfig) -> float | None:
     if cfg.set is None and (changed := data.changed_since(then)):
         warn(f"{run.path}: {changed}: these scores and those of its training are not comparable")
     task = retest.task(run.path, data, trust=cfg.trust)
+    task.net = averaged(task.net, cfg.tta)
     trainer = retest.trainer(stored, kept_precision=(run.result or {}).get("precision"))
     if (floor := (run.result or {}).get("floor_class")) in data.classes.names:  # the most frequent class is train's
         data.floor_class = data.classes.names.index(floor)
@@ -40,9 +42,10 @@ def evaluate(cfg: DictConfig) -> float | None:
     with stop_requests():
         measured = result.measure(trainer, task, data)
     miou = result.show(measured, run.path, console())
-    if cfg.set is not None or cfg.at == "original":
-        name = f"{data.root.resolve().name}-{data.only or 'test'}-{measured['size']}-{data.fingerprint[-12:]}"
-        path = run.add_evaluation(name, {**measured, "root": str(data.root)})
+    if cfg.set is not None or cfg.at == "original" or cfg.tta != "none":
+        how = [data.root.resolve().name, data.only or "test", measured["size"], *[cfg.tta] * (cfg.tta != "none")]
+        name = "-".join(map(str, [*how, data.fingerprint[-12:]]))
+        path = run.add_evaluation(name, {**measured, "tta": cfg.tta, "root": str(data.root)})
         console().print(f"these scores are in {path}", highlight=False, soft_wrap=True)
     return miou
 

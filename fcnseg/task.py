@@ -7,13 +7,13 @@ import torch
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from fcnseg.data.batch import Batch
 from fcnseg.data.dataset import Classes
 from fcnseg.metrics import RunningMean, SegmentationMetrics
+from fcnseg.models import enlarge
 
 
 class SegmentationTask(LightningModule):
@@ -89,8 +89,7 @@ class SegmentationTask(LightningModule):
         prediction = logits.max(dim=1).indices  # as argmax, in two thirds of its time on the CPU
         if stage == "test" and self.original_masks:
             for one, mask in zip(logits.cpu(), self.original_masks(batch.sample), strict=True):
-                enlarged = functional.interpolate(one[None].double(), mask.shape[-2:], mode="bilinear")
-                self.metrics[stage].update(enlarged.argmax(dim=1), mask)
+                self.metrics[stage].update(enlarge.labels(one, *mask.shape[-2:])[None], mask)
         else:
             self.metrics[stage].update(prediction, batch[1])
         return prediction

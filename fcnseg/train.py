@@ -1,5 +1,8 @@
 """Train a network: `python -m fcnseg.train model=wilson aug=flip`."""
 
+import sys
+from types import ModuleType
+
 from omegaconf import DictConfig
 
 from fcnseg.cli import messages
@@ -31,6 +34,15 @@ def train(cfg: DictConfig) -> float | None:
     result = run.result
     assert result is not None
     return show(result, run.path, console)
+
+
+class _Callable(ModuleType):
+    def __call__(self, *settings: str) -> Run:
+        """`fcnseg.train("model=wilson", "aug=flip")`: what the command does, from Python; the run that it has trained."""
+        return Run.of(train.in_python(*settings), dict)
+
+
+sys.modules[__name__].__class__ = _Callable  # a module of this name cannot be beside a function of this name
 
 
 if __name__ == "__main__":

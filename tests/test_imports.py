@@ -35,7 +35,8 @@ ROOMS = (  # from the ground up: a room imports itself and the rooms before it, 
         "task",
         "build",
     ),
-    *("runs", "callbacks", "fit", "cli", "report", "benchmark", "train", "evaluate", "check", "__main__"),
+    *("runs", "inference", "callbacks", "fit", "cli", "report", "benchmark"),
+    *("train", "evaluate", "predict", "check", "__main__"),
 )
 
 
@@ -71,7 +72,7 @@ def libraries(name):
 
 def test_every_command_is_known():
     assert {name.removeprefix("fcnseg.") for name in COMMANDS} == {
-        *("train", "evaluate"),
+        *("train", "evaluate", "predict"),
         *("report.__main__", "benchmark.__main__", "check.__main__"),
     }
 
@@ -111,7 +112,7 @@ def test_a_piece_knows_torch_and_the_facts(name):
     [
         ("fcnseg.data.voc", {"fcnseg.data.decode", "fcnseg.data.dataset"}),
         ("fcnseg.data.dataset", set()),
-        ("fcnseg.task", {"fcnseg.metrics", "fcnseg.data.batch", "fcnseg.data.dataset"}),
+        ("fcnseg.task", {"fcnseg.metrics", "fcnseg.models.enlarge", "fcnseg.data.batch", "fcnseg.data.dataset"}),
         ("fcnseg.pictures", FACTS),
     ],
 )

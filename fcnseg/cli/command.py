@@ -7,19 +7,22 @@ import sys
 import tempfile
 from argparse import Namespace
 from collections.abc import Callable
-from functools import partial, wraps
+from functools import partial, update_wrapper
 from pathlib import Path
 
 from hydra import version
 from hydra._internal.utils import _run_hydra, get_args_parser  # `hydra.main` would read sys.argv by itself
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from fcnseg.cli.arguments import Arguments
 from fcnseg.cli.configs import CONF, SHIPPED, check_own_configs, default_config, preset_choices, setting_names
 from fcnseg.cli.help import help_text
-from fcnseg.cli.messages import one_message
+from fcnseg.cli.messages import FULL_ERROR, explanation, one_message
 from fcnseg.cli.sweep import run_job, sweep
 from fcnseg.cli.values import check_values
 from fcnseg.errors import say
@@ -28,36 +31,74 @@ from fcnseg.runs.naming import run_name
 Job = Callable[[DictConfig], object]
 
 
-def command(config_name: str, *, can_sweep: bool = False) -> Callable[[Job], Callable[[], None]]:
-    """Make `job` a command whose config is `conf/<config_name>.yaml`; with `-m`, a sweep of such jobs.
+class Command:
+    """A function that takes a config, as a command: called without arguments, it reads the command line.
 
     What the user got wrong ends with one message and exit code 2; HYDRA_FULL_ERROR=1 shows the traceback instead. A run
     that fails on its own, or a sweep with unfinished jobs, ends with exit code 1; Ctrl-C with 130.
 
     Args:
+        job: The function.
         config_name: The name of a file in `conf/`, without its ending.
         can_sweep: Whether the command accepts `-m`; otherwise it is refused.
     """
 
-    def decorate(job: Job) -> Callable[[], None]:
-        @wraps(job)
-        def run() -> None:
-            prepare_process()
-            arguments = Arguments(sys.argv[1:], CONF)
-            with one_message(arguments, lambda: setting_names(config_name, arguments.folders)):
-                check_own_configs(arguments.folders)
-                if arguments.flags.help:
-                    say(help_text(_typed(job), config_name, arguments), sys.stdout)
-                elif not arguments.sweeps:
-                    _launch(job, config_name, arguments.flags)
-                elif can_sweep:
-                    sweep(arguments, partial(_launch, job, config_name))
-                else:
-                    raise ValueError("only python -m fcnseg.train can sweep: leave out -m")
+    def __init__(self, job: Job, config_name: str, *, can_sweep: bool) -> None:
+        update_wrapper(self, job)
+        self.job, self.config_name, self.can_sweep = job, config_name, can_sweep
 
-        return run
+    def __call__(self) -> None:
+        """Do what the command line says, and exit with its code."""
+        prepare_process()
+        arguments = Arguments(sys.argv[1:], CONF)
+        with one_message(arguments, lambda: setting_names(self.config_name, arguments.folders)):
+            check_own_configs(arguments.folders)
+            if arguments.flags.help:
+                say(help_text(_typed(self.job), self.config_name, arguments), sys.stdout)
+            elif not arguments.sweeps:
+                _launch(self.job, self.config_name, arguments.flags)
+            elif self.can_sweep:
+                sweep(arguments, partial(_launch, self.job, self.config_name))
+            else:
+                raise ValueError("only python -m fcnseg.train can sweep: leave out -m")
 
-    return decorate
+    def in_python(self, *settings: str) -> DictConfig:
+        """Do what the command does with these settings, in this process.
+
+        Args:
+            settings: They are written as on the command line: "model=wilson".
+
+        Returns:
+            The config that they led to.
+
+        Raises:
+            ValueError: A setting is wrong, or asks for a sweep.
+            RunFailedError: The run failed while it trained.
+        """
+        arguments, configs = Arguments(settings, CONF), []
+
+        def job(cfg: DictConfig) -> None:
+            configs.append(cfg)
+            self.job(cfg)
+
+        before = os.environ.get(FULL_ERROR)
+        os.environ[FULL_ERROR] = "1"
+        try:
+            if arguments.sweeps:
+                raise ValueError("a sweep is started on the command line: leave out -m")
+            _launch(job, self.config_name, arguments.flags)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ValueError(explanation(error, lambda: setting_names(self.config_name, arguments.folders))) from error
+        finally:
+            GlobalHydra.instance().clear()
+            os.environ.pop(FULL_ERROR)
+            os.environ.update({FULL_ERROR: before} if before is not None else {})
+        return configs[0]
+
+
+def command(config_name: str, *, can_sweep: bool = False) -> Callable[[Job], Command]:
+    """The decorator that makes a function a `Command`, whose arguments these are."""
+    return partial(Command, config_name=config_name, can_sweep=can_sweep)
 
 
 def prepare_process() -> None:

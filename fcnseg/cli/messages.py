@@ -16,6 +16,7 @@ from fcnseg.cli.arguments import HELP, Arguments
 from fcnseg.errors import RunFailedError, StopError, drop, warn
 
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130  # exit codes
+FULL_ERROR = "HYDRA_FULL_ERROR"  # with 1, Hydra raises an error, where it would print it and exit
 
 
 @contextmanager
@@ -26,8 +27,8 @@ def one_message(arguments: Arguments, names: Callable[[], Iterable[str]]) -> Ite
         arguments: The command line, which the advice to repeat it depends on.
         names: The function that lists all settings and groups. It is called only if a name is wrong: it takes a moment.
     """
-    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, where it would print and exit with 1
+    wants_traceback = os.environ.get(FULL_ERROR) == "1"
+    os.environ[FULL_ERROR] = "1"
     try:
         yield
         sys.stdout.flush()
@@ -36,9 +37,9 @@ def one_message(arguments: Arguments, names: Callable[[], Iterable[str]]) -> Ite
     except RunFailedError as error:
         leave(str(error), FAILED)
     except StopError as error:
-        leave(f"{error}: {_same_command(arguments)} resumes the run", 128 + error.signum)
+        leave(f"{error}: {_same_command(arguments)} goes on from the last save", 128 + error.signum)
     except KeyboardInterrupt:
-        leave(f"interrupted: {_same_command(arguments)} resumes the run from its last checkpoint", INTERRUPTED)
+        leave(f"interrupted: {_same_command(arguments)} goes on from the last save", INTERRUPTED)
     except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
         if wants_traceback:
             raise

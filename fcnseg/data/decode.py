@@ -75,19 +75,33 @@ def read_image(path: Path) -> Image.Image:
     Raises:
         ValueError: The file is missing, truncated, no image, or one of a format or depth that is not read.
     """
-    image = _upright(path, "image")
+    return as_rgb(_upright(path, "image"), path)
+
+
+def as_rgb(image: Image.Image, name: object) -> Image.Image:
+    """A picture of any colour space as RGB; what is transparent is shown over white, and `info` stays.
+
+    Raises:
+        ValueError: It is of a depth that is not read.
+    """
     info = image.info
     if image.mode in ("I", "F"):
-        raise ValueError(f"image {path} has 32 bits a sample, wanted 8 or 16: convert it")
+        raise ValueError(f"image {name} has 32 bits a sample, wanted 8 or 16: convert it")
     if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.has_transparency_data:  # what lies under transparent pixels is any colour: they are shown over white
+    if image.has_transparency_data:  # what lies under transparent pixels is any colour
         opaque = Image.new("RGBA", image.size, "white")
         opaque.alpha_composite(image.convert("RGBA"))
         image = opaque
     image = image if image.mode == "RGB" else image.convert("RGB")
     image.info = {key: value for key, value in info.items() if key != "transparency"}
     return image
+
+
+def laid_out_as_stored(picture: Image.Image, orientation: int) -> Image.Image:
+    """An upright picture with its pixels where they lie in a file of this EXIF orientation: the opposite of upright."""
+    turn = TURNS.get({6: 8, 8: 6}.get(orientation, orientation))
+    return picture if turn is None else picture.transpose(turn)
 
 
 def read_mask(path: Path, image: Image.Image | None = None, *, legend: Legend) -> Image.Image:

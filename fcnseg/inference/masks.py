@@ -1,0 +1,110 @@
+"""The masks of photographs as files in a folder, each of which says what it was predicted by."""
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from fcnseg.data.dataset import Classes
+from fcnseg.files import replacing, write_text
+from fcnseg.inference.segmenter import NOTE, Prediction, Segmenter
+from fcnseg.runs.checkpoint import BEST, sha256
+from fcnseg.runs.folder import Run
+
+
+class Masks(NamedTuple):
+    """A folder of masks.
+
+    Attributes:
+        home: Where the masks are.
+        beside: Where what is written beside them goes: `overlays`, `scores` and `shares.csv`.
+        key: What the masks depend on besides their photographs, as `key_of` gives it.
+        overlay: Whether there are pictures of the masks over the photographs, too.
+        scores: Whether there are pictures of the scores, too.
+        oriented: Whether all are upright; otherwise their pixels lie as those in the photographs' files do.
+    """
+
+    home: Path
+    beside: Path
+    key: str
+    overlay: bool
+    scores: bool
+    oriented: bool
+
+    def mask(self, name: str) -> Path:
+        """The file of a mask."""
+        return self.home / f"{name}.png"
+
+    def is_foreign(self, name: str) -> bool:
+        """Whether something in a mask's place was not written by this command with these settings."""
+        path = self.mask(name)
+        return path.exists() and not _note(path).startswith(self.key)
+
+    def has(self, name: str, photograph: Path) -> bool:
+        """Whether a mask, and what goes beside it, are there, and its photograph is the same as then."""
+        is_there = all(path.exists() for path in self._more(name).values())
+        return is_there and _note(self.mask(name)) == self._note_of(photograph)
+
+    def keep(self, predicted: tuple[tuple[str, Path], Prediction | ValueError]) -> ValueError | None:
+        """Write a mask, after what goes beside it: where there is a mask, all is there.
+
+        Args:
+            predicted: The name of the mask and its photograph, and the prediction, or the error, which is the result.
+        """
+        (name, photograph), prediction = predicted
+        if isinstance(prediction, ValueError):
+            return prediction
+        for kind, path in self._more(name).items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as file:
+                if kind == "overlays":
+                    Image.fromarray(prediction.overlay()).save(file, "JPEG", quality=90)
+                else:
+                    sure = (prediction.scores * 65535).round().astype(np.uint16)
+                    prediction.picture(sure, oriented=self.oriented).save(file, "PNG")
+        self.mask(name).parent.mkdir(parents=True, exist_ok=True)
+        prediction.save(self.mask(name), oriented=self.oriented, note=self._note_of(photograph))
+        return None
+
+    def write_shares(self, names: Mapping[str, object], classes: Classes) -> Path:
+        """Write a table of the share of its pixels that each class has in every mask that is there."""
+        text = io.StringIO(newline="")
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(["image", *classes.names])
+        for name in names:
+            if (path := self.mask(name)).exists():
+                with Image.open(path) as mask:
+                    pixels = np.bincount(np.asarray(mask).ravel(), minlength=len(classes))
+                table.writerow([name, *(f"{share:.6f}" for share in pixels / pixels.sum())])
+        write_text(path := self.beside / "shares.csv", text.getvalue())
+        return path
+
+    def _more(self, name: str) -> dict[str, Path]:
+        """The files beside a mask, by the names of their folders."""
+        wanted = {"overlays": "jpg"} if self.overlay else {}
+        wanted |= {"scores": "png"} if self.scores else {}
+        return {kind: self.beside / kind / f"{name}.{suffix}" for kind, suffix in wanted.items()}
+
+    def _note_of(self, photograph: Path) -> str:
+        stat = photograph.stat()
+        return f"{self.key} {stat.st_size} {stat.st_mtime_ns}"
+
+
+def key_of(run: Run, segmenter: Segmenter, *, oriented: bool) -> str:
+    """A hash of what masks depend on besides their photographs: the run's best weights and how they are used."""
+    how = [segmenter.size, segmenter.tta, segmenter.tile, segmenter.overlap, oriented]
+    return hashlib.sha256(json.dumps([sha256(run.checkpoints / BEST), *how]).encode()).hexdigest()[:16]
+
+
+def _note(path: Path) -> str:
+    """What a mask says of itself; nothing if there is none, or none of ours."""
+    with suppress(OSError, SyntaxError), Image.open(path, formats=["PNG"]) as mask:
+        return str(mask.info.get(NOTE, ""))
+    return ""

@@ -1,0 +1,94 @@
+"""Which photographs are meant by a file, a folder, a pattern or a list, and what their masks are called."""
+
+import glob
+from collections import Counter
+from collections.abc import Iterable
+from itertools import takewhile
+from pathlib import Path
+from typing import NamedTuple
+
+from fcnseg.data import voc
+from fcnseg.data.dataset import SUFFIXES
+from fcnseg.data.packed import some
+
+
+class Photographs(NamedTuple):
+    """Photographs.
+
+    Attributes:
+        files: The file of each, by the name of its mask without the suffix: its place below the folder that was given.
+        others: Files in the folder that have no suffix of a photograph.
+    """
+
+    files: dict[str, Path]
+    others: list[Path]
+
+
+def photographs(images: str, without: Path) -> Photographs:
+    """The photographs that `images` means.
+
+    Args:
+        images: A file; a folder, with all folders below it; a pattern such as photos/**/*.jpg; or a .txt file with a path a
+            line, below the folder of this file, or with an image set's names if it lies in VOC's ImageSets/Segmentation.
+        without: A folder whose files are left out: that of the masks may lie in that of the photographs.
+
+    Raises:
+        ValueError: There is no such file, or no photograph, or two would have masks of one name.
+    """
+    path = Path(images)
+    if path.is_dir():
+        top, found = path, [each for each in path.rglob("*") if each.is_file()]
+    elif path.suffix == ".txt" and path.is_file():
+        top, found = _listed(path)
+    elif path.is_file():
+        top, found = path.parent, [path]
+    else:
+        top, found = _top(images), [Path(each) for each in glob.glob(images, recursive=True) if Path(each).is_file()]
+    found = [each for each in found if not each.resolve().is_relative_to(without.resolve())]
+    if not found:
+        raise ValueError(f"images={images}: found nothing, wanted a photograph, a folder, a pattern or a .txt file")
+    files = [each for each in found if each.suffix.lower() in SUFFIXES]
+    others = sorted(set(found) - set(files))
+    if not files:
+        names = some([str(each) for each in others])
+        raise ValueError(f"images={images}: none of these is a photograph ({', '.join(SUFFIXES)}):\n{names}")
+    return Photographs(_named(sorted(files), top), others)
+
+
+def _top(pattern: str) -> Path:
+    """The folder below which everything lies that a pattern can mean."""
+    return Path(*takewhile(lambda part: not glob.has_magic(part), Path(pattern).parts[:-1]))
+
+
+def image_set(images: str) -> tuple[voc.Folder, str] | None:
+    """The folder in VOC's layout and the name of its image set, whose list `images` is; None if it is none."""
+    path = Path(images).absolute()
+    is_set = path.suffix == ".txt" and path.parts[-3:-1] == ("ImageSets", "Segmentation")
+    return (voc.Folder(path.parents[2]), path.stem) if is_set else None
+
+
+def _listed(path: Path) -> tuple[Path, list[Path]]:
+    """The folder of a list's photographs, and these."""
+    if found := image_set(str(path)):
+        folder, name = found
+        return folder.path / "JPEGImages", [folder.image(each) for each in folder.ids(name)]
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    return path.parent, [path.parent / line.strip() for line in lines if line.strip()]
+
+
+def _named(files: Iterable[Path], top: Path) -> dict[str, Path]:
+    """The files by the names of their masks."""
+    named = [(_below(each, top).with_suffix("").as_posix(), each) for each in files]
+    if twice := [name for name, times in Counter(name for name, _ in named).items() if times > 1]:
+        both = ", ".join(str(each) for name, each in named if name == twice[0])
+        raise ValueError(f"{both} would have masks of one name, {twice[0]}.png: rename one, or predict them one by one")
+    return dict(named)
+
+
+def _below(path: Path, top: Path) -> Path:
+    """A path below the folder; of one elsewhere, its name."""
+    return (
+        path.relative_to(top)
+        if path.is_relative_to(top) and ".." not in path.parts[len(top.parts) :]
+        else Path(path.name)
+    )
