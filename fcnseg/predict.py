@@ -36,6 +36,8 @@ def predict(cfg: DictConfig) -> None:
     home = out / submission.place(config, segmenter.classes, str(cfg.images)) if cfg.format == "voc" else out
     key = key_of(run, segmenter, oriented=cfg.oriented)
     masks = Masks(home, out, key, cfg.overlay, cfg.scores, cfg.oriented)
+    if same := {masks.mask(name).resolve() for name in found.files} & {path.resolve() for path in found.files.values()}:
+        raise ValueError(f"the mask would replace the photograph {min(same)}: choose another out=")
     if not cfg.overwrite and (others := [name for name in found.files if masks.is_foreign(name)]):
         raise ValueError(
             f"{len(others)} files in {home} have the names of masks, and were not written by this command with these"

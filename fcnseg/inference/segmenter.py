@@ -186,7 +186,7 @@ class Segmenter:
             check_whole_number("overlap", overlap := tile // 4 if overlap is None else overlap, 0)
             if overlap > tile // 2:
                 raise ValueError(f"overlap={overlap}: wanted at most half of tile={tile}")
-        self.classes, self.size, self.tta, self.tile, self.overlap = classes, size, tta, tile, overlap or 0
+        self.classes, self.size, self.tta, self.tile, self.overlap = classes, sides(size), tta, tile, overlap or 0
         self.batch_size, self.bf16, self.device = batch_size, bf16, torch.device("cpu")
         self.memory_format = memory_format(net)
         self.net = averaged(net, tta).to(memory_format=self.memory_format)
@@ -270,7 +270,7 @@ class Segmenter:
             return error
         height, width, orientation = photograph.height, photograph.width, photograph.info.get("orientation", 1)
         if self.tile is None:
-            rows, columns = sides(self.size)
+            rows, columns = self.size
             photograph = photograph.resize((columns, rows), Image.Resampling.BILINEAR)
         parts = tiles(height, width, self.tile or max(height, width), self.overlap)
         labels = np.empty((height, width), np.uint8)
