@@ -1,6 +1,6 @@
 """One run from its config to its result: seed, build, fit, test, write."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,14 +29,17 @@ from fcnseg.runs.settings import hyperparameters
 from fcnseg.signals import StopRequest, stop_requests
 from fcnseg.task import SegmentationTask
 
+Describe = Callable[[Run, VOCDataModule, Mapping[str, Any]], None]
 
-def fit(cfg: DictConfig, run: Run, console: Console) -> None:
+
+def fit(cfg: DictConfig, run: Run, console: Console, describe: Describe) -> None:
     """Train a run in its folder, from its last good checkpoint on if there is one; test its best weights; write result.json.
 
     Args:
         cfg: The run's whole config.
         run: The run, whose folder may not be there yet.
         console: The console that the progress is printed to.
+        describe: Is called with the run, its data and what result.json will hold, before this is written.
 
     Raises:
         ValueError: Something in `cfg`, the data set or the folder is not as it should be; nothing was trained.
@@ -60,7 +63,9 @@ def fit(cfg: DictConfig, run: Run, console: Console) -> None:
             precision = str(training.trainer.precision)
             with run.recorded(cfg, data.fingerprint), limits_explained(data.batch_size, data.size, precision):
                 training.fit(task, data)
-                write_json(run.path / RESULT, {**training.test(task, data), **code})
+                found = {**training.test(task, data), **code}
+                describe(run, data, found)
+                write_json(run.path / RESULT, found)
 
 
 def check_optimizer(task: SegmentationTask) -> None:

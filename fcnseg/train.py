@@ -1,8 +1,10 @@
 """Train a network: `python -m fcnseg.train model=wilson aug=flip`."""
 
 import sys
+from functools import partial
 from types import ModuleType
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from fcnseg.cli import messages
@@ -21,6 +23,7 @@ def train(cfg: DictConfig) -> float | None:
     if was_requeued():
         cfg.resume = "auto"  # resume=never would start over each time
     from fcnseg.fit import fit  # imports torch, which a refused command need not wait for
+    from fcnseg.report.card import describe
     from fcnseg.runs.result import show
 
     run, console = Run.of(cfg, lambda: usual_values("config")), messages.console()
@@ -30,7 +33,8 @@ def train(cfg: DictConfig) -> float | None:
         run.close()
         console.print("This run has finished; resume=never repeats it.")
     else:
-        fit(cfg, run, console)
+        settings = HydraConfig.get().overrides.task
+        fit(cfg, run, console, partial(describe, settings=settings))
     result = run.result
     assert result is not None
     return show(result, run.path, console)

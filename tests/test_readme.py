@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from fcnseg import evaluate, losses, train
+from fcnseg import evaluate, losses, predict, train
 from fcnseg.check import __main__ as check
 from fcnseg.data import augment, voc
 from fcnseg.data.formats.classes import find_class_list
@@ -33,7 +33,13 @@ COMMANDS = [
     for line in block.splitlines()
     if "python -m fcnseg." in line
 ]
-COMMAND = {"train": train.train, "evaluate": evaluate.evaluate, "report": report.report, "check": check.check}
+COMMAND = {
+    "train": train.train,
+    "evaluate": evaluate.evaluate,
+    "predict": predict.predict,
+    "report": report.report,
+    "check": check.check,
+}
 SMALL = {
     "data.source.train": "8",
     "data.source.val": "4",
@@ -104,10 +110,21 @@ def test_the_other_commands_run(command, a_run, root, tmp_path):
     assert (tmp_path / "report" / "index.html").is_file()
 
 
-def test_a_trained_network_is_loaded_from_python(a_run):
-    (snippet,) = [block for block in BLOCKS["python"] if "rebuild.load" in block]
+def test_masks_of_photographs(command, a_run, root, tmp_path):
+    (line,) = [line for line in COMMANDS if line.startswith("predict")]
+    shutil.copytree(root / "VOCdevkit" / "VOC2012" / "JPEGImages", tmp_path / "photos")
+    code, out, err = command(predict.predict, *line.replace("runs/<name>", str(a_run)).split()[1:])
+    assert code == 0, err
+    assert len([*(tmp_path / "masks").glob("*.png")]) == len([*(tmp_path / "photos").glob("*")]) == 12
+
+
+def test_a_trained_network_is_used_from_python(a_run, root, tmp_path, monkeypatch):
+    (snippet,) = [block for block in BLOCKS["python"] if "fcnseg.load" in block]
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(next(iter((root / "VOCdevkit" / "VOC2012" / "JPEGImages").glob("*.jpg"))), "photo.jpg")
     exec(snippet.replace("runs/<name>", str(a_run)), names := {})
-    assert names["net"](torch.zeros(1, 3, 40, 50)).shape == (1, 21, 40, 50)
+    assert names["prediction"].labels.shape == names["prediction"].scores.shape
+    assert Path("mask.png").exists()
 
 
 def test_a_refusal_is_shown_as_it_is(command):

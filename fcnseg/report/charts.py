@@ -91,8 +91,10 @@ def svg(figure: Figure) -> str:
     return text[text.index("<svg") :].replace(INK, "currentColor").strip()
 
 
-def picture(figure: Figure) -> Image.Image:
-    """The figure on white, as a picture that a notebook can show."""
+def picture(figure: Figure | Picture) -> Image.Image:
+    """The figure on white, as a picture that a notebook can show; what is a picture already, as one of Pillow's."""
+    if isinstance(figure, np.ndarray):
+        return Image.fromarray(figure)
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=150, facecolor="white")
     return Image.open(file)

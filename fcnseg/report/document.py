@@ -29,6 +29,14 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Code:
+    """Lines to copy, such as commands, in a language that Markdown has a name for."""
+
+    text: str
+    language: str
+
+
+@dataclass(frozen=True)
 class Table:
     """Rows of cells; the second line of a cell is shown in small print.
 
@@ -65,13 +73,14 @@ class Chart:
     Attributes:
         name: The name of its file, without a suffix; `render` adds a number where several charts have the same.
         caption: The sentence below it, which is also read out in its place.
-        draw: Draws it with `fcnseg.report.charts`; called when it is written, so that few figures are in memory.
+        draw: Draws it with `fcnseg.report.charts`, or as a picture, which Markdown alone shows; it is called when the chart is
+            written, so that few figures are in memory.
         title: The words that unfold the chart when they are clicked; a chart without a title is always shown.
     """
 
     name: str
     caption: str
-    draw: Callable[[], Figure]
+    draw: Callable[[], Figure | Picture]
     title: str = ""
 
 
@@ -117,7 +126,7 @@ class Gallery:
         return charts.gallery(self.cards(), self.legend())
 
 
-Block = Text | Table | Chart | Gallery
+Block = Text | Code | Table | Chart | Gallery
 
 
 @dataclass(frozen=True)

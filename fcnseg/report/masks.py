@@ -50,7 +50,7 @@ def load_network(path: Path, *, trust: bool = False) -> nn.Module:
 @torch.inference_mode()
 def predict(net: nn.Module, data: VOCDataModule, names: Sequence[str]) -> dict[str, Tensor]:
     """The labels (H, W) that a network predicts for test images, at the size that it was trained for, by their names."""
-    images = {name: normalize(_pixels(data, name)[0][None]) for name in names}  # (1, 3, H, W)
+    images = {name: normalize(pixels(data, name)[0][None]) for name in names}  # (1, 3, H, W)
     return {name: net(image).argmax(dim=1)[0].to(torch.uint8) for name, image in images.items()}
 
 
@@ -68,10 +68,10 @@ def gallery(name: str, data: Mapping[str, VOCDataModule], predictions: Mapping[s
         title: F.interpolate(masks[name][None, None], sides(largest.size), mode="nearest-exact")[0, 0]
         for title, masks in predictions.items()
     }
-    return Gallery(name, *_pixels(largest, name), shown, largest.classes)
+    return Gallery(name, *pixels(largest, name), shown, largest.classes)
 
 
-def _pixels(data: VOCDataModule, name: str) -> tuple[Tensor, Tensor]:
+def pixels(data: VOCDataModule, name: str) -> tuple[Tensor, Tensor]:
     """The image (3, H, W) and the mask (H, W), uint8, of a test image."""
     pack = data.packs[data.parts["test"][0]]
     at = pack.ids.index(name)
@@ -86,7 +86,7 @@ def test_names(data: Sequence[VOCDataModule]) -> list[str]:
 
 def pick(data: VOCDataModule, names: Sequence[str]) -> list[str]:
     """Choose the test images that show most: classes not shown yet first, then much of the image that is no background."""
-    shares = {name: _shares(_pixels(data, name)[1], data.classes) for name in names}
+    shares = {name: _shares(pixels(data, name)[1], data.classes) for name in names}
     picked: list[str] = []
     shown: set[int] = set()
 

@@ -19,6 +19,7 @@ from fcnseg.report import charts
 from fcnseg.report.document import Section, escaped
 
 T = TypeVar("T")
+U = TypeVar("U")
 TEMPLATES = Environment(
     loader=PackageLoader("fcnseg.report"),
     # What comes from a run folder is text, even where it looks like HTML.
@@ -39,7 +40,7 @@ def html(title: str, lead: str, sections: Sequence[Section]) -> str:
     )
 
 
-def _drawn(write: Callable[[Figure], T], draw: Callable[[], Figure]) -> T:
+def _drawn(write: Callable[[U], T], draw: Callable[[], U]) -> T:
     """What `write` makes of a figure, which is freed then."""
     written = write(draw())
     # A figure refers to itself, and Python looks seldom for what does: those of a hundred runs would be a gigabyte.
@@ -54,20 +55,27 @@ def _data_address(picture: Picture) -> str:
     return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def write_markdown(folder: Path, title: str, lead: str, sections: Sequence[Section]) -> None:
-    """Write the report as `folder/report.md` and its pictures as `folder/figures/*.png`."""
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
+def write_markdown(
+    folder: Path,
+    title: str,
+    lead: str,
+    sections: Sequence[Section],
+    *,
+    name: str = "report.md",
+    figures: str = "figures",
+) -> None:
+    """Write blocks as the Markdown file `name` in a folder, and their pictures as PNG files in `figures` beside it."""
+    (folder / figures).mkdir(parents=True, exist_ok=True)
     taken: set[str] = set()
 
-    def save(draw: Callable[[], Figure], name: str) -> str:
+    def save(draw: Callable[[], Figure | Picture], name: str) -> str:
         """Save a figure under `name`, or with a number behind it where another chart has that name already."""
         name = name.replace("/", "-")[:80]  # a name in a run folder may be longer than one of a file
         numbered = (name if number == 1 else f"{name}-{number}" for number in count(1))
         free = next(name for name in numbered if name not in taken)
         taken.add(free)
-        _drawn(charts.picture, draw).save(folder / "figures" / f"{free}.png")
-        return f"figures/{free}.png"
+        _drawn(charts.picture, draw).save(folder / figures / f"{free}.png")
+        return f"{figures}/{free}.png"
 
     report = TEMPLATES.get_template("report.md")
-    text = report.render(title=title, lead=lead, sections=sections, save=save)
-    write_text(folder / "report.md", text)
+    write_text(folder / name, report.render(title=title, lead=lead, sections=sections, save=save))
