@@ -113,7 +113,7 @@ def test_the_other_commands_run(command, a_run, root, tmp_path):
 def test_masks_of_photographs(command, a_run, root, tmp_path):
     (line,) = [line for line in COMMANDS if line.startswith("predict")]
     shutil.copytree(root / "VOCdevkit" / "VOC2012" / "JPEGImages", tmp_path / "photos")
-    code, out, err = command(predict.predict, *line.replace("runs/<name>", str(a_run)).split()[1:])
+    code, _, err = command(predict.predict, *line.replace("runs/<name>", str(a_run)).split()[1:])
     assert code == 0, err
     assert len([*(tmp_path / "masks").glob("*.png")]) == len([*(tmp_path / "photos").glob("*")]) == 12
 
