@@ -4,7 +4,6 @@ import ctypes
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 
 import torch
 
@@ -65,7 +64,6 @@ def keep_freed_memory() -> None:
         libc.mallopt(parameter, value)
 
 
-@cache
 def has_bf16(device: str) -> bool:
     """Whether a type of devices, "cpu" or "cuda", has instructions that multiply bfloat16."""
     if device == "cuda":

@@ -108,7 +108,8 @@ def test_a_finished_run_holds(run):
     logs = {name for name in files if name.startswith("events.out.tfevents.")}
     assert len(logs) == 1
     assert files - logs == {
-        *(".hydra/config.yaml", ".lock", "status.json", "metrics.csv", "result.json"),
+        *(".hydra/config.yaml", ".lock", "status.json", "metrics.csv", "result.json", "README.md"),
+        "card/examples.png",
         *(f"checkpoints/{name}" for name in ("best.ckpt", "last.ckpt", "previous.ckpt", "SHA256SUMS")),
     }
     assert runs.Run(run).status["status"] == "finished"

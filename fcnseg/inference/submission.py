@@ -3,9 +3,9 @@
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig
 from PIL import Image
 
 from fcnseg.data import voc
@@ -16,7 +16,7 @@ from fcnseg.inference.photographs import image_set
 from fcnseg.runs.settings import flatten
 
 
-def place(config: DictConfig, classes: Classes, images: str) -> Path:
+def place(config: Mapping[str, Any], classes: Classes, images: str) -> Path:
     """Where masks are in the archive.
 
     It is competition 5's folder if the run has seen nothing but VOC's own images, else 6's, which other images may be used in.
@@ -34,8 +34,8 @@ def place(config: DictConfig, classes: Classes, images: str) -> Path:
         raise ValueError(
             f"format=voc images={images}: wanted the list of an image set, <VOC2012>/ImageSets/Segmentation/test.txt"
         )
-    pretrained = any(key.split(".")[-1] == "weights" and value for key, value in flatten(config.model).items())
-    competition = 6 if pretrained or config.choices.data != "voc2012" else 5
+    pretrained = any(key.split(".")[-1] == "weights" and value for key, value in flatten(config["model"]).items())
+    competition = 6 if pretrained or config["choices"]["data"] != "voc2012" else 5
     return Path("results", "VOC2012", "Segmentation", f"comp{competition}_{found[1]}_cls")
 
 
