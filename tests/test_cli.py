@@ -73,7 +73,20 @@ WRONG = [  # arguments, and words of the message
     (["trainer.max_epochs=0"], ["trainer.max_epochs=0", "1"]),
     (["trainer.devices=2"], ["trainer.devices=2", "hydra/launcher=gpus"]),
     (["+trainer.accumulate_grad_batches=2"], ["accumulate_grad_batches=2", "data.batch_size"]),
-    (["+trainer.gradient_clip_val=1"], ["gradient_clip_val=1", "optimizer.fused=false"]),
+    (["ema=1"], ["ema=1", "between 0 and 1, such as 0.999"]),
+    (["ema=often"], ["ema=often", "a number"]),
+    (["optimizer.backbone_lr=0"], ["optimizer.backbone_lr=0", "above 0"]),
+    (["optimizer.backbone_lr=0.1"], ["optimizer.backbone_lr=0.1: FCN has no backbone", "model=transfer"]),
+    (["optimizer.decay_norms=1"], ["optimizer.decay_norms=1", "true or false or null"]),
+    (["optimizer=adam", "optimizer.decay_norms=false"], ["optimizer.decay_norms=false", "optimizer.weight_decay"]),
+    (["optimizer=sgd", "optimizer.nesterov=true", "optimizer.momentum=0"], ["Nesterov momentum"]),
+    (["schedule.warmup=1.5"], ["schedule.warmup=1.5", "whole number of steps"]),
+    (["schedule.warmup=-1"], ["schedule.warmup=-1", "whole number of steps"]),
+    (["schedule.warmup=yes"], ["schedule.warmup=", "whole number of steps"]),
+    (["schedule.warmup=500"], ["schedule.warmup=500: the run has 2 steps", "fewer"]),
+    (["schedule=poly", "schedule.power=big"], ["schedule.power=big", "a number"]),
+    (["schedule=onecycle", "schedule.warmup=5"], ["no setting 'schedule.warmup'"]),
+    (["schedule=onecycle", "schedule.pct_start=2.0"], ["pct_start"]),
     (["+trainer.max_steps=3"], ["max_steps=3", "max_epochs"]),
     (["checkpoint.min_seconds=-1"], ["checkpoint.min_seconds=-1", "0"]),
     (["patience=0"], ["patience=0", "1"]),
@@ -135,7 +148,9 @@ def folder(root, tmp_path):
 
 @pytest.mark.parametrize(("args", "words"), WRONG, ids=lambda value: " ".join(value))
 def test_a_mistake_gets_one_message(command, tiny, tmp_path, args, words):
-    choice = [arg for arg in args if arg.startswith(("data=", "aug=", "schedule=cosine")) or arg == "model=transfer"]
+    choice = [
+        arg for arg in args if arg.startswith(("data=", "aug=", "schedule=", "optimizer=")) or arg == "model=transfer"
+    ]
     assert refused(command(train, *tiny(*choice), *args), *words)
     assert not (tmp_path / "runs").exists()
 
