@@ -4,6 +4,7 @@ import signal
 from functools import partial
 
 import pytest
+import torch
 from injection import at, content, differences, kill, run, send
 
 from fcnseg.callbacks.checkpoints import Checkpoints
@@ -68,6 +69,23 @@ def test_an_extended_run_is_on_the_longer_run_s_schedule(tmp_path, args, whole, 
         assert differences(found["rows"], wanted["rows"]) == []
     else:
         assert differences(found["rows"][2]["lr"], wanted["rows"][2]["lr"]) == []
+
+
+def test_an_extension_has_the_longer_run_s_momentum_from_its_first_step_on(tmp_path, args):
+    found = []
+    for folder, shorter, step in (("extended", True, 1), ("whole", False, 7)):
+        note = tmp_path / f"{folder}.txt"
+
+        def write(optimizer, *_, note=note, **__):
+            (group,) = optimizer.param_groups
+            note.write_text(str(sorted((key, value) for key, value in group.items() if key != "params")))
+
+        command = [*args, *RECIPES["onecycle"], f"runs={folder}"]
+        assert not shorter or run(tmp_path, *command).code == 0
+        inject = partial(at, torch.optim.AdamW, "step", step, write)
+        assert run(tmp_path, *command, "trainer.max_epochs=3", inject=inject).code == 0
+        found.append(note.read_text())
+    assert found[0] == found[1] != ""
 
 
 def test_a_run_of_another_average_is_another_run(tmp_path, args):
