@@ -1,8 +1,8 @@
 """The callback that keeps an exponential moving average of the weights, and has the average validated.
 
-Lightning's WeightAveraging does not keep three promises of a run: saved while it validates, as when a signal comes, it has
-the average and the weights in training exchanged; its decay does not rise, so that a short run's average is still that of
-random weights; and it exchanges the metrics' state with the weights.
+Lightning's WeightAveraging does not keep three promises of a run. Saved in a validation, as when a signal comes, it has the
+average and the weights in training exchanged. At the end of training it puts the average in the weights' place, so that an
+extended run is not the longer one. And its decay does not rise: a short run's average is still that of random weights.
 """
 
 from typing import Any
