@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lightning import LightningModule, seed_everything
+from lightning import seed_everything
 from omegaconf import DictConfig
 from rich.console import Console
 
@@ -103,8 +103,7 @@ class Training:
         self.cfg, self.run, self.console = cfg, run, console
         self.log, self.checkpoint_io, finite = RunLog(run), SafeCheckpointIO(), FiniteLoss()
         ema = [EMA(cfg.ema)] if cfg.ema else []
-        weights = ema[0].weights if ema else LightningModule.state_dict
-        self.checkpoints = Checkpoints(run, stop=stop, finite=finite, weights=weights, **cfg.checkpoint)
+        self.checkpoints = Checkpoints(run, stop=stop, finite=finite, **cfg.checkpoint)
         epoch_log = EpochLog(self.log, hyperparameters(cfg))
         patience = [RunEarlyStopping(cfg.patience)] if cfg.patience else []
         self.parts = Parts({})

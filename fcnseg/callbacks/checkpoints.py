@@ -6,16 +6,15 @@ epoch with counters from which the next epoch is skipped, and writes over the la
 
 import time
 import warnings
-from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
-from torch import Tensor
 
 from fcnseg.callbacks.after_epoch import AfterEpoch
 from fcnseg.callbacks.counters import before_validation, begin_next_epoch
+from fcnseg.callbacks.ema import validated_weights
 from fcnseg.callbacks.finite_loss import FiniteLoss
 from fcnseg.errors import warn
 from fcnseg.metrics import MONITOR
@@ -38,7 +37,6 @@ class Checkpoints(AfterEpoch, Checkpoint):
         run: The run whose folder the files go to.
         stop: Tells whether the run is to stop, which it does as soon as its state is saved.
         finite: The check of the losses, done before every save.
-        weights: Gives the state dict of a task with the weights that were validated.
         min_seconds: An epoch, but for the last, is saved only if the last save is this long ago: on a GPU an epoch may take
             less time than its save.
         every_n_steps: The number of steps between two saves within an epoch; None for no such saves.
@@ -51,14 +49,12 @@ class Checkpoints(AfterEpoch, Checkpoint):
         *,
         stop: StopRequest,
         finite: FiniteLoss,
-        weights: Callable[[Any], Mapping[str, Tensor]] = LightningModule.state_dict,
         min_seconds: float = 0,
         every_n_steps: int | None = None,
         every_n_minutes: float | None = None,
     ) -> None:
         super().__init__()
         self.run, self.folder, self.stop, self.finite = run, run.checkpoints, stop, finite
-        self.weights = weights
         self.min_seconds = min_seconds
         self.every_n_steps, self.every_n_seconds = every_n_steps, every_n_minutes and every_n_minutes * 60
         self.best_score, self.best_epoch, self.best_sha256 = float("-inf"), -1, ""
@@ -144,7 +140,9 @@ class Checkpoints(AfterEpoch, Checkpoint):
         score = trainer.callback_metrics[MONITOR].item()
         if score > self.best_score or self.best_epoch < 0:
             self.best_score, self.best_epoch = score, epoch
-            weights = {name: value.to("cpu", copy=True) for name, value in self.weights(pl_module).items()}
+            weights = {
+                name: value.to("cpu", copy=True) for name, value in validated_weights(trainer, pl_module).items()
+            }
             self._best_unsaved = {"state_dict": weights, "epoch": epoch, "global_step": trainer.global_step}
             pl_module.on_save_checkpoint(self._best_unsaved)
         if time.monotonic() - self._saved_at >= self.min_seconds or self.stop.signum is not None:

@@ -71,9 +71,11 @@ class EMA(Callback):
             _net(pl_module).load_state_dict(self._in_training)
             self._in_training = None
 
-    def weights(self, pl_module: LightningModule) -> dict[str, Any]:
-        """The state dict of the module, with the average as the network's weights."""
-        return {**pl_module.state_dict(), **{f"net.{name}": value for name, value in self.average.items()}}
+
+def validated_weights(trainer: Trainer, pl_module: LightningModule) -> dict[str, Tensor]:
+    """The state dict of the module, with the network's weights that are validated: the average, if there is one."""
+    averages = [callback.average for callback in trainer.callbacks if isinstance(callback, EMA)]  # type: ignore[attr-defined]
+    return {**pl_module.state_dict(), **{f"net.{name}": value for one in averages for name, value in one.items()}}
 
 
 def _net(pl_module: LightningModule) -> nn.Module:

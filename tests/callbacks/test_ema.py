@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fcnseg import build
-from fcnseg.callbacks.ema import EMA
+from fcnseg.callbacks.ema import EMA, validated_weights
 from fcnseg.runs import rebuild, retest
 from fcnseg.runs.folder import Run
 
@@ -59,7 +59,9 @@ def test_a_network_has_the_average_while_it_validates_and_not_in_what_is_saved()
     assert checkpoint["state_dict"]["net.weight"].item() == 11
     ema.on_validation_end(None, module)
     assert module.net.weight.item() == 11
-    assert ema.weights(module)["net.weight"].item() == pytest.approx(10)
+    for callbacks, weight in (([ema], 10), ([], 11)):
+        weights = validated_weights(SimpleNamespace(callbacks=callbacks), module)
+        assert weights["net.weight"].item() == pytest.approx(weight)
 
 
 def test_a_validation_without_a_training_is_of_the_network_itself():
