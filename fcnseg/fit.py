@@ -12,6 +12,7 @@ from rich.console import Console
 from fcnseg import build
 from fcnseg.callbacks.checkpoints import Checkpoints
 from fcnseg.callbacks.early_stopping import RunEarlyStopping
+from fcnseg.callbacks.ema import EMA
 from fcnseg.callbacks.epoch_log import EpochLog
 from fcnseg.callbacks.finite_loss import FiniteLoss
 from fcnseg.callbacks.parts import Parts
@@ -54,7 +55,7 @@ def fit(cfg: DictConfig, run: Run, console: Console, describe: Describe) -> None
         data.prepare_data()  # may take minutes
         seed_everything(cfg.seed, verbose=False)
         task = build.task(cfg, classes=data.classes, class_pixels=data.class_pixels)
-        check_optimizer(task)
+        check_optimizer(task, cfg.trainer.max_epochs, len(data.train_dataloader()))
         training = Training(cfg, run, stop, console, code)
         with run.locked():  # not before: the run's folder is made here, and packing may take minutes
             if run.is_finished(cfg):  # by another process, since this one looked
@@ -68,14 +69,19 @@ def fit(cfg: DictConfig, run: Run, console: Console, describe: Describe) -> None
                 write_json(run.path / RESULT, found)
 
 
-def check_optimizer(task: SegmentationTask) -> None:
+def check_optimizer(task: SegmentationTask, epochs: int, epoch_steps: int) -> None:
     """Make the optimiser and the schedule once, so that a wrong setting of theirs is refused before training.
+
+    Args:
+        task: The task that will be trained.
+        epochs: The epochs of the run.
+        epoch_steps: The steps of an epoch.
 
     Raises:
         ValueError: A setting is out of its range, of another kind, or unknown to them.
     """
     try:
-        task.configure_optimizers()
+        task.planned(epochs, epoch_steps)
     except (TypeError, RuntimeError) as error:
         raise ValueError(f"optimizer or schedule: {error}") from error
 
@@ -96,11 +102,12 @@ class Training:
     ) -> None:
         self.cfg, self.run, self.console = cfg, run, console
         self.log, self.checkpoint_io, finite = RunLog(run), SafeCheckpointIO(), FiniteLoss()
+        ema = [EMA(cfg.ema)] if cfg.ema else []
         self.checkpoints = Checkpoints(run, stop=stop, finite=finite, **cfg.checkpoint)
         epoch_log = EpochLog(self.log, hyperparameters(cfg))
         patience = [RunEarlyStopping(cfg.patience)] if cfg.patience else []
         self.parts = Parts({})
-        ours = [finite, epoch_log, RunProgress(epoch_log, console), *patience, self.parts]
+        ours = [*ema, finite, epoch_log, RunProgress(epoch_log, console), *patience, self.parts]
         self._make_trainer = partial(
             build.trainer,
             cfg,

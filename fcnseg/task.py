@@ -5,10 +5,9 @@ from typing import Any
 
 import torch
 from lightning import LightningModule
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from lightning.pytorch.utilities.types import LRSchedulerConfigType, OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from fcnseg.data.batch import Batch
 from fcnseg.data.dataset import Classes
@@ -25,8 +24,8 @@ class SegmentationTask(LightningModule):
     Args:
         net: The network: (N, 3, H, W) images to (N, num_classes, H, W) logits.
         loss: The loss: logits and mask to a scalar.
-        optimizer: A function that makes the optimiser from the parameters to train.
-        schedule: A function that makes the schedule from the optimiser; it is stepped once an epoch.
+        optimizer: A function that makes the optimiser of the network's parameters.
+        schedule: A function that makes the schedule from the optimiser, the epochs of the run and the steps of an epoch.
         classes: The classes of the masks.
         memory_format: The memory format that the weights and the images are converted to.
 
@@ -44,8 +43,8 @@ class SegmentationTask(LightningModule):
         net: nn.Module,
         *,
         loss: nn.Module,
-        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
-        schedule: Callable[[Optimizer], LRScheduler],
+        optimizer: Callable[[nn.Module], Optimizer],
+        schedule: Callable[[Optimizer, int, int], LRSchedulerConfigType],
         classes: Classes,
         memory_format: torch.memory_format = torch.contiguous_format,
     ) -> None:
@@ -138,7 +137,12 @@ class SegmentationTask(LightningModule):
         """Put the classes into a checkpoint: what the channels of the logits mean."""
         checkpoint["classes"] = self.classes.plain()
 
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimiser of the parameters that are not frozen, with its schedule, which is stepped once an epoch."""
-        optimizer = self.optimizer(parameter for parameter in self.net.parameters() if parameter.requires_grad)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.schedule(optimizer), "interval": "epoch"}}
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """The optimiser and the schedule of the trainer's run."""
+        epochs = self.trainer.max_epochs or 1
+        return self.planned(epochs, int(self.trainer.estimated_stepping_batches) // epochs)
+
+    def planned(self, epochs: int, epoch_steps: int) -> OptimizerLRSchedulerConfig:
+        """The optimiser and the schedule of a run of so many epochs of so many steps."""
+        optimizer = self.optimizer(self.net)
+        return {"optimizer": optimizer, "lr_scheduler": self.schedule(optimizer, epochs, epoch_steps)}

@@ -354,6 +354,9 @@ def as_if(run, tmp_path):
 ADDED = [
     "checkpoint.every_n_minutes",
     "optimizer.fused",
+    "optimizer.backbone_lr",
+    "optimizer.decay_norms",
+    "ema",
     "schedule",
     "choices.schedule",
     "aug",
@@ -371,7 +374,14 @@ def test_settings_that_a_later_version_added_make_no_other_run(again, as_if):
 
 @pytest.mark.parametrize(
     "changed",
-    ["optimizer.fused=false", "aug=flip", "schedule=cosine", "checkpoint.every_n_minutes=5", "+optimizer.eps=1"],
+    [
+        "optimizer.fused=false",
+        "aug=flip",
+        "schedule=cosine",
+        "ema=0.5",
+        "checkpoint.every_n_minutes=5",
+        "+optimizer.eps=1",
+    ],
 )
 def test_what_an_added_setting_changes_is_said(again, as_if, changed):
     older = as_if(*ADDED)

@@ -67,7 +67,8 @@ class StockModule(LightningModule):
         loss: Any = task.loss
         self.net = of_stock_layers(task.net)
         self.criterion = nn.CrossEntropyLoss(loss.weight if loss.weighted else None, ignore_index=VOID)
-        self.optimizer: Any = task.optimizer  # a partial of one of torch's
+        optimizer: Any = task.optimizer
+        self.optimizer = optimizer.keywords["make"]  # a partial of one of torch's
         self.train_iou = MulticlassJaccardIndex(NUM_CLASSES, ignore_index=VOID)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:

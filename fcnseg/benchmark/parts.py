@@ -75,7 +75,7 @@ def limits(cfg: Any) -> Figures:
 
 def bare_step(task: SegmentationTask, batch: Any, fabric: Fabric) -> Callable[[], Tensor]:
     """A training step on one batch, without Lightning's Trainer, which gives the loss."""
-    optimizer = task.optimizer(task.net.parameters())
+    optimizer = task.optimizer(task.net)
 
     def step() -> Tensor:
         optimizer.zero_grad()

@@ -6,15 +6,15 @@ epoch with counters from which the next epoch is skipped, and writes over the la
 
 import time
 import warnings
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
-from torch.optim.lr_scheduler import LRScheduler
 
 from fcnseg.callbacks.after_epoch import AfterEpoch
 from fcnseg.callbacks.counters import before_validation, begin_next_epoch
+from fcnseg.callbacks.ema import validated_weights
 from fcnseg.callbacks.finite_loss import FiniteLoss
 from fcnseg.errors import warn
 from fcnseg.metrics import MONITOR
@@ -140,7 +140,9 @@ class Checkpoints(AfterEpoch, Checkpoint):
         score = trainer.callback_metrics[MONITOR].item()
         if score > self.best_score or self.best_epoch < 0:
             self.best_score, self.best_epoch = score, epoch
-            weights = {name: value.to("cpu", copy=True) for name, value in pl_module.state_dict().items()}
+            weights = {
+                name: value.to("cpu", copy=True) for name, value in validated_weights(trainer, pl_module).items()
+            }
             self._best_unsaved = {"state_dict": weights, "epoch": epoch, "global_step": trainer.global_step}
             pl_module.on_save_checkpoint(self._best_unsaved)
         if time.monotonic() - self._saved_at >= self.min_seconds or self.stop.signum is not None:
@@ -181,18 +183,17 @@ def extend_schedule(trainer: Trainer) -> None:
 
     A cosine that had come down to 0 after 30 epochs continues, for 40, at its thirtieth value of 40.
     """
-    optimizer, task = trainer.optimizers[0], trainer.lightning_module
+    optimizer, planned = trainer.optimizers[0], cast(Any, trainer.lightning_module.configure_optimizers())
     before = optimizer.param_groups[0]["lr"]
-    for group in optimizer.param_groups:
-        group["lr"] = group.pop("initial_lr")
-    restored = trainer.lr_scheduler_configs[0].scheduler
-    steps = restored.last_epoch  # one more than there are epochs, if the run was stopped before a validation
-    schedule: LRScheduler = task.schedule(optimizer)  # type: ignore[operator]
+    restored, schedule = trainer.lr_scheduler_configs[0].scheduler, planned["lr_scheduler"]["scheduler"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the optimiser took its steps in the earlier part of the run
-        for _ in range(steps):
+        # By epochs it is one more than there are, if the run was stopped before a validation.
+        for _ in range(restored.last_epoch):
             schedule.step()
     restored.load_state_dict(schedule.state_dict())
+    for group, new in zip(optimizer.param_groups, planned["optimizer"].param_groups, strict=True):
+        group.update({key: value for key, value in new.items() if key != "params"})  # the momentum, too
     after = optimizer.param_groups[0]["lr"]
     warn(
         f"trainer.max_epochs is now {trainer.max_epochs}: from epoch {trainer.current_epoch + 1} on, the learning rate"

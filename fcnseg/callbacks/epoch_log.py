@@ -19,6 +19,8 @@ SHOWN = 4  # images in the panel of predictions
 class EpochLog(AfterEpoch):
     """Logs the hyperparameters once, and `lr`, `images_per_s` and `seconds` for every epoch, to all loggers of the trainer.
 
+    `lr` is the learning rate that an epoch begins with; `lr/backbone`, that of a backbone that has its own.
+
     Args:
         run_log: The run's own log, which also gets a panel of predictions.
         hyperparameters: What runs are compared by, such as the learning rate.
@@ -33,18 +35,18 @@ class EpochLog(AfterEpoch):
         self.run_log, self.hyperparameters = run_log, dict(hyperparameters)
         self.images = 0
         self.began = self._epoch_began = self._trained = 0.0
-        self._lr = 0.0
+        self._rates: dict[str, float] = {}  # the learning rates that this epoch began with
         self._restored: dict[str, Any] | None = None  # the state of the run log in an earlier part of the run
         self._samples: tuple[Tensor, Tensor, Tensor] | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Save the epoch's learning rate, for a run resumed after its schedule has stepped."""
-        return {"lr": self._lr}
+        """Save the epoch's learning rates, for a run resumed after its schedule has stepped."""
+        return dict(self._rates)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what `state_dict` saved; the state of the run log, if an earlier version put it here."""
-        self._lr = state_dict["lr"]
-        self._restored = state_dict.get("run_log", self._restored)
+        self._restored = state_dict.pop("run_log", self._restored)
+        self._rates = dict(state_dict)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Save the state of the run log: beside the callbacks' states, which are the same for a run that was not broken off."""
@@ -68,7 +70,10 @@ class EpochLog(AfterEpoch):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the epoch before, then start the clock of this one."""
         super().on_train_epoch_start(trainer, pl_module)
-        self._lr = trainer.optimizers[0].param_groups[0]["lr"]
+        groups = trainer.optimizers[0].param_groups
+        self._rates = {"lr": groups[0]["lr"]}
+        if "backbone" in (last := groups[-1]).get("name", ""):
+            self._rates["lr/backbone"] = last["lr"]
         self._start_clock()
 
     def _start_clock(self) -> None:
@@ -106,9 +111,9 @@ class EpochLog(AfterEpoch):
             self._samples = (denormalize(image[:SHOWN]), mask[:SHOWN], outputs[:SHOWN])
 
     def after_epoch(self, trainer: Trainer, pl_module: Any, epoch: int) -> None:
-        """Log the epoch's learning rate and times, and end its row in the run's own log."""
+        """Log the epoch's learning rates and times, and end its row in the run's own log."""
         speed, seconds = self.images / (self._trained - self.began), time.perf_counter() - self._epoch_began
-        values = {"lr": self._lr, "images_per_s": round(speed, 2), "seconds": round(seconds, 3)}
+        values = {**self._rates, "images_per_s": round(speed, 2), "seconds": round(seconds, 3)}
         for logger in trainer.loggers:
             logger.log_metrics(values, step=trainer.global_step - 1)  # the step under which Lightning logs the scores
         picture = self._samples and panel(*self._samples, pl_module.classes)

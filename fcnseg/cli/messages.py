@@ -79,11 +79,13 @@ def explanation(error: Exception, names: Callable[[], Iterable[str]] = list) -> 
         return f"no {group}={choice}; {nearest(choice, error.options)}the choices are {', '.join(error.options)}"
     if isinstance(error, OverrideParseException):
         return f"cannot read '{error.override}': {HELP}"
-    if found := re.search(r"Could not (?:override|delete|delete from config\.) '([^'@=]+)", str(error)):
-        known = list(names())
-        if found[1] in known:  # one that is null
-            return f"~{found[1]}: it cannot be removed; give {found[1]}=<value>, or null"
-        return no_setting(found[1], known)
+    if found := re.search(r"Could not (override|delete|delete from config\.) '([^'@=]+)", str(error)):
+        known, key = list(names()), found[2]
+        if key not in known:
+            return no_setting(key, known)
+        if found[1] == "override":
+            return f"no setting '{key}' with these choices; --help after the same choices lists all settings"
+        return f"~{key}: it cannot be removed; give {key}=<value>, or null"  # one that is null
     return str(error).strip() or type(error).__name__
 
 

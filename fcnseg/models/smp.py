@@ -1,6 +1,7 @@
 """The networks of segmentation_models_pytorch: twelve decoders on hundreds of encoders, an extra to install."""
 
 from contextlib import suppress
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +53,11 @@ class SMP(nn.Module):
             state = read(path)
             whole = any(key.startswith("encoder.") for key in state)
             load(self.net if whole else self.net.encoder, state, path, without=HEADS, classes=num_classes)
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The part that has pretrained weights."""
+        return cast(nn.Module, self.net.encoder)
 
     def _least_side(self) -> int:
         """The side of the smallest image that the network takes, found by trying; multiples of it are taken, too.

@@ -1,5 +1,7 @@
 """Torchvision's segmentation networks, such as DeepLabV3, which come with weights for VOC's 21 classes."""
 
+from typing import cast
+
 from torch import Tensor, nn
 from torchvision.models import get_model, segmentation
 
@@ -34,6 +36,11 @@ class Torchvision(nn.Module):
         if weights:
             state = read(path) if path else known.state_dict()
             load(self.net, state, weights, without=AUXILIARY, classes=num_classes)
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The part that has pretrained weights of its own."""
+        return cast(nn.Module, self.net.backbone)
 
     def forward(self, image: Tensor) -> Tensor:
         logits: Tensor = self.net(image)["out"]

@@ -21,6 +21,7 @@ SHORT = {  # settings that are spelled by one word, directly before a number; al
     "data.limit": "limit",
     "trainer.max_epochs": "epochs",
     "patience": "patience",
+    "ema": "ema",
 }
 LONGEST = 80  # characters up to which settings are spelled out; what comes then goes into the hash
 LONGEST_GIVEN = 200  # bytes of a name of the user's; a file system takes 255

@@ -76,7 +76,7 @@ def task(folder: str | Path, data: VOCDataModule, *, trust: bool = False) -> Seg
     return rebuilt.eval()
 
 
-def _cannot_train(_: object) -> NoReturn:
+def _cannot_train(*_: object) -> NoReturn:
     raise ValueError("a rebuilt run cannot be trained: train its network in a task of your own")
 
 

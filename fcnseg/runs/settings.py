@@ -1,5 +1,6 @@
 """The settings of a run: the ranges of their values, and the ones that loggers compare runs by."""
 
+from math import inf
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -33,8 +34,28 @@ def check_ranges(cfg: DictConfig) -> None:
         raise ValueError(f"checkpoint.min_seconds={seconds}: wanted a number from 0 up")
     if (minutes := cfg.checkpoint.every_n_minutes) is not None and not minutes > 0:
         raise ValueError(f"checkpoint.every_n_minutes={minutes}: wanted a number above 0, or null")
+    _check_shares(cfg)
     if cfg.resume not in ("auto", "never"):
         raise ValueError(f"resume={cfg.resume}: wanted one of auto, never")
+
+
+def _check_shares(cfg: DictConfig) -> None:
+    """Refuse settings of the optimiser, the schedule and the average that are no share, factor or number of steps."""
+    ema, factor, warmup = cfg.ema, cfg.optimizer.get("backbone_lr"), cfg.schedule.get("warmup")
+    if ema is not None and not (_is_number(ema) and 0 < ema < 1):
+        raise ValueError(f"ema={ema}: wanted a number between 0 and 1, such as 0.999, or null")
+    if factor is not None and not (_is_number(factor) and factor > 0):
+        raise ValueError(f"optimizer.backbone_lr={factor}: wanted a factor above 0, such as 0.1, or null")
+    if (decays := cfg.optimizer.get("decay_norms")) is not None and not isinstance(decays, bool):
+        raise ValueError(f"optimizer.decay_norms={decays}: wanted true or false or null")
+    if warmup is not None and not (_is_number(warmup) and 0 <= warmup < (inf if isinstance(warmup, int) else 1)):
+        raise ValueError(
+            f"schedule.warmup={warmup}: wanted a whole number of steps, a share of all steps below 1, or null"
+        )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def hyperparameters(cfg: DictConfig) -> dict[str, Any]:

@@ -56,11 +56,6 @@ def check_trainer(cfg: DictConfig) -> None:
             f"trainer.precision={trainer.precision}: wanted one of {', '.join(PRECISIONS[:4])}. Images and weights are float32;"
             " half the memory and the time comes from the mixed ones"
         )
-    if trainer.get("gradient_clip_val") is not None and cfg.optimizer.get("fused"):
-        raise ValueError(
-            f"trainer.gradient_clip_val={trainer.gradient_clip_val} has no effect on a fused optimiser: add"
-            " optimizer.fused=false"
-        )
     if "gradient_clip_algorithm" in trainer and trainer.get("gradient_clip_val") is None:
         raise ValueError("trainer.gradient_clip_algorithm has no effect by itself: add +trainer.gradient_clip_val=1.0")
     if "log_every_n_steps" in trainer and not cfg.callbacks:

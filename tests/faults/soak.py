@@ -38,7 +38,8 @@ DRAWN = {
     "data.split": ("official", "halves"),
     "data.batch_size": (5, 8),  # 24 images: the last batch of five has four
     "optimizer": ("adam", "adamw"),
-    "schedule": ("constant", "cosine"),
+    "schedule": ("constant", "cosine", "poly", "onecycle"),
+    "ema": ("null", 0.9),
     "aug": ("none", "flip"),
     "loss": ("ce", "weighted", "ce_dice"),
     "seed": range(1000),

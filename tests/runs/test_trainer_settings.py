@@ -21,10 +21,10 @@ EFFECTS = {  # of every honoured setting: a value, settings that it needs, and w
     "deterministic": (True, {}, lambda trainer: torch.are_deterministic_algorithms_enabled()),
     "benchmark": (True, {}, lambda trainer: torch.backends.cudnn.benchmark),
     "inference_mode": (False, {}, lambda trainer: not trainer.test_loop.inference_mode),
-    "gradient_clip_val": (0.5, {"optimizer": {"fused": False}}, lambda trainer: trainer.gradient_clip_val == 0.5),
+    "gradient_clip_val": (0.5, {}, lambda trainer: trainer.gradient_clip_val == 0.5),
     "gradient_clip_algorithm": (
         "value",
-        {"optimizer": {"fused": False}, "trainer": {"gradient_clip_val": 0.5}},
+        {"trainer": {"gradient_clip_val": 0.5}},
         lambda trainer: trainer.gradient_clip_algorithm == "value",
     ),
     "detect_anomaly": (True, {}, lambda trainer: trainer._detect_anomaly),
@@ -77,7 +77,6 @@ def test_a_setting_that_lightning_does_not_have_is_refused(compose):
 @pytest.mark.parametrize(
     ("settings", "remedy"),
     [
-        ({"gradient_clip_val": 1.0}, "optimizer.fused=false"),
         ({"gradient_clip_algorithm": "value"}, "gradient_clip_val"),
         ({"log_every_n_steps": 5}, "callbacks=lr_monitor"),
         ({"profiler": "simple"}, "profilers.SimpleProfiler"),

@@ -1,0 +1,111 @@
+"""Schedules of the learning rate that are stepped once a step, and the warm-up that any schedule may begin with."""
+
+from collections.abc import Callable
+from inspect import signature
+from typing import Any
+
+from lightning.pytorch.utilities.types import LRSchedulerConfigType
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, PolynomialLR
+
+
+def poly(optimizer: Optimizer, *, steps: int, power: float) -> PolynomialLR:
+    """The learning rate times (1 - the share of the steps that are done) to the power of `power`."""
+    return PolynomialLR(optimizer, total_iters=steps, power=power)
+
+
+def onecycle(
+    optimizer: Optimizer,
+    *,
+    steps: int,
+    pct_start: float,
+    div_factor: float = 25.0,
+    final_div_factor: float = 1e4,
+    cycle_momentum: bool = True,
+) -> OneCycleLR:
+    """Torch's OneCycleLR, whose highest learning rates are those of the optimiser.
+
+    Raises:
+        ValueError: `pct_start` is no share, or the steps are too few for it.
+    """
+    if pct_start * steps == 1:  # OneCycleLR divides by zero
+        raise ValueError(f"schedule.pct_start={pct_start} is one step of the run's {steps}: wanted a larger share")
+    return OneCycleLR(
+        optimizer,
+        [group["lr"] for group in optimizer.param_groups],
+        total_steps=steps,
+        pct_start=pct_start,
+        div_factor=div_factor,
+        final_div_factor=final_div_factor,
+        cycle_momentum=cycle_momentum,
+    )
+
+
+class Warmup(LRScheduler):
+    """Another schedule, whose learning rates are reached in equal steps from 0 on.
+
+    It sets what the other schedule says, times a factor, so that any schedule may begin with it.
+
+    Args:
+        schedule: The other schedule.
+        steps: The steps of the warm-up; the last of them is the first with the whole learning rate.
+        every: The steps after which the other schedule is stepped.
+    """
+
+    def __init__(self, schedule: LRScheduler, *, steps: int, every: int) -> None:
+        self.schedule, self.steps, self.every = schedule, steps, every
+        self.optimizer, self.last_epoch = schedule.optimizer, 0
+        self._set(1 / steps)
+
+    def step(self, epoch: int | None = None) -> None:
+        """A step of the training is done."""
+        self._set(1)  # what the other schedule knows, and may reckon with
+        self.last_epoch += 1
+        if self.last_epoch % self.every == 0:
+            self.schedule.step()
+        self._set(min(1, (self.last_epoch + 1) / self.steps))
+
+    def _set(self, share: float) -> None:
+        self._last_lr = [lr * share for lr in self.schedule.get_last_lr()]
+        for group, lr in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+            group["lr"] = lr
+
+    def state_dict(self) -> dict[str, Any]:
+        """The steps that are done, and the state of the other schedule."""
+        return {"last_epoch": self.last_epoch, "last_lr": self._last_lr, "schedule": self.schedule.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what `state_dict` gave."""
+        self.last_epoch, self._last_lr = state_dict["last_epoch"], state_dict["last_lr"]
+        self.schedule.load_state_dict(state_dict["schedule"])
+
+
+def scheduled(
+    optimizer: Optimizer,
+    epochs: int,
+    epoch_steps: int,
+    *,
+    make: Callable[..., LRScheduler],
+    warmup: float | None = None,
+) -> LRSchedulerConfigType:
+    """The schedule of a run, and whether it is stepped once a step or once an epoch, as Lightning takes both.
+
+    Args:
+        optimizer: The optimiser whose learning rates are changed.
+        epochs: The epochs of the run.
+        epoch_steps: The steps of an epoch.
+        make: Makes the schedule from the optimiser. One that takes `steps` gets all steps of the run and is stepped once a
+            step, any other once an epoch.
+        warmup: The steps of the warm-up, or, below 1, their share of all steps; None or 0 for no warm-up.
+
+    Raises:
+        ValueError: The warm-up is as long as the run.
+    """
+    by_step, steps = "steps" in signature(make).parameters, epochs * epoch_steps
+    schedule = make(optimizer, steps=steps) if by_step else make(optimizer)
+    if warmup:
+        rising = max(1, round(warmup * steps)) if warmup < 1 else int(warmup)
+        if rising >= steps:
+            raise ValueError(f"schedule.warmup={warmup}: the run has {steps} steps; wanted fewer, or a share below 1")
+        schedule = Warmup(schedule, steps=rising, every=1 if by_step else epoch_steps)
+    return {"scheduler": schedule, "interval": "step" if by_step or warmup else "epoch"}
