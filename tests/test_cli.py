@@ -17,6 +17,7 @@ from fcnseg.cli.arguments import parse, quoted
 from fcnseg.cli.configs import CONF
 from fcnseg.data import download, voc
 from fcnseg.evaluate import evaluate
+from fcnseg.predict import predict
 from fcnseg.report.__main__ import report
 from fcnseg.task import SegmentationTask
 from fcnseg.train import train
@@ -345,7 +346,7 @@ def test_what_needs_no_torch_does_not_wait_for_it(words):
 
 @pytest.mark.parametrize(
     ("verb", "function"),
-    list(zip(COMMANDS, (train, evaluate, check, report, benchmark), strict=True)),
+    list(zip(COMMANDS, (train, evaluate, predict, check, report, benchmark), strict=True)),
     ids=COMMANDS,
 )
 def test_help_has_every_setting_with_its_comment(command, verb, function):
