@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import shutil
 import signal
 import sys
 from functools import cache, partial
@@ -70,13 +71,16 @@ def command(tmp_path):
 
 @pytest.fixture(scope="session")
 def root(tmp_path_factory):
-    """A data.root for data=shapes and for data=voc2012: eight images to train on, four to validate on.
+    """A data.root for data=shapes, data=voc2012 and data=sbd: eight images to train on, four to validate on.
 
-    `folder` in it is one for data=folder.
+    SBD has no images of its own in it, so that none of MATLAB's files has to be made. `folder` is one for data=folder.
     """
     root = tmp_path_factory.mktemp("data")
     folder = shapes(root, train=8, val=4, seed=0)
     (root / "VOCdevkit").symlink_to(folder.path.parent)
+    sbd = root / "benchmark_RELEASE" / "dataset"
+    shutil.copytree(folder.path / "ImageSets" / "Segmentation", sbd)
+    (sbd / "cls").mkdir()
     (root / "folder").mkdir()
     for kind in ("JPEGImages", "SegmentationClass", "ImageSets"):
         (root / "folder" / kind).symlink_to(folder.path / kind)

@@ -16,7 +16,10 @@ from fcnseg.train import train
 FILES = sorted(CONF.rglob("*.yaml"))
 CHOICES = [f"{path.parent.name}={path.stem}" for path in sorted(CONF.glob("*/*.yaml"))]
 PRESETS = [choice for choice in CHOICES if choice.startswith(("experiment=", "debug="))]
-EXTRAS = {"logger=mlflow": "mlflow", "logger=wandb": "wandb", "model=smp": "segmentation_models_pytorch"}
+EXTRAS = {
+    **{"logger=mlflow": "mlflow", "logger=wandb": "wandb"},
+    **{"model=smp": "segmentation_models_pytorch", "data=sbd": "scipy"},
+}
 GROUPS = sorted({path.parent for path in FILES} - {CONF})
 README = (CONF.parent / "README.md").read_text(encoding="utf-8")
 MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))

@@ -121,7 +121,11 @@ def read_mask(path: Path, image: Image.Image | None = None, *, legend: Legend) -
         ValueError: The file is missing, broken, or of a format or mode that masks do not have, its size is not its image's,
             it cannot be told which way up it is or what its palette means, or a number or colour means nothing.
     """
-    mask = stored_mask(path, pictures=legend.pictures)
+    return labelled(path, stored_mask(path, pictures=legend.pictures), image, legend=legend)
+
+
+def labelled(path: Path, mask: Image.Image, image: Image.Image | None, *, legend: Legend) -> Image.Image:
+    """The labels of a mask from what its file stores, in the form of `stored_mask`: see `read_mask`."""
     if image is not None:
         _check_fits(path, mask, image)
     if mask.mode == "RGB":

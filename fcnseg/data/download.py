@@ -1,12 +1,13 @@
-"""Download of VOC-2012: it is resumed after an interruption, checked by its md5, and unpacked whole or not at all."""
+"""Download of a data set: it is resumed after an interruption, checked by its md5, and unpacked whole or not at all."""
 
 import hashlib
 import re
 import shutil
 import tarfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from functools import partial
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path, PurePosixPath
@@ -40,10 +41,52 @@ class _RetryError(_MirrorError):
     """A mirror did not send all of the archive, but may do so if it is asked again."""
 
 
+@dataclass(frozen=True)
+class Published:
+    """A data set that is published as an archive.
+
+    Attributes:
+        title: Its name, for messages.
+        folder: Where it lies below `data.root` when it has been downloaded.
+        holds: What lies in that folder if it is whole.
+        find: A function that gives the folder of the data set below another one, or None without one.
+        nothing_found: A function that gives the message that there is no such data set in a `data.root`.
+    """
+
+    title: str
+    folder: str
+    holds: str
+    find: Callable[[Path], Path | None]
+    nothing_found: Callable[[Path], str]
+
+
+def _voc_folder(root: Path) -> Path | None:
+    return folder.path if (folder := voc.Folder.find(root)) else None
+
+
+VOC = Published("VOC-2012", voc.PLACES[0], "ImageSets/Segmentation", _voc_folder, nothing_found)
+
+
 def voc2012(root: Path, *, urls: Sequence[str], md5: str, download: bool | None = None) -> voc.Folder:
-    """Find VOC-2012 under `root`, or download it there (2 GB); one process does it while others wait.
+    """Find VOC-2012 under `root`, or download it there (2 GB): see `find_or_download`.
+
+    Raises:
+        ValueError: As there; or the data set in `root` has classes of its own.
+        OSError: As there.
+    """
+    path = find_or_download(VOC, root, urls=urls, md5=md5, download=download)
+    if other := formats.beyond_voc(root):
+        raise ValueError(f"data.root={root} has {other}, wanted VOC's 21: add data=folder, which reads them")
+    return voc.Folder(path)
+
+
+def find_or_download(
+    data_set: Published, root: Path, *, urls: Sequence[str], md5: str, download: bool | None = None
+) -> Path:
+    """The folder of a data set under `root`, which is downloaded first; one process does it while others wait.
 
     Args:
+        data_set: The data set.
         root: The folder for the data set; it is made if the folder above it exists. If the archive has been put into it
             by hand, that is unpacked and kept.
         urls: The mirrors of the archive, tried in this order.
@@ -58,37 +101,36 @@ def voc2012(root: Path, *, urls: Sequence[str], md5: str, download: bool | None 
     """
     if not isinstance(download, bool | None):
         raise ValueError(f"data.download={download}: wanted true, false or null")
-    target = root / "VOCdevkit" / "VOC2012"
+    target = root / data_set.folder
     in_the_way = target.exists()  # asked first, since another process may finish it before the next line
-    if folder := voc.Folder.find(root):
-        if other := formats.beyond_voc(root):
-            raise ValueError(f"data.root={root} has {other}, wanted VOC's 21: add data=folder, which reads them")
+    if folder := data_set.find(root):
         return folder
     if in_the_way:
-        raise ValueError(f"{target} exists, but without ImageSets/Segmentation: complete it, or move it away")
+        raise ValueError(f"{target} exists, but without {data_set.holds}: complete it, or move it away")
     if not (root == ROOT if download is None else download):
-        raise ValueError(nothing_found(root))
+        raise ValueError(data_set.nothing_found(root))
+    title = data_set.title
     if not root.parent.exists():
-        raise ValueError(f"no folder {root}, nor {root.parent}: wanted VOC-2012's; correct the path or create it")
+        raise ValueError(f"no folder {root}, nor {root.parent}: wanted {title}'s; correct the path or create it")
     if not urls:
-        raise ValueError(f"no VOC-2012 in {root} and no mirror to download it from: name at least one URL")
-    name = PurePosixPath(urlsplit(urls[0]).path).name or "VOC2012.tar"
+        raise ValueError(f"no {title} in {root} and no mirror to download it from: name at least one URL")
+    name = PurePosixPath(urlsplit(urls[0]).path).name or f"{title}.tar"
     archive, draft = root / name, root / f"{name}.draft"  # a whole draft keeps its name: it is ours to delete
-    build_once(target, partial(_install, archive, draft, urls, md5))
+    build_once(target, partial(_install, data_set, archive, draft, urls, md5))
     draft.unlink(missing_ok=True)
-    return voc.Folder(target)
+    return target
 
 
-def _install(archive: Path, draft: Path, urls: Sequence[str], md5: str, target: Path) -> None:
+def _install(data_set: Published, archive: Path, draft: Path, urls: Sequence[str], md5: str, target: Path) -> None:
     """Unpack `archive` into the empty folder `target`, or the download `draft` if nobody has put an archive there."""
     if archive.exists():
         if (found := _md5(archive)) != md5:
             raise ValueError(f"{archive} has md5 {found}, wanted {md5}: delete it, or put the whole archive there")
-        return _unpack(archive, target)
+        return _unpack(data_set, archive, target)
     if not draft.exists() or _md5(draft) != md5:
         _download(draft, urls, md5, by_hand=archive)
     try:
-        _unpack(draft, target)
+        _unpack(data_set, draft, target)
     except ValueError:
         draft.unlink()
         raise
@@ -206,17 +248,17 @@ def _md5(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-def _unpack(archive: Path, target: Path) -> None:
-    """Unpack the VOC folder of `archive` into the empty folder `target`."""
+def _unpack(data_set: Published, archive: Path, target: Path) -> None:
+    """Unpack the folder of the data set in `archive` into the empty folder `target`."""
     unpacked = target / ".unpacked"
     try:
         with tarfile.open(archive) as tar:
             tar.extractall(unpacked, filter=_inside)
     except tarfile.TarError as error:
-        raise ValueError(f"refused to unpack {archive}: {error}; get VOC-2012's own archive") from error
-    if (folder := voc.Folder.find(unpacked)) is None:
-        raise ValueError(f"{archive} holds no VOCdevkit/VOC2012: correct the URL and md5")
-    for path in folder.path.iterdir():
+        raise ValueError(f"refused to unpack {archive}: {error}; get {data_set.title}'s own archive") from error
+    if (folder := data_set.find(unpacked)) is None:
+        raise ValueError(f"{archive} holds no {data_set.folder}: correct the URL and md5")
+    for path in folder.iterdir():
         path.rename(target / path.name)
     shutil.rmtree(unpacked)
 

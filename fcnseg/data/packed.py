@@ -81,7 +81,7 @@ def pack(
     """
     ids = folder.ids(image_set) if ids is None else ids
     if missing := [str(path) for path in folder.missing(ids)]:
-        suffixes = f"(a photograph ends in {', '.join(SUFFIXES)}, a mask in .png)"
+        suffixes = f"(a photograph ends in {', '.join(SUFFIXES)})"
         raise ValueError(
             f"{len(missing)} files of the image set '{image_set}' are missing {suffixes}:\n{some(missing)}"
         )

@@ -36,6 +36,24 @@ LEGEND = decode.Legend(
 )
 
 
+def listed(path: Path, images: Path) -> tuple[str, ...]:
+    """The names in the list `path` of an image set, a name a line, whose photographs lie in the folder `images`.
+
+    Raises:
+        ValueError: The list is empty or no text, or a name leads out of the folder.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # Windows begins a text with a BOM
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not in UTF-8 ({error}): save it in this encoding") from error
+    ids = tuple(line.strip() for line in lines if line.strip())
+    if not ids:
+        raise ValueError(f"the image set '{path.stem}' is empty: {path} names no image; write one image name a line")
+    if outside := [name for name in ids if name.startswith("/") or ".." in name.split("/") or "\0" in name]:
+        raise ValueError(f"{path} names {outside[0]!r}, wanted names of images inside {images}")
+    return ids
+
+
 @dataclass(frozen=True)
 class Folder(DataSet):
     """A folder in VOC's layout: `JPEGImages`, `SegmentationClass` and `ImageSets/Segmentation`.
@@ -73,18 +91,7 @@ class Folder(DataSet):
         path = self.path / "ImageSets" / "Segmentation" / f"{image_set}.txt"
         if not path.is_file():
             raise ValueError(f"no image set '{image_set}': found {list(self.image_sets())}, wanted {path}")
-        try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()  # Windows begins a text with a BOM
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path} is not in UTF-8 ({error}): save it in this encoding") from error
-        ids = tuple(line.strip() for line in lines if line.strip())
-        if not ids:
-            raise ValueError(
-                f"the image set '{image_set}' is empty: {path} names no image; write one image name a line"
-            )
-        if outside := [name for name in ids if name.startswith("/") or ".." in name.split("/") or "\0" in name]:
-            raise ValueError(f"{path} names {outside[0]!r}, wanted names of images inside {self.path / 'JPEGImages'}")
-        return ids
+        return listed(path, self.path / "JPEGImages")
 
     def image(self, name: str) -> Path:
         """The file of the image `name`, with the first of `SUFFIXES` that there is."""

@@ -32,6 +32,7 @@ KNOWN = {  # by the group of the config
         "fcnseg.data.module.VOCDataModule",
         "fcnseg.data.download.voc2012",
         "fcnseg.data.formats.folder",
+        "fcnseg.data.sbd.sbd",
         "fcnseg.data.shapes.shapes",
     ),
     "loss": tuple(
@@ -99,8 +100,8 @@ def data(cfg: DictConfig, *, root: str | None = None, only: str | None = None, t
         node.pop("cache", None)  # packs are beside the data, not in a place that only the config names
     if "download" in node:
         node["download"] = False
-    if isinstance(source := node.get("source"), dict) and "urls" in source:
-        source["urls"] = []
+    if isinstance(source := node.get("source"), dict):
+        source.update({key: [] for key in source if str(key).endswith("urls")})
     made = cast(VOCDataModule, make(node, KNOWN["data"], trust, augment=augment.none, seed=0, only=only))
     with nullcontext() if root else nothing_built():
         made.prepare_data()

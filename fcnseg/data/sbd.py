@@ -1,0 +1,133 @@
+"""SBD, the Semantic Boundaries Dataset: masks of VOC's photographs that VOC has not labelled, for a larger train set."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from fcnseg.data import decode, voc
+from fcnseg.data.dataset import DataSet
+from fcnseg.data.download import Published, find_or_download, voc2012
+
+FOLDER = "benchmark_RELEASE/dataset"  # below `data.root`, where the archive puts it
+
+
+def find(root: Path) -> Path | None:
+    """The folder of SBD under `root`: `root/benchmark_RELEASE/dataset`, or `root` itself; None without one."""
+    return next((path for path in (root / FOLDER, root) if (path / "cls").is_dir()), None)
+
+
+def nothing_found(root: Path) -> str:
+    """The message that SBD is not in `root`."""
+    remedy = f"put it there, or data.download=true downloads it into {root} (1.4 GB)"
+    return (
+        f"no SBD in data.root={root}, beside VOC-2012: looked for {root / FOLDER / 'cls'} and {root / 'cls'}; {remedy}"
+    )
+
+
+ARCHIVE = Published("SBD", FOLDER, "cls", find, nothing_found)
+
+
+@dataclass(frozen=True)
+class TrainAug(DataSet):
+    """The train set that is known as train_aug, and VOC's val.
+
+    Train has the images of VOC's train, then those of SBD's train and val that are in neither train nor val of VOC: 10582 in
+    all. An image of VOC's train has VOC's mask, also if SBD has drawn one.
+
+    Attributes:
+        path: SBD's folder: `img`, `cls`, `train.txt` and `val.txt`.
+        of_voc: VOC-2012's.
+    """
+
+    path: Path
+    of_voc: voc.Folder
+    classes = voc.VOC
+
+    def image_sets(self) -> tuple[str, ...]:
+        """The names of its image sets."""
+        return "train", "val"
+
+    def ids(self, image_set: str) -> tuple[str, ...]:
+        """The names of an image set's images, in the order of the lists.
+
+        Raises:
+            ValueError: There is no such image set, or a list is missing or broken.
+        """
+        if image_set == "val":
+            return self.of_voc.ids("val")
+        if image_set != "train":
+            raise ValueError(f"no image set '{image_set}' in data=sbd: found {list(self.image_sets())}")
+        own: list[str] = []
+        for name in self.image_sets():
+            if not (path := self.path / f"{name}.txt").is_file():
+                raise ValueError(f"no list {path}: wanted SBD's, a name of an image a line; unpack its archive anew")
+            own += voc.listed(path, self.path / "img")
+        return *self.of_voc.ids("train"), *(name for name in dict.fromkeys(own) if name not in self._in_voc)
+
+    @cached_property
+    def _in_voc(self) -> frozenset[str]:
+        """The names of the images that VOC has labelled."""
+        return frozenset((*self.of_voc.ids("train"), *self.of_voc.ids("val")))
+
+    def image(self, name: str) -> Path:
+        """The file of the photograph `name`."""
+        return self.of_voc.image(name) if name in self._in_voc else self.path / "img" / f"{name}.jpg"
+
+    def mask(self, name: str) -> Path:
+        """The file of the mask of `name`: VOC's, or one of MATLAB's."""
+        return self.of_voc.mask(name) if name in self._in_voc else self.path / "cls" / f"{name}.mat"
+
+    def read_mask(self, name: str, image: Image.Image | None = None) -> Image.Image:
+        """The labels of a mask: see `decode.read_mask`; SBD's have no void."""
+        if name in self._in_voc:
+            return self.of_voc.read_mask(name, image)
+        return decode.labelled(path := self.mask(name), _segmentation(path), image, legend=voc.LEGEND)
+
+
+def _segmentation(path: Path) -> Image.Image:
+    """What a file of MATLAB's stores as `GTcls.Segmentation`, in the form of `decode.stored_mask`.
+
+    Raises:
+        ValueError: The file is missing or broken.
+    """
+    from scipy.io import loadmat  # an extra
+
+    try:
+        labels = loadmat(path, variable_names=["GTcls"])["GTcls"]["Segmentation"].item()
+        if not isinstance(labels, np.ndarray) or labels.ndim != 2 or labels.dtype != np.uint8 or not labels.size:
+            raise ValueError("GTcls.Segmentation is no matrix of bytes")
+    except Exception as error:  # the reader raises anything: TypeError, KeyError, zlib.error, MemoryError, ...
+        remedy = "unpack SBD's archive anew, or take the name out of its lists"
+        raise ValueError(f"broken mask {path}: {str(error) or type(error).__name__}; {remedy}") from error
+    mask = Image.fromarray(labels)
+    mask.info = {"format": "MAT", "orientation": 1, "bits": 8}
+    return mask
+
+
+def sbd(
+    root: Path, *, urls: Sequence[str], md5: str, sbd_urls: Sequence[str], sbd_md5: str, download: bool | None = None
+) -> TrainAug:
+    """Find VOC-2012 and SBD under `root`, or download them there (2 GB and 1.4 GB): see `download.find_or_download`.
+
+    Args:
+        root: The folder for both.
+        urls: The mirrors of VOC-2012's archive.
+        md5: The md5 of VOC-2012's archive.
+        sbd_urls: The mirrors of SBD's archive.
+        sbd_md5: The md5 of SBD's archive.
+        download: Whether they may be downloaded.
+
+    Raises:
+        ValueError: As there; or scipy is not installed.
+        OSError: As there.
+    """
+    try:
+        import scipy.io  # noqa: F401 (before two hours of downloads)
+    except ImportError as error:
+        raise ValueError(f'data=sbd needs a package that is not installed ({error}): pip install ".[sbd]"') from error
+    folder = voc2012(root, urls=urls, md5=md5, download=download)
+    return TrainAug(find_or_download(ARCHIVE, root, urls=sbd_urls, md5=sbd_md5, download=download), folder)
