@@ -1,5 +1,6 @@
 """`python -m fcnseg.check` on any folder: what it recognises, writes and finds."""
 
+import json
 import shutil
 
 import numpy as np
@@ -8,6 +9,7 @@ from PIL import Image
 
 from fcnseg.check.__main__ import check
 from fcnseg.data import formats
+from fcnseg.data.formats import layouts
 
 CLASSES = "names: [ground, crack, rust]\n"
 
@@ -228,3 +230,42 @@ def test_masks_of_0_and_255_are_told(command, mine):
     told = warnings(outcome)
     assert told[0] == "classes in no image: crack"
     assert "write 'names: {0: ground, 255: crack}' into classes.yaml" in told[1]
+
+
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [
+        ("data.size=64", "looks at images at their own sizes"),
+        ("data.batch_size=4", "makes no batches"),
+        ("data.split=halves", "looks at the whole of train and of val"),
+        ("data.limit=3", "looks at all images"),
+        ("data.cache=elsewhere", "makes no packs"),
+    ],
+)
+@pytest.mark.parametrize("choice", ["voc2012", "folder"])
+def test_a_setting_without_effect_is_refused(command, mine, choice, setting, reason):
+    outcome = command(check, f"data={choice}", f"data.root={mine}", setting, "picture=null")
+    assert (outcome.code, outcome.err) == (2, f"fcnseg: {setting}: check {reason}; leave it out\n")
+
+
+def test_write_is_refused_where_classes_are_known(command, root):
+    outcome = command(
+        *(check, "data=shapes", f"data.root={root}", "data.source.train=8", "data.source.val=4", "write=true")
+    )
+    assert (outcome.code, outcome.err) == (2, "fcnseg: write=true: the classes of data=shapes are known; leave it out\n")
+
+
+@pytest.mark.parametrize("choice", ["voc2012", "folder"])
+def test_annotations_are_read_once(command, choice, tmp_path, monkeypatch):
+    for name in ("a", "b", "c", "d"):
+        photograph(ord(name)).save(tmp_path / f"{name}.png")
+    images = [{"id": i, "file_name": f"{name}.png", "width": 12, "height": 10} for i, name in enumerate("abcd")]
+    shape = {"image_id": 1, "category_id": 1, "segmentation": [[0, 0, 6, 0, 6, 6, 0, 6]]}
+    content = {"images": images, "annotations": [shape], "categories": [{"id": 1, "name": "crack"}]}
+    (tmp_path / "annotations.json").write_text(json.dumps(content))
+    read = []
+    monkeypatch.setattr(layouts.json, "loads", lambda text: read.append(len(text)) or json.JSONDecoder().decode(text))
+    outcome = command(check, f"data={choice}", f"data.root={tmp_path}", "picture=null")
+    assert outcome.code == 0, outcome.err
+    assert "COCO's annotations, by annotations.json" in outcome.out
+    assert len(read) == 1

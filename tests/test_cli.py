@@ -209,7 +209,7 @@ DAMAGES = [empty, truncate, mislabel, remove, leak, repeat, encode, compress]
 
 def of_data(overrides):
     """Those of a run's overrides that `check` takes, too."""
-    return [override for override in overrides if override.startswith(("data=", "data."))]
+    return [override for override in overrides if override.startswith(("data=", "data.root", "data.source"))]
 
 
 @pytest.mark.parametrize(

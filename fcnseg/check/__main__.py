@@ -4,12 +4,25 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
 from fcnseg.cli import messages
 from fcnseg.cli.command import command
+from fcnseg.cli.configs import default_config
 from fcnseg.cli.messages import WRONG_USE
+
+if TYPE_CHECKING:
+    from fcnseg.data.formats.files import Layout
+
+WITHOUT_EFFECT = {  # settings of a run's data, and what `check` does without them
+    "size": "looks at images at their own sizes",
+    "batch_size": "makes no batches",
+    "split": "looks at the whole of train and of val",
+    "limit": "looks at all images",
+    "cache": "makes no packs",
+}
 
 
 @command("check")
@@ -17,21 +30,21 @@ def check(cfg: DictConfig) -> None:
     """Print what the data set holds, and every problem by file name; exit with 2 if one of them stops training."""
     from hydra.utils import instantiate
 
-    from fcnseg.data import formats
     from fcnseg.data.source import find
 
+    for key, reason in WITHOUT_EFFECT.items():
+        if (value := cfg.data.get(key)) != default_config("check").data.get(key):
+            raise ValueError(f"data.{key}={value}: check {reason}; leave it out")
     source, root = instantiate(cfg.data.source), Path(os.path.expanduser(cfg.data.root))
     console = messages.console()
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
-    if cfg.choices.data == "voc2012" and (cfg.write or formats.beyond_voc(root)):
-        source = formats.folder
-    if getattr(source, "func", source) is formats.folder:
+    if layout := _recognised(cfg, source, root):
         from fcnseg.check.classes import ready
 
-        layout = formats.recognise(root, **getattr(source, "keywords", {}))
         say(f"{layout.path}: {layout.format}")
-        folder = ready(layout, say, write=cfg.write)
-        alone = tuple(layout.alone)
+        folder, alone = ready(layout, say, write=cfg.write), tuple(layout.alone)
+    elif cfg.write:
+        raise ValueError(f"write=true: the classes of data={cfg.choices.data} are known; leave it out")
     else:
         folder, alone = find(source, root, cfg.data.get("download")), ()
         say(f"{folder.path}")
@@ -49,6 +62,22 @@ def check(cfg: DictConfig) -> None:
             say(f"pairs and shares are in {cfg.picture}")
     if any(survey.problems for survey in surveys):
         sys.exit(WRONG_USE)
+
+
+def _recognised(cfg: DictConfig, source: Any, root: Path) -> "Layout | None":
+    """What data=folder makes of `root`, if that is chosen, or if data=voc2012 cannot read it; None for other data sets."""
+    from fcnseg.data import formats
+    from fcnseg.data.formats.files import split
+
+    if getattr(source, "func", source) is formats.folder:
+        return formats.recognise(root, **getattr(source, "keywords", {}))
+    if cfg.choices.data != "voc2012":
+        return None
+    if cfg.write:
+        return formats.recognise(root)
+    if (layout := None if formats.is_voc(root) else formats.find(root)) is not None:
+        split(layout)
+    return layout
 
 
 if __name__ == "__main__":

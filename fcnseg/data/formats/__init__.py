@@ -69,7 +69,16 @@ def find(root: Path, settings: Settings | None = None) -> Layout | None:
 def beyond_voc(root: Path) -> str | None:
     """What lies in `root`, if `data=folder` reads it and `data=voc2012`, which has VOC's 21 classes, cannot."""
     if found := Folder.find(root):
-        own = next((name for name in READERS if (found.path / name).is_file()), None)
-        return own and f"classes of its own in {found.path / own}"
+        return f"classes of its own in {own}" if (own := _own_classes(found)) else None
     layout = find(root)
     return layout.format if layout else None
+
+
+def is_voc(root: Path) -> bool:
+    """Whether `data=voc2012` can read what lies in `root`."""
+    return (found := Folder.find(root)) is not None and _own_classes(found) is None
+
+
+def _own_classes(folder: Folder) -> Path | None:
+    """The file in a folder of VOC's layout that says other classes than VOC's."""
+    return next((path for name in READERS if (path := folder.path / name).is_file()), None)

@@ -114,7 +114,7 @@ class Layout:
         return Files(self.path, self.format, class_list, self.sets, self.pairs, self.drawings)
 
 
-def split(layout: Layout, share: float, group: str | None) -> None:
+def split(layout: Layout, share: float = 0.2, group: str | None = None) -> None:
     """Make val out of train, or train and val out of a set without a name, if no val is there.
 
     An image goes to val by a hash of its name, or of the part of its name that `group` matches: what is added later moves no
