@@ -66,7 +66,6 @@ def scores(matrices: Tensor, background: int | None) -> dict[str, Tensor]:
     """All scores from the matrices of a set's images, in the set's order.
 
     `miou`, `pixel_acc` and `mean_acc` (mean recall of the classes present) pool the whole set and ignore void: VOC's rule.
-    `miou` is torchmetrics' MulticlassJaccardIndex, computed in float32.
     `paper_iou` and `paper_acc` are what the paper prints: void counted as background, IoU averaged over the classes of a
     batch of 16, then averaged over batches. Without a `background` they are NaN.
 
@@ -74,9 +73,7 @@ def scores(matrices: Tensor, background: int | None) -> dict[str, Tensor]:
         matrices (N, C + 1, C) -> a float64 scalar each, on the CPU; NaN where no pixel is labelled.
     """
     matrices = matrices.cpu()
-    jaccard = PooledJaccardIndex(matrices.shape[-1], validate_args=False)
-    jaccard.update(matrices[:, :-1])
-    labelled = jaccard.confmat
+    labelled = matrices[:, :-1].sum(0)
     recall = labelled.diagonal() / labelled.sum(1).double()
     batches = torch.stack([part.sum(0) for part in matrices.split(PAPER_BATCH)])  # (ceil(N / 16), C + 1, C)
     undefined = torch.full((), torch.nan, dtype=torch.float64)
@@ -84,7 +81,7 @@ def scores(matrices: Tensor, background: int | None) -> dict[str, Tensor]:
         batches[:, background] += batches[:, -1]
     batches = batches[:, :-1]
     return {
-        "miou": jaccard.compute().double(),
+        "miou": iou_per_class(labelled).nanmean(),
         "pixel_acc": accuracy(labelled),
         "mean_acc": recall.nanmean(),
         "paper_iou": undefined if background is None else iou_per_class(batches).nanmean(-1).mean(),
@@ -123,8 +120,11 @@ class SegmentationMetrics(Metric):
         return torch.cat(list(self.matrices))
 
     def compute(self) -> dict[str, Tensor]:
-        """The scores: see `scores`."""
-        return scores(self.all_matrices(), self.classes.background)
+        """The scores: see `scores`; `miou` is torchmetrics', in float32, in which equal epochs stay equal."""
+        matrices = self.all_matrices().cpu()
+        jaccard = PooledJaccardIndex(len(self.classes), validate_args=False)
+        jaccard.update(matrices[:, :-1])
+        return {**scores(matrices, self.classes.background), "miou": jaccard.compute().double()}
 
 
 class RunningMean(nn.Module):

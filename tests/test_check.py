@@ -252,7 +252,10 @@ def test_write_is_refused_where_classes_are_known(command, root):
     outcome = command(
         *(check, "data=shapes", f"data.root={root}", "data.source.train=8", "data.source.val=4", "write=true")
     )
-    assert (outcome.code, outcome.err) == (2, "fcnseg: write=true: the classes of data=shapes are known; leave it out\n")
+    assert (outcome.code, outcome.err) == (
+        2,
+        "fcnseg: write=true: the classes of data=shapes are known; leave it out\n",
+    )
 
 
 @pytest.mark.parametrize("choice", ["voc2012", "folder"])

@@ -84,7 +84,17 @@ def test_at_the_images_own_sizes_the_scores_are_numpys(command, run, root):
     metrics = found["metrics"]
     assert metrics["test/pixel_acc"] == pytest.approx(right.sum() / truth.sum(), abs=1e-9)
     assert metrics["test/mean_acc"] == pytest.approx((right[truth > 0] / truth[truth > 0]).mean(), abs=1e-9)
-    assert metrics["test/miou"] == pytest.approx(np.mean([each for each in iou if each is not None]), abs=1e-6)
+    assert metrics["test/miou"] == pytest.approx(np.mean([each for each in iou if each is not None]), abs=1e-9)
+    whole = np.concatenate(
+        [matrix[:1] + matrix[-1], matrix[1:-1]]
+    )  # the paper's: void is background, four images a batch
+    either = whole.sum(0) + whole.sum(1) - whole.diagonal()
+    papers = whole.diagonal()[either > 0] / either[either > 0]
+    assert metrics["test/paper_iou"] == pytest.approx(papers.mean(), abs=1e-9)
+    assert metrics["test/paper_acc"] == pytest.approx(whole.diagonal().sum() / whole.sum(), abs=1e-9)
+    floor, present = found["floor"], truth > 0
+    assert floor["miou"] == pytest.approx(truth[0] / truth.sum() / present.sum(), abs=1e-9)
+    assert floor["pixel_acc"] == pytest.approx(truth[0] / truth.sum(), abs=1e-9)
     assert metrics["test/loss"] is None
     assert "4 test images (official split) at their own sizes" in " ".join(printed.split())
     assert "-test-original-" in name

@@ -26,7 +26,7 @@ def measure(trainer: Trainer, task: SegmentationTask, data: VOCDataModule) -> di
     matrices = task.metrics["test"].all_matrices().cpu()
     found, iou = dict.fromkeys(SCORES, math.nan), [math.nan] * len(data.classes)
     if task.was_finite("test"):
-        exact = scores(matrices, data.classes.background)  # Lightning's are rounded on a GPU
+        exact = scores(matrices, data.classes.background)  # those that Lightning logs are rounded
         found = {name: value.item() for name, value in exact.items()}
         iou = iou_per_class(matrices[:, :-1].sum(0)).tolist()
     # At the images' own sizes there is no loss: it is taken at the size of the batch.

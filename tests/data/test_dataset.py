@@ -4,10 +4,11 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from drawn import Drawn
 from PIL import Image
 
 from fcnseg.data.augment import none
-from fcnseg.data.dataset import VOID, Classes, DataSet
+from fcnseg.data.dataset import VOID, Classes
 from fcnseg.data.module import VOCDataModule
 from fcnseg.losses import class_weights
 
@@ -30,7 +31,7 @@ def test_void_counts_as_background_if_there_is_one(background, pixels, weights):
     assert PIXELS == [4, 3, 1, 2]
 
 
-class Numbered(DataSet):
+class Numbered(Drawn):
     """Eight images and four; the mask of image i is one label, after a corner that is of the next."""
 
     def __init__(self, path, number=3, background=None, labels=None):
@@ -45,18 +46,6 @@ class Numbered(DataSet):
     @property
     def rules(self):
         return f"{super().rules} {self.labels}"
-
-    def image_sets(self):
-        return "train", "val"
-
-    def ids(self, image_set):
-        return tuple(map(str, {"train": range(8), "val": range(8, 12)}[image_set]))
-
-    def image(self, name):
-        return self.path / f"{name}.png"
-
-    def mask(self, name):
-        return self.path / f"{name}-mask.png"
 
     def read_mask(self, name, image):
         labels = np.full((36, 48), self.labels[int(name) % len(self.labels)], dtype=np.uint8)
