@@ -12,8 +12,8 @@ def ready(layout: Layout, say: Callable[[str], None], *, write: bool) -> DataSet
     """The data set, when its classes are known or have been written; None if they are not.
 
     Args:
-        layout: What was recognised.
-        say: Prints a line.
+        layout: The files of the data set, and the classes if a file says them.
+        say: A function that prints a line for the user.
         write: Whether classes.yaml may be written.
 
     Raises:

@@ -104,7 +104,7 @@ def survey(folder: DataSet, image_set: str, *others: str) -> Survey:
 
 
 def compare(train: Survey, val: Survey) -> list[str]:
-    """What does not stop training, but may spoil it: a line each."""
+    """A line for each thing that does not stop training, but may spoil it."""
     lines = [*_twins(train, train), *_twins(val, val), *_twins(train, val)]
     homes = {PurePosixPath(name).name: name for name in train.contents}
     alike = [name for name in val.contents if name not in train.contents and PurePosixPath(name).name in homes]
@@ -151,7 +151,7 @@ def _twins(one: Survey, other: Survey) -> list[str]:
 
 
 def _some(names: Sequence[str]) -> str:
-    """The first names of many."""
+    """The first three names, and how many more there are."""
     return ", ".join(names[:3]) + f" and {len(names) - 3} more" * (len(names) > 3)
 
 

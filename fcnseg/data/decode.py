@@ -113,13 +113,13 @@ def read_mask(path: Path, image: Image.Image | None = None, *, legend: Legend) -
     of its label, the colours count, and `info["by_colour"]` is true.
 
     Args:
-        path: The file.
+        path: The file that stores the mask.
         image: Its photograph, from `read_image`, whose size and orientation the mask must share.
         legend: What numbers and colours mean.
 
     Raises:
-        ValueError: The file is missing, broken, or of a format or mode that masks do not have, its size is not its image's,
-            it cannot be told which way up it is or what its palette means, or a number or colour means nothing.
+        ValueError: The file is missing, broken, or of a format or mode that masks do not have. Or its size is not its
+            image's, its orientation or its palette is unclear, or the legend lacks a number or a colour in it.
     """
     return labelled(path, stored_mask(path, pictures=legend.pictures), image, legend=legend)
 

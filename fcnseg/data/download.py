@@ -86,7 +86,7 @@ def find_or_download(
     """The folder of a data set under `root`, which is downloaded first; one process does it while others wait.
 
     Args:
-        data_set: The data set.
+        data_set: The data set that is wanted: where it would lie, and how it is recognised.
         root: The folder for the data set; it is made if the folder above it exists. If the archive has been put into it
             by hand, that is unpacked and kept.
         urls: The mirrors of the archive, tried in this order.

@@ -90,7 +90,7 @@ class VOCDataModule(LightningDataModule):
 
     Attributes:
         folder: The data set, once `prepare_data` has found it.
-        classes: Its classes.
+        classes: The classes that its masks label, in the order of the labels.
         floor_class: The class that the floor predicts everywhere: background, or without one the most frequent of train.
     """
 
@@ -195,7 +195,7 @@ class VOCDataModule(LightningDataModule):
         """The masks of a test batch's images at their own sizes, (1, H, W) uint8 each, read from their files.
 
         Args:
-            sample: (N,), as `Batch.sample`.
+            sample: (N,) indices of the images in their image set, as in `Batch.sample`.
 
         Raises:
             ValueError: A file is gone or broken.

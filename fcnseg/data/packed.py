@@ -69,7 +69,7 @@ def pack(
     """The pack of an image set; it is built first if the data set is new or its files have changed.
 
     Args:
-        folder: The data set.
+        folder: The data set whose images and masks are packed.
         image_set: The name of the image set.
         size: The side in pixels of the square that images are resized to; or [height, width].
         ids: The names of its images that are packed; None: all of them.

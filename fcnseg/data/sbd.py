@@ -40,7 +40,7 @@ class TrainAug(DataSet):
 
     Attributes:
         path: SBD's folder: `img`, `cls`, `train.txt` and `val.txt`.
-        of_voc: VOC-2012's.
+        of_voc: The folder of VOC-2012, whose image sets and masks are used first.
     """
 
     path: Path
@@ -126,7 +126,7 @@ def sbd(
         OSError: As there.
     """
     try:
-        import scipy.io  # noqa: F401 (before two hours of downloads)
+        import scipy.io  # noqa: F401 (before gigabytes are downloaded)
     except ImportError as error:
         raise ValueError(f'data=sbd needs a package that is not installed ({error}): pip install ".[sbd]"') from error
     folder = voc2012(root, urls=urls, md5=md5, download=download)

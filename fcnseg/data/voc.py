@@ -59,7 +59,7 @@ class Folder(DataSet):
     """A folder in VOC's layout: `JPEGImages`, `SegmentationClass` and `ImageSets/Segmentation`.
 
     Attributes:
-        path: The folder.
+        path: The folder that holds these three.
         generated: Whether this package has drawn the images, so that nobody else's files lie there.
     """
 
@@ -113,5 +113,5 @@ class Folder(DataSet):
 
 
 def read_mask(path: Path, image: Image.Image | None = None) -> Image.Image:
-    """The labels of a mask, 0..20 and 255 for void: see `decode.read_mask`, which is told VOC's legend."""
+    """The labels of a mask, 0..20 and 255 for void: see `decode.read_mask`, which is given VOC's legend."""
     return decode.read_mask(path, image, legend=LEGEND)

@@ -15,10 +15,10 @@ CHECK = "python -m fcnseg.check data=folder data.root={} write=true"
 def folder(
     root: Path, *, val: float = 0.2, group: str | None = None, image_suffix: str = "", mask_suffix: str | None = None
 ) -> DataSet:
-    """The data set in `root`, of whatever format.
+    """The data set in `root`, in any format that is known.
 
     Args:
-        root: The folder.
+        root: The folder that holds the data set.
         val: The share of the images that becomes val, where the data set names none.
         group: A regular expression. Images whose names match it with the same text stand on one side, such as the frames
             of one video; None: every image may stand on either.

@@ -26,7 +26,7 @@ class ClassList:
 
     Attributes:
         source: The file that says so.
-        classes: The classes.
+        classes: The names and colours of the classes, in the order of their labels.
         legend: The labels of stored numbers and of colours.
         words: The labels of names, which polygons have in place of numbers.
     """
@@ -82,13 +82,13 @@ def class_list(
 
 
 def _check_names(source: Path, names: Sequence[str], spoken_of: Sequence[str]) -> None:
-    """Refuse a number or names of classes that cannot be, or another name that is spoken of."""
+    """Refuse too few or too many classes, two of one name, and a colour or a mapping of a class that is not there."""
     if not 2 <= len(names) <= UNKNOWN:
         raise ValueError(f"{source} names {len(names)} classes, wanted 2 to {UNKNOWN}")
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"{source} gives several classes the name {repeated[0]}, wanted one name for each")
     if strange := [name for name in spoken_of if name not in names]:
-        raise ValueError(f"{source} speaks of {strange[0]}, which is no class: the names are {', '.join(names)}")
+        raise ValueError(f"{source} mentions {strange[0]}, which is no class: the names are {', '.join(names)}")
 
 
 def _shown(names: Sequence[str], given: Mapping[str, Colour]) -> tuple[Colour, ...]:

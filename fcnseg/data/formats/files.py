@@ -92,7 +92,7 @@ class Layout:
     """What lies in a folder, before it is certain that training can use it.
 
     Attributes:
-        path: The folder.
+        path: The folder that the images and masks lie in.
         format: The name of the format, and what it was recognised by.
         sets: The names of the images of each image set; all of them in "" if nothing says.
         pairs: The photograph and the file with the mask of every name.

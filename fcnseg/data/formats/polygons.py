@@ -63,10 +63,10 @@ def inside(shape: Any, size: tuple[int, int]) -> Inside:
 
     Args:
         shape: COCO's list of polygons or its `{counts, size}`, or labelme's `{shape_type, points, ...}`.
-        size: Height and width.
+        size: The height and width of the image in pixels.
 
     Raises:
-        ValueError: It is none of them.
+        ValueError: The shape is of another kind, or broken.
     """
     if isinstance(shape, list):
         found = np.zeros(size, dtype=bool)

@@ -14,8 +14,8 @@ from fcnseg.data.formats.classes import FILE
 from fcnseg.data.formats.files import Layout
 from fcnseg.files import write_text
 
-MOST = 64  # colours that are all taken for classes; of more, those with LEAST of the pixels
-LEAST = 0.0005
+MOST = 64  # up to so many colours, each is taken for a class; of more, only those with LEAST of the pixels are
+LEAST = 0.0005  # a share of all pixels
 
 
 @dataclass(frozen=True)
