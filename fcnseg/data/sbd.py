@@ -13,6 +13,9 @@ from fcnseg.data.dataset import DataSet
 from fcnseg.data.download import Published, find_or_download, voc2012
 
 FOLDER = "benchmark_RELEASE/dataset"  # below `data.root`, where the archive puts it
+LARGEST = (
+    2 << 20
+)  # bytes of a mask's file, which may be compressed a thousandfold; a mask of 500 x 500 pixels has 0.25 MB
 
 
 def find(root: Path) -> Path | None:
@@ -97,6 +100,8 @@ def _segmentation(path: Path) -> Image.Image:
     from scipy.io import loadmat  # an extra
 
     try:
+        if (size := path.stat().st_size) > LARGEST:
+            raise ValueError(f"it has {size:,} bytes, wanted up to {LARGEST:,}")
         labels = loadmat(path, variable_names=["GTcls"])["GTcls"]["Segmentation"].item()
         if not isinstance(labels, np.ndarray) or labels.ndim != 2 or labels.dtype != np.uint8 or not labels.size:
             raise ValueError("GTcls.Segmentation is no matrix of bytes")

@@ -202,6 +202,10 @@ HARMS = {
         r"GTcls\.Segmentation is no matrix of bytes",
     ),
     "label": (lambda path: save_mat(path, np.full((30, 40), 21, np.uint8)), r"holds the labels \[21\], wanted 0\.\.20"),
+    "bomb": (
+        lambda path: path.write_bytes(path.read_bytes() + bytes(2 << 20)),
+        r"it has 2,\d+,\d+ bytes, wanted up to",
+    ),
     "size": (lambda path: save_mat(path, np.zeros((40, 30), np.uint8)), "is 30x40, its image 40x30"),
 }
 

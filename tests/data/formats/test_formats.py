@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from fcnseg.check.__main__ import check
 from fcnseg.data import decode, download, formats, voc
 from fcnseg.data.packed import pack
 
@@ -50,6 +51,15 @@ def test_packs_are_those_of_voc_s_layout(written, sample, tmp_path):
         assert torch.equal(found.masks, wanted.masks)
         assert torch.equal(found.images, wanted.images)
         assert torch.equal(found.class_pixels, wanted.class_pixels)
+
+
+def test_check_says_the_format_and_where_its_classes_are_from(command, written, tmp_path):
+    data, write = written
+    settings = [f"data.source.{key}={value}" for key, value in SETTINGS.get(write, {}).items()]
+    outcome = command(check, "data=folder", f"data.root={tmp_path}", *settings, "picture=null")
+    assert outcome.code == 0, outcome.err + outcome.out
+    wanted = [f"{data.path}: {FORMATS[write]}", f"its classes are those of {data.class_list.source}"]
+    assert outcome.out.splitlines()[:2] == wanted
 
 
 NAMES = [f"video{i // 10}_{i % 10}" for i in range(100)]
