@@ -1,10 +1,13 @@
 """Polygons and runs against the slow and obvious way."""
 
+import math
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from fcnseg.data.dataset import VOID
+from fcnseg.data.formats import polygons
 from fcnseg.data.formats.classes import class_list, named
 from fcnseg.data.formats.polygons import Drawing, inside, polygon, runs
 
@@ -21,7 +24,8 @@ def one_pixel(points, x, y):
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_a_polygon_covers_the_centres_inside(seed):
+def test_a_polygon_covers_the_centres_inside(seed, monkeypatch):
+    monkeypatch.setattr(polygons, "EDGES", 1 + seed)  # in one block, and in several
     rng = np.random.default_rng(seed)
     points = rng.uniform(-8, 38, (int(rng.integers(3, 12)), 2)) if seed % 2 else rng.integers(-3, 33, (5, 2)) / 2
     wanted = [[one_pixel(points, x + 0.5, y + 0.5) for x in range(30)] for y in range(20)]
@@ -59,6 +63,8 @@ SHAPES = {
     "negative": {"counts": [9, -1, 1], "size": [3, 3]},
     "kind": {"shape_type": "line", "points": [[0, 0], [1, 1]]},
     "odd": [[1, 2, 3]],
+    "no number": [[0, 0, 2, 0, math.nan, 2]],
+    "infinite": [[0, 0, 2, 0, math.inf, 2]],
     "words": [["a", "b"]],
     "no points": {"shape_type": "polygon"},
     "picture": {"shape_type": "mask", "points": [[0, 0]], "mask": "AAAA"},
