@@ -169,7 +169,7 @@ def parse(*args):
 def skip_hydra(own, cfg, defaults):
     """Put the parsed command line where Hydra would put it: its parsing is half of a tiny run's time."""
     HydraConfig.instance().cfg = own
-    fcnseg.cli.command.default_config = lambda _: defaults
+    fcnseg.cli.command.default_config = lambda *_, **__: defaults
     fcnseg.cli.command.preset_choices = lambda _: own.hydra.runtime.choices
     fcnseg.cli.command._run_hydra = lambda flags, parser, job, **_: job(cfg)
 
