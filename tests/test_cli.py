@@ -7,6 +7,7 @@ import tomllib
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from packaging.requirements import Requirement
 from PIL import Image
 
@@ -126,6 +127,16 @@ WRONG = [  # arguments, and words of the message
         for key, target in (("model", "os.system"), ("loss", "subprocess.run"), ("aug", "logging.os.system"))
     ),
     (["aug=flip", "aug.horizontal=2"], ["aug.horizontal=2", "0 to 1"]),
+    (["aug=strong", "aug.flip.horizontal=2"], ["fcnseg: aug.flip.horizontal=2: wanted a number from 0 to 1"]),
+    (["aug=strong", "aug.crop.scale=[2,1]"], ["aug.crop.scale=[2, 1]: wanted two numbers", "the smaller one first"]),
+    (["aug=strong", "aug.crop.scale=2"], ["aug.crop.scale=2: wanted a list, such as [0.5, 2.0]"]),
+    (["aug=strong", "aug.colr.hue=0"], ["'aug.colr.hue'", "aug.colour.hue"]),
+    (["loss=ce_dice", "loss.term.dice.weight=2"], ["'loss.term.dice.weight'", "loss.terms.dice.weight"]),
+    (["aug=strong", "+aug@aug.cutout=cutout", "aug.cutout.p=x"], ["aug.cutout.p=x: wanted a number, such as 0.5"]),
+    (["aug=none", "+aug@aug.cutout=cutout"], ["aug.cutout: fcnseg.data.augment.none has no such argument"]),
+    (["aug=flip", "+aug@aug.cutout=cutout"], ["aug: ", "'cutout'"]),
+    (["data=shapes", "+data.source.images=3"], ["data.source.images", "has no such argument; it has root, train, val"]),
+    (["data.pack_size=48", "data.size=64"], ["data.pack_size=48 is smaller than data.size=64: raise it, or null"]),
     (["model=transfer", "model.backbone=resnet17"], ["model.backbone=resnet17", "resnet18"]),
     (["model=transfer", "model.weights=none.pt"], ["none.pt"]),
 ]
@@ -481,6 +492,26 @@ def test_an_entry_of_a_chain_is_removed(command, tiny, tmp_path):
     args = [arg for arg in tiny() if not arg.startswith("aug=")]
     outcome = command(train, "--config-dir=mine", *args, "aug=both", "~aug.one")
     assert outcome.code == 0, outcome.err
+
+
+def test_steps_are_changed_added_and_removed_and_each_makes_another_run(command, tiny, tmp_path):
+    changes = (
+        [],
+        ["aug.crop.scale=[0.8,1.5]"],
+        ["+aug@aug.cutout=cutout"],
+        ["+aug@aug.cutout=cutmix"],
+        ["~aug.colour"],
+    )
+    for change in changes:
+        for _ in range(2):  # then it is shown, and no other run
+            outcome = command(train, *tiny("aug=strong"), *change)
+            assert outcome.code == 0, outcome.err
+    runs = {path.parent.parent.name: OmegaConf.load(path).aug for path in tmp_path.glob("runs/*/.hydra/config.yaml")}
+    assert len(runs) == len(changes)
+    steps = sorted(" ".join(step for step in aug if step != "_target_") for aug in runs.values())
+    plain = "flip crop colour blur"
+    assert steps == sorted([plain, plain, f"{plain} cutout", f"{plain} cutout", "flip crop blur"])
+    assert all("strong" in name for name in runs)
 
 
 def test_a_home_folder_is_found_where_the_shell_has_not_put_it(command, tiny, tmp_path, monkeypatch):

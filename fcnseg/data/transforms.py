@@ -275,4 +275,6 @@ class ClassMix:
 
 def mixed(chosen: Tensor, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """The samples with the pixels that are chosen, (N, H, W) bool, from the sample before each of them in the batch."""
+    if len(mask) == 1:
+        return image, mask
     return choose(chosen, image.roll(1, 0), image), choose(chosen, mask.roll(1, 0), mask)
