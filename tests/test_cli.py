@@ -487,11 +487,12 @@ def test_odd_settings_that_make_sense_are_honoured(command, tiny, tmp_path, args
 def test_an_entry_of_a_chain_is_removed(command, tiny, tmp_path):
     (tmp_path / "mine" / "aug").mkdir(parents=True)
     flip = "_target_: fcnseg.data.augment.Flip"
-    text = f"_target_: fcnseg.data.augment.Chain\none: {{{flip}}}\nother: {{{flip}}}\n"
+    text = f"defaults: [crop@two]\n_target_: fcnseg.data.augment.Chain\none: {{{flip}}}\nother: {{{flip}}}\n"
     (tmp_path / "mine" / "aug" / "both.yaml").write_text(text)
     args = [arg for arg in tiny() if not arg.startswith("aug=")]
-    outcome = command(train, "--config-dir=mine", *args, "aug=both", "~aug.one")
+    outcome = command(train, "--config-dir=mine", *args, "aug=both", "~aug.one", "aug.two.degrees=0")
     assert outcome.code == 0, outcome.err
+    assert refused(command(train, "--config-dir=mine", "aug=both", "aug.tow.degrees=0"), "mean aug.two.degrees")
 
 
 def test_steps_are_changed_added_and_removed_and_each_makes_another_run(command, tiny, tmp_path):

@@ -115,17 +115,18 @@ def setting_names(config_name: str, folders: Sequence[Path]) -> list[str]:
         found = {*groups, *leaves(hydra.compose(config_name))}
     for group in set(groups) - {*PRESETS}:
         for path in (path for folder in folders for path in folder.glob(f"{group}/*.yaml")):
-            found |= {*_own_and_inner(path, f"{group}.")}
+            found |= {*_settings_of_choice(path, [folder / group for folder in folders], f"{group}.")}
     return sorted(found)
 
 
-def _own_and_inner(path: Path, prefix: str) -> Iterator[str]:
+def _settings_of_choice(path: Path, homes: Sequence[Path], prefix: str) -> Iterator[str]:
     """The full name of every setting of a choice, with those of the choices that it is made of, such as `crop@crop`."""
     cfg = OmegaConf.load(path)
     if not isinstance(cfg, DictConfig):
         return
     for entry in cfg.pop("defaults", []):
         inner, _, package = str(entry).partition("@")
-        if package:
-            yield from _own_and_inner(path.with_name(f"{inner}.yaml"), f"{prefix}{package}.")
+        for part in (home / f"{inner}.yaml" for home in homes if package):
+            if part.is_file():
+                yield from _settings_of_choice(part, homes, f"{prefix}{package}.")
     yield from leaves(cfg, prefix)
