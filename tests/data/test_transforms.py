@@ -1,14 +1,18 @@
 """Augmentations that change pixels: image and mask agree afterwards, values are torchvision's, draws alone decide."""
 
+import inspect
 from itertools import chain, repeat
+from pydoc import locate
 
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch.nn import functional as F
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as v2
 
+from fcnseg.cli.configs import CONF
 from fcnseg.data.augment import draws
 from fcnseg.data.dataset import MEAN, VOID
 from fcnseg.data.transforms import LUMA, Blur, ClassMix, Colour, Crop, CutMix, Cutout, colour_bases
@@ -280,6 +284,16 @@ def test_half_of_the_classes_are_chosen_and_void_never_is():
     assert len({tuple(line) for line in chosen.tolist()}) == 10  # all pairs of five
     own = labels[::2, 0]
     assert torch.equal(own, row.expand(n, 6))  # whose partner has one class: half of it is none
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "aug").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_config_has_the_defaults_of_its_class(path):
+    cfg = OmegaConf.to_container(OmegaConf.load(path))
+    parameters = inspect.signature(locate(cfg.pop("_target_"))).parameters
+    given = {name: value for name, value in cfg.items() if name in parameters and name != "size"}
+    defaults = {name: parameters[name].default for name in given}
+    assert {name: list(value) if isinstance(value, tuple) else value for name, value in defaults.items()} == given
+    assert path.stem in ("none", "classmix", "strong") or len(given) > 1
 
 
 @pytest.mark.parametrize(
