@@ -382,6 +382,9 @@ def test_help_is_of_the_choices_on_the_command_line(command):
 
 def test_flags_may_stand_anywhere(command):
     assert "model:  # model=unet" in command(train, "aug=flip", "-h", "model=unet").out
+    shown = command(train, "aug=strong", "--help").out
+    assert "    crop:\n      # A random part" in shown
+    assert "      scale: [0.5, 2.0]     # the size of the whole image" in shown
     assert command(train, "seed=3", "--cfg", "job", "patience=5").out.startswith("seed: 3\npatience: 5\n")
 
 
