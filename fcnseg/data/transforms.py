@@ -108,16 +108,13 @@ class Crop:
         """Where in the image each pixel of the crop is: (N, H, W, 2), x and y, -1 to 1 from border to border."""
         height, width = self.size
         y, x = ((torch.arange(side, device=angle.device) * 2 + 1) / side - 1 for side in self.size)
-        sine, cosine = angle.sin()[:, None, None], angle.cos()[:, None, None]
-        turned = (
-            cosine * y[:, None] + sine * x * (width / height),  # (N, H, W)
-            cosine * x - sine * y[:, None] * (height / width),
-        )
+        y, sine, cosine = y[:, None], angle.sin()[:, None, None], angle.cos()[:, None, None]
+        turned = (cosine * y, sine * x * (width / height)), (sine * -y * (height / width), cosine * x)
         places = []
-        for coordinate, factor in zip(turned, scales, strict=True):
+        for (down, right), factor in zip(turned, scales, strict=True):  # (N, H, 1) and (N, 1, W), and (N,)
             # An image that is larger than the crop fills it, and a smaller one lies within it.
             middle = between(draw, -1, 1) * (1 - 1 / factor).abs()
-            places.append(coordinate / factor[:, None, None] + middle[:, None, None])
+            places.append((down / factor[:, None, None] + middle[:, None, None]) + right / factor[:, None, None])
         return torch.stack(places[::-1], -1)
 
 
