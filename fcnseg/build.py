@@ -45,7 +45,8 @@ REFUSED_CALLBACKS = {  # of Lightning's: the reason and the remedy
 def check_arguments(cfg: DictConfig, key: str = "") -> None:
     """Refuse values of another type than the arguments that they are for, in so far as these have a simple type.
 
-    Refuse, too, what a function that is called later (`_partial_: true`) has no argument for: it would fail in the run.
+    Refuse, too, what an augmentation or a source of data that is called later (`_partial_: true`) has no argument for: it
+    would fail in the run.
 
     A value that was added, as by `+optimizer.foreach=maybe`, has no default whose kind it could be held against.
 
@@ -56,7 +57,8 @@ def check_arguments(cfg: DictConfig, key: str = "") -> None:
     Raises:
         ValueError: A value is of another type, or for no argument.
     """
-    hints, known = _types(target := str(cfg.get("_target_"))), _arguments(target) if cfg.get("_partial_") else None
+    hints = _types(target := str(cfg.get("_target_")))
+    known = _arguments(target) if cfg.get("_partial_") and key.split(".")[0] in ("aug", "data") else None
     for name, value in cfg.items():
         full = f"{key}.{name!s}" if key else str(name)
         if known is not None and name not in known and not str(name).startswith("_"):
