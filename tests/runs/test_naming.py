@@ -26,7 +26,7 @@ def name_of(command, monkeypatch):
     def name_of(*args):
         names = []
 
-        def stop(cfg, run, console):
+        def stop(cfg, run, *_):
             names.append(run.path.name)
             raise ValueError("far enough")
 
