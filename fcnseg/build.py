@@ -1,5 +1,6 @@
 """From a config to objects: the only place that instantiates what the command line names."""
 
+import inspect
 import logging
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -44,6 +45,9 @@ REFUSED_CALLBACKS = {  # of Lightning's: the reason and the remedy
 def check_arguments(cfg: DictConfig, key: str = "") -> None:
     """Refuse values of another type than the arguments that they are for, in so far as these have a simple type.
 
+    Refuse, too, what an augmentation or a source of data that is called later (`_partial_: true`) has no argument for: it
+    would fail in the run.
+
     A value that was added, as by `+optimizer.foreach=maybe`, has no default whose kind it could be held against.
 
     Args:
@@ -51,11 +55,14 @@ def check_arguments(cfg: DictConfig, key: str = "") -> None:
         key: The full name of the node.
 
     Raises:
-        ValueError: A value is of another type.
+        ValueError: A value is of another type, or for no argument.
     """
-    hints = _types(str(cfg.get("_target_")))
+    hints = _types(target := str(cfg.get("_target_")))
+    known = _arguments(target) if cfg.get("_partial_") and key.split(".")[0] in ("aug", "data") else None
     for name, value in cfg.items():
         full = f"{key}.{name!s}" if key else str(name)
+        if known is not None and name not in known and not str(name).startswith("_"):
+            raise ValueError(f"{full}: {target} has no such argument; it has {', '.join(known) or 'none'}")
         if isinstance(value, DictConfig):
             check_arguments(value, full)
         elif (kinds := hints.get(str(name))) and not (type(value) in kinds or (type(value) is int and float in kinds)):
@@ -75,6 +82,16 @@ def _types(target: str) -> dict[str, set[type]]:
     }
     kinds = {name: {*types} - {Tensor} for name, types in union.items()}  # a config cannot hold a tensor
     return {name: types for name, types in kinds.items() if types <= {bool, int, float, str, type(None)}}
+
+
+def _arguments(target: str) -> list[str] | None:
+    """The names of the arguments that a class or a function has; None if they are not known, or if it takes any."""
+    try:
+        parameters = inspect.signature(cast(Any, locate(target))).parameters
+    except Exception:  # as in `_types`
+        return None
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return None if takes_any else [*parameters]
 
 
 def data(cfg: DictConfig) -> VOCDataModule:

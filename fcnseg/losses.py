@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fcnseg.data import check_number
 from fcnseg.data.dataset import VOID
 
 TINY = torch.finfo(torch.float32).tiny
@@ -66,7 +67,7 @@ class CrossEntropy(Loss):
         weight = class_weights(class_pixels) if weighted else torch.ones(len(class_pixels))
         self.register_buffer("weight", weight)
         self.weighted = weighted
-        self.label_smoothing = _checked("label_smoothing", label_smoothing, 0, 1)
+        self.label_smoothing = check_number("loss.label_smoothing", label_smoothing, 0, 1)
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
         # One row a pixel: deterministic on CUDA, where the 2-D form is not.
@@ -90,7 +91,7 @@ class Focal(Loss):
 
     def __init__(self, class_pixels: Tensor, *, gamma: float = 2.0) -> None:
         super().__init__(class_pixels)
-        self.gamma = _checked("gamma", gamma, 0, math.inf)
+        self.gamma = check_number("loss.gamma", gamma, 0, math.inf)
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
         rows, labels = pixel_rows(logits, mask)
@@ -109,7 +110,7 @@ class OHEM(Loss):
 
     def __init__(self, class_pixels: Tensor, *, share: float = 0.25) -> None:
         super().__init__(class_pixels)
-        self.share = _checked("share", share, 0.001, 1)
+        self.share = check_number("loss.share", share, 0.001, 1)
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
         rows, labels = pixel_rows(logits, mask)
@@ -175,12 +176,6 @@ class Sum(Loss):
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
         parts = [self.weights[name] * loss(logits, mask) for name, loss in self.losses.items()]
         return torch.stack(parts).sum()
-
-
-def _checked(setting: str, value: float, least: float, most: float) -> float:
-    if not least <= value <= most:
-        raise ValueError(f"loss.{setting}={value}: wanted a number from {least} to {most}")
-    return value
 
 
 def _labelled_softmax(logits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -18,6 +18,7 @@ from fcnseg.benchmark.conventional import image_loader, of_stock_layers
 from fcnseg.benchmark.process import call
 from fcnseg.benchmark.roofline import Operation, Operations, ideal_seconds, step_operations
 from fcnseg.build import data as build_data
+from fcnseg.cli.configs import CONF
 from fcnseg.errors import RunFailedError
 from fcnseg.models import FCN
 
@@ -182,6 +183,18 @@ def test_comparison(command, root, tmp_path, monkeypatch):
         assert row["times"] == pytest.approx(row["other_ms"] / row["fcnseg_ms"])
     assert "convolution_backward" in outcome.out
     assert "\n| fcnseg " in (tmp_path / "figures.md").read_text()
+
+
+def test_every_augmentation_beside_a_step(command, root, tmp_path):
+    few = ["data=shapes", f"data.root={root}", "data.source.train=8", "data.source.val=4", "data.size=32"]
+    small = [*few, "data.batch_size=4", "repeats=3", "data.pack_size=48"]
+    outcome = command(benchmark, *small, *CPU, "augment=true", "json=figures.json")
+    assert outcome.code == 0, outcome.err
+    _, _, (step, *rows) = json.loads((tmp_path / "figures.json").read_text()).values()
+    assert [row["aug"] for row in rows] == sorted(path.stem for path in (CONF / "aug").glob("*.yaml"))
+    for row in (step, *rows):
+        assert row["images_per_s"] == pytest.approx(4e3 / row["ms"])
+        assert row["share_of_step"] == pytest.approx(row["ms"] / step["ms"])
 
 
 def test_a_row_for_each_arm():

@@ -7,6 +7,7 @@ import tomllib
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from packaging.requirements import Requirement
 from PIL import Image
 
@@ -126,6 +127,16 @@ WRONG = [  # arguments, and words of the message
         for key, target in (("model", "os.system"), ("loss", "subprocess.run"), ("aug", "logging.os.system"))
     ),
     (["aug=flip", "aug.horizontal=2"], ["aug.horizontal=2", "0 to 1"]),
+    (["aug=strong", "aug.flip.horizontal=2"], ["fcnseg: aug.flip.horizontal=2: wanted a number from 0 to 1"]),
+    (["aug=strong", "aug.crop.scale=[2,1]"], ["aug.crop.scale=[2, 1]: wanted two numbers", "the smaller one first"]),
+    (["aug=strong", "aug.crop.scale=2"], ["aug.crop.scale=2: wanted a list, such as [0.5, 2.0]"]),
+    (["aug=strong", "aug.colr.hue=0"], ["'aug.colr.hue'", "aug.colour.hue"]),
+    (["loss=ce_dice", "loss.term.dice.weight=2"], ["'loss.term.dice.weight'", "loss.terms.dice.weight"]),
+    (["aug=strong", "+aug@aug.cutout=cutout", "aug.cutout.p=x"], ["aug.cutout.p=x: wanted a number, such as 0.5"]),
+    (["aug=none", "+aug@aug.cutout=cutout"], ["aug.cutout: fcnseg.data.augment.none has no such argument"]),
+    (["aug=flip", "+aug@aug.cutout=cutout"], ["aug: ", "'cutout'"]),
+    (["data=shapes", "+data.source.images=3"], ["data.source.images", "has no such argument; it has root, train, val"]),
+    (["data.pack_size=48", "data.size=64"], ["data.pack_size=48 is smaller than data.size=64: raise it, or null"]),
     (["model=transfer", "model.backbone=resnet17"], ["model.backbone=resnet17", "resnet18"]),
     (["model=transfer", "model.weights=none.pt"], ["none.pt"]),
 ]
@@ -371,6 +382,9 @@ def test_help_is_of_the_choices_on_the_command_line(command):
 
 def test_flags_may_stand_anywhere(command):
     assert "model:  # model=unet" in command(train, "aug=flip", "-h", "model=unet").out
+    shown = command(train, "aug=strong", "--help").out
+    assert "    crop:\n      # A random part" in shown
+    assert "      scale: [0.5, 2.0]     # the size of the whole image" in shown
     assert command(train, "seed=3", "--cfg", "job", "patience=5").out.startswith("seed: 3\npatience: 5\n")
 
 
@@ -476,11 +490,32 @@ def test_odd_settings_that_make_sense_are_honoured(command, tiny, tmp_path, args
 def test_an_entry_of_a_chain_is_removed(command, tiny, tmp_path):
     (tmp_path / "mine" / "aug").mkdir(parents=True)
     flip = "_target_: fcnseg.data.augment.Flip"
-    text = f"_target_: fcnseg.data.augment.Chain\none: {{{flip}}}\nother: {{{flip}}}\n"
+    text = f"defaults: [crop@two]\n_target_: fcnseg.data.augment.Chain\none: {{{flip}}}\nother: {{{flip}}}\n"
     (tmp_path / "mine" / "aug" / "both.yaml").write_text(text)
     args = [arg for arg in tiny() if not arg.startswith("aug=")]
-    outcome = command(train, "--config-dir=mine", *args, "aug=both", "~aug.one")
+    outcome = command(train, "--config-dir=mine", *args, "aug=both", "~aug.one", "aug.two.degrees=0")
     assert outcome.code == 0, outcome.err
+    assert refused(command(train, "--config-dir=mine", "aug=both", "aug.tow.degrees=0"), "mean aug.two.degrees")
+
+
+def test_steps_are_changed_added_and_removed_and_each_makes_another_run(command, tiny, tmp_path):
+    changes = (
+        [],
+        ["aug.crop.scale=[0.8,1.5]"],
+        ["+aug@aug.cutout=cutout"],
+        ["+aug@aug.cutout=cutmix"],
+        ["~aug.colour"],
+    )
+    for change in changes:
+        for _ in range(2):  # then it is shown, and no other run
+            outcome = command(train, *tiny("aug=strong"), *change)
+            assert outcome.code == 0, outcome.err
+    runs = {path.parent.parent.name: OmegaConf.load(path).aug for path in tmp_path.glob("runs/*/.hydra/config.yaml")}
+    assert len(runs) == len(changes)
+    steps = sorted(" ".join(step for step in aug if step != "_target_") for aug in runs.values())
+    plain = "flip crop colour blur"
+    assert steps == sorted([plain, plain, f"{plain} cutout", f"{plain} cutout", "flip crop blur"])
+    assert all("strong" in name for name in runs)
 
 
 def test_a_home_folder_is_found_where_the_shell_has_not_put_it(command, tiny, tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from fcnseg.cli.configs import CONF
 from fcnseg.data import batch as batches
 from fcnseg.data.augment import EpochDraws
 from fcnseg.data.module import Loader
+from fcnseg.data.transforms import colour_bases
 from fcnseg.data.voc import VOC
 
 CUDA = torch.device("cuda")
@@ -27,10 +28,12 @@ SHORT = {"widths": [4, 8], "backbone": "mobilenet_v3_small", "weights": None}
 
 @pytest.fixture
 def fake():
-    """A mode in which new tensors are fake. Those that `normalize` keeps for the next batch are not taken in or out of it."""
-    batches._statistics.cache_clear()
+    """A mode in which new tensors are fake. Those that are kept for the next batch are not taken in or out of it."""
+    for kept in (batches._statistics, colour_bases):
+        kept.cache_clear()
     yield FakeTensorMode()
-    batches._statistics.cache_clear()
+    for kept in (batches._statistics, colour_bases):
+        kept.cache_clear()
 
 
 def moved(task):
@@ -57,7 +60,7 @@ def batch(augment):
 def test_no_step_leaves_a_tensor_on_the_cpu_or_waits_for_the_gpu(compose, fake, choice):
     if choice == "model=smp":
         pytest.importorskip("segmentation_models_pytorch")
-    cfg = compose(choice).copy()
+    cfg = compose(choice, "data.size=64").copy()
     cfg.model.update({key: value for key, value in SHORT.items() if key in cfg.model})
     task = build.task(cfg, classes=VOC, class_pixels=torch.ones(21, dtype=torch.int64))
     with fake, torch.no_grad():
@@ -70,6 +73,13 @@ def test_no_step_leaves_a_tensor_on_the_cpu_or_waits_for_the_gpu(compose, fake, 
     assert len(kept) == 3
     assert {tensor.device.type for tensor in (*made, loss, labels, shown, matrices, *kept)} == {"cuda"}
     assert (labels.shape, matrices.shape) == ((4, 64, 64), (4, 22, 21))
+
+
+def test_larger_images_are_brought_to_their_size_on_the_gpu(fake):
+    with fake:
+        made = batches.resize(batch(lambda image, mask, draw: (image, mask)), (32, 48))
+    assert (made.image.shape, made.mask.shape) == ((4, 3, 32, 48), (4, 32, 48))
+    assert (made.image.device.type, made.mask.device.type, made.mask.dtype) == ("cuda", "cuda", torch.uint8)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 import fcnseg
 
 PACKAGE = Path(fcnseg.__file__).parent
-FACTS = {"fcnseg.data.voc", "fcnseg.data.dataset"}
+FACTS = {"fcnseg.data", "fcnseg.data.voc", "fcnseg.data.dataset"}  # "fcnseg.data" alone imports nothing
 NETWORKS = {"torch", "torchvision", "torchmetrics"}  # all that networks, losses, metrics, augmentations use
 
 
@@ -115,6 +115,7 @@ def test_a_piece_knows_torch_and_the_facts(name):
         ("fcnseg.data.dataset", set()),
         ("fcnseg.task", {"fcnseg.metrics", "fcnseg.models.enlarge", "fcnseg.data.batch", "fcnseg.data.dataset"}),
         ("fcnseg.pictures", FACTS),
+        ("fcnseg.data.transforms", {"fcnseg.data", "fcnseg.data.dataset", "fcnseg.data.augment", "fcnseg.data.batch"}),
     ],
 )
 def test_known_modules(name, known):

@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
@@ -40,7 +41,9 @@ def benchmark(cfg: DictConfig) -> None:
     if cfg.gpu_day and cfg.json is None:
         cfg.json = "gpu_day.json"
     with console.status("") as status:
-        for measured in (gpu_day if cfg.gpu_day else growth if cfg.growth else comparison)(cfg, status.update):
+        kinds = {"gpu_day": gpu_day, "growth": growth, "augment": augment}
+        measure = next((kind for key, kind in kinds.items() if cfg[key]), comparison)
+        for measured in measure(cfg, status.update):
             figures |= measured
             if cfg.json is not None:
                 write_json(Path(cfg.json), {"config": OmegaConf.to_container(cfg), **figures})
@@ -124,6 +127,23 @@ def growth(cfg: DictConfig, show: Show) -> Iterator[Tables]:
         yield {"Growth of a training epoch; data MB: memory beyond that of as many steps on two batches": rows}
     show(f"a pack larger than the memory, {spelled(cfg.data.size)} px")
     yield {"A pack larger than the memory": [call(beyond_memory, cfg)]}
+
+
+def augment(cfg: DictConfig, show: Show) -> Iterator[Tables]:
+    """Every choice of `aug` beside a training step."""
+    from fcnseg.benchmark.parts import augmentations
+
+    given = [word for word in HydraConfig.get().overrides.task if word.lstrip("+~").partition("=")[0] != "aug"]
+    choices = {
+        name: hydra.compose("benchmark", overrides=[*given, f"aug={name}"])
+        for name in GlobalHydra.instance().config_loader().get_group_options("aug")
+    }
+    resolve(cfg)
+    for choice in choices.values():
+        resolve(choice, prepare=False)
+    show(f"{len(choices)} augmentations")
+    rows = call(augmentations, cfg, choices)
+    yield {"Augmentations of a batch": rows if isinstance(rows, list) else [rows]}
 
 
 def gpu_day(cfg: DictConfig, show: Show) -> Iterator[Tables]:

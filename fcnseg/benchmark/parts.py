@@ -23,6 +23,7 @@ from fcnseg.benchmark.conventional import image_loader
 from fcnseg.benchmark.process import Figures, call
 from fcnseg.benchmark.roofline import Operations, ideal_seconds, machine_peaks, step_operations, typical
 from fcnseg.data import sides, spelled, voc
+from fcnseg.data.augment import Augmentation, EpochDraws
 from fcnseg.data.batch import Batch
 from fcnseg.data.dataset import VOID
 from fcnseg.data.module import Loader, VOCDataModule
@@ -120,6 +121,30 @@ def compared(ours: Callable[[], object], theirs: Callable[[], object], device: t
     """The milliseconds of two ways to do the same."""
     ours_s, theirs_s = (typical(job, device, repeats) for job in (ours, theirs))
     return {"fcnseg_ms": 1e3 * ours_s, "other_ms": 1e3 * theirs_s, "times": theirs_s / ours_s}
+
+
+def augmentations(cfg: Any, choices: dict[str, Any]) -> list[Figures]:
+    """The milliseconds of every choice of `aug` on a batch, and their share of a training step; all take turns.
+
+    Args:
+        cfg: The config of the training step.
+        choices: The same config with another `aug`, by the choice's name.
+    """
+    data, task, fabric, batch = prepare(cfg)
+    image, mask, sample = fabric.to_device(next(iter(data.train_dataloader())))
+    draws = EpochDraws(cfg.seed, 0, data.count("train"), fabric.device)
+
+    def augment(augmentation: Augmentation) -> None:
+        augmentation(image, mask, draws.of(sample))
+
+    jobs: dict[str, Callable[[], object]] = {"a training step": bare_step(task, batch, fabric)}
+    jobs |= {name: partial(augment, build.data(choice).augment) for name, choice in choices.items()}
+    turns = [{name: typical(job, fabric.device, 1) for name, job in jobs.items()} for _ in range(cfg.repeats)]
+    ms = {name: 1e3 * median(turn[name] for turn in turns) for name in jobs}
+    return [
+        {"aug": name, "ms": own, "images_per_s": 1e3 * len(mask) / own, "share_of_step": own / ms["a training step"]}
+        for name, own in ms.items()
+    ]
 
 
 def data_path(cfg: Any) -> Figures:

@@ -125,8 +125,9 @@ def _launch(job: Job, config_name: str, flags: Namespace) -> None:
     errors: list[Exception] = []
 
     def check(cfg: DictConfig) -> None:
-        check_values(cfg, defaults := default_config(config_name))
+        check_values(cfg, default_config(config_name))
         if "name" in cfg:
+            defaults = default_config(config_name, added=False)
             cfg.name = run_name(cfg, defaults=defaults, preset=preset_choices(config_name), shipped=SHIPPED)
 
     def checked(cfg: DictConfig) -> object:

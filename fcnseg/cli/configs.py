@@ -28,8 +28,12 @@ def compose(*overrides: str) -> DictConfig:
         return hydra.compose("config", overrides=list(overrides))
 
 
-def default_config(config_name: str) -> DictConfig:
+def default_config(config_name: str, *, added: bool = True) -> DictConfig:
     """The config that the running job's choices lead to if none of its other overrides is applied.
+
+    Args:
+        config_name: The command's config.
+        added: Whether choices that were added to a setting, as by +aug@aug.cutout=cutout, are among the choices.
 
     Raises:
         ValueError: Several experiments, or debug presets, are chosen, by which the run could not be named.
@@ -42,8 +46,10 @@ def default_config(config_name: str) -> DictConfig:
             )
     # Not `hydra.runtime.choices`, which leaves out a group with several choices, such as callbacks=[a,b].
     groups = GlobalHydra.instance().config_loader().list_groups("")
-    chosen = [str(line.input_line) for line in given if line.key_or_group in groups and not line.is_delete()]
-    return hydra.compose(config_name, overrides=chosen)
+    chosen = [line for line in given if line.key_or_group in groups and not line.is_delete()]
+    return hydra.compose(
+        config_name, overrides=[str(line.input_line) for line in chosen if added or line.package is None]
+    )
 
 
 def preset_choices(config_name: str) -> dict[str, str | None]:
@@ -59,7 +65,12 @@ def usual_values(config_name: str) -> dict[str, Any]:
     What an experiment or a debug preset sets is left out. The values of `choices` are the default choices.
     """
     chosen = HydraConfig.get().runtime.choices
-    own = {group: choice for group, choice in chosen.items() if choice and group not in PRESETS and "/" not in group}
+    # Without a launcher, whose group has a /, and without what was added to a setting, whose group has an @.
+    own = {
+        group: choice
+        for group, choice in chosen.items()
+        if choice and group not in PRESETS and not {"/", "@"} & set(group)
+    }
     groups = [f"{group}={choice}" for group, choice in own.items()]
     values = flatten(OmegaConf.to_container(hydra.compose(config_name, overrides=groups), resolve=False))
     first = hydra.compose(config_name, return_hydra_config=True).hydra.runtime.choices
@@ -104,6 +115,18 @@ def setting_names(config_name: str, folders: Sequence[Path]) -> list[str]:
         found = {*groups, *leaves(hydra.compose(config_name))}
     for group in set(groups) - {*PRESETS}:
         for path in (path for folder in folders for path in folder.glob(f"{group}/*.yaml")):
-            if isinstance(cfg := OmegaConf.load(path), DictConfig):
-                found |= {*leaves(cfg, f"{group}.")}
+            found |= {*_settings_of_choice(path, [folder / group for folder in folders], f"{group}.")}
     return sorted(found)
+
+
+def _settings_of_choice(path: Path, homes: Sequence[Path], prefix: str) -> Iterator[str]:
+    """The full name of every setting of a choice, with those of the choices that it is made of, such as `crop@crop`."""
+    cfg = OmegaConf.load(path)
+    if not isinstance(cfg, DictConfig):
+        return
+    for entry in cfg.pop("defaults", []):
+        inner, _, package = str(entry).partition("@")
+        for part in (home / f"{inner}.yaml" for home in homes if package):
+            if part.is_file():
+                yield from _settings_of_choice(part, homes, f"{prefix}{package}.")
+    yield from leaves(cfg, prefix)

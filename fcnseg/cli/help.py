@@ -1,10 +1,11 @@
 """What `--help` prints: the choices and the settings, as the files in `conf/` have them, comments included."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from textwrap import indent
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from fcnseg.cli.arguments import Arguments
 from fcnseg.runs.naming import PRESETS
@@ -29,11 +30,20 @@ def help_text(command: str, config_name: str, arguments: Arguments) -> str:
         chosen = arguments.values.get(group)
         name = chosen if chosen in names else default
         if group not in PRESETS and name in choices:
-            text = choices[name].read_text(encoding="utf-8")
-            settings.append(f"{group}:  # {group}={name}\n{indent(text, '  ')}")
+            settings.append(f"{group}:  # {group}={name}\n{indent(_choice(name, choices), '  ')}")
     table = ["Choices, the default first:\n" + "\n".join(rows)] if rows else []
     line = f"{command}{' [group=choice ...]' if rows else ''} [setting=value ...]"
     return "\n\n".join([line, *table, "Settings:\n" + indent("\n".join(map(str.strip, settings)), "  ")])
+
+
+def _choice(name: str, choices: Mapping[str, Path]) -> str:
+    """The text of a choice, after those of the choices that it is made of, such as `crop@crop`, whose values it may change."""
+    texts, cfg = [], OmegaConf.load(choices[name])
+    for entry in cfg.get("defaults", []) if isinstance(cfg, DictConfig) else []:
+        inner, _, package = str(entry).partition("@")
+        if package and inner in choices:
+            texts.append(f"{package}:\n{indent(_choice(inner, choices), '  ')}")
+    return "".join([*texts, DEFAULTS.sub("", choices[name].read_text(encoding="utf-8"))])
 
 
 def _own(path: Path) -> tuple[list[str], dict[str, str | None]]:

@@ -69,6 +69,8 @@ def explanation(error: Exception, names: Callable[[], Iterable[str]] = list) -> 
     """What was found, what was wanted and what to do, from an exception that a wrong command line leads to."""
     if isinstance(error, InstantiationException):
         cause, setting = error.__cause__, re.search(r"full_key: (\S+)", str(error))
+        if isinstance(cause, ValueError) and setting and re.match(r"\w+=", str(cause)):  # names an argument
+            return f"{setting[1]}.{cause}"
         if cause is None or isinstance(cause, ValueError) or not setting:  # which name the setting by themselves
             return str(cause or error)
         return f"{setting[1]}: {cause}"

@@ -1,13 +1,21 @@
 """Data sets, and how they become batches on the device."""
 
 from collections.abc import Sequence
+from typing import Any
 
 SPLITS = ("official", "halves")
 MIN_SIZE = 32  # pixels: the deepest network halves the image five times
 Size = int | list[int]  # of images in pixels: of both sides, or [height, width]
 
 
-def check_settings(*, size: int | Sequence[int], batch_size: int, split: str, limit: int | None) -> None:
+def check_settings(
+    *,
+    size: int | Sequence[int],
+    batch_size: int,
+    split: str,
+    limit: int | None,
+    pack_size: int | Sequence[int] | None = None,
+) -> None:
     """Refuse settings of the data that are out of their range.
 
     Args:
@@ -15,17 +23,27 @@ def check_settings(*, size: int | Sequence[int], batch_size: int, split: str, li
         batch_size: The number of images in a batch.
         split: The name of the split: one of `SPLITS`.
         limit: The number of train images that are used; None: all.
+        pack_size: The size, as `size` is one, that train's images are kept at; None: `size`.
 
     Raises:
         ValueError: A setting is out of its range; the message names it.
     """
     limited = [] if limit is None else [("limit", limit, 1)]
-    is_pair = isinstance(size, Sequence) and not isinstance(size, str) and len(size) == 2
-    lengths = [("size", side, MIN_SIZE) for side in (sides(size) if is_pair else [size])]
+    pair = {"size": size, "pack_size": size if pack_size is None else pack_size}
+    lengths = [(name, side, MIN_SIZE) for name, value in pair.items() for side in _sides_if_pair(value)]
     for name, value, least in (*lengths, ("batch_size", batch_size, 1), *limited):
         check_whole_number(f"data.{name}", value, least)
+    if any(kept < side for kept, side in zip(*map(sides, reversed(pair.values())), strict=True)):
+        raise ValueError(
+            f"data.pack_size={pack_size} is smaller than data.size={size}: raise it, or null keeps images at data.size"
+        )
     if split not in SPLITS:
         raise ValueError(f"data.split={split}: wanted one of {', '.join(SPLITS)}")
+
+
+def _sides_if_pair(size: Any) -> Sequence[Any]:
+    """The two sides of a pair; else what it is, which is a side if it is a whole number."""
+    return size if isinstance(size, Sequence) and not isinstance(size, str) and len(size) == 2 else [size]
 
 
 def sides(size: int | Sequence[int]) -> tuple[int, int]:
@@ -47,3 +65,14 @@ def check_whole_number(name: str, value: object, least: int) -> None:
     """
     if type(value) is not int or value < least:
         raise ValueError(f"{name}={value}: wanted a whole number from {least} up")
+
+
+def check_number(name: str, value: float, least: float, most: float) -> float:
+    """The value of a setting, which is refused if it is outside least..most.
+
+    Raises:
+        ValueError: It is outside; the message names the setting.
+    """
+    if not least <= value <= most:
+        raise ValueError(f"{name}={value}: wanted a number from {least} to {most}")
+    return value

@@ -1,7 +1,8 @@
-"""Augmentation of images together with their masks, on the device and by random numbers of each sample's own.
+"""Augmentations: what all of them share, random numbers of each sample's own, and flips.
 
-An augmentation is a callable of (image, mask, draw), which returns the image, (N, 3, H, W) uint8, and the mask, (N, H, W)
-uint8, in the same shapes. `draw()` gives each sample of the batch its next random number.
+An augmentation is a callable of (image, mask, draw), which works on the device that its tensors are on. It returns the
+image, (N, 3, H, W) uint8, and the mask, (N, H, W) uint8; a crop changes H and W, and nothing else does. `draw()` gives each
+sample of the batch its next random number. The augmentations that change pixels are in `fcnseg.data.transforms`.
 """
 
 from collections.abc import Callable
@@ -10,11 +11,13 @@ from itertools import count
 import torch
 from torch import Tensor
 
+from fcnseg.data import check_number
+
 Draw = Callable[[], Tensor]
 Augmentation = Callable[[Tensor, Tensor, Draw], tuple[Tensor, Tensor]]
 
 
-def _mix(x: Tensor) -> Tensor:
+def mix(x: Tensor) -> Tensor:
     """A hash of 32-bit integers, held in int64, with the multipliers of lowbias32 and MurmurHash2."""
     for multiplier in (0x7FEB352D, 0x5BD1E995):  # below 2^31: the product of 32 bits with it fits in int64
         x = (x ^ (x >> 16)) * multiplier & 0xFFFFFFFF
@@ -35,12 +38,12 @@ def draws(seed: int, epoch: int, sample: Tensor) -> Draw:
     Returns:
         A function that gives (N,) float32 numbers, uniform in [0, 1), new ones at every call.
     """
-    state = _mix(_mix(torch.full_like(sample, seed & 0xFFFFFFFF)) ^ epoch)
-    state = _mix(state ^ sample)
+    state = mix(mix(torch.full_like(sample, seed & 0xFFFFFFFF)) ^ epoch)
+    state = mix(state ^ sample)
 
     def draw() -> Tensor:
         nonlocal state
-        state = _mix(state + 0x9E3779B9 & 0xFFFFFFFF)
+        state = mix(state + 0x9E3779B9 & 0xFFFFFFFF)
         return (state >> 8).float() / 2**24
 
     return draw
@@ -81,14 +84,15 @@ def none(image: Tensor, mask: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
 
 
 def choose(chosen: Tensor, one: Tensor, other: Tensor) -> Tensor:
-    """`one` for the samples that are chosen, `other` for the rest.
+    """`one` for the samples, or the pixels, that are chosen, `other` for the rest.
 
     It computes `torch.where`, which reads the choice of a sample anew for each of its bytes: six times as slow on the CPU.
 
     Shape:
-        chosen (N,) bool; one, other (N, ...) uint8 -> (N, ...) uint8.
+        chosen (N,) or (N, H, W) bool; one, other (N, ..., H, W) uint8 -> (N, ..., H, W) uint8.
     """
-    bits = chosen.byte().neg().view(-1, *[1] * (one.ndim - 1))  # 0 or 255
+    bits = chosen.byte().neg()  # 0 or 255
+    bits = bits.view(len(bits), *[1] * (one.ndim - bits.ndim), *bits.shape[1:])
     return one.bitwise_xor(other).bitwise_and_(bits).bitwise_xor_(other)
 
 
@@ -104,9 +108,7 @@ class Flip:
     """
 
     def __init__(self, *, horizontal: float = 0.5, vertical: float = 0.5) -> None:
-        for name, p in (("horizontal", horizontal), ("vertical", vertical)):
-            if not 0 <= p <= 1:
-                raise ValueError(f"aug.{name}={p}: wanted a probability, 0 to 1")
+        horizontal, vertical = check_number("horizontal", horizontal, 0, 1), check_number("vertical", vertical, 0, 1)
         self.flips = ((-1, horizontal), (-2, vertical))
 
     def __call__(self, image: Tensor, mask: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:

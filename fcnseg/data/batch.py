@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from fcnseg.data.dataset import MEAN, STD
 
@@ -45,6 +46,16 @@ def normalize(image: Tensor) -> Tensor:
 def denormalize(image: Tensor) -> Tensor:
     """The (N, 3, H, W) uint8 RGB that `normalize` was given."""
     mean, std = _statistics(width := image.shape[-1], image.device)
-    rows = image.permute(0, 2, 3, 1).flatten(2) * std + mean  # (N, H, W * 3)
+    rows = torch.addcmul(mean, image.permute(0, 2, 3, 1).flatten(2), std)  # (N, H, W * 3)
     pixels: Tensor = rows.round_().clamp_(0, 255).byte().unflatten(2, (width, 3))  # (N, H, W, 3)
     return pixels.permute(0, 3, 1, 2)
+
+
+def resize(batch: Batch, size: tuple[int, int]) -> Batch:
+    """The batch, normalised, at another height and width, as packs are resized: bilinear with antialias, nearest for masks."""
+    image, mask, sample = batch
+    if mask.shape[1:] == size:
+        return batch
+    image = F.interpolate(image, size, mode="bilinear", antialias=True)
+    mask = F.interpolate(mask[:, None], size, mode="nearest-exact")[:, 0]
+    return Batch(image.contiguous(memory_format=torch.channels_last), mask, sample)

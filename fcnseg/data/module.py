@@ -11,9 +11,9 @@ import torch
 from lightning import LightningDataModule
 from torch import Tensor
 
-from fcnseg.data import Size, check_settings, decode
+from fcnseg.data import Size, check_settings, decode, sides
 from fcnseg.data.augment import Augmentation, EpochDraws
-from fcnseg.data.batch import Batch, normalize
+from fcnseg.data.batch import Batch, normalize, resize
 from fcnseg.data.dataset import Classes, DataSet
 from fcnseg.data.packed import Pack, default_home, pack, some
 from fcnseg.data.source import Source, find
@@ -81,6 +81,8 @@ class VOCDataModule(LightningDataModule):
         augment: Augments the training batches.
         seed: The seed of the order of samples and of the augmentation.
         limit: The number of train images that are used, chosen by their names alone: 50 are among the 100. None: all.
+        pack_size: The size that train's images are kept and augmented at, for crops that show details; None: `size`. Those
+            that are not of `size` then are resized to it.
         cache: The folder for packs; None: `packs` in the data set, or the user's cache if the data set is read-only.
         download: Whether `source` may download the data set; None: as the source has it.
         only: The one image set that is used, to be tested on; None: train and val.
@@ -109,14 +111,15 @@ class VOCDataModule(LightningDataModule):
         augment: Augmentation,
         seed: int,
         limit: int | None = None,
+        pack_size: int | Sequence[int] | None = None,
         cache: str | None = None,
         download: bool | None = None,
         only: str | None = None,
     ) -> None:
         super().__init__()
-        check_settings(size=size, batch_size=batch_size, split=split, limit=limit)
+        check_settings(size=size, batch_size=batch_size, split=split, limit=limit, pack_size=pack_size)
         self.root, self.source, self.split = Path(os.path.expanduser(root)), source, split
-        self.size: Size = size if isinstance(size, int) else list(size)
+        self.size, self.pack_size = _plain(size), _plain(size if pack_size is None else pack_size)
         self.batch_size, self.augment, self.seed, self.limit, self.only = batch_size, augment, seed, limit, only
         self.cache, self.download = None if cache is None else Path(os.path.expanduser(cache)), download
         self.packs: dict[str, Pack] = {}
@@ -148,7 +151,8 @@ class VOCDataModule(LightningDataModule):
             raise ValueError(f"data.batch_size={self.batch_size} is larger than the train split's {n} images: lower it")
         home = default_home(folder)
         silent = self.cache or folder.generated or home.exists()
-        packs = {name: pack(folder, name, self.size, ids=ids[name], cache=self.cache) for name in ids}
+        sizes = {"train": self.pack_size, "val": self.size}
+        packs = {name: pack(folder, name, sizes[name], ids=ids[name], cache=self.cache) for name in ids}
         if not silent:
             warn(f"the images are kept, decoded and resized, in {home}; data.cache=<folder> chooses another place")
         train, val = (torch.arange(len(pack.ids)) for pack in packs.values())
@@ -234,13 +238,17 @@ class VOCDataModule(LightningDataModule):
         return self._loader("test")
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Augment (in training) and normalise, on the device."""
+        """Augment (in training), normalise and bring to `size`, on the device."""
         image, mask, sample = batch
         if self.trainer and self.trainer.training:
             samples = len(self.packs["train"].ids)
             drawn = _epoch_draws(self.seed, self.trainer.current_epoch, samples, sample.device)
             image, mask = self.augment(image, mask, drawn.of(sample))
-        return Batch(normalize(image), mask, sample)
+        return resize(Batch(normalize(image), mask, sample), sides(self.size))
+
+
+def _plain(size: int | Sequence[int]) -> Size:
+    return size if isinstance(size, int) else list(size)
 
 
 def _by_hash(names: Sequence[str]) -> list[int]:

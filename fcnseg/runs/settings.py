@@ -21,7 +21,8 @@ def check_ranges(cfg: DictConfig) -> None:
     """
     check_trainer(cfg)
     data = cfg.data
-    check_settings(size=data.size, batch_size=data.batch_size, split=data.split, limit=data.get("limit"))
+    optional = {name: data.get(name) for name in ("limit", "pack_size")}
+    check_settings(size=data.size, batch_size=data.batch_size, split=data.split, **optional)
     for key, least in LEAST.items():
         value = OmegaConf.select(cfg, key)
         if value is not None:

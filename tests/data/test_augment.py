@@ -105,7 +105,7 @@ def test_memory_format_stays(memory_format):
 @pytest.mark.parametrize("name", ["horizontal", "vertical"])
 @pytest.mark.parametrize("p", [-0.1, 1.5, float("nan")])
 def test_no_probability(name, p):
-    with pytest.raises(ValueError, match=f"aug.{name}={p}: wanted a probability"):
+    with pytest.raises(ValueError, match=f"^{name}={p}: wanted a number from 0 to 1"):
         Flip(**{name: p})
 
 

@@ -5,11 +5,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from fcnseg.data import voc
+from fcnseg.data import sides, voc
 from fcnseg.data.augment import Flip, draws, none
 from fcnseg.data.batch import denormalize, normalize
 from fcnseg.data.module import Loader, VOCDataModule
 from fcnseg.data.shapes import shapes
+from fcnseg.data.transforms import Crop
 
 SIZE = 32
 
@@ -211,6 +212,48 @@ def test_a_single_image_left_over_joins_the_batch_before_it(make):
     assert sizes(9, 4, 0) == [4, 5]
     assert sizes(9, 4, None) == [4, 4, 1]  # validation trains no batch norm
     assert sizes(3, 1, 0) == [1, 1, 1]
+
+
+@pytest.mark.parametrize(("size", "pack_size"), [(32, 64), ([32, 40], [64, 40]), (32, [48, 64])])
+def test_a_pack_larger_than_the_training_size(make, size, pack_size):
+    crop = Crop(size=size, scale=[1, 1], aspect=[1, 1], degrees=0)
+    usual, larger, cropped = make(size=size), *(make(size=size, pack_size=pack_size, augment=a) for a in (Flip(), crop))
+    wanted = sides(pack_size)
+    raw = next(iter(at(larger, 0).train_dataloader()))
+    assert (raw.image.shape[2:], raw.mask.shape[1:]) == (wanted, wanted)
+    for module in (larger, cropped):
+        for training in (True, False):
+            made = at(module, 0, training=training).on_after_batch_transfer(raw, 0)
+            assert (made.image.shape[2:], made.mask.shape[1:]) == (sides(size),) * 2
+            assert made.image.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(larger.packs["val"].images, usual.packs["val"].images)  # which is scored as before
+    assert larger.fingerprint == usual.fingerprint
+    assert torch.equal(larger.class_pixels, usual.class_pixels)
+
+
+def test_what_no_crop_brings_to_the_size_is_resized_as_packs_are(make):
+    usual, larger = make(), make(pack_size=64)
+    batches = [next(iter(at(module, 0).train_dataloader())) for module in (usual, larger)]
+    wanted, found = (usual.on_after_batch_transfer(batch, 0) for batch in batches)
+    known = (denormalize(found.image).int() - denormalize(wanted.image).int()).abs().float()
+    assert known.mean() < 6  # resized twice
+    assert (found.mask == wanted.mask).float().mean() > 0.9
+    assert {*found.mask.unique().tolist()} <= {*larger.packs["train"].masks.unique().tolist()}
+
+
+@pytest.mark.parametrize(
+    ("size", "pack_size", "told"),
+    [
+        (64, 48, r"data.pack_size=48 is smaller than data.size=64: raise it, or null"),
+        (64, [64, 48], r"data.pack_size=\[64, 48\] is smaller than data.size=64"),
+        ([32, 64], 48, r"data.pack_size=48 is smaller than data.size=\[32, 64\]"),
+        (64, "large", "data.pack_size=large: wanted a whole number from 32 up"),
+        (64, [64, 64, 3], r"data.pack_size=\[64, 64, 3\]: wanted a whole number"),
+    ],
+)
+def test_packs_of_no_good_size(make, size, pack_size, told):
+    with pytest.raises(ValueError, match=told):
+        make(size=size, pack_size=pack_size)
 
 
 def trained(module):

@@ -49,6 +49,7 @@ class Dropping(FCN):
 NETS = {
     "dropping": ["model=fcn", "model._target_=injection.Dropping", "model.widths=[4,8]"],
     "fcn": ["model=fcn", "model.widths=[4,8]"],
+    "augmented": ["model=fcn", "model.widths=[4,8]", "aug=strong", "+aug@aug.mix=classmix", "data.pack_size=48"],
     "wilson": ["model=wilson", "model.widths=[4,8]", *STRICT],
     "unet": ["model=unet", "model.widths=[4,8]", *STRICT],
     "transfer": ["model=transfer", "model.backbone=resnet18", "model.weights=null", *STRICT],
@@ -58,9 +59,10 @@ NETS = {
 def tiny(root, net="fcn"):
     """A run of two epochs of three steps whose state is saved after every step; of transfer, one epoch: its files are large."""
     epochs, steps = (1, "null") if net == "transfer" else (2, 1)
+    flip = ["aug=flip"] if net != "augmented" else []
     return [
         *("data=shapes", f"data.root='{root}'", "data.size=32", "data.batch_size=8"),
-        *("data.source.train=24", "data.source.val=8", "aug=flip", "schedule=cosine", *NETS[net]),
+        *("data.source.train=24", "data.source.val=8", *flip, "schedule=cosine", *NETS[net]),
         *(f"trainer.max_epochs={epochs}", "trainer.accelerator=cpu", "trainer.precision=32-true"),
         *("optimizer.lr=0.01", f"checkpoint.every_n_steps={steps}", "checkpoint.min_seconds=0", "name=run"),
     ]
@@ -169,7 +171,7 @@ def parse(*args):
 def skip_hydra(own, cfg, defaults):
     """Put the parsed command line where Hydra would put it: its parsing is half of a tiny run's time."""
     HydraConfig.instance().cfg = own
-    fcnseg.cli.command.default_config = lambda _: defaults
+    fcnseg.cli.command.default_config = lambda *_, **__: defaults
     fcnseg.cli.command.preset_choices = lambda _: own.hydra.runtime.choices
     fcnseg.cli.command._run_hydra = lambda flags, parser, job, **_: job(cfg)
 

@@ -172,7 +172,7 @@ def test_killed_before_any_file_operation_of_a_save(tmp_path, args, same, elsewh
         shutil.rmtree(runs)
 
 
-@pytest.mark.parametrize("net", ["wilson", "unet", "dropping"])
+@pytest.mark.parametrize("net", ["wilson", "unet", "dropping", "augmented"])
 def test_every_network_resumes_exactly(tmp_path, data, same, net):
     """The FCN: above. In deterministic mode, with the weighted loss; and one that draws numbers."""
     args = tiny(data, net)

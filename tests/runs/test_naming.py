@@ -26,7 +26,7 @@ def name_of(command, monkeypatch):
     def name_of(*args):
         names = []
 
-        def stop(cfg, run, console):
+        def stop(cfg, run, *_):
             names.append(run.path.name)
             raise ValueError("far enough")
 
@@ -69,6 +69,9 @@ def name_of(command, monkeypatch):
         (["schedule=poly", "schedule.warmup=0.1"], "fcn-poly-schedule.warmup.0.1-seed0"),
         (["model=unet", "optimizer.decay_norms=false"], "unet-optimizer.decay_norms.false-seed0"),
         (["model=transfer", "optimizer.backbone_lr=0.1"], "transfer-optimizer.backbone_lr.0.1-seed0"),
+        (["aug=strong"], "fcn-strong-seed0"),
+        (["aug=strong", "aug.colour.hue=0.2", "data.size=96"], "fcn-strong-aug.colour.hue.0.2-size96-seed0"),
+        (["aug=strong", "data.pack_size=320"], "fcn-strong-data.pack_size.320-seed0"),
         (["name=mine", "model=unet"], "mine"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -82,6 +85,12 @@ def test_names(name_of, args, name):
 )
 def test_what_is_not_short_is_hashed(name_of, arg):
     assert re.fullmatch("fcn-seed0-[0-9a-f]{8}", name_of(arg))
+
+
+def test_what_is_added_to_a_choice_changes_the_name(name_of):
+    names = [name_of("aug=strong", *added) for added in ([], ["+aug@aug.x=cutout"], ["+aug@aug.x=classmix"])]
+    assert len({*names}) == 3
+    assert names == [name_of("aug=strong", *added) for added in ([], ["+aug@aug.x=cutout"], ["+aug@aug.x=classmix"])]
 
 
 def test_a_name_does_not_grow_without_end(name_of):

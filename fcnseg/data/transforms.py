@@ -1,0 +1,277 @@
+"""Augmentations that change pixels: crops, colours, blur, and what covers a part of an image or mixes two of them.
+
+Each is an augmentation as `fcnseg.data.augment` describes it. What an image or a mask has no pixel for becomes the mean colour
+or void.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+from math import ceil, log, pi, sqrt
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fcnseg.data import check_number, sides
+from fcnseg.data.augment import Draw, choose, mix
+from fcnseg.data.batch import denormalize, normalize
+from fcnseg.data.dataset import MEAN, VOID
+
+LUMA = (0.299, 0.587, 0.114)  # the grey of red, green and blue: ITU-R BT.601, as Pillow and torchvision have it
+LEAST_SIGMA = 0.01  # pixels: a blur that changes nothing
+LONGEST = 3.0  # times as long as it is wide, or as wide as it is long, is a box at the most
+
+
+def between(draw: Draw, least: float, most: float) -> Tensor:
+    """(N,) numbers, uniform between two."""
+    return least + (most - least) * draw()
+
+
+def log_between(draw: Draw, least: float, most: float) -> Tensor:
+    """(N,) factors between two, whose logarithms are uniform: halving is as likely as doubling."""
+    return between(draw, log(least), log(most)).exp()
+
+
+def check_range(name: str, value: Sequence[float], least: float, most: float) -> tuple[float, float]:
+    """Refuse what is not two numbers in their order, from `least` to `most`.
+
+    Raises:
+        ValueError: It is not; the message names the setting.
+    """
+    if len(value) != 2 or not least <= value[0] <= value[1] <= most:
+        raise ValueError(f"{name}={[*value]}: wanted two numbers from {least:g} to {most:g}, the smaller one first")
+    return value[0], value[1]
+
+
+def smooth(image: Tensor, sigma: Tensor, largest: float) -> Tensor:
+    """Blur each image by a Gaussian of its own; beyond its border, an image is mirrored.
+
+    Args:
+        image: (N, C, H, W) float32.
+        sigma: (N,), the standard deviation of the Gaussian in pixels; 0 leaves an image as it is.
+        largest: The largest `sigma` that there can be.
+    """
+    n, channels, height, width = image.shape
+    radius = min(ceil(2 * largest), height - 1, width - 1)
+    taps = torch.arange(-radius, radius + 1, device=image.device)
+    kernel = (-0.5 * (taps / sigma.clamp(min=LEAST_SIGMA)[:, None]).square()).softmax(1)  # (N, taps)
+    kernel = kernel.repeat_interleave(channels, 0)[:, None, :, None]  # (N * C, 1, taps, 1)
+    planes = F.pad(image.reshape(1, n * channels, height, width), [radius] * 4, mode="reflect")
+    planes = F.conv2d(F.conv2d(planes, kernel, groups=n * channels), kernel.transpose(2, 3), groups=n * channels)
+    return planes.view(image.shape)
+
+
+class Crop:
+    """A random part of each image, scaled, stretched and turned, in one sampling: bilinear for images, nearest for masks.
+
+    What lies outside the image has the mean colour in the crop, and is void in its mask. Where a crop has fewer pixels than
+    the image has there, the image is blurred first.
+
+    Args:
+        size: Height and width of the crop, or the side of a square: `data.size`.
+        scale: The least and the largest size of the whole image, as a factor of the crop's: 2 shows a quarter of the image,
+            0.5 shows all of it in a quarter of the crop.
+        aspect: The least and the largest factor by which width over height changes.
+        degrees: The largest angle by which the image is turned, to either side.
+
+    Raises:
+        ValueError: A setting is out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        size: int | Sequence[int],
+        scale: Sequence[float] = (0.5, 2.0),
+        aspect: Sequence[float] = (0.75, 1.33),
+        degrees: float = 10.0,
+    ) -> None:
+        self.size = sides(size)
+        self.scale, self.aspect = check_range("scale", scale, 0.1, 10), check_range("aspect", aspect, 0.1, 10)
+        self.degrees = check_number("degrees", degrees, 0, 180)
+
+    def __call__(self, image: Tensor, mask: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+        """Crop every sample together with its mask, to (N, 3, *size) and (N, *size)."""
+        scale, stretch = log_between(draw, *self.scale), log_between(draw, *self.aspect).sqrt()
+        scales = scale / stretch, scale * stretch  # of height and width, (N,) each
+        grid = self._grid(scales, between(draw, -self.degrees, self.degrees) * (pi / 180), draw)
+        pixels = normalize(image)  # the mean colour is 0, with which grid_sample fills what is outside
+        shrinks = max(side / new for side, new in zip(image.shape[2:], self.size, strict=True))
+        if (most := shrinks / self.scale[0]) > 1:  # a pixel stands for a Gaussian of half its side
+            sigma = 0.5 * ((shrinks / scale).square() - 1).clamp(min=0).sqrt()
+            pixels = smooth(pixels, sigma, 0.5 * sqrt(most**2 - 1))
+        pixels = F.grid_sample(pixels, grid, align_corners=False)
+        labels = F.grid_sample(mask[:, None].float() - VOID, grid, mode="nearest", align_corners=False)
+        return denormalize(pixels), (labels[:, 0] + VOID).byte()
+
+    def _grid(self, scales: tuple[Tensor, Tensor], angle: Tensor, draw: Draw) -> Tensor:
+        """Where in the image each pixel of the crop is: (N, H, W, 2), x and y, -1 to 1 from border to border."""
+        height, width = self.size
+        y, x = ((torch.arange(side, device=angle.device) * 2 + 1) / side - 1 for side in self.size)
+        y, sine, cosine = y[:, None], angle.sin()[:, None, None], angle.cos()[:, None, None]
+        turned = (cosine * y, sine * x * (width / height)), (sine * -y * (height / width), cosine * x)
+        places = []
+        for (down, right), factor in zip(turned, scales, strict=True):  # (N, H, 1) and (N, 1, W), and (N,)
+            # An image that is larger than the crop fills it, and a smaller one lies within it.
+            middle = between(draw, -1, 1) * (1 - 1 / factor).abs()
+            places.append((down / factor[:, None, None] + middle[:, None, None]) + right / factor[:, None, None])
+        return torch.stack(places[::-1], -1)
+
+
+@cache  # making a tensor on a GPU waits for the GPU
+def colour_bases(device: torch.device) -> Tensor:
+    """(3, 3, 3): the matrices that take the grey of a colour, the rest of it, and the rest turned by 90 degrees in YIQ."""
+    to_yiq = torch.tensor([LUMA, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312)], dtype=torch.float64)
+    quarter = torch.tensor([(0, 0, 0), (0, 0, -1), (0, 1, 0)], dtype=torch.float64)
+    grey = to_yiq[0].expand(3, 3)
+    return torch.stack([grey, torch.eye(3) - grey, to_yiq.inverse() @ quarter @ to_yiq]).float().to(device)
+
+
+class Colour:
+    """Brightness, contrast, saturation and hue of each image, changed by one matrix; some images become grey.
+
+    Brightness, contrast and saturation are torchvision's, without rounding between them. A hue is turned in YIQ, where this is
+    linear, and not in HSV. Masks stay as they are.
+
+    Args:
+        brightness: The largest change of the factor that every colour is multiplied by: 0.4 stands for 0.6 to 1.4.
+        contrast: The same for the distance of every colour from the image's mean grey.
+        saturation: The same for the distance of every colour from its own grey.
+        hue: The largest turn of the hue, to either side, as a share of the whole circle.
+        grey: The probability of an image without colours.
+
+    Raises:
+        ValueError: A setting is out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        brightness: float = 0.4,
+        contrast: float = 0.4,
+        saturation: float = 0.4,
+        hue: float = 0.05,
+        grey: float = 0.1,
+    ) -> None:
+        changes = {"brightness": brightness, "contrast": contrast, "saturation": saturation}
+        self.changes = [check_number(name, value, 0, 1) for name, value in changes.items()]
+        self.hue, self.grey = check_number("hue", hue, 0, 0.5), check_number("grey", grey, 0, 1)
+
+    def __call__(self, image: Tensor, mask: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+        """Change the colours of every image."""
+        brightness, contrast, saturation = (between(draw, 1 - change, 1 + change) for change in self.changes)
+        angle = between(draw, -self.hue, self.hue) * (2 * pi)
+        colourful = saturation * (draw() >= self.grey)
+        parts = torch.stack([torch.ones_like(angle), colourful * angle.cos(), colourful * angle.sin()], 1)  # (N, 3)
+        bases = colour_bases(image.device)
+        matrix = (parts[:, :, None, None] * bases).sum(1) * (brightness * contrast)[:, None, None]  # (N, 3, 3)
+        pixels = image.permute(0, 2, 3, 1).flatten(1, 2)  # (N, H * W, 3)
+        mean = (pixels.sum(1).float() * bases[0, 0]).sum(1) / pixels.shape[1]  # (N,), of the greys
+        shift = (brightness * (1 - contrast) * mean)[:, None, None]
+        pixels = torch.baddbmm(shift, pixels.float(), matrix.transpose(1, 2)).round_().clamp_(0, 255).byte()
+        return pixels.unflatten(1, image.shape[2:]).permute(0, 3, 1, 2), mask
+
+
+class Blur:
+    """A Gaussian blur of some of the images.
+
+    Args:
+        p: The probability of a blur.
+        sigma: The least and the largest standard deviation of the Gaussian, in pixels.
+
+    Raises:
+        ValueError: A setting is out of its range.
+    """
+
+    def __init__(self, *, p: float = 0.3, sigma: Sequence[float] = (0.1, 1.5)) -> None:
+        self.p, self.sigma = check_number("p", p, 0, 1), check_range("sigma", sigma, 0, 10)
+
+    def __call__(self, image: Tensor, mask: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+        """Blur some of the images."""
+        sigma = (draw() < self.p) * between(draw, *self.sigma)
+        return denormalize(smooth(normalize(image), sigma, self.sigma[1])), mask
+
+
+class Box:
+    """A random box in some of the samples.
+
+    Args:
+        p: The probability of a box.
+        area: The least and the largest share of the image that the box takes.
+
+    Raises:
+        ValueError: A setting is out of its range.
+    """
+
+    def __init__(self, *, p: float = 0.5, area: Sequence[float] = (0.02, 0.4)) -> None:
+        self.p, self.area = check_number("p", p, 0, 1), check_range("area", area, 0, 1)
+
+    def inside(self, mask: Tensor, draw: Draw) -> Tensor:
+        """Which pixels of the (N, H, W) masks are in the box of their sample: (N, H, W) bool."""
+        side, shape = between(draw, *self.area).sqrt(), log_between(draw, 1 / LONGEST, LONGEST).sqrt()
+        inside = (draw() < self.p)[:, None, None]
+        for axis, share in ((1, side / shape), (2, side * shape)):
+            length = share.clamp(max=1)
+            start = draw() * (1 - length)
+            place = (torch.arange(mask.shape[axis], device=mask.device) + 0.5) / mask.shape[axis]
+            within = (place >= start[:, None]) & (place < (start + length)[:, None])
+            inside = inside & within.unsqueeze(3 - axis)
+        return inside
+
+
+class Cutout(Box):
+    """A box of each image, or of some, covered with the mean colour; it is void in the mask."""
+
+    def __call__(self, image: Tensor, mask: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+        """Cover a box in some of the samples."""
+        inside, image = self.inside(mask, draw), image.clone()
+        for channel, mean in enumerate(MEAN):
+            image[:, channel].masked_fill_(inside, round(255 * mean))
+        return image, mask | inside.byte().neg()
+
+
+class CutMix(Box):
+    """A box of some samples, replaced with the same box of the sample before it in the batch, together with its mask.
+
+    The first sample's partner is the last one. So a partner depends on the order of the samples and on the size of the batch,
+    which depend on the seed, the epoch and `data.batch_size` alone. A sample that is alone in its batch stays as it is.
+    """
+
+    def __call__(self, image: Tensor, mask: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+        """Replace a box in some of the samples."""
+        return mixed(self.inside(mask, draw), image, mask)
+
+
+class ClassMix:
+    """Half of the classes of the sample before it in the batch, chosen at random, cut out there and laid over some samples.
+
+    A class that is laid over another is as large and at the same place as in the partner; void is never chosen, and half of
+    three classes is one. For partners, see `CutMix`.
+
+    Args:
+        p: The probability of it.
+
+    Raises:
+        ValueError: It is no probability.
+    """
+
+    def __init__(self, *, p: float = 0.5) -> None:
+        self.p = check_number("p", p, 0, 1)
+
+    def __call__(self, image: Tensor, mask: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+        """Lay classes of the partner over some of the samples."""
+        labels = mask.roll(1, 0).flatten(1).long()  # (N, H * W)
+        is_there = torch.zeros(len(mask), VOID + 1, dtype=torch.bool, device=mask.device).scatter_(1, labels, True)
+        is_there[:, VOID] = False
+        each = torch.arange(VOID + 1, device=mask.device) << 24  # draws have 24 bits
+        number = torch.where(is_there, mix((draw() * 2**24).long()[:, None] | each), -1)  # (N, 256), random
+        rank = number.argsort(1, descending=True).argsort(1)  # 0 for the class with the largest number
+        chosen = (rank < is_there.sum(1, keepdim=True) // 2) & (draw() < self.p)[:, None]
+        return mixed(chosen.gather(1, labels).view_as(mask), image, mask)
+
+
+def mixed(chosen: Tensor, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The samples with the pixels that are chosen, (N, H, W) bool, from the sample before each of them in the batch."""
+    if len(mask) == 1:
+        return image, mask
+    return choose(chosen, image.roll(1, 0), image), choose(chosen, mask.roll(1, 0), mask)
