@@ -80,7 +80,9 @@ def explanation(error: Exception, names: Callable[[], Iterable[str]] = list) -> 
         group, _, choice = (error.missing_cfg_file or "").rpartition("/")
         return f"no {group}={choice}; {nearest(choice, error.options)}the choices are {', '.join(error.options)}"
     if isinstance(error, OverrideParseException):
-        return f"cannot read '{error.override}': {HELP}"
+        key, _, value = str(error.override).partition("=")
+        quoted = f""" (if it is text with special characters: "{key}='{value}'")""" if value else ""
+        return f"cannot read '{error.override}'{quoted}: {HELP}"
     if found := re.search(r"Could not (override|delete|delete from config\.) '([^'@=]+)", str(error)):
         known, key = list(names()), found[2]
         if key not in known:

@@ -1,5 +1,6 @@
 """The model card of a run, its README.md: what the network is, what it was trained on, how good it is, and how it is used."""
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -78,13 +79,16 @@ def _training(result: Mapping[str, Any], settings: Sequence[str]) -> list[Block]
 
 
 def _use(run: Run) -> list[Block]:
+    path = str(run.path)
+    quoted = path if re.fullmatch(r"[\w./-]+", path) else "'{}'".format(path.replace("'", "\\'"))  # for Hydra
+    setting = shlex.quote(f"run={quoted}")
     commands = [
-        f"python -m fcnseg.predict {shlex.quote(f'run={run.path}')} images=photos out=masks",
-        f"python -m fcnseg.evaluate {shlex.quote(f'run={run.path}')} at=original",
+        f"python -m fcnseg.predict {setting} images=photos out=masks",
+        f"python -m fcnseg.evaluate {setting} at=original",
     ]
     python = f"""import fcnseg
 
-prediction = fcnseg.load({str(run.path)!r})("photo.jpg")
+prediction = fcnseg.load({path!r})("photo.jpg")
 prediction.labels, prediction.scores  # of every pixel: the label of its class, and how sure it is
 prediction.save("mask.png")"""
     return [Code("\n".join(commands), "bash"), Code(python, "python")]
