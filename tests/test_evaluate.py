@@ -120,9 +120,21 @@ def test_an_image_set_of_the_runs_own_data(command, run):
     assert (val["confusion"], val["metrics"]) == (result["confusion"], result["metrics"])
 
 
+def test_mirror_images_are_looked_at_too(command, run, root):
+    name, found, _ = evaluated(command, run, "tta=flip")
+    assert name.startswith(f"{root.name}-test-32x48-flip-")
+    assert found["tta"] == "flip"
+    plain = json.loads((run / "result.json").read_text())
+    assert found["confusion"] != plain["confusion"]
+    assert found["metrics"]["test/loss"] is not None
+    _, original, _ = evaluated(command, run, "tta=flip", "at=original")
+    assert original["size"] == "original"
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [
+        (["tta=mirror"], ["tta=mirror", "none, flip, multiscale"]),
         (["set=test"], ["no image set 'test'", "train", "val"]),
         (["at=native"], ["at=native", "training, original"]),
         (["data.root=other"], ["no image set 'train'"]),

@@ -1,5 +1,6 @@
 """Photographs and masks from files: a photograph becomes upright RGB, a mask becomes labels."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +26,9 @@ TURNS = {  # what makes a picture upright, by its orientation; 1 is upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+# From 89 million pixels on, Pillow warns that an image may be meant to fill the memory; from 179 million on it refuses it.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 Colour = tuple[int, int, int]  # RGB
 UNKNOWN = 254  # in tables of labels: no class and not void
