@@ -12,6 +12,7 @@ from torch import nn
 
 from fcnseg import paper
 from fcnseg.data.voc import CLASSES, PALETTE, VOC
+from fcnseg.inference import Segmenter
 from fcnseg.pictures import GAP, panel
 from fcnseg.report import charts, content, masks, tables
 from fcnseg.report.collect import collect
@@ -227,7 +228,7 @@ class Data:
 
 def test_every_picture_of_a_gallery():
     data = Data()
-    predicted = masks.predict(Brightest(), data, ["a"])
+    predicted = masks.predict(Segmenter(Brightest(), VOC, 4), data, ["a"])
     assert predicted["a"].tolist() == [[1, 1, 2, 2]] * 4
     cards = masks.gallery("a", {"net": data}, {"net": predicted}).cards()
     first, net = cards["image and truth"], cards["net"]

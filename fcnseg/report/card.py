@@ -14,7 +14,7 @@ from fcnseg.errors import warn
 from fcnseg.metrics import SCORES
 from fcnseg.pictures import panel
 from fcnseg.report.document import Block, Chart, Code, Section, Table, Text
-from fcnseg.report.masks import pick, pixels
+from fcnseg.report.masks import pick, pixels, predict
 from fcnseg.report.render import write_markdown
 from fcnseg.runs.folder import Run
 from fcnseg.runs.result import beats_floor
@@ -122,8 +122,8 @@ def _of_classes(result: Mapping[str, Any]) -> Table:
 def _examples(run: Run, data: VOCDataModule) -> Chart:
     """Three test images, chosen so that they show many classes."""
     names = pick(data, data.names("test", data.parts["test"][1]))
-    samples = [pixels(data, name) for name in names]
-    images, truths = (torch.stack(each) for each in zip(*samples, strict=True))
-    labels = inference.load(run.path, trust=True).logits(images).argmax(1)  # the run that this process has trained
+    segmenter = inference.load(run.path, trust=True)  # the run that this process has trained
+    labels = torch.stack([*predict(segmenter, data, names).values()])
+    images, truths = (torch.stack(each) for each in zip(*(pixels(data, name) for name in names), strict=True))
     caption = f"{', '.join(names)}: the image, its truth, the prediction, and the prediction over the image."
     return Chart("examples", caption, partial(panel, images, truths, labels, data.classes))

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from fcnseg import paper
+from fcnseg import inference, paper
 from fcnseg.metrics import MONITOR, PAPER_BATCH
 from fcnseg.report import charts, masks, tables
 from fcnseg.report.collect import STATES, Entry, line
@@ -168,8 +168,8 @@ def _predictions(
             if experiment.title in data:
                 with _left_out(experiment, blocks):
                     # One network after the other: together they may not fit into memory.
-                    net = masks.load_network(experiment.first.path, trust=trust)
-                    predictions[experiment.title] = masks.predict(net, data[experiment.title], shown)
+                    segmenter = inference.load(experiment.first.path, trust=trust)
+                    predictions[experiment.title] = masks.predict(segmenter, data[experiment.title], shown)
         for name in shown:
             blocks += [masks.gallery(name, data, dict(part)) for part in _parts([*predictions.items()])]
     # A name may be in one data set and not in another; it must be in one of them.

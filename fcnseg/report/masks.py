@@ -6,14 +6,14 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from fcnseg.data import sides
-from fcnseg.data.batch import normalize
 from fcnseg.data.dataset import Classes
 from fcnseg.data.module import VOCDataModule
+from fcnseg.inference import Segmenter
 from fcnseg.report.document import Gallery
-from fcnseg.runs import rebuild, retest
+from fcnseg.runs import retest
 from fcnseg.runs.folder import Run
 from fcnseg.runs.stored import classes_of
 
@@ -38,20 +38,9 @@ def load_data(path: Path, root: str | None, *, trust: bool = False) -> VOCDataMo
     return data
 
 
-def load_network(path: Path, *, trust: bool = False) -> nn.Module:
-    """Load the network of a finished run with its best weights.
-
-    Raises:
-        ValueError: There is no checkpoint, or none of this network.
-    """
-    return rebuild.load(path, trust=trust).net
-
-
-@torch.inference_mode()
-def predict(net: nn.Module, data: VOCDataModule, names: Sequence[str]) -> dict[str, Tensor]:
+def predict(segmenter: Segmenter, data: VOCDataModule, names: Sequence[str]) -> dict[str, Tensor]:
     """The labels (H, W) that a network predicts for test images, at the size that it was trained for, by their names."""
-    images = {name: normalize(pixels(data, name)[0][None]) for name in names}  # (1, 3, H, W)
-    return {name: net(image).argmax(dim=1)[0].to(torch.uint8) for name, image in images.items()}
+    return {name: segmenter.logits(pixels(data, name)[0][None]).argmax(1)[0].byte() for name in names}
 
 
 def gallery(name: str, data: Mapping[str, VOCDataModule], predictions: Mapping[str, Mapping[str, Tensor]]) -> Gallery:
