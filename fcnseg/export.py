@@ -63,10 +63,15 @@ def check_settings(cfg: DictConfig) -> None:
     """
     if cfg.format not in ENDINGS:
         raise ValueError(f"format={cfg.format}: wanted one of {', '.join(ENDINGS)}")
-    if cfg.format == "onnx" and (missing := [name for name in NEEDED if not find_spec(name)]):
-        raise ValueError(f'format=onnx needs {", ".join(missing)}, not installed here: pip install ".[export]"')
+    if cfg.format == "onnx" and (names := missing()):
+        raise ValueError(f'format=onnx needs {names}, which is not installed: pip install ".[export]"')
     if cfg.format == "weights" and cfg.raw:
         raise ValueError("raw=true changes the graph, which format=weights does not have: leave it out")
+
+
+def missing() -> str:
+    """The packages that the format onnx needs and that are not installed."""
+    return ", ".join(name for name in NEEDED if not find_spec(name))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from fcnseg.runs.folder import Run
 from fcnseg.runs.rebuild import Trained
 
 OPSET = 18  # of the ONNX files
+SIZES = {0: Dim("N", min=1), 2: Dim("H", min=MIN_SIZE), 3: Dim("W", min=MIN_SIZE)}  # of images that a graph takes
 Metadata = Mapping[str, Any]
 Opened = Callable[[Tensor], tuple[Tensor, ...]]  # (N, 3, H, W) uint8 images to what the graph gives
 
@@ -79,11 +80,10 @@ def _explained(graph: Graph) -> Iterator[None]:
 
 def traced(graph: Graph) -> ExportedProgram:
     """The graph as a program for images of any number, height and width."""
-    sizes = {0: Dim("N", min=1), 2: Dim("H", min=MIN_SIZE), 3: Dim("W", min=MIN_SIZE)}
     image = torch.zeros(2, 3, 2 * MIN_SIZE + 6, 3 * MIN_SIZE - 6, dtype=torch.uint8)
     # Otherwise the program refuses sizes that need no padding, or whose smallest feature map has one pixel.
     with shapes.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
-        return torch.export.export(graph, (image,), dynamic_shapes=(sizes,))
+        return torch.export.export(graph, (image,), dynamic_shapes=(SIZES,))
 
 
 def write_onnx(graph: Graph, metadata: Metadata, file: BinaryIO) -> None:
@@ -93,11 +93,22 @@ def write_onnx(graph: Graph, metadata: Metadata, file: BinaryIO) -> None:
         ValueError: The network cannot be exported.
     """
     with _explained(graph):
-        outputs = list(metadata["outputs"])
         program = torch.onnx.export(
-            traced(graph), dynamo=True, opset_version=OPSET, input_names=["image"], output_names=outputs, verbose=False
+            traced(graph),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["image"],
+            output_names=list(metadata["outputs"]),
+            dynamic_shapes=(SIZES,),  # for their names
+            verbose=False,
         )
         assert program is not None  # it is for dynamo=False alone
+        for output in program.model.graph.outputs:
+            assert output.shape is not None
+            output.shape[-2], output.shape[-1] = (
+                "H",
+                "W",
+            )  # in place of a formula of both with the padding that is cut off again
         program.model.metadata_props.update({key: json.dumps(value) for key, value in metadata.items()})
         file.write(program.model_proto.SerializeToString())
 

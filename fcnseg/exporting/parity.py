@@ -23,7 +23,7 @@ from fcnseg.runs.folder import Run
 IMAGES = 4
 ODD = (97, 131)  # a size that no stride divides
 TOLERANCE = 1e-3  # of the largest logit
-ENOUGH = 0.5  # seconds of calls that a speed is taken from
+ENOUGH = 0.3  # seconds of calls that a speed is taken from
 
 
 class DifferentError(Exception):
@@ -119,7 +119,7 @@ def compare(graph: Graph, opened: Opened, images: Sequence[Image.Image], size: t
 
 def _timed(run: Callable[[Tensor], tuple[Tensor, ...]], batch: Tensor) -> tuple[tuple[Tensor, ...], float]:
     """What `run` gives, and the images a second of the fastest of the calls after the first one, which prepares much."""
-    found, seconds = run(batch), []
+    found, seconds = run(batch), list[float]()
     while not seconds or sum(seconds) < ENOUGH:
         start = time.perf_counter()
         run(batch)
