@@ -37,11 +37,14 @@ def export(cfg: DictConfig) -> None:
 
     def compare(draft: Path) -> None:
         other = Graph(rebuild.network(stored, len(trained.classes), trust=cfg.trust), raw=cfg.raw)
-        opened = written.open(draft, other)
+        try:
+            opened = written.open(draft, other)
+        except Exception as error:  # any that a library raises for a graph that it cannot run
+            raise parity.DifferentError(f"it cannot be opened again ({error})") from error
         for number, size in ((4, (height, width)), (2, parity.ODD), (1, (2 * height, 2 * width))):
             rows.append(parity.compare(graph, opened, images[:number], size))
         parity.show(rows, source, cfg.raw, console())
-        parity.check(rows)
+        parity.check(rows, graph)
 
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

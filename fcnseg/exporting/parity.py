@@ -17,17 +17,21 @@ from fcnseg.data.decode import read_image
 from fcnseg.data.shapes import shapes
 from fcnseg.exporting.formats import Opened
 from fcnseg.exporting.graph import Graph
+from fcnseg.models import Wilson
 from fcnseg.runs import retest
 from fcnseg.runs.folder import Run
 
 IMAGES = 4
 ODD = (97, 131)  # a size that no stride divides
 TOLERANCE = 1e-3  # of the largest logit
+# The share of the pixels that may differ by more in Wilson's model: where two pixels of a pool are equal but for rounding,
+# either may be the maximum, and unpooling puts it into another place.
+JUMPS = 1e-3
 ENOUGH = 0.3  # seconds of calls that a speed is taken from
 
 
 class DifferentError(Exception):
-    """An exported file gives something else than the network that it was made of."""
+    """An exported file does not give what the network that it was made of gives."""
 
 
 class Row(NamedTuple):
@@ -41,7 +45,7 @@ class Row(NamedTuple):
         tolerance: The difference that is allowed.
         same: The share of the pixels that have the same label.
         ties: The share of the pixels whose two best logits differ by less than twice the tolerance.
-        wrong: The number of pixels with another label that are no ties.
+        beyond: The share of the pixels that differ by more than the tolerance, or have another label and are no ties.
         torch_speed: Images a second in PyTorch.
         file_speed: Images a second with the file.
     """
@@ -53,7 +57,7 @@ class Row(NamedTuple):
     tolerance: float
     same: float
     ties: float
-    wrong: int
+    beyond: float
     torch_speed: float
     file_speed: float
 
@@ -100,6 +104,8 @@ def compare(graph: Graph, opened: Opened, images: Sequence[Image.Image], size: t
     found, file_speed = _timed(opened, batch)
     logits = graph.logits(batch)
     wanted = logits if graph.raw else logits.softmax(1).amax(1)
+    difference = (found[-1] - wanted).abs()
+    most = difference.amax(1) if graph.raw else difference  # (N, H, W)
     tolerance = TOLERANCE * logits.abs().max().item()
     best = logits.topk(2, dim=1).values  # (N, 2, H, W)
     ties = best[:, 0] - best[:, 1] < 2 * tolerance  # either may be off by it
@@ -107,11 +113,11 @@ def compare(graph: Graph, opened: Opened, images: Sequence[Image.Image], size: t
     return Row(
         *size,
         images=len(batch),
-        difference=(found[-1] - wanted).abs().max().item(),
+        difference=difference.max().item(),
         tolerance=tolerance,
         same=1 - differs.float().mean().item(),
         ties=ties.float().mean().item(),
-        wrong=int((differs & ~ties).sum()),
+        beyond=(~(most <= tolerance) | differs & ~ties).float().mean().item(),  # so that NaN counts, too
         torch_speed=torch_speed,
         file_speed=file_speed,
     )
@@ -127,18 +133,19 @@ def _timed(run: Callable[[Tensor], tuple[Tensor, ...]], batch: Tensor) -> tuple[
     return found, len(batch) / min(seconds)
 
 
-def check(rows: Sequence[Row]) -> None:
-    """Refuse a file that differs.
+def check(rows: Sequence[Row], graph: Graph) -> None:
+    """Refuse a file that differs from its graph.
 
     Raises:
-        DifferentError: The logits or scores differ by more than the tolerance, or labels that are no ties differ.
+        DifferentError: Logits or scores differ by more than the tolerance, or labels that are no ties differ.
     """
+    most = JUMPS if isinstance(graph.net, Wilson) else 0.0
     for row in rows:
-        where = f"at {row.height} x {row.width} pixels"
-        if not row.difference <= row.tolerance:  # so that NaN is refused, too
-            raise DifferentError(f"{where}, it differs by {row.difference:.2g}, wanted at most {row.tolerance:.2g}")
-        if row.wrong:
-            raise DifferentError(f"{where}, {row.wrong} pixels have another label without being ties, wanted none")
+        if row.beyond > most:
+            raise DifferentError(
+                f"at {row.height} x {row.width} pixels, a share of {row.beyond:.2g} of them has another label or differs by more"
+                f" than {row.tolerance:.2g}, at most by {row.difference:.2g}; wanted a share of at most {most:.2g}"
+            )
 
 
 def show(rows: Sequence[Row], source: str, raw: bool, console: Console) -> None:
@@ -152,12 +159,28 @@ def show(rows: Sequence[Row], source: str, raw: bool, console: Console) -> None:
     """
     what = "logits" if raw else "scores"
     title = f"The file beside PyTorch, on {source}"
-    columns = ("size", "images", f"difference of {what}", "allowed", "same label", "ties", "PyTorch", "the file")
+    columns = (
+        "size",
+        "images",
+        f"difference of {what}",
+        "allowed",
+        "same label",
+        "ties",
+        "beyond",
+        "PyTorch",
+        "the file",
+    )
     table = Table(*columns, title=title, title_justify="left", caption="speeds in images/s", caption_justify="left")
     for column in table.columns[1:]:
         column.justify = "right"
     for row in rows:
-        numbers = (f"{row.difference:.1e}", f"{row.tolerance:.1e}", f"{row.same:.6f}", f"{row.ties:.6f}")
-        speeds = (f"{row.torch_speed:.1f}", f"{row.file_speed:.1f}")
+        numbers = (
+            f"{row.difference:.1e}",
+            f"{row.tolerance:.1e}",
+            f"{row.same:.6f}",
+            f"{row.ties:.6f}",
+            f"{row.beyond:.6f}",
+        )
+        speeds = (f"{row.torch_speed:.3g}", f"{row.file_speed:.3g}")
         table.add_row(f"{row.height} x {row.width}", str(row.images), *numbers, *speeds)
     console.print(table)
