@@ -143,8 +143,8 @@ def check(rows: Sequence[Row], graph: Graph) -> None:
     for row in rows:
         if row.beyond > most:
             raise DifferentError(
-                f"at {row.height} x {row.width} pixels, a share of {row.beyond:.2g} of them has another label or differs by more"
-                f" than {row.tolerance:.2g}, at most by {row.difference:.2g}; wanted a share of at most {most:.2g}"
+                f"at {row.height} x {row.width} pixels, a share of {row.beyond:.2g} has another label or differs by more than"
+                f" {row.tolerance:.2g} (the largest difference is {row.difference:.2g}); wanted a share of at most {most:.2g}"
             )
 
 
