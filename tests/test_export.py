@@ -161,7 +161,7 @@ def test_a_file_that_differs_is_not_kept(run, raw, command, tmp_path, monkeypatc
     outcome = command(export, f"run={run}", "format=torch", f"raw={str(raw).lower()}")
     assert outcome.code == 1
     assert "mine.pt2 was not kept: at 32 x 48 pixels, a share of " in outcome.err
-    assert "wanted a share of at most 0.001" in outcome.err
+    assert "wanted a share of at most 0.01" in outcome.err
     assert "97 x 131" in outcome.out
     assert [*tmp_path.iterdir()] == []
 
@@ -187,7 +187,7 @@ def changed(graph, pixels, *, nan=False):
     return run
 
 
-@pytest.mark.parametrize(("name", "allowed"), [("fcn", 0), ("wilson", 4)])  # of 64 x 64 pixels
+@pytest.mark.parametrize(("name", "allowed"), [("fcn", 0), ("wilson", 40)])  # of 64 x 64 pixels
 def test_one_pixel_that_differs_is_refused_but_for_a_few_of_wilsons(name, allowed, monkeypatch):
     monkeypatch.setattr(parity, "TOLERANCE", 1e-6)  # no ties
     torch.manual_seed(0)

@@ -26,7 +26,7 @@ ODD = (97, 131)  # a size that no stride divides
 TOLERANCE = 1e-3  # of the largest logit
 # The share of the pixels that may differ by more in Wilson's model: where two pixels of a pool are equal but for rounding,
 # either may be the maximum, and unpooling puts it into another place.
-JUMPS = 1e-3
+JUMPS = 1e-2
 ENOUGH = 0.3  # seconds of calls that a speed is taken from
 
 
