@@ -4,14 +4,16 @@ import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental import _config as shapes
+from torchvision.models import shufflenetv2
 
 from fcnseg.data import MIN_SIZE, sides
 from fcnseg.exporting.graph import Graph
@@ -82,8 +84,36 @@ def traced(graph: Graph) -> ExportedProgram:
     """The graph as a program for images of any number, height and width."""
     image = torch.zeros(2, 3, 2 * MIN_SIZE + 6, 3 * MIN_SIZE - 6, dtype=torch.uint8)
     # Otherwise the program refuses sizes that need no padding, or whose smallest feature map has one pixel.
-    with shapes.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
+    with shapes.patch(backed_size_oblivious=True), _one_pixel_allowed(graph):  # type: ignore[attr-defined]
         return torch.export.export(graph, (image,), dynamic_shapes=(SIZES,))
+
+
+@contextmanager
+def _one_pixel_allowed(graph: Graph) -> Iterator[None]:
+    """Have what libraries compute ask in the `with` block for no feature map's layout in memory.
+
+    The layout of a map of one pixel, or of one image, is another one than that of all others, and torch.export would
+    exclude these sizes. Layer norms turn maps, and ShuffleNet shuffles them, so that it is asked for.
+    """
+    turns = any(isinstance(module, nn.LayerNorm) for module in graph.modules())
+    convolutions = [
+        module for module in graph.modules() if turns and isinstance(module, (nn.Conv2d, nn.ConvTranspose2d))
+    ]
+    with ExitStack() as stack:
+        for convolution in convolutions:
+            stack.enter_context(convolution.register_forward_pre_hook(_contiguous))
+        stack.enter_context(patch.object(shufflenetv2, "channel_shuffle", _shuffle))
+        yield
+
+
+def _contiguous(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(x.clone(memory_format=torch.contiguous_format) for x in inputs)
+
+
+def _shuffle(x: Tensor, groups: int) -> Tensor:
+    """It computes `shufflenetv2.channel_shuffle`: (N, C, H, W), the channels of the groups in turn."""
+    places = torch.arange(x.shape[1]).view(groups, -1).T.flatten()  # (C,)
+    return x[:, places]
 
 
 def write_onnx(graph: Graph, metadata: Metadata, file: BinaryIO) -> None:
