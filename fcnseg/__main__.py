@@ -9,7 +9,7 @@ from pathlib import Path
 from fcnseg.errors import say
 
 PACKAGE = Path(__file__).parent
-COMMANDS = ("train", "evaluate", "predict", "check", "report", "benchmark")
+COMMANDS = ("train", "evaluate", "predict", "export", "check", "report", "benchmark")
 
 
 def main() -> None:

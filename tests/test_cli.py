@@ -18,6 +18,7 @@ from fcnseg.cli.arguments import parse, quoted
 from fcnseg.cli.configs import CONF
 from fcnseg.data import download, voc
 from fcnseg.evaluate import evaluate
+from fcnseg.export import export
 from fcnseg.predict import predict
 from fcnseg.report.__main__ import report
 from fcnseg.task import SegmentationTask
@@ -348,6 +349,7 @@ runpy.run_module(f"fcnseg.{sys.argv.pop(1)}", run_name="__main__")
     [
         *("train --help", "train modle=fcn", "train data.size=big", "train data.size=3", "train patience=0"),
         *("train data.split=thirds", "evaluate --help", "evaluate run=none", "evaluate run=none at=native"),
+        *("export --help", "export run=none", "export run=none format=weights"),
     ],
 )
 def test_what_needs_no_torch_does_not_wait_for_it(words):
@@ -357,7 +359,7 @@ def test_what_needs_no_torch_does_not_wait_for_it(words):
 
 @pytest.mark.parametrize(
     ("verb", "function"),
-    list(zip(COMMANDS, (train, evaluate, predict, check, report, benchmark), strict=True)),
+    list(zip(COMMANDS, (train, evaluate, predict, export, check, report, benchmark), strict=True)),
     ids=COMMANDS,
 )
 def test_help_has_every_setting_with_its_comment(command, verb, function):

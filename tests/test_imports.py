@@ -36,8 +36,8 @@ ROOMS = (  # from the ground up: a room imports itself and the rooms before it, 
         "schedules",
         "build",
     ),
-    *("runs", "inference", "callbacks", "fit", "cli", "report", "benchmark"),
-    *("train", "evaluate", "predict", "check", "__main__"),
+    *("runs", "inference", "callbacks", "fit", "cli", "exporting", "report", "benchmark"),
+    *("train", "evaluate", "predict", "export", "check", "__main__"),
 )
 
 
@@ -73,7 +73,7 @@ def libraries(name):
 
 def test_every_command_is_known():
     assert {name.removeprefix("fcnseg.") for name in COMMANDS} == {
-        *("train", "evaluate", "predict"),
+        *("train", "evaluate", "predict", "export"),
         *("report.__main__", "benchmark.__main__", "check.__main__"),
     }
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from fcnseg import evaluate, losses, predict, train
+from fcnseg import evaluate, export, losses, predict, train
 from fcnseg.check import __main__ as check
 from fcnseg.data import augment, voc
 from fcnseg.data.formats.classes import find_class_list
@@ -66,7 +66,7 @@ def a_run(command, root, tmp_path):
 
 
 def test_there_are_commands_of_every_verb():
-    assert {command.split()[0] for command in COMMANDS} >= {"train", "evaluate", "report", "check"}
+    assert {command.split()[0] for command in COMMANDS} >= {"train", "evaluate", "export", "report", "check"}
 
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("train") and " -m " not in line])
@@ -105,6 +105,10 @@ def test_the_other_commands_run(command, a_run, root, tmp_path):
     code, out, err = command(check.check, "data=shapes", f"data.root={root}", *list(map("=".join, SMALL.items()))[:2])
     assert code == 0, err
     assert "aeroplane" in out
+    if not export.missing():
+        code, out, err = command(export.export, f"run={a_run}", "format=onnx")
+        assert code == 0, err
+        assert f"the network is in {a_run.name}.onnx" in out
     code, out, err = command(report.report)
     assert code == 0, err
     assert (tmp_path / "report" / "index.html").is_file()

@@ -15,6 +15,7 @@ from torchvision import models
 from fcnseg.errors import warn
 
 WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # an environment variable that torch.load reads
+METADATA, WHOLE = "metadata", "net."  # in a file of `fcnseg.export`: one name, and the beginnings of others
 BEST = "checkpoints/best.ckpt"  # in the folder of a run: fcnseg.runs, which says so, may not be imported from here
 SHOWN = 8  # names of weights in one message
 
@@ -87,6 +88,8 @@ def read(path: Path) -> dict[str, Tensor]:
             state = of_network(state["state_dict"])
     except Exception as error:  # a damaged file can raise any error
         raise ValueError(f"cannot read model.weights={path}: {error}") from error
+    if isinstance(state, dict) and METADATA in state:  # the weights by a library's own names are enough
+        state = {name: value for name, value in state.items() if name != METADATA and not str(name).startswith(WHOLE)}
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise ValueError(f"model.weights={path} holds a {type(state).__name__}, wanted a state dict of tensors by name")
     return state
@@ -94,7 +97,7 @@ def read(path: Path) -> dict[str, Tensor]:
 
 def of_network(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state dict of the network alone, from that of a task, which has its loss and its metrics beside it."""
-    return {name.removeprefix("net."): value for name, value in state.items() if name.startswith("net.")}
+    return {name.removeprefix(WHOLE): value for name, value in state.items() if name.startswith(WHOLE)}
 
 
 def shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

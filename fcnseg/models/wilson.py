@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,6 +20,9 @@ def max_unpool(pooled: Tensor, indices: Tensor) -> Tensor:
         pooled, indices (N, C, H, W) -> (N, C, 2H, 2W), in channels_last memory.
     """
     n, c, h, w = pooled.shape
+    if torch.compiler.is_exporting():  # where h and w are unknown, whole pixels would need to know whether they are 1
+        flat = pooled.new_zeros(n, c, 4 * h * w).scatter(2, indices.flatten(2), pooled.flatten(2))
+        return flat.view(n, c, 2 * h, 2 * w)
     values = pooled.permute(0, 2, 3, 1).reshape(n, h * w, c)
     places = indices.permute(0, 2, 3, 1).reshape(n, h * w, c)
     unpooled = values.new_zeros(n, 4 * h * w, c).scatter_(1, places, values)

@@ -1,0 +1,81 @@
+"""Write a trained network as a file for other programs: `python -m fcnseg.export run=runs/<name> format=onnx`."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from fcnseg.cli.command import command
+from fcnseg.cli.messages import FAILED, console, leave
+from fcnseg.files import replacing, write_json
+from fcnseg.runs.folder import Run
+
+ENDINGS = {"onnx": ".onnx", "torch": ".pt2", "weights": ".pth"}  # of the formats
+NEEDED = ("onnx", "onnxscript", "onnxruntime")  # by the format onnx
+
+
+@command("export")
+def export(cfg: DictConfig) -> None:
+    """Write the run's network with its best weights, compare the file with PyTorch, and keep it only if both agree."""
+    check_settings(cfg)
+    run = Run(Path(cfg.run))
+    stored = run.config
+    out = Path(str(cfg.out or f"{run.path.resolve().name}{ENDINGS[cfg.format]}"))
+    beside = out.with_name(f"{out.name}.json")
+    if not cfg.overwrite and (taken := [path for path in (out, beside) if path.exists()]):
+        raise ValueError(f"{taken[0]} is there already: choose another file with out=, or give overwrite=true")
+    from fcnseg.exporting import formats, parity  # import torch, which a refused command need not wait for
+    from fcnseg.exporting.graph import Graph
+    from fcnseg.runs import rebuild
+
+    trained = rebuild.load(run.path, trust=cfg.trust)
+    images, source = parity.photographs(run, root=cfg.data.root, trust=cfg.trust)
+    graph, written = Graph(trained.net, raw=cfg.raw), formats.FORMATS[cfg.format]
+    metadata = formats.metadata(run, trained, name=cfg.format, raw=cfg.raw)
+    height, width = metadata["size"]
+    rows: list[parity.Row] = []
+
+    def compare(draft: Path) -> None:
+        other = Graph(rebuild.network(stored, len(trained.classes), trust=cfg.trust), raw=cfg.raw)
+        try:
+            opened = written.open(draft, other)
+        except Exception as error:  # any that a library raises for a graph that it cannot run
+            raise parity.DifferentError(f"it cannot be opened again ({error})") from error
+        for number, size in ((4, (height, width)), (2, parity.ODD), (1, (2 * height, 2 * width))):
+            rows.append(parity.compare(graph, opened, images[:number], size))
+        parity.show(rows, source, cfg.raw, console())
+        parity.check(rows, graph)
+
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(out, before_rename=compare) as file:
+            written.write(graph, metadata, file)
+    except parity.DifferentError as error:
+        leave(f"{out} was not kept: {error}", FAILED)
+    write_json(beside, {**metadata, "parity": [row._asdict() for row in rows]})
+    console().print(
+        f"the network is in {out}, and what it takes and gives in {beside}", highlight=False, soft_wrap=True
+    )
+
+
+def check_settings(cfg: DictConfig) -> None:
+    """Refuse a format that does not exist or is not installed, and a setting that has no effect on it.
+
+    Raises:
+        ValueError: The settings do not fit.
+    """
+    if cfg.format not in ENDINGS:
+        raise ValueError(f"format={cfg.format}: wanted one of {', '.join(ENDINGS)}")
+    if cfg.format == "onnx" and (names := missing()):
+        raise ValueError(f'format=onnx needs {names}, which is not installed: pip install ".[export]"')
+    if cfg.format == "weights" and cfg.raw:
+        raise ValueError("raw=true changes the graph, which format=weights does not have: leave it out")
+
+
+def missing() -> str:
+    """The packages that the format onnx needs and that are not installed."""
+    return ", ".join(name for name in NEEDED if not find_spec(name))
+
+
+if __name__ == "__main__":
+    export()

@@ -1,0 +1,201 @@
+"""The formats of exported files: how each is written, and how it is opened again to be compared."""
+
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.fx.experimental import _config as shapes
+from torchvision.models import shufflenetv2
+
+from fcnseg.data import MIN_SIZE, sides
+from fcnseg.exporting.graph import Graph
+from fcnseg.models import SMP, Torchvision
+from fcnseg.models.backbones import OnBackbone
+from fcnseg.models.weights import METADATA, WHOLE, of_network
+from fcnseg.runs.folder import Run
+from fcnseg.runs.rebuild import Trained
+
+OPSET = 18  # of the ONNX files
+SIZES = {0: Dim("N", min=1), 2: Dim("H", min=MIN_SIZE), 3: Dim("W", min=MIN_SIZE)}  # of images that a graph takes
+Metadata = Mapping[str, Any]
+Opened = Callable[[Tensor], tuple[Tensor, ...]]  # (N, 3, H, W) uint8 images to what the graph gives
+
+
+class Format(NamedTuple):
+    """A format.
+
+    Attributes:
+        write: Writes a graph and its metadata into an open file.
+        open: Opens the file again; it is given an equal graph with other weights, which a file of weights alone needs.
+    """
+
+    write: Callable[[Graph, Metadata, BinaryIO], None]
+    open: Callable[[Path, Graph], Opened]
+
+
+def metadata(run: Run, trained: Trained, *, name: str, raw: bool) -> dict[str, Any]:
+    """What an exported file says about itself, as values for JSON.
+
+    Args:
+        run: The run that it comes from.
+        trained: The network of the run.
+        name: The name of the format.
+        raw: Whether the graph gives the logits.
+    """
+    outputs = (
+        {"logits": "float32 (N, C, H, W)"} if raw else {"labels": "uint8 (N, H, W)", "scores": "float32 (N, H, W)"}
+    )
+    graph = {"inputs": {"image": f"uint8 RGB (N, 3, H, W), H and W from {MIN_SIZE} up"}, "outputs": outputs}
+    return {
+        "run": run.path.resolve().name,
+        "commit": (run.result or {}).get("commit"),
+        "torch": str(torch.__version__),
+        **({"opset": OPSET} if name == "onnx" else {}),
+        **trained.classes.plain(),
+        "size": list(sides(trained.config.data.size)),  # height and width that it was trained at
+        **({} if name == "weights" else graph),
+    }
+
+
+@contextmanager
+def _explained(graph: Graph) -> Iterator[None]:
+    """Turn any error of torch's exporters in the `with` block into a message, and leave out their warnings."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except Exception as error:  # there is no class that they share
+        why = str(error).strip().partition("\n")[0]
+        raise ValueError(
+            f"torch cannot export {type(graph.net).__name__} ({why}): format=weights writes its weights alone"
+        ) from error
+
+
+def traced(graph: Graph) -> ExportedProgram:
+    """The graph as a program for images of any number, height and width."""
+    image = torch.zeros(2, 3, 2 * MIN_SIZE + 6, 3 * MIN_SIZE - 6, dtype=torch.uint8)
+    # Otherwise the program refuses sizes that need no padding, or whose smallest feature map has one pixel.
+    with shapes.patch(backed_size_oblivious=True), _one_pixel_allowed(graph):  # type: ignore[attr-defined]
+        return torch.export.export(graph, (image,), dynamic_shapes=(SIZES,))
+
+
+@contextmanager
+def _one_pixel_allowed(graph: Graph) -> Iterator[None]:
+    """Have what libraries compute ask in the `with` block for no feature map's layout in memory.
+
+    The layout of a map of one pixel, or of one image, is another one than that of all others, and torch.export would
+    exclude these sizes. Layer norms turn maps, and ShuffleNet shuffles them, so that it is asked for.
+    """
+    turns = any(isinstance(module, nn.LayerNorm) for module in graph.modules())
+    convolutions = [
+        module for module in graph.modules() if turns and isinstance(module, (nn.Conv2d, nn.ConvTranspose2d))
+    ]
+    with ExitStack() as stack:
+        for convolution in convolutions:
+            stack.enter_context(convolution.register_forward_pre_hook(_contiguous))
+        stack.enter_context(patch.object(shufflenetv2, "channel_shuffle", _shuffle))
+        yield
+
+
+def _contiguous(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(x.clone(memory_format=torch.contiguous_format) for x in inputs)
+
+
+def _shuffle(x: Tensor, groups: int) -> Tensor:
+    """It computes `shufflenetv2.channel_shuffle`: (N, C, H, W), the channels of the groups in turn."""
+    places = torch.arange(x.shape[1]).view(groups, -1).T.flatten()  # (C,)
+    return x[:, places]
+
+
+def write_onnx(graph: Graph, metadata: Metadata, file: BinaryIO) -> None:
+    """Write an ONNX model; each value of the metadata is JSON in its `metadata_props`.
+
+    Raises:
+        ValueError: The network cannot be exported.
+    """
+    with _explained(graph):
+        program = torch.onnx.export(
+            traced(graph),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["image"],
+            output_names=list(metadata["outputs"]),
+            dynamic_shapes=(SIZES,),  # for their names
+            verbose=False,
+        )
+        assert program is not None  # it is for dynamo=False alone
+        for output in program.model.graph.outputs:
+            assert output.shape is not None
+            output.shape[-2], output.shape[-1] = (
+                "H",
+                "W",
+            )  # in place of a formula of both with the padding that is cut off again
+        program.model.metadata_props.update({key: json.dumps(value) for key, value in metadata.items()})
+        file.write(program.model_proto.SerializeToString())
+
+
+def open_onnx(path: Path, _: Graph) -> Opened:
+    """The file in ONNX Runtime, on as many threads of the CPU as PyTorch has."""
+    import onnxruntime  # an extra
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+    return lambda image: tuple(map(torch.from_numpy, session.run(None, {"image": image.numpy()})))
+
+
+def write_torch(graph: Graph, metadata: Metadata, file: BinaryIO) -> None:
+    """Write a program of torch.export; the metadata are JSON in its extra file `metadata.json`.
+
+    Raises:
+        ValueError: The network cannot be exported.
+    """
+    with _explained(graph):
+        torch.export.save(traced(graph), file, extra_files={"metadata.json": json.dumps(metadata)})
+
+
+def open_torch(path: Path, _: Graph) -> Opened:
+    """The file as a module of PyTorch's."""
+    with path.open("rb") as file:
+        module = torch.export.load(file).module()
+    return lambda image: _tuple(module(image))
+
+
+def write_weights(graph: Graph, metadata: Metadata, file: BinaryIO) -> None:
+    """Write tensors by name, and the metadata under a name of their own; `torch.load(weights_only=True)` reads it.
+
+    Every weight of the network is there as `net.<its name>`. Those of a library's network (a backbone, or all of
+    torchvision's and segmentation_models_pytorch's) are there a second time, without taking room, by the library's own names.
+    """
+    net = graph.net
+    known = (
+        net.backbone if isinstance(net, OnBackbone) else net.net if isinstance(net, (Torchvision, SMP)) else nn.Module()
+    )
+    whole = {f"{WHOLE}{name}": value for name, value in net.state_dict().items()}
+    torch.save({**known.state_dict(), **whole, METADATA: dict(metadata)}, file)
+
+
+def open_weights(path: Path, graph: Graph) -> Opened:
+    """The file's weights in the graph, which loses its own."""
+    graph.net.load_state_dict(of_network(torch.load(path, weights_only=True)))
+    return lambda image: _tuple(graph(image))
+
+
+def _tuple(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return outputs if isinstance(outputs, tuple) else (outputs,)
+
+
+FORMATS = {
+    "onnx": Format(write_onnx, open_onnx),
+    "torch": Format(write_torch, open_torch),
+    "weights": Format(write_weights, open_weights),
+}

@@ -1,0 +1,186 @@
+"""The comparison of an exported file with the network that it was made of, on photographs at several sizes."""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from fcnseg.data.decode import read_image
+from fcnseg.data.shapes import shapes
+from fcnseg.exporting.formats import Opened
+from fcnseg.exporting.graph import Graph
+from fcnseg.models import Wilson
+from fcnseg.runs import retest
+from fcnseg.runs.folder import Run
+
+IMAGES = 4
+ODD = (97, 131)  # a size that no stride divides
+TOLERANCE = 1e-3  # of the largest logit
+# The share of the pixels that may differ by more in Wilson's model: where two pixels of a pool are equal but for rounding,
+# either may be the maximum, and unpooling puts it into another place.
+JUMPS = 1e-2
+ENOUGH = 0.3  # seconds of calls that a speed is taken from
+
+
+class DifferentError(Exception):
+    """An exported file does not give what the network that it was made of gives."""
+
+
+class Row(NamedTuple):
+    """What was found at one size.
+
+    Attributes:
+        height: The height of the images in pixels.
+        width: Their width.
+        images: Their number.
+        difference: The largest difference of the logits if the graph gives them, else of the scores.
+        tolerance: The difference that is allowed.
+        same: The share of the pixels that have the same label.
+        ties: The share of the pixels whose two best logits differ by less than twice the tolerance.
+        beyond: The share of the pixels that differ by more than the tolerance, or have another label and are no ties.
+        torch_speed: Images a second in PyTorch.
+        file_speed: Images a second with the file.
+    """
+
+    height: int
+    width: int
+    images: int
+    difference: float
+    tolerance: float
+    same: float
+    ties: float
+    beyond: float
+    torch_speed: float
+    file_speed: float
+
+
+def photographs(run: Run, *, root: str | None, trust: bool) -> tuple[list[Image.Image], str]:
+    """Some photographs to compare on, and where they are from: the run's test images, or generated ones without its data set.
+
+    Args:
+        run: The run.
+        root: The folder in which the data set is now; None: the one that the run was trained from.
+        trust: Whether the config may name any code.
+
+    Raises:
+        ValueError: There is no data set in `root`.
+    """
+    with TemporaryDirectory() as folder:
+        try:
+            data = retest.data(run.config, root=root, trust=trust)
+            found, names, source = data.folder, data.names("test", data.parts["test"][1]), f"test images of {data.root}"
+        except (ValueError, OSError) as error:
+            if root is not None:
+                raise
+            found = shapes(Path(folder), train=1, val=IMAGES, seed=0)
+            names, source = (
+                list(found.ids("val")),
+                f"generated images, since the run's data set cannot be read ({error})",
+            )
+        return [read_image(found.image(name)) for name in names[:IMAGES]], source
+
+
+@torch.inference_mode()
+def compare(graph: Graph, opened: Opened, images: Sequence[Image.Image], size: tuple[int, int]) -> Row:
+    """Compare a file with its graph.
+
+    Args:
+        graph: The graph that was exported.
+        opened: The file, opened.
+        images: The photographs, of any sizes.
+        size: The height and the width that they are resized to.
+    """
+    resized = [np.array(image.resize(size[::-1], Image.Resampling.BILINEAR)) for image in images]
+    batch = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).contiguous()  # (N, 3, H, W)
+    _, torch_speed = _timed(graph, batch)
+    found, file_speed = _timed(opened, batch)
+    logits = graph.logits(batch)
+    wanted = logits if graph.raw else logits.softmax(1).amax(1)
+    difference = (found[-1] - wanted).abs()
+    most = difference.amax(1) if graph.raw else difference  # (N, H, W)
+    tolerance = TOLERANCE * logits.abs().max().item()
+    best = logits.topk(2, dim=1).values  # (N, 2, H, W)
+    ties = best[:, 0] - best[:, 1] < 2 * tolerance  # either may be off by it
+    differs = (found[-1].argmax(1) if graph.raw else found[0]) != logits.argmax(1)
+    return Row(
+        *size,
+        images=len(batch),
+        difference=difference.max().item(),
+        tolerance=tolerance,
+        same=1 - differs.float().mean().item(),
+        ties=ties.float().mean().item(),
+        beyond=(~(most <= tolerance) | differs & ~ties).float().mean().item(),  # so that NaN counts, too
+        torch_speed=torch_speed,
+        file_speed=file_speed,
+    )
+
+
+def _timed(run: Callable[[Tensor], tuple[Tensor, ...]], batch: Tensor) -> tuple[tuple[Tensor, ...], float]:
+    """What `run` gives, and the images a second of the fastest of the calls after the first one, which prepares much."""
+    found, seconds = run(batch), list[float]()
+    while not seconds or sum(seconds) < ENOUGH:
+        start = time.perf_counter()
+        run(batch)
+        seconds.append(time.perf_counter() - start)
+    return found, len(batch) / min(seconds)
+
+
+def check(rows: Sequence[Row], graph: Graph) -> None:
+    """Refuse a file that differs from its graph.
+
+    Raises:
+        DifferentError: Logits or scores differ by more than the tolerance, or labels that are no ties differ.
+    """
+    most = JUMPS if isinstance(graph.net, Wilson) else 0.0
+    for row in rows:
+        if row.beyond > most:
+            raise DifferentError(
+                f"at {row.height} x {row.width} pixels, a share of {row.beyond:.2g} has another label or differs by more than"
+                f" {row.tolerance:.2g} (the largest difference is {row.difference:.2g}); wanted a share of at most {most:.2g}"
+            )
+
+
+def show(rows: Sequence[Row], source: str, raw: bool, console: Console) -> None:
+    """Print what was found.
+
+    Args:
+        rows: A row a size.
+        source: Where the images are from.
+        raw: Whether logits were compared; otherwise the scores were.
+        console: The console that the table is printed to.
+    """
+    what = "logits" if raw else "scores"
+    title = f"The file beside PyTorch, on {source}"
+    columns = (
+        "size",
+        "images",
+        f"difference of {what}",
+        "allowed",
+        "same label",
+        "ties",
+        "beyond",
+        "PyTorch",
+        "the file",
+    )
+    table = Table(*columns, title=title, title_justify="left", caption="speeds in images/s", caption_justify="left")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in rows:
+        numbers = (
+            f"{row.difference:.1e}",
+            f"{row.tolerance:.1e}",
+            f"{row.same:.6f}",
+            f"{row.ties:.6f}",
+            f"{row.beyond:.6f}",
+        )
+        speeds = (f"{row.torch_speed:.3g}", f"{row.file_speed:.3g}")
+        table.add_row(f"{row.height} x {row.width}", str(row.images), *numbers, *speeds)
+    console.print(table)
