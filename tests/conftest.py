@@ -70,6 +70,12 @@ def command(tmp_path):
 
 
 @pytest.fixture(scope="session")
+def command_in():
+    """`command_in(folder, train, *args)`: the same in any folder, for fixtures of more than one test."""
+    return lambda folder, function, *args: run_command(function, *args, cwd=folder)
+
+
+@pytest.fixture(scope="session")
 def root(tmp_path_factory):
     """A data.root for data=shapes, data=voc2012 and data=sbd: eight images to train on, four to validate on.
 

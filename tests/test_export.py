@@ -42,6 +42,11 @@ def run(tmp_path_factory, train_in):
     )
 
 
+# Autograd counts the devices in its first backward pass. After an export it would find more and start a thread for each, with
+# which the fault tests could not fork.
+torch.ones((), requires_grad=True).backward()
+
+
 @pytest.fixture(autouse=True)
 def no_speeds(monkeypatch):
     monkeypatch.setattr(parity, "ENOUGH", 0)
@@ -53,11 +58,9 @@ def backbone_run(tmp_path_factory, train_in):
 
 
 @pytest.fixture(scope="module")
-def onnx_file(run, tmp_path_factory):
-    from conftest import run_command
-
+def onnx_file(run, command_in, tmp_path_factory):
     folder = tmp_path_factory.mktemp("files")
-    outcome = run_command(export, f"run={run}", "out=mine.onnx", cwd=folder)
+    outcome = command_in(folder, export, f"run={run}", "out=mine.onnx")
     assert outcome.code == 0, outcome.err
     return folder / "mine.onnx", outcome.out
 
