@@ -24,6 +24,11 @@ MOMENTS = {  # there are three steps in an epoch
     "in the last validation": (partial(at, SegmentationTask, "validation_step", 2, kill), -9),
     "first epoch saved": (partial(at, Checkpoints, "after_epoch", 1, kill, after=True), -9),
 }
+OFTEN = ("in step 5", "in the last validation", "finished")  # the others are tried with -m slow
+
+
+def moments(*names):
+    return [pytest.param(name, marks=() if name in OFTEN else pytest.mark.slow) for name in names]
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +47,7 @@ def whole(tmp_path_factory, args):
     return whole
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("moment", moments(*MOMENTS))
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_resumes_exactly(tmp_path, args, whole, recipe, moment):
     inject, code = MOMENTS[moment]
@@ -53,7 +58,7 @@ def test_a_recipe_resumes_exactly(tmp_path, args, whole, recipe, moment):
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-@pytest.mark.parametrize("moment", ["finished", "in step 5", "stopped in the first validation"])
+@pytest.mark.parametrize("moment", moments("finished", "in step 5", "stopped in the first validation"))
 def test_an_extended_run_is_on_the_longer_run_s_schedule(tmp_path, args, whole, recipe, moment):
     inject, code = MOMENTS.get(moment, (None, 0))
     assert run(tmp_path, *args, *RECIPES[recipe], inject=inject).code == code
