@@ -27,6 +27,7 @@ from fcnseg.data.module import VOCDataModule
 from fcnseg.errors import KINDS
 from fcnseg.models.layers import memory_format
 from fcnseg.models.weights import load, path_of, read
+from fcnseg.precision import bf16_wins
 from fcnseg.schedules import scheduled
 from fcnseg.task import SegmentationTask
 
@@ -280,11 +281,11 @@ def trainer(
 
 
 def precision(wanted: str, accelerator: str) -> str:
-    """Lightning's name of the precision: "auto" is bf16-mixed where the hardware multiplies bfloat16, else 32-true."""
+    """Lightning's name of the precision: "auto" is bf16-mixed where that is faster, else 32-true."""
     if wanted != "auto":
         return wanted
-    has_bf16 = limits.has_bf16("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
-    return "bf16-mixed" if has_bf16 else "32-true"
+    device = "cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu"
+    return "bf16-mixed" if bf16_wins(device) else "32-true"
 
 
 def silence_lightning() -> None:

@@ -102,6 +102,18 @@ def build_once(folder: Path, build: Callable[[Path], None]) -> None:
             shutil.rmtree(draft, ignore_errors=True)
 
 
+def user_cache() -> Path:
+    """The folder for what can be made anew, which programs of one user share.
+
+    Raises:
+        ValueError: The user has no home.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    if not cache.is_absolute():
+        raise ValueError(f"there is no home, found {cache}: set XDG_CACHE_HOME to a folder for what can be made anew")
+    return cache / "fcnseg"
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace the file `path` by `text`."""
     with replacing(path) as file:

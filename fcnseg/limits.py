@@ -1,4 +1,4 @@
-"""The limits of a machine: which settings to lower when memory is too small, how it is used again, and bfloat16."""
+"""The limits of memory: which settings to lower when a step needs too much, and how a step's memory is used again."""
 
 import ctypes
 import errno
@@ -62,11 +62,3 @@ def keep_freed_memory() -> None:
         return
     for parameter, value in ((mmap_threshold, 2**30), (trim_threshold, 2**31 - 1), (top_pad, 2**26)):
         libc.mallopt(parameter, value)
-
-
-def has_bf16(device: str) -> bool:
-    """Whether a type of devices, "cpu" or "cuda", has instructions that multiply bfloat16."""
-    if device == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    capabilities = torch.cpu.get_capabilities() if device == "cpu" else {}
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

@@ -112,21 +112,6 @@ def test_memory_format(task_of, model, layout):
     assert all(conv.weight.is_contiguous(memory_format=layout) for conv in convolutions)
 
 
-@pytest.mark.parametrize(
-    ("wanted", "capabilities", "expected"),
-    [
-        ("auto", {"avx512_bf16": True}, "bf16-mixed"),
-        ("auto", {"amx_bf16": True, "avx512_bf16": False}, "bf16-mixed"),
-        ("auto", {"avx512_f": True}, "32-true"),
-        ("32-true", {"avx512_bf16": True}, "32-true"),
-        ("bf16-mixed", {}, "bf16-mixed"),
-    ],
-)
-def test_precision(monkeypatch, wanted, capabilities, expected):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
-    assert build.precision(wanted, "cpu") == expected
-
-
 @pytest.mark.parametrize("freeze", [True, False])
 def test_frozen_weights_are_not_optimised(task_of, freeze):
     task = task_of(*SCRATCH, f"model.freeze={freeze}")

@@ -27,9 +27,10 @@ from fcnseg.data.augment import Augmentation, EpochDraws
 from fcnseg.data.batch import Batch
 from fcnseg.data.dataset import VOID
 from fcnseg.data.module import Loader, VOCDataModule
-from fcnseg.data.packed import Pack, map_array, pack
+from fcnseg.data.packed import Pack, cores, map_array, pack
 from fcnseg.limits import keep_freed_memory
 from fcnseg.metrics import SegmentationMetrics
+from fcnseg.precision import processor
 from fcnseg.task import SegmentationTask
 
 CPU = torch.device("cpu")
@@ -52,12 +53,11 @@ def prepare(cfg: Any) -> tuple[VOCDataModule, SegmentationTask, Fabric, Any]:
 
 def machine() -> Figures:
     """What is measured on, and with."""
-    processor = Path("/proc/cpuinfo").read_text().partition("model name\t: ")[2].partition("\n")[0]
     capabilities = torch.cpu.get_capabilities()
     return {
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "processor": processor or "unknown",
-        "cores": len(os.sched_getaffinity(0)),
+        "processor": processor() or "unknown",
+        "cores": cores(),
         "flags": ", ".join(flag for flag in FLAGS if capabilities.get(flag)),
         "torch": torch.__version__,
     }

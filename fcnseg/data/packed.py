@@ -24,7 +24,7 @@ from fcnseg.data import Size, decode, sides, spelled
 from fcnseg.data.dataset import BY_COLOUR, SUFFIXES, VOID, DataSet
 from fcnseg.data.progress import shown
 from fcnseg.errors import warn
-from fcnseg.files import build_once
+from fcnseg.files import build_once, user_cache
 
 FORMAT = 2  # goes up when the same files would be packed in another way
 SHOWN = 10  # files named in one message
@@ -107,12 +107,12 @@ def default_home(folder: DataSet) -> Path:
     """Where the packs of `folder` go: beside its images, or into the user's cache if it is marked or mounted read-only."""
     if os.access(folder.path, os.W_OK) and folder.path.stat().st_mode & 0o200:
         return folder.path / "packs"
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
-    if not cache.is_absolute():  # a user without a home
+    try:
+        return user_cache() / "packs"
+    except ValueError as error:
         raise ValueError(
             f"{folder.path} is read-only, and there is no home: choose a folder for packs with data.cache="
-        )
-    return cache / "fcnseg" / "packs"
+        ) from error
 
 
 def _key(folder: DataSet, ids: Sequence[str], size: Size, packs: Path) -> str:

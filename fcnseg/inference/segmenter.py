@@ -24,10 +24,10 @@ from fcnseg.data.dataset import Classes
 from fcnseg.data.packed import cores
 from fcnseg.files import replacing
 from fcnseg.inference.tiles import Tile, tiles
-from fcnseg.limits import has_bf16
 from fcnseg.models import enlarge
 from fcnseg.models.averaged import averaged
 from fcnseg.models.layers import memory_format
+from fcnseg.precision import bf16_wins
 from fcnseg.runs import rebuild
 from fcnseg.runs.folder import Run
 
@@ -160,7 +160,7 @@ class Segmenter:
         tile: The side of a tile in pixels; None to squash.
         overlap: The pixels that neighbouring tiles share, of which each keeps the half next to it; None: a quarter of a tile.
         batch_size: The number of photographs, or tiles, that the network is given at once.
-        bf16: Whether the network multiplies in bfloat16 on devices that can.
+        bf16: Whether the network multiplies in bfloat16 on devices where that is faster.
 
     Raises:
         ValueError: A setting is out of its range.
@@ -235,7 +235,7 @@ class Segmenter:
         height, width = images.shape[-2:]
         images = F.pad(images, (0, max(MIN_SIZE - width, 0), 0, max(MIN_SIZE - height, 0)))
         batch = normalize(images.to(self.device)).contiguous(memory_format=self.memory_format)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16 and has_bf16(self.device.type)):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16 and bf16_wins(self.device.type)):
             logits: Tensor = self.net(batch)
         return logits[..., :height, :width].float().cpu()
 
@@ -300,7 +300,7 @@ def load(
 ) -> Segmenter:
     """The `Segmenter` of a run, with its best weights, on the CPU.
 
-    It multiplies in bfloat16 if the run was tested so, on devices that can.
+    It multiplies in bfloat16 if the run was tested so, on devices where that is faster.
 
     Args:
         folder: The folder of the run, such as runs/<name>; no code runs that it names.

@@ -1,0 +1,88 @@
+"""Whether bfloat16 is the faster precision on a device: measured on a CPU, whose instructions do not tell."""
+
+import platform
+import statistics
+import time
+from functools import cache
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from torch import nn
+
+from fcnseg.files import read_json, user_cache, write_json
+
+WINS = (
+    1.3  # how much faster bfloat16 must be to be taken: it is either much faster or slower, so that noise cannot decide
+)
+TURNS = 9
+
+
+def bf16_wins(device: str) -> bool:
+    """Whether networks train faster in bfloat16 than in float32 on a type of devices, "cpu" or "cuda".
+
+    A GPU says so by itself. Among CPUs that multiply bfloat16 it takes from half to one and a half times as long, which is
+    measured once for each processor, number of threads and version of torch, and kept in the user's cache.
+    """
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device == "cpu" and bf16_gain(torch.get_num_threads()) >= WINS
+
+
+def multiplies_bf16() -> bool:
+    """Whether the CPU has instructions for bfloat16."""
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+@cache
+def bf16_gain(threads: int) -> float:
+    """How many times as fast convolutions are in bfloat16 as in float32, on this CPU; 0 if it does not multiply bfloat16."""
+    if not multiplies_bf16():
+        return 0.0
+    here = f"{processor()}, {threads} threads, torch {torch.__version__}"
+    try:
+        path = user_cache() / "precision.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            known = _known(path)
+            if here not in known:
+                known[here] = _measured()
+                write_json(path, known)
+        return known[here]
+    except (OSError, ValueError):  # there is no place to keep it
+        return _measured()
+
+
+def processor() -> str:
+    """The name of the CPU."""
+    info = Path("/proc/cpuinfo")
+    text = info.read_text(encoding="utf-8", errors="replace") if info.exists() else ""
+    return text.partition("model name\t: ")[2].partition("\n")[0] or platform.processor()
+
+
+def _known(path: Path) -> dict[str, float]:
+    try:
+        return {here: float(gain) for here, gain in (read_json(path) or {}).items()}
+    except (ValueError, TypeError):  # damaged: it is measured anew
+        return {}
+
+
+def _measured() -> float:
+    """Time a convolution and a transposed one forward and backward, in turns of both precisions: half a second."""
+    layers = (nn.Conv2d(64, 64, 3, padding=1), nn.ConvTranspose2d(64, 32, 3, stride=2, padding=1, output_padding=1))
+    net = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+    image = torch.randn(1, 64, 40, 40).contiguous(memory_format=torch.channels_last)
+    seconds: dict[bool, list[float]] = {False: [], True: []}
+    start = time.perf_counter()
+    for turn in range(TURNS + 1):
+        if turn > 3 and time.perf_counter() - start > 1:  # the machine is busy with other work
+            break
+        for in_bf16, found in seconds.items():
+            began = time.perf_counter()
+            with torch.autocast("cpu", torch.bfloat16, enabled=in_bf16):
+                loss = net(image).sum()
+            loss.backward()
+            found.append(time.perf_counter() - began)
+    full, half = (statistics.median(found[1:]) for found in seconds.values())  # the first turn prepares both
+    return round(full / half, 2)
