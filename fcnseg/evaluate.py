@@ -41,12 +41,18 @@ def evaluate(cfg: DictConfig) -> float | None:
         task.original_masks = data.original_masks
     with stop_requests():
         measured = result.measure(trainer, task, data)
+    images = result.per_image(task, data)
     miou = result.show(measured, run.path, console())
     if cfg.set is not None or cfg.at == "original" or cfg.tta != "none":
         how = [data.root.resolve().name, data.only or "test", measured["size"], *[cfg.tta] * (cfg.tta != "none")]
         name = "-".join(map(str, [*how, data.fingerprint[-12:]]))
-        path = run.add_evaluation(name, {**measured, "tta": cfg.tta, "root": str(data.root)})
+        path = run.add_evaluation(name, {**measured, "tta": cfg.tta, "root": str(data.root)}, images)
         console().print(f"these scores are in {path}", highlight=False, soft_wrap=True)
+    elif run.result and not changed:
+        try:
+            run.add_images(images)
+        except ValueError as error:  # the scores are shown; a folder that is only read needs nothing more
+            warn(str(error))
     return miou
 
 

@@ -68,6 +68,7 @@ def fit(cfg: DictConfig, run: Run, console: Console, describe: Describe) -> None
                 training.fit(task, data)
                 found = {**training.test(task, data), **code}
                 describe(run, data, found)
+                run.add_images(result.per_image(task, data))
                 write_json(run.path / RESULT, found)
 
 

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from fcnseg.data.batch import Batch
 from fcnseg.data.dataset import Classes
+from fcnseg.details import DetailedMetrics
 from fcnseg.metrics import RunningMean, SegmentationMetrics
 from fcnseg.models import enlarge
 
@@ -53,7 +54,8 @@ class SegmentationTask(LightningModule):
         self.loss, self.classes = loss, classes
         self.optimizer, self.schedule, self.memory_format = optimizer, schedule, memory_format
         self.losses = nn.ModuleDict({f"{stage}/loss": RunningMean() for stage in ("train", "val", "test")})  # type: ignore[assignment]
-        self.metrics = nn.ModuleDict({stage: SegmentationMetrics(classes) for stage in ("val", "test")})  # type: ignore[assignment]
+        self.details = DetailedMetrics(classes)  # of the test
+        self.metrics = nn.ModuleDict({"val": SegmentationMetrics(classes), "test": self.details})  # type: ignore[assignment]
         self.finite: dict[str, list[Tensor]] = {"val": [], "test": []}
         self.original_masks: Callable[[Tensor], Iterable[Tensor]] | None = None
 
@@ -86,6 +88,8 @@ class SegmentationTask(LightningModule):
         lowest, highest = logits.aminmax()  # a quarter of the time of logits.isfinite() on the CPU
         self.finite[stage].append((loss + highest - lowest).isfinite())
         prediction = logits.max(dim=1).indices  # as argmax, in two thirds of its time on the CPU
+        if stage == "test":
+            self.details.add_certainty(logits, batch[1])
         if stage == "test" and self.original_masks:
             for one, mask in zip(logits.cpu(), self.original_masks(batch.sample), strict=True):
                 self.metrics[stage].update(enlarge.labels(one, *mask.shape[-2:])[None], mask)

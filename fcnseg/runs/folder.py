@@ -18,7 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from fcnseg.errors import RunFailedError, StopError, warn
 from fcnseg.files import read_json, write_json, write_text
-from fcnseg.runs import identity, stored
+from fcnseg.runs import identity, per_image, stored
+from fcnseg.runs.per_image import IMAGES, PerImage
 
 CONFIG, STATUS, METRICS, RESULT = ".hydra/config.yaml", "status.json", "metrics.csv", "result.json"  # in a run's folder
 
@@ -221,7 +222,29 @@ class Run:
                 " or start over with resume=never"
             )
 
-    def add_evaluation(self, name: str, measured: Mapping[str, Any]) -> Path:
+    @property
+    def images(self) -> PerImage | None:
+        """The content of images.npz; None where there is none, as in a run of an earlier version.
+
+        Raises:
+            ValueError: The file is damaged.
+        """
+        return per_image.read(self.path / IMAGES)
+
+    def add_images(self, found: PerImage | None) -> None:
+        """Write what the run's own test found in every image, unless it found nothing.
+
+        Raises:
+            ValueError: The folder cannot be written, or leads elsewhere.
+        """
+        if found:
+            self._check_no_links()
+            try:
+                per_image.write(self.path / IMAGES, found)
+            except OSError as error:
+                raise self._unwritable(error) from error
+
+    def add_evaluation(self, name: str, measured: Mapping[str, Any], images: PerImage | None) -> Path:
         """Write what another test than the run's own has measured, beside its result, which stays as it is.
 
         Raises:
@@ -231,6 +254,8 @@ class Run:
         try:
             self._check_no_links()
             path.parent.mkdir(exist_ok=True)
+            if images:
+                per_image.write(path.with_suffix(f".{IMAGES}"), images)
             write_json(path, dict(measured))
         except OSError as error:
             raise self._unwritable(error) from error
@@ -245,7 +270,8 @@ class Run:
         """Set the status before anything is removed: at every moment at which the process may be killed, it is true."""
         began = {"data_fingerprint": data_fingerprint, "started": _now()}
         write_json(self.path / STATUS, {"status": "running", **_process(), **began})
-        (self.path / RESULT).unlink(missing_ok=True)
+        for name in (RESULT, IMAGES):
+            (self.path / name).unlink(missing_ok=True)
         if cfg.resume == "never" and (self.path / ".hydra").is_dir():
             self._clear()
         self.checkpoints.mkdir(exist_ok=True)

@@ -5,13 +5,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from lightning import Trainer
 from rich.console import Console
 from rich.table import Table
 
 from fcnseg.data import spelled
 from fcnseg.data.module import VOCDataModule
+from fcnseg.details import UNIT
 from fcnseg.metrics import PAPER_SCORES, SCORES, everywhere, iou_per_class, scores
+from fcnseg.runs.per_image import PerImage
 from fcnseg.task import SegmentationTask
 
 
@@ -35,6 +39,7 @@ def measure(trainer: Trainer, task: SegmentationTask, data: VOCDataModule) -> di
     return {
         "metrics": {f"test/{name}": _number(value) for name, value in found.items()},
         "iou": {name: _number(value) for name, value in zip(data.classes.names, iou, strict=True)},
+        "calibration": _calibration(task) if task.was_finite("test") else None,
         "confusion": matrices.sum(0).tolist(),  # (C + 1, C): truth, void last, by prediction
         "floor": {name: _number(value.item()) for name, value in floor.items()},
         "floor_class": data.classes.names[data.floor_class],
@@ -45,6 +50,34 @@ def measure(trainer: Trainer, task: SegmentationTask, data: VOCDataModule) -> di
         "data_fingerprint": data.fingerprint,
         "parameters": sum(parameter.numel() for parameter in task.net.parameters()),
     }
+
+
+def _calibration(task: SegmentationTask) -> dict[str, Any]:
+    """The expected calibration error over the labelled pixels, and what it was computed from: the sums of every bin."""
+    pixels, confidence, right = torch.cat(task.details.calibration).sum(0).T.cpu().double()
+    confidence /= UNIT
+    error = ((confidence - right).abs().sum() / pixels.sum()).item()
+    sums = {"pixels": pixels.long(), "confidence": confidence, "right": right.long()}
+    return {"error": _number(error), **{name: values.tolist() for name, values in sums.items()}}
+
+
+def per_image(task: SegmentationTask, data: VOCDataModule) -> PerImage | None:
+    """What the test that `measure` made found in every image; None if its logits were not finite."""
+    if not task.was_finite("test"):
+        return None
+    found, matrices = task.details, task.details.all_matrices().cpu()
+    place = matrices.nonzero()
+    cells = torch.cat([place, matrices[tuple(place.T)][:, None]], 1)
+    pixels, confidence, right = torch.cat(found.calibration).cpu().unbind(-1)
+    near, boundary, softmin = (torch.cat(each).cpu() for each in (found.near, found.boundary, found.softmin))
+    counts = (each.int().numpy() for each in (cells, pixels, right, near, boundary))
+    names = np.array(data.names("test", data.parts["test"][1]), dtype=np.str_)
+    return PerImage(
+        names,
+        **dict(zip(("cells", "pixels", "right", "near", "boundary"), counts, strict=True)),
+        confidence=(confidence.double() / UNIT).float().numpy(),
+        softmin=softmin.numpy(),
+    )
 
 
 def beats_floor(result: Mapping[str, Any]) -> bool:

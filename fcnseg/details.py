@@ -1,0 +1,113 @@
+"""What the test finds out about every image besides its confusion matrix: how sure the network is, and its boundaries."""
+
+from math import hypot
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fcnseg.data.dataset import Classes
+from fcnseg.metrics import SegmentationMetrics
+
+BINS = 15  # of confidence, from 0 to 1
+UNIT = 1 << 20  # confidence is summed up in whole parts of this size: integers have the same sum in any order
+TEMPERATURE = 0.1  # of the soft minimum, as cleanlab has it
+NEAR = 0.02  # the share of an image's diagonal that counts as near
+
+
+def calibration(logits: Tensor, mask: Tensor) -> Tensor:
+    """How often the network is right, by how sure it is: the sums of every bin of confidence over the labelled pixels.
+
+    Shape:
+        logits (N, C, H, W), mask (N, H, W) -> (N, BINS, 3) int64: pixels, confidence in parts of 1 / UNIT, pixels that are
+        right. A confidence that is NaN counts as 0.
+    """
+    confidence, prediction = logits.float().softmax(1).nan_to_num(0).max(1)
+    number = (confidence * BINS).long().clamp_max(BINS - 1)
+    labelled = mask < logits.shape[1]
+    facts = torch.stack([labelled.long(), (confidence * UNIT).round().long(), (prediction == mask).long()], -1)
+    facts = (facts * labelled[..., None]).flatten(1, 2)  # (N, H*W, 3)
+    place = number.flatten(1)[..., None].expand_as(facts)
+    return facts.new_zeros(len(mask), BINS, 3).scatter_add_(1, place, facts)
+
+
+def softmin(logits: Tensor, mask: Tensor) -> Tensor:
+    """The soft minimum, over an image's labelled pixels, of the probability of the label that the mask gives.
+
+    It is cleanlab's score of a mask: the lower it is, the more the mask deserves a second look.
+
+    Shape:
+        logits (N, C, H, W), mask (N, H, W) -> (N,) float32, NaN where no pixel is labelled.
+    """
+    label = mask.clamp_max(logits.shape[1] - 1).long()[:, None]
+    probability = logits.float().log_softmax(1).gather(1, label).exp()[:, 0]  # (N, H, W)
+    weight = (-probability / TEMPERATURE).exp() * (mask < logits.shape[1])
+    return (weight * probability).sum((1, 2)) / weight.sum((1, 2))
+
+
+def boundaries(prediction: Tensor, mask: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Labelled pixels near a true boundary, and what boundary IoU is made of.
+
+    A pixel is near a boundary if the square that reaches 2 % of the diagonal from it has another label in it. Void is a label
+    here: VOC draws it around objects. The edge of the image is no boundary, other than in the paper on boundary IoU.
+
+    Shape:
+        prediction and mask (N, H, W) -> (N, 2) int64: pixels near a true boundary, and those of them that are wrong;
+        (N, C, 3) int64: pixels of a class near its boundary in both, in the truth, in the prediction.
+    """
+    reach = max(1, round(NEAR * hypot(*mask.shape[1:])))
+    labelled, right = mask < num_classes, prediction == mask
+    truth, guess = _near_others(mask, reach) & labelled, _near_others(prediction, reach) & labelled
+    near = torch.stack([truth, truth & ~right], 1).flatten(2).sum(2)
+    label, predicted = mask.clamp_max(num_classes - 1).long(), prediction.long()
+    pairs = ((label, truth & guess & right), (label, truth), (predicted, guess))
+    sums = [
+        near.new_zeros(len(mask), num_classes).scatter_add_(1, of.flatten(1), each.flatten(1).long())
+        for of, each in pairs
+    ]
+    return near, torch.stack(sums, -1)
+
+
+def _near_others(labels: Tensor, reach: int) -> Tensor:
+    """Whether the square around each pixel, 2 * reach + 1 wide, has more than one label in it."""
+    values, width = labels[:, None].float(), 2 * reach + 1
+
+    def highest(values: Tensor) -> Tensor:
+        # A row and then a column: the maximum of a square in 26 comparisons a pixel instead of 169.
+        rows = F.max_pool2d(values, (1, width), stride=1, padding=(0, reach))
+        return F.max_pool2d(rows, (width, 1), stride=1, padding=(reach, 0))
+
+    return (highest(values) != -highest(-values))[:, 0]
+
+
+class DetailedMetrics(SegmentationMetrics):
+    """The scores of the test, and the details of its images, one entry an image in the order in which they came.
+
+    Attributes:
+        calibration: (N, BINS, 3) in parts: see `calibration`.
+        softmin: (N,) in parts.
+        near: (N, 2) in parts: see `boundaries`.
+        boundary: (N, C, 3) in parts.
+    """
+
+    calibration: list[Tensor]
+    softmin: list[Tensor]
+    near: list[Tensor]
+    boundary: list[Tensor]
+
+    def __init__(self, classes: Classes) -> None:
+        super().__init__(classes)
+        for name in ("calibration", "softmin", "near", "boundary"):
+            self.add_state(name, default=[], dist_reduce_fx="cat")
+
+    def update(self, prediction: Tensor, mask: Tensor) -> None:
+        """Add a batch: prediction (N, H, W) labels, mask (N, H, W) labels with 255 for void."""
+        super().update(prediction, mask)
+        near, boundary = boundaries(prediction, mask, len(self.classes))
+        self.near.append(near)
+        self.boundary.append(boundary)
+
+    def add_certainty(self, logits: Tensor, mask: Tensor) -> None:
+        """Add how sure the network is of a batch, at the size of the batch: logits (N, C, H, W), mask (N, H, W)."""
+        self.calibration.append(calibration(logits, mask))
+        self.softmin.append(softmin(logits, mask))

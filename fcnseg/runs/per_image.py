@@ -1,0 +1,99 @@
+"""What a test found in every image, as the file images.npz: a few hundred bytes an image."""
+
+import zipfile
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fcnseg.files import replacing
+
+IMAGES = "images.npz"  # in a run's folder
+LARGEST = 1 << 28  # bytes of its arrays
+SHAPES = {  # of every array: N images, C classes; -1 for any number
+    "names": ("N",),
+    "cells": (-1, 4),
+    "pixels": ("N", "B"),
+    "confidence": ("N", "B"),
+    "right": ("N", "B"),
+    "softmin": ("N",),
+    "near": ("N", 2),
+    "boundary": ("N", "C", 3),
+}
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class PerImage:
+    """What a test found in each of N images of C classes.
+
+    Attributes:
+        names: (N,) their names.
+        cells: (M, 4) integers: the number of the image, the label in the truth (C for void), the predicted label, and how many
+            pixels have both. Cells of a confusion matrix that are 0 are left out.
+        pixels: (N, B) labelled pixels in each of B bins of confidence, of equal width from 0 to 1.
+        confidence: (N, B) the sum of their confidence.
+        right: (N, B) how many of them are right.
+        softmin: (N,) the soft minimum of the probability of the given labels: see `fcnseg.details.softmin`.
+        near: (N, 2) the labelled pixels near a true boundary, and how many of them are wrong.
+        boundary: (N, C, 3) the pixels of a class near its boundary: in both, in the truth, in the prediction.
+    """
+
+    names: Array
+    cells: Array
+    pixels: Array
+    confidence: Array
+    right: Array
+    softmin: Array
+    near: Array
+    boundary: Array
+
+    def __post_init__(self) -> None:
+        """Check that the arrays go together.
+
+        Raises:
+            ValueError: They do not.
+        """
+        bins, classes = (array.shape[1] if array.ndim > 1 else -1 for array in (self.pixels, self.boundary))
+        sizes = {"N": self.names.size, "B": bins, "C": classes}
+        for name, shape in SHAPES.items():
+            array = getattr(self, name)
+            wanted = tuple(sizes[side] if isinstance(side, str) else side for side in shape)
+            kinds = "U" if name == "names" else "iu" if name in ("cells", "near", "boundary") else "iuf"
+            fits = len(wanted) == array.ndim and all(w in (-1, got) for w, got in zip(wanted, array.shape, strict=True))
+            if not fits or array.dtype.kind not in kinds:
+                raise ValueError(f"{name} is {array.dtype} of {array.shape}, wanted {wanted}")
+            if name != "names" and ((array < 0) | (array > 1 << 40)).any():
+                raise ValueError(f"{name} holds values that cannot be")
+        limits = np.array([sizes["N"], sizes["C"] + 1, sizes["C"]])
+        if len(self.cells) and (self.cells[:, :3].max(0) >= limits).any():
+            raise ValueError("cells holds an image or a class that is not there")
+
+
+def write(path: Path, found: PerImage) -> None:
+    """Replace the file `path`."""
+    arrays = {field.name: getattr(found, field.name) for field in fields(found)}
+    with replacing(path) as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
+def read(path: Path) -> PerImage | None:
+    """What `write` wrote; None if there is no such file, as in runs of earlier versions. The file may come from anybody.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    if not path.exists():
+        return None
+    try:
+        if not path.is_file():
+            raise ValueError("it is no ordinary file")
+        with zipfile.ZipFile(path) as archive:
+            if sum(each.file_size for each in archive.infolist()) > LARGEST:
+                raise ValueError(f"it holds more than {LARGEST} bytes")
+        with np.load(path, allow_pickle=False) as stored:
+            return PerImage(**{field.name: stored[field.name] for field in fields(PerImage)})
+    except Exception as error:  # a damaged file raises anything that its first wrong byte leads to
+        raise ValueError(f"{path} is damaged ({error}): evaluate the run again to replace it") from error
