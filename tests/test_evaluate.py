@@ -35,11 +35,11 @@ def other(root, tmp_path):
 
 def evaluated(command, run, *args):
     """What a command adds to `evaluations`, which must be one file; the result stays as it is."""
-    before, there = (run / "result.json").read_bytes(), set((run / "evaluations").glob("*"))
+    before, there = (run / "result.json").read_bytes(), set((run / "evaluations").glob("*.json"))
     outcome = command(evaluate, f"run={run}", *args)
     assert outcome.code == 0, outcome.err
     assert (run / "result.json").read_bytes() == before
-    (path,) = set((run / "evaluations").glob("*")) - there
+    (path,) = set((run / "evaluations").glob("*.json")) - there
     assert str(path) in outcome.out
     return path.name, json.loads(path.read_text()), outcome.out
 
