@@ -10,6 +10,13 @@ from torch import Tensor
 from fcnseg.data.dataset import Classes
 
 Picture = npt.NDArray[np.uint8]  # (H, W, 3)
+ERRORS = {  # how a prediction differs from the truth, in colours that most readers can tell apart
+    "right": (222, 226, 230),
+    "missed": (33, 102, 172),
+    "invented": (240, 228, 66),
+    "wrong class": (204, 62, 78),
+    "void": (255, 255, 255),
+}
 OPACITY = 0.6  # of a mask over its image
 GAP = 4  # white pixels between the pictures of a panel
 
@@ -29,6 +36,21 @@ def overlay(image: Tensor, mask: Tensor, classes: Classes) -> Picture:
     background = -1 if classes.background is None else classes.background
     shown = (mask != background).cpu().numpy()[..., None] * OPACITY
     return np.asarray(photograph(image) * (1 - shown) + colour(mask, classes) * shown, dtype=np.uint8)
+
+
+def errors(truth: Tensor, prediction: Tensor, classes: Classes) -> Picture:
+    """Where labels (H, W) differ from the truth, in the colours of `ERRORS`.
+
+    Missed is an object predicted as background, invented is background predicted as an object; without a background, all that
+    is wrong is of a wrong class.
+    """
+    truth, prediction = truth.cpu().long(), prediction.cpu().long()
+    background = -1 if classes.background is None else classes.background
+    kind = torch.where(truth == prediction, 0, 3)
+    kind[(kind == 3) & (prediction == background)] = 1
+    kind[(kind == 3) & (truth == background)] = 2
+    kind[truth >= len(classes)] = 4
+    return np.asarray(np.array([*ERRORS.values()], dtype=np.uint8)[kind.numpy()])
 
 
 def panel(images: Tensor, truths: Tensor, predictions: Tensor, classes: Classes) -> Picture:

@@ -115,7 +115,10 @@ def test_a_piece_knows_torch_and_the_facts(name):
     [
         ("fcnseg.data.voc", {"fcnseg.data.decode", "fcnseg.data.dataset"}),
         ("fcnseg.data.dataset", set()),
-        ("fcnseg.task", {"fcnseg.metrics", "fcnseg.details", "fcnseg.models.enlarge", "fcnseg.data.batch", "fcnseg.data.dataset"}),
+        (
+            "fcnseg.task",
+            {"fcnseg.metrics", "fcnseg.details", "fcnseg.models.enlarge", "fcnseg.data.batch", "fcnseg.data.dataset"},
+        ),
         ("fcnseg.pictures", FACTS),
         ("fcnseg.data.transforms", {"fcnseg.data", "fcnseg.data.dataset", "fcnseg.data.augment", "fcnseg.data.batch"}),
     ],

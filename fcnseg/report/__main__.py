@@ -14,13 +14,14 @@ TITLE = "Segmentation networks, run and compared"
 @command("report")
 def report(cfg: DictConfig) -> None:
     """Read the runs, compare them with each other and with the paper, and write the report's files."""
-    from fcnseg.report import content, render, tables  # import torch and matplotlib
+    from fcnseg.report import content, imagewise, render, tables  # import torch and matplotlib
     from fcnseg.report.collect import collect
 
     out, entries = Path(cfg.out), collect(cfg.runs)
     # images=name gives one name, images=[name, name] a list.
     images = list(cfg.images) if isinstance(cfg.images, ListConfig) else cfg.images and [cfg.images]
-    sections = content.sections(entries, images=images, root=cfg.data.root, trust=cfg.trust)
+    compare = list(cfg.compare) if isinstance(cfg.compare, ListConfig) else []
+    sections = content.sections(entries, images=images, root=cfg.data.root, trust=cfg.trust, compare=compare)
     lead = f"{content.summary(entries)}, from {cfg.runs}."
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -28,6 +29,7 @@ def report(cfg: DictConfig) -> None:
         raise ValueError(f"cannot write {out}: {error.strerror}; choose another folder with out=") from error
     write_text(out / "index.html", render.html(TITLE, lead, sections))
     write_text(out / "results.csv", tables.as_csv(entries))
+    write_text(out / "images.csv", imagewise.as_csv(content.studied(entries)))
     render.write_markdown(out, TITLE, lead, sections)
     remarks = [f"{entry.name} ({entry.state}): {remark}" for entry in entries for remark in entry.remarks]
     for line in [*remarks, f"{lead} The report is {out / 'index.html'}"]:

@@ -218,13 +218,89 @@ def gallery(cards: Mapping[str, Mapping[str, Picture]], legend: Mapping[str, str
         cards: Pairs of pictures by their title.
         legend: The classes in the pictures, with their colours.
     """
-    figure = Figure((1.5 * len(cards), 3.9), layout="constrained")
-    grid = figure.subplots(2, len(cards))
+    rows = max(len(card) for card in cards.values())
+    figure = Figure((max(1.5 * len(cards), 4), 0.9 + 1.5 * rows), layout="constrained")
+    grid = figure.subplots(rows, len(cards))
+    for axes in grid.flat:
+        axes.axis("off")
     for column, (title, card) in enumerate(cards.items()):
         grid[0, column].set_title(title, size=8)
-        for axes, picture in zip(grid[:, column], card.values(), strict=True):
+        for axes, picture in zip(grid[:, column], card.values(), strict=False):
             axes.imshow(picture)
-            axes.axis("off")
     patches = [Patch(facecolor=shade, edgecolor=INK, label=name) for name, shade in legend.items()]
-    figure.legend(handles=patches, ncols=8, loc="outside lower left")
+    figure.legend(handles=patches, ncols=8 if len(cards) > 4 else 3, loc="outside lower left")
+    return figure
+
+
+@styled
+def reliability(runs: Mapping[str, Sequence[Reals]]) -> Figure:
+    """The share of right pixels over their confidence, a line for every run.
+
+    Args:
+        runs: By the title of a run, (B,) each: the pixels, the sum of their confidence, and the right pixels of every bin.
+    """
+    figure, axes = _chart(5.2, 4.6)
+    axes.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle="--", label="as sure as right")
+    for title, (pixels, confidence, right) in runs.items():
+        full = pixels > 0
+        mean, share = confidence[full] / pixels[full], right[full] / pixels[full]
+        (line,) = axes.plot(mean, share, linewidth=1.4, label=title)
+        axes.scatter(mean, share, s=4 + 120 * pixels[full] / pixels.sum(), color=line.get_color(), alpha=0.7)
+    axes.set(xlabel="mean confidence", ylabel="share of pixels right", xlim=(0, 1.02), ylim=(0, 1.02))
+    axes.grid()
+    figure.legend(loc="outside lower left")
+    return figure
+
+
+@styled
+def spread(values: Reals, titles: Sequence[str]) -> Figure:
+    """Differences with their intervals, a row each.
+
+    Args:
+        values: (rows, 3) the difference and the two ends of its interval; NaN for a row without a value.
+        titles: What the rows are.
+    """
+    figure, axes = _chart(6.4, 0.9 + 0.26 * len(titles))
+    rows, (middle, low, high) = np.arange(len(titles)), values.T
+    axes.hlines(rows, low, high, color=INK, alpha=0.5, linewidth=1.4)
+    axes.plot(middle, rows, "o", color=BLUE, ms=6)
+    axes.axvline(0, color=INK, linewidth=1, linestyle="--")
+    axes.set_yticks(rows, titles)
+    axes.set(xlabel="difference in IoU, with its 95 % interval", ylim=(len(titles) - 0.5, -0.5))
+    axes.grid(axis="x")
+    return figure
+
+
+@styled
+def cost(points: Mapping[str, tuple[float, float]], label: str) -> Figure:
+    """Mean IoU over a cost, on a logarithmic scale; a point for every experiment, by its title."""
+    figure, axes = _chart(6.4, 4.2)
+    for title, (x, y) in points.items():
+        axes.plot(x, y, "o", ms=8, label=title)
+    axes.set(xlabel=label, ylabel="mIoU", xscale="log")
+    axes.grid()
+    figure.legend(loc="outside lower left")
+    return figure
+
+
+@styled
+def curves(runs: Mapping[str, Reals], label: str) -> Figure:
+    """Values over epochs, a line for every experiment: the mean over its seeds, in a band from the lowest to the highest.
+
+    Args:
+        runs: By the title of an experiment, (seeds, epochs), NaN after the last epoch of a seed.
+        label: What the values are.
+    """
+    figure, axes = _chart(6.4, 4.2)
+    for title, values in runs.items():
+        epochs = np.arange(1, values.shape[1] + 1)
+        counted = np.maximum(1, (~np.isnan(values)).sum(0))
+        (line,) = axes.plot(epochs, np.nansum(values, 0) / counted, linewidth=1.6, marker=".", label=title)
+        if len(values) > 1:
+            low, high = np.fmin.reduce(values), np.fmax.reduce(values)
+            axes.fill_between(epochs, low, high, color=line.get_color(), alpha=0.18, linewidth=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set(xlabel="epoch", ylabel=label)
+    axes.grid()
+    figure.legend(loc="outside lower left")
     return figure

@@ -3,18 +3,21 @@
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from glob import glob
 from math import nan
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import numpy as np
+
 from fcnseg import paper
 from fcnseg.data.dataset import Classes
 from fcnseg.metrics import SCORES
 from fcnseg.runs.folder import CONFIG, METRICS, RESULT, STATUS, Run
 from fcnseg.runs.identity import without_watchers
+from fcnseg.runs.per_image import IMAGES, PerImage
 from fcnseg.runs.settings import flatten
 from fcnseg.runs.stored import classes_of
 
@@ -96,6 +99,7 @@ def _checked_classes(result: Mapping[str, Any]) -> Classes | None:
 OPTIONAL: dict[str, Callable[[object], bool]] = {
     **{
         "images_per_s": _is_number_or_none,
+        "calibration": lambda value: isinstance(value, dict) and _is_number_or_none(value.get("error")),
         "dirty": lambda value: value in (None, False, True),
         "versions": _table(_is_text_or_none),
     },
@@ -114,6 +118,7 @@ class Entry:
         rows: The rows of metrics.csv, one an epoch.
         result: The content of result.json; empty unless the state is "finished".
         remarks: What is wrong with the run, in sentences for the user.
+        images: What a finished run's test found in every image; None where images.npz is not there, or damaged.
     """
 
     path: Path
@@ -122,6 +127,7 @@ class Entry:
     rows: Sequence[Mapping[str, float]]
     result: Mapping[str, Any]
     remarks: tuple[str, ...]
+    images: PerImage | None = None
 
     @property
     def name(self) -> str:
@@ -182,7 +188,10 @@ def read(path: Path) -> Entry:
     if state in ("finished", "running", "killed") and result and not wrong:
         known = {"classes": classes, **{key: result[key] for key in needed}}
         known |= {key: result[key] for key, is_right in OPTIONAL.items() if key in result and is_right(result[key])}
-        return Entry(path, "finished", config, rows, known, tuple(remarks))
+        if "calibration" in known:  # its bins are read from images.npz
+            known["calibration"] = {"error": known["calibration"].get("error")}
+        images = attempt(IMAGES, lambda: _checked_images(run.images, known))
+        return Entry(path, "finished", config, rows, known, tuple(remarks), images)
     if state == "finished":
         state, remarks = "broken", remarks or [line(f"no {path / RESULT}, though status.json says finished")]
     if "error" in status:
@@ -202,6 +211,22 @@ def _checked_config(config: Config) -> Config:
         if not is_right(value):
             raise ValueError(f"{key} is {value}")
     return {line(key): _shown(value) for key, value in config.items()}
+
+
+def _checked_images(found: PerImage | None, result: Mapping[str, Any]) -> PerImage | None:
+    """What images.npz holds, with names that can be shown.
+
+    Raises:
+        ValueError: It is of other images or classes than the result.
+    """
+    if found is None:
+        return None
+    sizes, wanted = found.boundary.shape[:2], (result["images"]["test"], len(result["classes"]))
+    if sizes != wanted:
+        raise ValueError(
+            f"it is of {sizes[0]} images of {sizes[1]} classes, and the result of {wanted[0]} of {wanted[1]}"
+        )
+    return replace(found, names=np.array([line(name, 100) for name in found.names], dtype=np.str_))
 
 
 def _shown(value: Any) -> Any:

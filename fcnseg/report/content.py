@@ -10,13 +10,15 @@ import numpy as np
 
 from fcnseg import inference, paper
 from fcnseg.metrics import MONITOR, PAPER_BATCH
-from fcnseg.report import charts, masks, tables
+from fcnseg.report import charts, confused, cost, edges, imagewise, masks, pair, sure, suspects, tables, training
 from fcnseg.report.collect import STATES, Entry, line
 from fcnseg.report.compare import Experiment, by_test_set, experiments
 from fcnseg.report.document import Block, Chart, Section, Text
+from fcnseg.report.study import Study, studies
 
 T = TypeVar("T")
 MOST_COLUMNS = 12  # of a chart
+MOST_STUDIES = 3  # test sets that are shown image by image: each has some thirty pictures
 DEFINITIONS = (
     f"All numbers are of the test images; ± is the standard deviation over seeds. The paper's definition counts void (255) as "
     f"background, takes the mean IoU of the classes in a batch of {PAPER_BATCH} images and averages it over the batches; VOC's "
@@ -27,7 +29,12 @@ DEFINITIONS = (
 
 
 def sections(
-    entries: Sequence[Entry], *, images: Sequence[object] | None, root: str | None, trust: bool = False
+    entries: Sequence[Entry],
+    *,
+    images: Sequence[object] | None,
+    root: str | None,
+    trust: bool = False,
+    compare: Sequence[str] = (),
 ) -> list[Section]:
     """Make the report's sections; those that would be empty are left out.
 
@@ -36,24 +43,52 @@ def sections(
         images: The names of the test images to show; None: images that show many classes are picked.
         root: The folder in which the data set is now; None: the one that each run was trained from.
         trust: Whether the configs of runs may name any code.
+        compare: The names of two runs to compare image by image; empty: none.
 
     Raises:
-        ValueError: No run was tested on one of the images.
+        ValueError: No run was tested on one of the images, or the two runs cannot be compared.
     """
     finished = experiments([entry for entry in entries if entry.state == "finished"])
     begun = experiments([entry for entry in entries if entry.state != "finished" and entry.config])
     sets, unfinished = by_test_set(finished), tables.unfinished(entries)
     ablations = [chart for found in sets.values() if (chart := ablation(found))]
+    known, shown = studied(entries), masks.Shown(root, trust=trust)
+    against = pair.compared(*pair.chosen(known, compare), shown) if compare else []
     parts = [
         Section("Results", _results(sets)),
+        Section("Two runs against each other", against),
         Section("Not finished", [unfinished] if unfinished else []),
         Section("What each step added", ablations),
         Section("Training and validation loss (Figures 2-8)", loss_charts([*finished, *begun]), small=True),
         Section("Predictions (Figures 9-11)", _predictions(finished, images, root, trust)),
         Section("IoU of every class", [heat_map(part) for found in sets.values() for part in _parts(found)]),
         Section("Confusion matrices", _confusions(finished)),
+        *_image_by_image(known, shown),
+        Section("Cost", [block for found in sets.values() for block in cost.costs(found, trust=trust)]),
+        Section(
+            "Training curves laid over each other", [b for found in sets.values() for b in training.overlaid(found)]
+        ),
     ]
     return [section for section in parts if section.blocks]
+
+
+def studied(entries: Sequence[Entry]) -> list[Study]:
+    """The finished runs whose images are known, by their test sets."""
+    return studies(by_test_set(experiments([entry for entry in entries if entry.state == "finished"])))
+
+
+def _image_by_image(known: Sequence[Study], shown: masks.Shown) -> list[Section]:
+    """The sections that read images.npz; of many test sets, those with the most runs."""
+    chosen = sorted(known, key=lambda study: -len(study.runs))[:MOST_STUDIES]
+    of_kinds = {
+        "Images, worst first": lambda study: imagewise.worst_first(study, shown),
+        "Images on which the runs disagree": lambda study: imagewise.disputed(study, shown),
+        "Labels to look at again": lambda study: suspects.labels_to_look_at(study, shown),
+        "Sure or not": sure.reliability,
+        "Confusions with examples": lambda study: confused.examples(study, shown),
+        "Boundaries": edges.boundaries,
+    }
+    return [Section(title, [b for study in chosen for b in made(study)]) for title, made in of_kinds.items()]
 
 
 def summary(entries: Sequence[Entry]) -> str:

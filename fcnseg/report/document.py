@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from fcnseg.data.dataset import Classes
-from fcnseg.pictures import Picture, colour, legend, overlay, photograph
+from fcnseg.pictures import ERRORS, Picture, colour, errors, legend, overlay, photograph
 from fcnseg.report import charts
 
 MARKUP = re.compile(r"[\\`*\[\]<>|&]")  # what Markdown, with HTML in it, would not show as it is
@@ -94,6 +94,7 @@ class Gallery:
         truth: (H, W) labels, 255 for void.
         predictions: The title of every network's experiment, to (H, W) labels.
         classes: The classes of the labels.
+        with_errors: Whether every prediction's errors are shown, too.
     """
 
     name: str
@@ -101,11 +102,13 @@ class Gallery:
     truth: Tensor
     predictions: Mapping[str, Tensor]
     classes: Classes
+    with_errors: bool = False
 
     @property
     def caption(self) -> str:
         """The sentence below the figure."""
-        return f"{self.name}: the image above its truth; every model's mask above the same mask over the image."
+        below = ", above its errors" if self.with_errors else ""
+        return f"{self.name}: the image above its truth; every model's mask above the same mask over the image{below}."
 
     def cards(self) -> dict[str, dict[str, Picture]]:
         """Pairs of pictures by their title, each picture by what it shows."""
@@ -115,11 +118,15 @@ class Gallery:
                 "mask": colour(mask, self.classes),
                 "mask over the photograph": overlay(self.image, mask, self.classes),
             }
+            if self.with_errors:
+                cards[title]["errors"] = errors(self.truth, mask, self.classes)
         return cards
 
     def legend(self) -> dict[str, str]:
-        """The classes in all of the masks, with their colours."""
-        return legend([self.truth, *self.predictions.values()], self.classes)
+        """The classes in all of the masks, and the kinds of errors, with their colours."""
+        kinds = {f"errors: {kind}": "#{:02x}{:02x}{:02x}".format(*shade) for kind, shade in ERRORS.items()}
+        classes = legend([self.truth, *self.predictions.values()], self.classes)
+        return {**classes, **(kinds if self.with_errors else {})}
 
     def draw(self) -> Figure:
         """All of it as one figure, which Markdown and notebooks show."""

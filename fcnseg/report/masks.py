@@ -1,6 +1,8 @@
 """Show what trained networks predict for test images, as Figures 9-11 do."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
 from math import prod
 from pathlib import Path
 
@@ -12,7 +14,9 @@ from fcnseg.data import sides
 from fcnseg.data.dataset import Classes
 from fcnseg.data.module import VOCDataModule
 from fcnseg.inference import Segmenter
-from fcnseg.report.document import Gallery
+from fcnseg.report.collect import line
+from fcnseg.report.document import Gallery, Text
+from fcnseg.report.study import Tested
 from fcnseg.runs import retest
 from fcnseg.runs.folder import Run
 from fcnseg.runs.stored import classes_of
@@ -102,3 +106,35 @@ def chosen(wanted: Sequence[object], names: Sequence[str]) -> list[str]:
     Underscores do not count, since Hydra reads 2007_000033 as a number.
     """
     return [name for item in wanted for name in names if name.replace("_", "") == str(item).replace("_", "")]
+
+
+class Shown:
+    """Galleries of test images with the predictions of runs and their errors; of a run, nothing is read before it is asked for.
+
+    Args:
+        root: The folder in which the data set is now; None: the one that each run was trained from.
+        trust: Whether the configs of runs may name any code.
+    """
+
+    def __init__(self, root: str | None, *, trust: bool = False) -> None:
+        self._load_data = lru_cache(maxsize=4)(lambda path: load_data(path, root, trust=trust))
+        # A few networks only: all of them may not fit into memory.
+        self._load_network = lru_cache(maxsize=4)(lambda path: load_network(path, trust=trust))
+        self._gone: dict[Path, str] = {}
+
+    def gallery(self, name: str, runs: Sequence[Tested]) -> Gallery | Text:
+        """A test image with what runs predict for it; a warning if a checkpoint or the data set is gone, or damaged."""
+        data, predictions = {}, {}
+        for run in runs:
+            path = run.entry.path
+            try:
+                if path in self._gone:
+                    continue
+                data[run.title] = self._load_data(path)
+                predictions[run.title] = predict(self._load_network(path), data[run.title], [name])
+            except Exception as error:
+                self._gone[path] = line(error)
+                return Text(f"No pictures of {run.title}: {self._gone[path]}", warning=True)
+        if not predictions:
+            return Text(f"No picture of {name}.")
+        return replace(gallery(name, data, predictions), with_errors=True)

@@ -24,7 +24,7 @@ MEASURED = (  # what the CSV file has of a result; a dot leads into one of its t
     *(f"floor.{name}" for name in SCORES),
     *("split", "size", "data_fingerprint", "parameters", "best_epoch", "epochs", "seconds", "images_per_s"),
     *(f"images.{stage}" for stage in STAGES),
-    *("commit", "dirty", "hardware", "precision"),
+    *("calibration.error", "commit", "dirty", "hardware", "precision"),
 )
 
 

@@ -1,0 +1,76 @@
+"""Where runs fail, image by image: the worst, the median and the best ones, and those on which runs disagree."""
+
+import csv
+import io
+from collections.abc import Iterable
+
+import numpy as np
+
+from fcnseg.report.document import Block, Table, Text
+from fcnseg.report.masks import Shown
+from fcnseg.report.study import Study
+
+MOST_ROWS, MOST_RUNS, OF_A_KIND, MOST_DISPUTED = 100, 12, 3, 10
+
+
+def worst_first(study: Study, shown: Shown) -> list[Block]:
+    """The IoU of every image and run, and pictures of the worst, the median and the best images."""
+    order, best = study.ranked, study.best
+    if not order:
+        return []
+    runs = study.runs[:MOST_RUNS]
+    rows = [
+        [study.names[n], f"{study.mean[n]:.3f}", *(f"{run.iou[n]:.3f}" for run in runs), best.confused(n)]
+        for n in order[:MOST_ROWS]
+    ]
+    columns = ("image", "mean", *(run.title for run in runs), "most confused by the best run")
+    about = (
+        f"The mean IoU of the classes that each image has in truth or prediction, void left out. {study.test_set}: "
+        f"{len(rows)} of {len(order)} images, and {len(runs)} of {len(study.runs)} runs; images.csv has all of them."
+    )
+    blocks: list[Block] = [Text(about), Table(columns, rows, words=(0, len(columns) - 1))]
+    middle = max(0, (len(order) - OF_A_KIND) // 2)
+    kinds = {"worst": order[:OF_A_KIND], "median": order[middle : middle + OF_A_KIND], "best": order[-OF_A_KIND:]}
+    seen: set[int] = set()
+    for kind, numbers in kinds.items():
+        fresh = [n for n in numbers if n not in seen]  # of a small test set, an image may be of two kinds
+        seen |= set(fresh)
+        if fresh:
+            blocks.append(Text(f"The {kind} images, as {best.title} sees them, which is the best run here:"))
+            blocks += [shown.gallery(study.names[n], [best]) for n in fresh]
+    return blocks
+
+
+def disputed(study: Study, shown: Shown) -> list[Block]:
+    """The images on which the runs differ most in their IoU; nothing for a single run."""
+    if len(study.runs) < 2:
+        return []
+    spread = {n: float(np.ptp(study.iou[:, n])) for n in study.ranked}
+    order = sorted((n for n in spread if spread[n] > 0), key=lambda n: -spread[n])[:MOST_DISPUTED]
+    if not order:
+        return []
+    ends = {n: [study.runs[int(at)] for at in (study.iou[:, n].argmax(), study.iou[:, n].argmin())] for n in order}
+    rows = [
+        [study.names[n], f"{spread[n]:.3f}", *(cell for run in ends[n] for cell in (run.title, f"{run.iou[n]:.3f}"))]
+        for n in order
+    ]
+    columns = ("image", "difference", "highest in", "IoU", "lowest in", "its IoU")
+    about = f"The images whose IoU differs most between the {len(study.runs)} runs. {study.test_set}."
+    pictures = [shown.gallery(study.names[n], ends[n]) for n in order[:OF_A_KIND]]
+    return [Text(about), Table(columns, rows, words=(0, 2, 4)), *pictures]
+
+
+def as_csv(studies: Iterable[Study]) -> str:
+    """The IoU of every test image, worst first, in a column for every run."""
+    text = io.StringIO(newline="")
+    table = csv.writer(text, lineterminator="\n")
+    for study in studies:
+        table.writerow(["test set", "image", "mean", *(_plain(run.title) for run in study.runs)])
+        for n in study.ranked:
+            numbers = [study.mean[n], *study.iou[:, n]]
+            table.writerow([study.test_set, _plain(study.names[n]), *(f"{value:.4f}" for value in numbers)])
+    return text.getvalue()
+
+
+def _plain(text: str) -> str:
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text

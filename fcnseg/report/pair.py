@@ -1,0 +1,124 @@
+"""Two runs against each other: where one is better, and whether that can be chance."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+
+from fcnseg.report import charts
+from fcnseg.report.document import Block, Chart, Table, Text
+from fcnseg.report.masks import Shown
+from fcnseg.report.study import Numbers, Study, Tested, iou
+
+DRAWS = 1000  # of the bootstrap
+LISTED, PICTURED = 10, 2
+
+
+def chosen(studies: Sequence[Study], names: Sequence[str]) -> tuple[Study, Tested, Tested]:
+    """The two runs of these names, the first being the one that the second is compared with.
+
+    Raises:
+        ValueError: There are not two names, no such run, or the runs were not tested on the same images.
+    """
+    if len(names) != 2:
+        raise ValueError(f"compare={','.join(names)}: wanted the names of two runs, as in compare=[a,b]")
+    for study in studies:
+        found = {run.entry.name: run for run in study.runs}
+        if all(name in found for name in names):
+            return study, found[names[0]], found[names[1]]
+    known = [run.entry.name for study in studies for run in study.runs]
+    raise ValueError(
+        f"compare=[{','.join(names)}]: wanted two finished runs with an images.npz, tested on the same images; there are"
+        f" {', '.join(known) or 'none'}. python -m fcnseg.evaluate run=<folder> writes an images.npz"
+    )
+
+
+def compared(study: Study, one: Tested, other: Tested, shown: Shown) -> list[Block]:
+    """Differences per class with their intervals, images gained and lost, and settings that differ."""
+    values, classes = _differences(one.parts, other.parts), one.entry.classes.names
+    titles = ["mean of classes", *classes]
+    rows = [
+        [title, *_numbers(one.parts, at), *_numbers(other.parts, at), *(_signed(value) for value in row), _verdict(row)]
+        for at, (title, row) in enumerate(zip(titles, values, strict=True))
+    ]
+    columns = ("class", "first", "second", "difference", "from", "to", "beyond chance")
+    about = (
+        f"The first is {one.title}, the second {other.title}. The interval holds 95 % of {DRAWS} draws of the test images with "
+        "replacement: if it does not hold 0, other test images of this kind would be expected to show a difference in the same "
+        f"direction. It does not know what another seed would change. {study.test_set}."
+    )
+    chart = Chart("compared", f"{other.title} less {one.title}.", partial(charts.spread, values, titles))
+    return [
+        Text(about),
+        chart,
+        Table(columns, rows, words=(0, 6)),
+        *_settings(one, other),
+        *_images(study, one, other, shown),
+    ]
+
+
+def _differences(one: Numbers, other: Numbers) -> Numbers:
+    """The difference in the IoU of the mean and of every class with its 95 % interval: (C + 1, 3), NaN for an absent class.
+
+    Both runs get the same draws: what makes an image hard for both is no difference.
+    """
+    images = one.shape[1]
+    draws = np.random.default_rng(0).multinomial(images, np.full(images, 1 / images), DRAWS)  # how often each is drawn
+    weights = np.concatenate([np.ones((1, images)), draws])  # first, all of them once
+    first, second = (_with_mean(iou(weights @ parts)) for parts in (one, other))  # (DRAWS + 1, C + 1)
+    found = second - first
+    made = np.full((found.shape[1], 3), np.nan)
+    made[:, 0] = found[0]
+    for row, column in zip(made, found[1:].T, strict=True):
+        drawn = column[~np.isnan(column)]
+        if not np.isnan(row[0]) and len(drawn):
+            row[1:] = np.percentile(drawn, (2.5, 97.5))
+    return made
+
+
+def _with_mean(values: Numbers) -> Numbers:
+    """(..., C) with the mean of the classes that are there before them: (..., C + 1)."""
+    there = ~np.isnan(values)
+    mean = np.where(there, values, 0).sum(-1, keepdims=True) / np.maximum(1, there.sum(-1, keepdims=True))
+    return np.concatenate([mean, values], -1)
+
+
+def _numbers(parts: Numbers, at: int) -> list[str]:
+    value = _with_mean(iou(parts.sum(1)))[at]
+    return ["-" if np.isnan(value) else f"{value:.4f}"]
+
+
+def _signed(value: float) -> str:
+    return "-" if np.isnan(value) else f"{value:+.4f}"
+
+
+def _verdict(row: Numbers) -> str:
+    return "" if np.isnan(row).any() or row[1] <= 0 <= row[2] else "better" if row[0] > 0 else "worse"
+
+
+def _settings(one: Tested, other: Tested) -> list[Block]:
+    first, second = one.entry.config, other.entry.config
+    keys = [key for key in dict.fromkeys([*first, *second]) if first.get(key) != second.get(key)]
+    rows = [[key, str(first.get(key, "-")), str(second.get(key, "-"))] for key in keys if key != "name"]
+    if not rows:
+        return [Text("Their settings are the same.")]
+    return [Text("The settings that differ:"), Table(("setting", "first", "second"), rows, words=(0, 1, 2))]
+
+
+def _images(study: Study, one: Tested, other: Tested, shown: Shown) -> list[Block]:
+    """The images whose IoU rose most, and those whose IoU fell most."""
+    gain = other.iou - one.iou
+    order = [int(n) for n in np.argsort(-gain, kind="stable") if not np.isnan(gain[n]) and gain[n]]
+    gained, lost = [n for n in order if gain[n] > 0], [n for n in reversed(order) if gain[n] < 0]
+    blocks: list[Block] = [
+        Text(f"{len(gained)} of {len(gain)} images are better in the second, {len(lost)} are worse.")
+    ]
+    for title, numbers in (("gained", gained), ("lost", lost)):
+        rows = [
+            [study.names[n], *(f"{run.iou[n]:.3f}" for run in (one, other)), f"{gain[n]:+.3f}"]
+            for n in numbers[:LISTED]
+        ]
+        if rows:
+            blocks.append(Table((f"most {title}", "first", "second", "difference"), rows))
+            blocks += [shown.gallery(study.names[n], [one, other]) for n in numbers[:PICTURED]]
+    return blocks

@@ -1,0 +1,133 @@
+"""What the runs on one test set did with each of its images."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fcnseg.report.collect import Entry
+from fcnseg.report.compare import Experiment
+from fcnseg.runs.per_image import PerImage
+
+Numbers = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A finished run and what its test found in every image.
+
+    Attributes:
+        title: A title that no other run of the report has.
+        entry: The run.
+        images: What its images.npz holds, of N images and C classes.
+    """
+
+    title: str
+    entry: Entry
+    images: PerImage
+
+    @cached_property
+    def parts(self) -> Numbers:
+        """(3, N, C) labelled pixels of every class: in truth and prediction, in the truth, in the prediction."""
+        shape = self.images.boundary.shape[:2]
+        cells = self.images.cells.astype(np.int64)
+        image, truth, predicted, pixels = cells[cells[:, 1] < shape[1]].T  # void left out
+
+        def sums(label: Numbers, weights: Numbers) -> Numbers:
+            found = np.bincount(image * shape[1] + label, weights, minlength=shape[0] * shape[1])
+            return found.reshape(shape)
+
+        return np.stack([sums(truth, pixels * (truth == predicted)), sums(truth, pixels), sums(predicted, pixels)])
+
+    @cached_property
+    def iou(self) -> Numbers:
+        """(N,) the mean IoU of the classes in truth or prediction of each image; NaN where nothing is labelled."""
+        values = iou(self.parts)
+        seen = ~np.isnan(values)
+        return np.where(seen.any(1), np.where(seen, values, 0).sum(1) / np.maximum(1, seen.sum(1)), np.nan)
+
+    @cached_property
+    def wrong(self) -> Numbers:
+        """(M, 4) the cells of wrong pixels, most pixels first: image, truth, prediction, pixels."""
+        cells = self.images.cells.astype(np.int64)
+        cells = cells[(cells[:, 1] != cells[:, 2]) & (cells[:, 1] < self.images.boundary.shape[1])]
+        return np.asarray(cells[np.argsort(-cells[:, 3], kind="stable")])
+
+    def confused(self, image: int) -> str:
+        """The largest confusion in an image, in words; empty if nothing is wrong."""
+        rows = self.wrong[self.wrong[:, 0] == image]
+        if not len(rows):
+            return ""
+        _, truth, predicted, pixels = rows[0]
+        names, share = self.entry.classes.names, pixels / max(1, self.parts[1, image].sum())
+        return f"{names[truth]} taken for {names[predicted]}, {share:.0%} of the image"
+
+
+def iou(parts: Numbers) -> Numbers:
+    """IoU from pixels in both, in the truth, in the prediction: (3, ...) -> (...), NaN for a class in neither."""
+    both, truth, predicted = parts
+    union = truth + predicted - both
+    return np.where(union > 0, both / np.maximum(union, 1), np.nan)
+
+
+@dataclass(frozen=True)
+class Study:
+    """The runs on one test set whose images are known, the best first.
+
+    Attributes:
+        test_set: The test set in words.
+        runs: At least one run; all were tested on the same images.
+    """
+
+    test_set: str
+    runs: Sequence[Tested]
+
+    @property
+    def best(self) -> Tested:
+        """The run with the highest mIoU."""
+        return self.runs[0]
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the N images."""
+        return [str(name) for name in self.best.images.names]
+
+    @cached_property
+    def iou(self) -> Numbers:
+        """(runs, N) the IoU of every image."""
+        return np.stack([run.iou for run in self.runs])
+
+    @cached_property
+    def mean(self) -> Numbers:
+        """(N,) the mean of every image's IoU over the runs, which have NaN for the same images."""
+        return np.asarray(self.iou.mean(0))
+
+    @cached_property
+    def ranked(self) -> list[int]:
+        """The numbers of the images that have an IoU, worst first."""
+        return [int(n) for n in np.argsort(self.mean, kind="stable") if not np.isnan(self.mean[n])]
+
+
+def studies(sets: Mapping[str, Iterable[Experiment]]) -> list[Study]:
+    """A study for every test set, of those runs that have an images.npz; runs of earlier versions have none."""
+    made = []
+    for test_set, found in sets.items():
+        runs = [
+            Tested(_title(experiment, entry), entry, entry.images)
+            for experiment in found
+            for entry in experiment.entries
+            if entry.images is not None
+        ]
+        runs = sorted(runs, key=lambda run: -(run.entry.result["metrics"]["test/miou"] or 0))
+        # What the files say may differ, where somebody has changed one of them.
+        runs = [run for run in runs if np.array_equal(run.images.names, runs[0].images.names)]
+        if runs and len(runs[0].images.names):
+            made.append(Study(test_set, runs))
+    return made
+
+
+def _title(experiment: Experiment, entry: Entry) -> str:
+    return experiment.title + (f", seed {entry.config.get('seed')}" if len(experiment.entries) > 1 else "")
