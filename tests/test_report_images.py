@@ -1,0 +1,324 @@
+"""What the report reads from images.npz, held against loops, and what it does where the file is broken or missing."""
+
+import csv
+import io
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from fcnseg.data.dataset import Classes
+from fcnseg.pictures import ERRORS, errors
+from fcnseg.report import charts, confused, cost, edges, imagewise, pair, sure, suspects, training
+from fcnseg.report.collect import Entry, read
+from fcnseg.report.document import Chart, Gallery, Table, Text
+from fcnseg.report.study import Study, Tested
+from fcnseg.runs.per_image import PerImage
+
+SIDE, BINS = 12, 15
+SETS = {  # the names of classes, and the background
+    "two": (("sky", "<b>ground"), 0),
+    "no background": (("a", "b", "c", "d"), None),
+    "voc-like": (("background", "cat", "dog"), 0),
+}
+
+
+class Pictures:
+    """In the place of `masks.Shown`: it keeps what it is asked for."""
+
+    def __init__(self):
+        self.asked = []
+
+    def gallery(self, name, runs):
+        self.asked.append((name, [run.title for run in runs]))
+        return Text(name)
+
+
+def drawn(count, images, seed):
+    """Truths with void in them, predictions, and the PerImage of both; nothing is labelled in the last image."""
+    rng = np.random.default_rng(seed)
+    truth = np.random.default_rng(99).integers(0, count, (images, SIDE, SIDE))
+    truth[:, :2, :3], truth[-1] = 255, 255
+    guess = np.where(rng.random(truth.shape) < 0.5, truth % 255 % count, rng.integers(0, count, truth.shape))
+    cells = []
+    for n in range(images):
+        for label in [*range(count), 255]:
+            for predicted in range(count):
+                if pixels := int(((truth[n] == label) & (guess[n] == predicted)).sum()):
+                    cells.append([n, min(label, count), predicted, pixels])
+    pixels = rng.integers(0, 50, (images, BINS))
+    near = np.stack([rng.integers(50, 60, images), rng.integers(0, 50, images)], 1)
+    boundary = np.sort(rng.integers(0, 50, (images, count, 3)), -1)
+    softmin = rng.random(images).astype(np.float32)
+    softmin[-1] = np.nan
+    names = np.array([f"{n}<i>" for n in range(images)])
+    found = PerImage(
+        *(names, np.array(cells), pixels, pixels * rng.random((images, BINS)), pixels // 2, softmin, near, boundary)
+    )
+    return truth, guess, found
+
+
+def of_run(title, kind, seed, images=7, rows=(), **config):
+    names, background = SETS[kind]
+    truth, guess, found = drawn(len(names), images, seed)
+    classes = Classes(names, tuple((n, n, n) for n in range(len(names))), background)
+    result = {"classes": classes, "metrics": {"test/miou": 1 / (seed + 2)}, "size": SIDE, "best_epoch": 1}
+    entry = Entry(Path(title), "finished", {"seed": seed, **config}, rows, result, (), found)
+    return Tested(title, entry, found), truth, guess
+
+
+@pytest.fixture(params=SETS)
+def study(request):
+    pairs = [of_run(f"run {seed}", request.param, seed, **{"optimizer.lr": seed}) for seed in (0, 1, 2)]
+    made = Study("a set", [run for run, *_ in pairs])
+    return SimpleNamespace(study=made, truth=pairs[0][1], guesses=[guess for *_, guess in pairs])
+
+
+def slow_iou(truth, guess, count):
+    """VOC's IoU of every class, with loops; NaN for a class in neither."""
+    values = []
+    for label in range(count):
+        one, other = (truth == label) & (truth != 255), (guess == label) & (truth != 255)
+        union = (one | other).sum()
+        values.append((one & other).sum() / union if union else np.nan)
+    return np.array(values)
+
+
+def tables(blocks):
+    return [block for block in blocks if isinstance(block, Table)]
+
+
+def test_images_are_listed_worst_first(study):
+    shown, made = Pictures(), study.study
+    blocks = imagewise.worst_first(made, shown)
+    count = len(made.best.entry.classes)
+    slow = [
+        [np.nanmean(slow_iou(t, g, count)) for t, g in zip(study.truth[:-1], guess[:-1], strict=True)]
+        for guess in study.guesses
+    ]
+    (table,) = tables(blocks)
+    means = np.mean(slow, 0)
+    assert [row[0] for row in table.rows] == [
+        f"{n}<i>" for n in np.argsort(means)
+    ]  # nothing of the image without labels
+    for row in table.rows:
+        n = int(row[0][0])
+        assert row[1:-1] == [f"{means[n]:.3f}", *(f"{values[n]:.3f}" for values in slow)]
+    assert len(shown.asked) == len({name for name, _ in shown.asked}) == 6
+    assert shown.asked[0] == (table.rows[0][0], ["run 0"])
+
+
+def test_the_csv_has_every_image_and_run(study):
+    rows = list(csv.reader(io.StringIO(imagewise.as_csv([study.study]))))
+    assert rows[0] == ["test set", "image", "mean", "run 0", "run 1", "run 2"]
+    assert len(rows) == 7
+    worst = study.study.ranked[0]
+    assert rows[1][1:] == [f"{worst}<i>", *(f"{x:.4f}" for x in (study.study.mean[worst], *study.study.iou[:, worst]))]
+
+
+def test_runs_disagree_where_their_iou_is_furthest_apart(study):
+    (table,) = tables(imagewise.disputed(study.study, Pictures()))
+    for name, difference, high, top, low, bottom in table.rows:
+        values = study.study.iou[:, int(name[0])]
+        assert (float(top), float(bottom)) == pytest.approx((values.max(), values.min()), abs=1e-3)
+        assert float(difference) == pytest.approx(values.max() - values.min(), abs=1e-3)
+        assert values[int(high[-1])] == values.max()
+        assert values[int(low[-1])] == values.min()
+    assert imagewise.disputed(Study("a set", study.study.runs[:1]), Pictures()) == []
+
+
+def test_labels_are_ranked_by_the_best_run(study):
+    (table,) = tables(suspects.labels_to_look_at(study.study, Pictures()))
+    softmin = study.study.best.images.softmin
+    assert [row[0] for row in table.rows] == [f"{n}<i>" for n in np.argsort(softmin[:-1])]
+    assert [row[1] for row in table.rows] == [f"{value:.4f}" for value in np.sort(softmin[:-1])]
+
+
+def test_calibration_is_numpys(study):
+    blocks = sure.reliability(study.study)
+    errors_of, bins = tables(blocks)
+    for run, row in zip(study.study.runs, errors_of.rows, strict=True):
+        pixels, confidence, right = (getattr(run.images, name).sum(0) for name in ("pixels", "confidence", "right"))
+        error = sum(
+            n / pixels.sum() * abs(c / n - r / n) for n, c, r in zip(pixels, confidence, right, strict=True) if n
+        )
+        assert row == [
+            run.title,
+            *(f"{x:.4f}" for x in (error, confidence.sum() / pixels.sum(), right.sum() / pixels.sum())),
+        ]
+    assert len(bins.rows) == 3 * BINS
+    (chart,) = (block for block in blocks if isinstance(block, Chart))
+    lines = {line.get_label(): line for line in chart.draw().axes[0].lines}
+    for row in (row for row in bins.rows if row[0] == "run 1"):
+        at = round(float(row[1].split()[0]) * BINS)
+        x, y = lines["run 1"].get_xydata()[at]
+        assert row[3:] == [f"{x:.4f}", f"{y:.4f}"]
+
+
+def test_confusions_name_the_images_that_make_them_up(study):
+    (table,) = tables(confused.examples(study.study, Pictures()))
+    names, guess = study.study.best.entry.classes.names, study.guesses[0]
+    for truth, predicted, pixels, share, images, listed in table.rows:
+        here = (study.truth == names.index(truth)) & (guess == names.index(predicted))
+        assert pixels == f"{here.sum():,}"
+        assert share == f"{here.sum() / (study.truth == names.index(truth)).sum():.1%}"
+        of_images = here.sum((1, 2))
+        assert int(images) == (of_images > 0).sum()
+        assert listed.split(", ")[0] == f"{of_images.argmax()}<i> ({of_images.max()})"
+    numbers = [int(row[2]) for row in table.rows]
+    assert numbers == sorted(numbers, reverse=True)
+
+
+def test_boundaries_are_numpys(study):
+    of_runs, of_classes = tables(edges.boundaries(study.study))
+    for at, (run, row) in enumerate(zip(study.study.runs, of_runs.rows, strict=True)):
+        near, wrong = run.images.near.sum(0)
+        labelled = study.truth != 255
+        errors_ = (labelled & (study.truth != study.guesses[at])).sum()
+        shares = [near / labelled.sum(), wrong / errors_, wrong / near, (errors_ - wrong) / (labelled.sum() - near)]
+        assert row[1:5] == [f"{share:.1%}" for share in shares]
+        both, truth, guess = run.images.boundary.sum(0).T
+        assert [line[at + 1] for line in of_classes.rows] == [f"{value:.4f}" for value in both / (truth + guess - both)]
+
+
+def test_the_difference_of_two_runs_has_a_bootstrap_interval(study):
+    one, other = study.study.runs[:2]
+    blocks = pair.compared(study.study, one, other, Pictures())
+    classes, settings = tables(blocks)[:2]
+    count = len(one.entry.classes)
+    pooled = [slow_iou(study.truth, guess, count) for guess in study.guesses[:2]]
+    assert [row[1] for row in classes.rows] == [f"{x:.4f}" for x in (pooled[0].mean(), *pooled[0])]
+    assert [row[3] for row in classes.rows] == [
+        f"{x:+.4f}" for x in (pooled[1].mean() - pooled[0].mean(), *(pooled[1] - pooled[0]))
+    ]
+    rng, draws = np.random.default_rng(5), []
+    for _ in range(400):
+        picked = rng.integers(0, len(study.truth), len(study.truth))
+        with np.errstate(all="ignore"):
+            draws.append(
+                np.subtract(
+                    *(
+                        np.nanmean(slow_iou(study.truth[picked], g[picked], count))
+                        for g in (study.guesses[1], study.guesses[0])
+                    )
+                )
+            )
+    low, high = np.percentile(draws, (2.5, 97.5))
+    assert [float(x) for x in classes.rows[0][4:6]] == pytest.approx([low, high], abs=0.25 * (high - low))
+    assert ["optimizer.lr", "0", "1"] in settings.rows
+    gained = next(table for table in tables(blocks) if table.columns[0] == "most gained")
+    assert [row[3] for row in gained.rows] == sorted((row[3] for row in gained.rows), reverse=True)
+
+
+def test_a_run_is_no_better_than_itself(study):
+    one = study.study.best
+    classes = tables(pair.compared(study.study, one, one, Pictures()))[0]
+    assert {row[6] for row in classes.rows} == {""}
+    assert {row[3] for row in classes.rows} <= {"+0.0000", "-"}
+
+
+@pytest.mark.parametrize("names", [["run 0"], ["run 0", "run 9"], ["run 0", "run 1", "run 2"]])
+def test_two_runs_that_are_not_there_are_refused(study, names):
+    with pytest.raises(ValueError, match=r"compare=.*wanted"):
+        pair.chosen([study.study], names)
+
+
+def test_every_kind_of_error_has_its_colour():
+    classes = Classes(("background", "cat", "dog"), ((0, 0, 0), (1, 1, 1), (2, 2, 2)), 0)
+    truth, guess = torch.tensor([[1, 1, 0, 1, 255, 0]]), torch.tensor([[1, 0, 2, 2, 1, 0]])
+    kinds = ["right", "missed", "invented", "wrong class", "void", "right"]
+    assert errors(truth, guess, classes)[0].tolist() == [list(ERRORS[kind]) for kind in kinds]
+    without = Classes(("a", "b", "c"), classes.colours, None)
+    assert errors(truth, guess, without)[0].tolist() == [
+        list(ERRORS[kind]) for kind in ("right", *["wrong class"] * 3, "void", "right")
+    ]
+
+
+def test_a_gallery_with_errors_draws_a_third_row():
+    classes = Classes(("background", "cat"), ((0, 0, 0), (9, 9, 9)), 0)
+    mask = torch.zeros(4, 4, dtype=torch.uint8)
+    gallery = Gallery("name", torch.zeros(3, 4, 4, dtype=torch.uint8), mask, {"run": mask}, classes, with_errors=True)
+    assert (gallery.cards()["run"]["errors"] == ERRORS["right"]).all()
+    assert len(gallery.draw().axes) == 6
+    assert f"errors: {next(iter(ERRORS))}" in gallery.legend()
+
+
+def test_curves_are_the_mean_over_seeds():
+    chart = charts.curves({"a": np.array([[1, 2, np.nan], [3, 4, 5]]), "b": np.array([[7.0, 8.0]])}, "loss")
+    first, second = chart.axes[0].lines
+    assert first.get_ydata().tolist() == [2, 3, 5]
+    assert second.get_ydata().tolist() == [7, 8]
+    (band,) = chart.axes[0].collections
+    assert {tuple(point) for point in band.get_paths()[0].vertices} >= {(1, 1), (1, 3), (2, 2), (2, 4), (3, 5)}
+
+
+def experiment(title, *runs):
+    entries = [run.entry for run in runs]
+    return SimpleNamespace(title=title, entries=entries, first=entries[0], test_set="a set", stat=lambda *_: None)
+
+
+def test_runs_of_one_epoch_have_no_curve():
+    row = {"val/miou": 0.5, "val/loss": float("nan")}
+    one = of_run("run", "two", 0, rows=[row])[0]
+    assert training.overlaid([experiment("a", one)]) == []
+    two = of_run("run", "two", 0, rows=[row, {"val/miou": 0.25, "val/loss": float("nan")}])[0]
+    miou, loss = tables(training.overlaid([experiment("a", one), experiment("b", two)]))
+    assert miou.rows == [["b", "0.5000", "0.2500"]]
+    assert loss.rows == [["b", "-", "-"]]  # a loss that became NaN
+
+
+@pytest.fixture(scope="module")
+def run(train_in, tmp_path_factory):
+    return train_in(tmp_path_factory.mktemp("runs"), "trainer.max_epochs=2")
+
+
+def test_the_multiplications_of_a_network_are_those_of_its_layers(run):
+    entry = read(run)
+    from fcnseg.runs import rebuild
+
+    net, macs = rebuild.load(run).net, []
+
+    def count(layer, inputs, output):
+        places = inputs[0] if isinstance(layer, torch.nn.ConvTranspose2d) else output
+        macs.append(layer.weight.numel() * places.shape[2] * places.shape[3])
+
+    for layer in net.modules():
+        if isinstance(layer, torch.nn.Conv2d | torch.nn.ConvTranspose2d):
+            layer.register_forward_hook(count)
+    net(torch.zeros(1, 3, 32, 32))
+    assert cost.giga_macs(entry) == pytest.approx(sum(macs) / 1e9)
+
+
+def test_a_broken_file_is_a_remark_and_a_missing_one_is_nothing(run):
+    entry, path = read(run), run / "images.npz"
+    assert (entry.images is not None, entry.remarks) == (True, ())
+    whole = path.read_bytes()
+    path.unlink()
+    assert (read(run).images, read(run).remarks) == (None, ())
+    path.write_bytes(whole[:500])
+    assert read(run).images is None
+    assert "images.npz is damaged" in read(run).remarks[0]
+    assert read(run).state == "finished"
+    path.write_bytes(whole)
+
+
+def test_a_page_of_real_runs_has_every_section(command, run, train_in):
+    from fcnseg.report.__main__ import report
+
+    other = train_in(run.parent, "trainer.max_epochs=2", "seed=1", "optimizer.lr=0.002")
+    outcome = command(report, f"runs={run.parent}", f"compare=[{run.name},{other.name}]")
+    assert outcome.code == 0, outcome.err
+    folder = Path(command.keywords["cwd"]) / "report"
+    text = (folder / "report.md").read_text()
+    for title in (
+        *("Two runs against each other", "Images, worst first", "Images on which the runs disagree", "Boundaries"),
+        *("Labels to look at again", "Sure or not", "Confusions with examples", "Cost"),
+        "Training curves laid over each other",
+    ):
+        assert f"## {title}\n" in text
+        assert title in (folder / "index.html").read_text()
+    assert "No pictures of" not in text
+    assert len((folder / "images.csv").read_text().splitlines()) == 5
+    assert command(report, f"runs={run.parent}", "compare=[a,b]").code == 2
