@@ -64,7 +64,7 @@ def of_run(title, kind, seed, images=7, rows=(), **config):
     names, background = SETS[kind]
     truth, guess, found = drawn(len(names), images, seed)
     classes = Classes(names, tuple((n, n, n) for n in range(len(names))), background)
-    result = {"classes": classes, "metrics": {"test/miou": 1 / (seed + 2)}, "size": SIDE, "best_epoch": 1}
+    result = {"classes": classes, "metrics": {"test/miou": 1 / (seed + 2)}, "floor": {"miou": 0.4}, "size": SIDE, "best_epoch": 1}
     entry = Entry(Path(title), "finished", {"seed": seed, **config}, rows, result, (), found)
     return Tested(title, entry, found), truth, guess
 
@@ -130,7 +130,13 @@ def test_runs_disagree_where_their_iou_is_furthest_apart(study):
 
 
 def test_labels_are_ranked_by_the_best_run(study):
-    (table,) = tables(suspects.labels_to_look_at(study.study, Pictures()))
+    blocks = suspects.labels_to_look_at(study.study, Pictures())
+    (table,) = tables(blocks)
+    assert not any(block.warning for block in blocks if isinstance(block, Text))
+    study.study.best.entry.result["floor"]["miou"] = 0.6
+    warned = suspects.labels_to_look_at(study.study, Pictures())[1]
+    assert warned.warning
+    assert "not better than predicting background everywhere" in warned.text
     softmin = study.study.best.images.softmin
     assert [row[0] for row in table.rows] == [f"{n}<i>" for n in np.argsort(softmin[:-1])]
     assert [row[1] for row in table.rows] == [f"{value:.4f}" for value in np.sort(softmin[:-1])]

@@ -5,6 +5,7 @@ import numpy as np
 from fcnseg.report.document import Block, Table, Text
 from fcnseg.report.masks import Shown
 from fcnseg.report.study import Study
+from fcnseg.runs.result import beats_floor
 
 LISTED, PICTURED = 40, 8
 
@@ -26,4 +27,6 @@ def labels_to_look_at(study: Study, shown: Shown) -> list[Block]:
     )
     columns = ("image", "soft minimum", "IoU", "the mask's label and the network's")
     pictures = [shown.gallery(study.names[n], [best]) for n in order[:PICTURED]]
-    return [Text(about), Table(columns, rows, words=(0, 3)), *pictures]
+    weak = f"{best.title} is not better than predicting {best.entry.floor_class} everywhere: its doubts say little."
+    caveat = [] if beats_floor(best.entry.result) else [Text(weak, warning=True)]
+    return [Text(about), *caveat, Table(columns, rows, words=(0, 3)), *pictures]
