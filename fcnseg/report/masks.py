@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fcnseg import inference
 from fcnseg.data import sides
 from fcnseg.data.dataset import Classes
 from fcnseg.data.module import VOCDataModule
@@ -119,7 +120,7 @@ class Shown:
     def __init__(self, root: str | None, *, trust: bool = False) -> None:
         self._load_data = lru_cache(maxsize=4)(lambda path: load_data(path, root, trust=trust))
         # A few networks only: all of them may not fit into memory.
-        self._load_network = lru_cache(maxsize=4)(lambda path: load_network(path, trust=trust))
+        self._load = lru_cache(maxsize=4)(lambda path: inference.load(path, trust=trust))
         self._gone: dict[Path, str] = {}
 
     def gallery(self, name: str, runs: Sequence[Tested]) -> Gallery | Text:
@@ -131,7 +132,7 @@ class Shown:
                 if path in self._gone:
                     continue
                 data[run.title] = self._load_data(path)
-                predictions[run.title] = predict(self._load_network(path), data[run.title], [name])
+                predictions[run.title] = predict(self._load(path), data[run.title], [name])
             except Exception as error:
                 self._gone[path] = line(error)
                 return Text(f"No pictures of {run.title}: {self._gone[path]}", warning=True)
