@@ -8,6 +8,7 @@ from functools import partial
 import yaml
 
 CONFIG, STATUS, METRICS, RESULT = ".hydra/config.yaml", "status.json", "metrics.csv", "result.json"
+IMAGES = "images.npz"
 WRONG = {"null": None, "text": "x", "number": 1.5, "list": [1, 2], "table": {"a": 1}, "negative": -5, "huge": 10**400}
 DEEP = "[" * 100_000
 
@@ -89,7 +90,7 @@ NASTY = {  # texts that are no plain words
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{new}: &{new} [{','.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
 )
-FILES = (CONFIG, STATUS, METRICS, RESULT)
+FILES = (CONFIG, STATUS, METRICS, RESULT, IMAGES)
 KINDS = {
     **{f"{name} is {what}": partial(make, name) for name in FILES for what, make in (
         ("a pipe", pipe), ("a socket", unix_socket), ("a folder", folder_for), ("endless", device), ("swollen", swollen),

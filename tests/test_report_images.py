@@ -2,19 +2,25 @@
 
 import csv
 import io
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import hostile
 import numpy as np
 import pytest
 import torch
 
 from fcnseg.data.dataset import Classes
 from fcnseg.pictures import ERRORS, errors
-from fcnseg.report import charts, confused, cost, edges, imagewise, pair, sure, suspects, training
+from fcnseg.report import charts, confused, content, cost, edges, imagewise, pair, render, sure, suspects, training
+from fcnseg.report import tables as tables_
 from fcnseg.report.collect import Entry, read
 from fcnseg.report.document import Chart, Gallery, Table, Text
+from fcnseg.report.masks import Shown
 from fcnseg.report.study import Study, Tested
+from fcnseg.runs import per_image
 from fcnseg.runs.per_image import PerImage
 
 SIDE, BINS = 12, 15
@@ -33,7 +39,7 @@ class Pictures:
 
     def gallery(self, name, runs):
         self.asked.append((name, [run.title for run in runs]))
-        return Text(name)
+        return [Text(name)]
 
 
 def drawn(count, images, seed):
@@ -309,6 +315,32 @@ def test_a_broken_file_is_a_remark_and_a_missing_one_is_nothing(run):
     assert "images.npz is damaged" in read(run).remarks[0]
     assert read(run).state == "finished"
     path.write_bytes(whole)
+
+
+def test_pictures_of_a_run_without_its_checkpoint_are_missed_once(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "checkpoints" / "best.ckpt").unlink()
+    (whole, lost), shown = (read(path) for path in (run, tmp_path / "run")), Shown(None)
+    runs = [Tested("lost", lost, lost.images), Tested("whole", whole, whole.images)]
+    for wanted in (["Text", "Gallery"], ["Gallery"]):
+        blocks = shown.gallery(str(whole.images.names[0]), runs)
+        assert [type(block).__name__ for block in blocks] == wanted
+        assert list(blocks[-1].predictions) == ["whole"]
+        assert blocks[-1].with_errors
+
+
+@pytest.mark.parametrize("text", [*hostile.NASTY.values(), "\0", "\ufeff"])
+def test_names_of_images_are_text(run, tmp_path, text):
+    folder = shutil.copytree(run, tmp_path / "run")
+    found = read(folder).images
+    per_image.write(folder / per_image.IMAGES, replace(found, names=np.array([text, "b", "c", "d"])))
+    entries = [read(folder)]
+    assert all(map(str.isprintable, entries[0].images.names))
+    page = render.html("title", "lead", content.sections(entries, images=[], root=None))
+    page.encode()
+    assert "<script>alert" not in page
+    cells = [cell for row in csv.reader(io.StringIO(imagewise.as_csv(content.studied(entries)))) for cell in row]
+    assert not any(cell.startswith(tables_.FORMULA) for cell in cells)
 
 
 def test_a_page_of_real_runs_has_every_section(command, run, train_in):

@@ -30,5 +30,5 @@ def examples(study: Study, shown: Shown) -> list[Block]:
     about = (
         f"The largest confusions of {best.title}, the best run, with the images that make them up. {study.test_set}."
     )
-    galleries = [shown.gallery(name, [best]) for name in dict.fromkeys(pictured[:PICTURED])]
+    galleries = [block for name in dict.fromkeys(pictured[:PICTURED]) for block in shown.gallery(name, [best])]
     return [Text(about), Table(columns, rows, words=(0, 1, 5)), *galleries]

@@ -9,6 +9,7 @@ import numpy as np
 from fcnseg.report.document import Block, Table, Text
 from fcnseg.report.masks import Shown
 from fcnseg.report.study import Study
+from fcnseg.report.tables import FORMULA
 
 MOST_ROWS, MOST_RUNS, OF_A_KIND, MOST_DISPUTED = 100, 12, 3, 10
 
@@ -37,7 +38,7 @@ def worst_first(study: Study, shown: Shown) -> list[Block]:
         seen |= set(fresh)
         if fresh:
             blocks.append(Text(f"The {kind} images, as {best.title} sees them, which is the best run here:"))
-            blocks += [shown.gallery(study.names[n], [best]) for n in fresh]
+            blocks += [block for n in fresh for block in shown.gallery(study.names[n], [best])]
     return blocks
 
 
@@ -56,7 +57,7 @@ def disputed(study: Study, shown: Shown) -> list[Block]:
     ]
     columns = ("image", "difference", "highest in", "IoU", "lowest in", "its IoU")
     about = f"The images whose IoU differs most between the {len(study.runs)} runs. {study.test_set}."
-    pictures = [shown.gallery(study.names[n], ends[n]) for n in order[:OF_A_KIND]]
+    pictures = [block for n in order[:OF_A_KIND] for block in shown.gallery(study.names[n], ends[n])]
     return [Text(about), Table(columns, rows, words=(0, 2, 4)), *pictures]
 
 
@@ -73,4 +74,4 @@ def as_csv(studies: Iterable[Study]) -> str:
 
 
 def _plain(text: str) -> str:
-    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+    return f"'{text}" if text.startswith(FORMULA) else text

@@ -121,21 +121,20 @@ class Shown:
         self._load_data = lru_cache(maxsize=4)(lambda path: load_data(path, root, trust=trust))
         # A few networks only: all of them may not fit into memory.
         self._load = lru_cache(maxsize=4)(lambda path: inference.load(path, trust=trust))
-        self._gone: dict[Path, str] = {}
+        self._gone: set[Path] = set()
 
-    def gallery(self, name: str, runs: Sequence[Tested]) -> Gallery | Text:
-        """A test image with what runs predict for it; a warning if a checkpoint or the data set is gone, or damaged."""
-        data, predictions = {}, {}
+    def gallery(self, name: str, runs: Sequence[Tested]) -> list[Gallery | Text]:
+        """A test image with what runs predict for it; a warning, once, if a checkpoint or the data set is gone, or damaged."""
+        data: dict[str, VOCDataModule] = {}
+        predictions: dict[str, dict[str, Tensor]] = {}
+        made: list[Gallery | Text] = []
         for run in runs:
             path = run.entry.path
-            try:
-                if path in self._gone:
-                    continue
-                data[run.title] = self._load_data(path)
-                predictions[run.title] = predict(self._load(path), data[run.title], [name])
-            except Exception as error:
-                self._gone[path] = line(error)
-                return Text(f"No pictures of {run.title}: {self._gone[path]}", warning=True)
-        if not predictions:
-            return Text(f"No picture of {name}.")
-        return replace(gallery(name, data, predictions), with_errors=True)
+            if path not in self._gone:
+                try:
+                    data[run.title] = self._load_data(path)
+                    predictions[run.title] = predict(self._load(path), data[run.title], [name])
+                except Exception as error:
+                    self._gone.add(path)
+                    made.append(Text(f"No pictures of {run.title}: {line(error)}", warning=True))
+        return [*made, replace(gallery(name, data, predictions), with_errors=True)] if predictions else made

@@ -120,5 +120,5 @@ def _images(study: Study, one: Tested, other: Tested, shown: Shown) -> list[Bloc
         ]
         if rows:
             blocks.append(Table((f"most {title}", "first", "second", "difference"), rows))
-            blocks += [shown.gallery(study.names[n], [one, other]) for n in numbers[:PICTURED]]
+            blocks += [block for n in numbers[:PICTURED] for block in shown.gallery(study.names[n], [one, other])]
     return blocks

@@ -26,7 +26,7 @@ def labels_to_look_at(study: Study, shown: Shown) -> list[Block]:
         f"that is right, the mask is worth a second look; the network being wrong is as common. {study.test_set}."
     )
     columns = ("image", "soft minimum", "IoU", "the mask's label and the network's")
-    pictures = [shown.gallery(study.names[n], [best]) for n in order[:PICTURED]]
+    pictures = [block for n in order[:PICTURED] for block in shown.gallery(study.names[n], [best])]
     weak = f"{best.title} is not better than predicting {best.entry.floor_class} everywhere: its doubts say little."
     caveat = [] if beats_floor(best.entry.result) else [Text(weak, warning=True)]
     return [Text(about), *caveat, Table(columns, rows, words=(0, 3)), *pictures]
