@@ -333,6 +333,9 @@ def test_the_markdown_s_pictures_are_there(out):
         "masks",
         "classes",
         "confusion",
+        "reliability",
+        "cost",
+        "curves",
     }
     assert all((out / name).stat().st_size > 1000 for name in pictures)
     table = next(part for part in text.split("\n\n") if part.startswith("| experiment"))
@@ -418,7 +421,8 @@ def test_images_are_chosen_by_name(command, finished, tmp_path):
     assert refused.code == 2
     name = re.search(r"such as (\w+)", refused.err)[1]
     assert command(report, f"runs={run}", f"images=[{name}]").code == 0
-    assert [path.name for path in tmp_path.glob("report/figures/masks-*")] == [f"masks-{name}.png"]
+    predictions = re.split("\n## ", (tmp_path / "report" / "report.md").read_text().partition("\n## Predictions")[2])[0]
+    assert re.findall(r"\]\(figures/masks-(.*)\.png\)", predictions) == [name]
 
 
 @pytest.mark.parametrize(
