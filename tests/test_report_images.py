@@ -19,7 +19,7 @@ from fcnseg.report import tables as tables_
 from fcnseg.report.collect import Entry, read
 from fcnseg.report.document import Chart, Gallery, Table, Text
 from fcnseg.report.masks import Shown
-from fcnseg.report.study import Study, Tested
+from fcnseg.report.study import Measured, Study
 from fcnseg.runs import per_image
 from fcnseg.runs.per_image import PerImage
 
@@ -73,7 +73,7 @@ def of_run(title, kind, seed, images=7, rows=(), **config):
     scores = {"metrics": {"test/miou": 1 / (seed + 2)}, "floor": {"miou": 0.4}}
     result = {"classes": classes, **scores, "size": SIDE, "best_epoch": 1}
     entry = Entry(Path(title), "finished", {"seed": seed, **config}, rows, result, (), found)
-    return Tested(title, entry, found), truth, guess
+    return Measured(title, entry, found), truth, guess
 
 
 @pytest.fixture(params=SETS)
@@ -321,7 +321,7 @@ def test_pictures_of_a_run_without_its_checkpoint_are_missed_once(run, tmp_path)
     shutil.copytree(run, tmp_path / "run")
     (tmp_path / "run" / "checkpoints" / "best.ckpt").unlink()
     (whole, lost), shown = (read(path) for path in (run, tmp_path / "run")), Shown(None)
-    runs = [Tested("lost", lost, lost.images), Tested("whole", whole, whole.images)]
+    runs = [Measured("lost", lost, lost.images), Measured("whole", whole, whole.images)]
     for wanted in (["Text", "Gallery"], ["Gallery"]):
         blocks = shown.gallery(str(whole.images.names[0]), runs)
         assert [type(block).__name__ for block in blocks] == wanted

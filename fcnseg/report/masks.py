@@ -17,7 +17,7 @@ from fcnseg.data.module import VOCDataModule
 from fcnseg.inference import Segmenter
 from fcnseg.report.collect import line
 from fcnseg.report.document import Gallery, Text
-from fcnseg.report.study import Tested
+from fcnseg.report.study import Measured
 from fcnseg.runs import retest
 from fcnseg.runs.folder import Run
 from fcnseg.runs.stored import classes_of
@@ -123,7 +123,7 @@ class Shown:
         self._load = lru_cache(maxsize=4)(lambda path: inference.load(path, trust=trust))
         self._gone: set[Path] = set()
 
-    def gallery(self, name: str, runs: Sequence[Tested]) -> list[Gallery | Text]:
+    def gallery(self, name: str, runs: Sequence[Measured]) -> list[Gallery | Text]:
         """A test image with what runs predict for it; a warning, once, if a checkpoint or the data set is gone, or damaged."""
         data: dict[str, VOCDataModule] = {}
         predictions: dict[str, dict[str, Tensor]] = {}

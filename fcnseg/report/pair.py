@@ -8,13 +8,13 @@ import numpy as np
 from fcnseg.report import charts
 from fcnseg.report.document import Block, Chart, Table, Text
 from fcnseg.report.masks import Shown
-from fcnseg.report.study import Numbers, Study, Tested, iou
+from fcnseg.report.study import Measured, Numbers, Study, iou
 
 DRAWS = 1000  # of the bootstrap
 LISTED, PICTURED = 10, 2
 
 
-def chosen(studies: Sequence[Study], names: Sequence[str]) -> tuple[Study, Tested, Tested]:
+def chosen(studies: Sequence[Study], names: Sequence[str]) -> tuple[Study, Measured, Measured]:
     """The two runs of these names, the first being the one that the second is compared with.
 
     Raises:
@@ -33,7 +33,7 @@ def chosen(studies: Sequence[Study], names: Sequence[str]) -> tuple[Study, Teste
     )
 
 
-def compared(study: Study, one: Tested, other: Tested, shown: Shown) -> list[Block]:
+def compared(study: Study, one: Measured, other: Measured, shown: Shown) -> list[Block]:
     """Differences per class with their intervals, images gained and lost, and settings that differ."""
     values, classes = _differences(one.parts, other.parts), one.entry.classes.names
     titles = ["mean of classes", *classes]
@@ -96,7 +96,7 @@ def _verdict(row: Numbers) -> str:
     return "" if np.isnan(row).any() or row[1] <= 0 <= row[2] else "better" if row[0] > 0 else "worse"
 
 
-def _settings(one: Tested, other: Tested) -> list[Block]:
+def _settings(one: Measured, other: Measured) -> list[Block]:
     first, second = one.entry.config, other.entry.config
     keys = [key for key in dict.fromkeys([*first, *second]) if first.get(key) != second.get(key)]
     rows = [[key, str(first.get(key, "-")), str(second.get(key, "-"))] for key in keys if key != "name"]
@@ -105,7 +105,7 @@ def _settings(one: Tested, other: Tested) -> list[Block]:
     return [Text("The settings that differ:"), Table(("setting", "first", "second"), rows, words=(0, 1, 2))]
 
 
-def _images(study: Study, one: Tested, other: Tested, shown: Shown) -> list[Block]:
+def _images(study: Study, one: Measured, other: Measured, shown: Shown) -> list[Block]:
     """The images whose IoU rose most, and those whose IoU fell most."""
     gain = other.iou - one.iou
     order = [int(n) for n in np.argsort(-gain, kind="stable") if not np.isnan(gain[n]) and gain[n]]

@@ -16,7 +16,7 @@ Numbers = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Tested:
+class Measured:
     """A finished run and what its test found in every image.
 
     Attributes:
@@ -83,10 +83,10 @@ class Study:
     """
 
     test_set: str
-    runs: Sequence[Tested]
+    runs: Sequence[Measured]
 
     @property
-    def best(self) -> Tested:
+    def best(self) -> Measured:
         """The run with the highest mIoU."""
         return self.runs[0]
 
@@ -116,7 +116,7 @@ def studies(sets: Mapping[str, Iterable[Experiment]]) -> list[Study]:
     made = []
     for test_set, found in sets.items():
         runs = [
-            Tested(_title(experiment, entry), entry, entry.images)
+            Measured(_title(experiment, entry), entry, entry.images)
             for experiment in found
             for entry in experiment.entries
             if entry.images is not None

@@ -6,7 +6,7 @@ import numpy as np
 
 from fcnseg.report import charts
 from fcnseg.report.document import Block, Chart, Table, Text
-from fcnseg.report.study import Numbers, Study, Tested
+from fcnseg.report.study import Measured, Numbers, Study
 
 MOST_RUNS = 6  # in one diagram
 
@@ -37,7 +37,7 @@ def reliability(study: Study) -> list[Block]:
     return [Text(about), errors, Chart("reliability", caption, partial(charts.reliability, shown)), _bins(shown)]
 
 
-def _sums(run: Tested) -> tuple[Numbers, Numbers, Numbers]:
+def _sums(run: Measured) -> tuple[Numbers, Numbers, Numbers]:
     """(B,) pixels, confidence and right pixels in every bin."""
     pixels, confidence, right = (
         each.astype(np.float64).sum(0) for each in (run.images.pixels, run.images.confidence, run.images.right)
