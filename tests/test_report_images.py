@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -361,3 +362,15 @@ def test_a_page_of_real_runs_has_every_section(command, run, train_in):
     assert "No pictures of" not in text
     assert len((folder / "images.csv").read_text().splitlines()) == 5
     assert command(report, f"runs={run.parent}", "compare=[a,b]").code == 2
+
+
+@pytest.mark.parametrize(
+    "wrong", [7, [], {"error": "x"}, {"error": 0.1, "pixels": [[]], "confidence": [], "right": []}]
+)
+def test_a_calibration_that_is_none_is_left_out(run, tmp_path, wrong):
+    folder = shutil.copytree(run, tmp_path / "run")
+    whole = json.loads((folder / "result.json").read_text())
+    assert read(folder).result["calibration"]["error"] == whole["calibration"]["error"]
+    (folder / "result.json").write_text(json.dumps({**whole, "calibration": wrong}))
+    assert "calibration" not in read(folder).result
+    assert tables_.as_csv([read(folder)])

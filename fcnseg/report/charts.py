@@ -219,7 +219,7 @@ def gallery(cards: Mapping[str, Mapping[str, Picture]], legend: Mapping[str, str
         legend: The classes in the pictures, with their colours.
     """
     rows = max(len(card) for card in cards.values())
-    figure = Figure((max(1.5 * len(cards), 4), 0.9 + 1.5 * rows), layout="constrained")
+    figure = Figure((max(1.5 * len(cards), 4.8), 0.9 + 1.5 * rows), layout="constrained")
     grid = figure.subplots(rows, len(cards))
     for axes in grid.flat:
         axes.axis("off")

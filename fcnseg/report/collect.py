@@ -74,6 +74,18 @@ def _is_size(value: object) -> bool:
     return _is_count(value) or bool(isinstance(value, str) and re.fullmatch(r"\d{1,5}x\d{1,5}", value))
 
 
+def _is_calibration(value: object) -> bool:
+    """Whether a value is a calibration error and the sums that it was computed from; None is that of a test with NaN in it."""
+    if not isinstance(value, dict):
+        return value is None
+    error, *sums = (value.get(name) for name in ("error", "pixels", "confidence", "right"))
+    return len(value) == 4 and _is_number_or_none(error) and all(_is_sums(each) for each in sums)
+
+
+def _is_sums(value: object) -> bool:
+    return isinstance(value, list) and all(map(_is_number, value))
+
+
 def _needed(names: Sequence[str]) -> dict[str, Callable[[object], bool]]:
     """What result.json must hold with classes of these names."""
     return {
@@ -99,7 +111,7 @@ def _checked_classes(result: Mapping[str, Any]) -> Classes | None:
 OPTIONAL: dict[str, Callable[[object], bool]] = {
     **{
         "images_per_s": _is_number_or_none,
-        "calibration": lambda value: isinstance(value, dict) and _is_number_or_none(value.get("error")),
+        "calibration": _is_calibration,
         "dirty": lambda value: value in (None, False, True),
         "versions": _table(_is_text_or_none),
     },
@@ -188,8 +200,6 @@ def read(path: Path) -> Entry:
     if state in ("finished", "running", "killed") and result and not wrong:
         known = {"classes": classes, **{key: result[key] for key in needed}}
         known |= {key: result[key] for key, is_right in OPTIONAL.items() if key in result and is_right(result[key])}
-        if "calibration" in known:  # its bins are read from images.npz
-            known["calibration"] = {"error": known["calibration"].get("error")}
         images = attempt(IMAGES, lambda: _checked_images(run.images, known))
         return Entry(path, "finished", config, rows, known, tuple(remarks), images)
     if state == "finished":
