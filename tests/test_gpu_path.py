@@ -68,9 +68,13 @@ def test_no_step_leaves_a_tensor_on_the_cpu_or_waits_for_the_gpu(compose, fake, 
         made = batch(instantiate(cfg.aug))
         loss = task.training_step(made, 0)
         labels = task.eval().validation_step(made, 0)
+        task.test_step(made, 0)
         shown, matrices = batches.denormalize(made.image), task.metrics["val"].all_matrices()
-    kept = [*task.finite["val"], *(value for mean in task.losses.values() for value in mean.values)]
-    assert len(kept) == 3
+    details = task.details
+    found = [*details.matrices, *details.calibration, *details.softmin, *details.near, *details.boundary]
+    kept = [*task.finite["val"], *(value for mean in task.losses.values() for value in mean.values), *found]
+    assert len(kept) == 9
+    assert torch.float64 not in {tensor.dtype for tensor in kept}
     assert {tensor.device.type for tensor in (*made, loss, labels, shown, matrices, *kept)} == {"cuda"}
     assert (labels.shape, matrices.shape) == ((4, 64, 64), (4, 22, 21))
 

@@ -109,7 +109,7 @@ def test_a_finished_run_holds(run):
     assert len(logs) == 1
     assert files - logs == {
         *(".hydra/config.yaml", ".lock", "status.json", "metrics.csv", "result.json", "README.md"),
-        "card/examples.png",
+        *("card/examples.png", "images.npz"),
         *(f"checkpoints/{name}" for name in ("best.ckpt", "last.ckpt", "previous.ckpt", "SHA256SUMS")),
     }
     assert runs.Run(run).status["status"] == "finished"
