@@ -68,6 +68,8 @@ def _known(path: Path) -> dict[str, float]:
         return {}
 
 
+@torch.inference_mode(False)  # a network that is loaded to predict measures, too
+@torch.enable_grad()
 def _measured() -> float:
     """Time a convolution and a transposed one forward and backward, in turns of both precisions: half a second."""
     layers = (nn.Conv2d(64, 64, 3, padding=1), nn.ConvTranspose2d(64, 32, 3, stride=2, padding=1, output_padding=1))

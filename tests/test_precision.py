@@ -70,6 +70,13 @@ def test_what_is_measured_is_a_ratio():
     assert 0.05 < precision._measured() < 20
 
 
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
+def test_it_is_measured_where_no_gradient_is_kept(mode):
+    """As where a network is loaded to predict for the report."""
+    with mode():
+        assert precision._measured() > 0
+
+
 def test_a_run_says_what_was_measured(measured, command, tiny):
     from fcnseg.train import train
 
