@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from fcnseg.data.dataset import Classes
@@ -19,6 +20,10 @@ ERRORS = {  # how a prediction differs from the truth, in colours that most read
 }
 OPACITY = 0.6  # of a mask over its image
 GAP = 4  # white pixels between the pictures of a panel
+WIDTH = 600  # pixels that a panel has at least
+LINE, SWATCH = 20, 12  # pixels of a line of text, and of a colour in a legend
+HEADINGS = ("image", "truth", "prediction", "overlay")
+FONT = ImageFont.load_default(14)
 
 
 def colour(mask: Tensor, classes: Classes) -> Picture:
@@ -53,22 +58,57 @@ def errors(truth: Tensor, prediction: Tensor, classes: Classes) -> Picture:
     return np.asarray(np.array([*ERRORS.values()], dtype=np.uint8)[kind.numpy()])
 
 
-def panel(images: Tensor, truths: Tensor, predictions: Tensor, classes: Classes) -> Picture:
-    """A row a sample: the image, the truth, the prediction, and the prediction over the image.
+def panel(images: Tensor, truths: Tensor, predictions: Tensor, classes: Classes, names: Sequence[str]) -> Picture:
+    """The image, the truth, the prediction, and the prediction over the image: a row a sample, under headings, over a legend.
+
+    Small images are enlarged by a whole number, so that the panel is at least `WIDTH` pixels wide.
 
     Args:
         images: (N, 3, H, W) uint8.
         truths: (N, H, W) labels, 255 for void.
         predictions: (N, H, W) labels.
         classes: The classes of the labels, in whose colours these are drawn.
+        names: The names of the images, which head the rows.
     """
-    rows = []
-    for image, truth, prediction in zip(images, truths, predictions.to(torch.uint8), strict=True):
+    predictions = predictions.to(torch.uint8)
+    height, width = images.shape[-2:]
+    scale = -(-WIDTH // (len(HEADINGS) * width))
+    step, row = scale * width + GAP, scale * height + LINE
+    shades = legend([truths, predictions], classes)
+    places = _flowed(list(shades), len(HEADINGS) * step - GAP)
+    bottom = LINE + len(names) * row
+    canvas = Image.new("RGB", (len(HEADINGS) * step - GAP, bottom + GAP + LINE * (places[-1][1] + 1)), "white")
+    draw = ImageDraw.Draw(canvas)
+    for column, heading in enumerate(HEADINGS):
+        draw.text((column * step, 0), heading, "black", FONT)
+    for number, (name, image, truth, prediction) in enumerate(zip(names, images, truths, predictions, strict=True)):
+        draw.text((0, LINE + number * row), _line(name), "black", FONT)
         coloured = (colour(truth, classes), colour(prediction, classes))
-        pictures = [photograph(image), *coloured, overlay(image, prediction, classes)]
-        framed = [np.pad(each, ((0, GAP), (0, GAP), (0, 0)), constant_values=255) for each in pictures]
-        rows.append(np.concatenate(framed, axis=1))
-    return np.asarray(np.concatenate(rows)[:-GAP, :-GAP], dtype=np.uint8)
+        for column, each in enumerate((photograph(image), *coloured, overlay(image, prediction, classes))):
+            large = each.repeat(scale, 0).repeat(scale, 1)
+            canvas.paste(Image.fromarray(large), (column * step, 2 * LINE + number * row))
+    for (name, shade), (x, line) in zip(shades.items(), places, strict=True):
+        top = bottom + GAP + line * LINE
+        draw.rectangle((x, top + 2, x + SWATCH, top + SWATCH + 2), shade, "black")
+        draw.text((x + SWATCH + GAP, top), _line(name), "black", FONT)
+    return np.asarray(canvas, dtype=np.uint8)
+
+
+def _line(text: str) -> str:
+    """A name as a line that can be drawn: a class's or a file's may have any characters."""
+    return " ".join(text.encode(errors="replace").decode().split())
+
+
+def _flowed(names: Sequence[str], right: int) -> list[tuple[int, int]]:
+    """Where the entries of a legend begin, none of them across the edge `right`: the pixel in a line, and the line."""
+    places, x, line = [], 0, 0
+    for name in names:
+        width = int(FONT.getlength(_line(name))) + SWATCH + 4 * GAP
+        if x and x + width > right:
+            x, line = 0, line + 1
+        places.append((x, line))
+        x += width
+    return places
 
 
 def legend(masks: Sequence[Tensor], classes: Classes) -> dict[str, str]:

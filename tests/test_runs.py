@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import time
 from pathlib import Path
+from statistics import fmean
 from types import SimpleNamespace
 
 import pytest
@@ -27,6 +28,7 @@ from fcnseg.callbacks.checkpoints import Checkpoints
 from fcnseg.data import voc
 from fcnseg.evaluate import evaluate
 from fcnseg.files import read_json, replacing, write_json, write_text
+from fcnseg.pictures import panel
 from fcnseg.runs import folder as runs
 from fcnseg.runs import rebuild, retest
 from fcnseg.runs import result as results
@@ -281,7 +283,12 @@ def test_tensorboard_has_every_epoch_once(run):
     log = events(run)
     each = {"train/loss", "lr", "images_per_s", *(f"val/{name}" for name in SCORES)}
     final = {f"test/{name}" for name in SCORES}
-    assert set(log.Tags()["scalars"]) == each | final
+    classes = {tag for tag in log.Tags()["scalars"] if tag.startswith("iou/")}
+    assert set(log.Tags()["scalars"]) == each | final | classes
+    assert "iou/background" in classes <= {f"iou/{name}" for name in voc.CLASSES}
+    ious = [[event.value for tag in classes for event in log.Scalars(tag) if event.step == n] for n in range(EPOCHS)]
+    assert [fmean(values) for values in ious] == pytest.approx([row["val/miou"] for row in rows(run)])
+    assert not [name for row in rows(run) for name in row if name.startswith("iou/")]
     for tag in each:
         assert [event.step for event in log.Scalars(tag)] == list(range(EPOCHS))
     assert [event.value for event in log.Scalars("val/miou")] == pytest.approx([r["val/miou"] for r in rows(run)])
@@ -289,6 +296,20 @@ def test_tensorboard_has_every_epoch_once(run):
     assert {tag: log.Scalars(tag)[-1].value for tag in final} == pytest.approx(metrics)
     assert log.Tags()["images"] == ["predictions"]
     assert [event.step for event in log.Images("predictions")] == list(range(EPOCHS))
+
+
+def test_every_run_shows_the_same_images(run, tmp_path, train_in, monkeypatch):
+    """Of any split and size of batch: those whose names come first by their hashes."""
+    shown = []
+    monkeypatch.setattr(epoch_log, "panel", lambda *args: shown.append(args) or panel(*args))
+    for overrides in (["data.batch_size=4"], ["data.batch_size=3", "data.split=halves", "seed=1", "data.source.val=4"]):
+        train_in(tmp_path, *overrides)
+    (*_, names), (*_, of_half) = shown
+    assert len(names) == 4
+    assert set(of_half) <= set(names)
+    assert len(of_half) == 2
+    truths = [{name: mask.tolist() for name, mask in zip(args[-1], args[1], strict=True)} for args in shown]
+    assert all(truths[0][name] == truths[1][name] for name in of_half)
 
 
 def test_runs_have_the_same_hyperparameters(run, tmp_path, train_in):
@@ -307,7 +328,9 @@ def test_hparams_has_the_same_columns_for_every_network(run, tmp_path, train_in)
         )
         metrics = {info.name.tag for info in tab.experiment.metric_infos}
         assert metrics == {f"test/{name}" for name in SCORES} <= set(log.Tags()["scalars"])
-        assert {info.name for info in tab.experiment.hparam_infos} == groups | numbers
+        names = [info.name for info in tab.experiment.hparam_infos]
+        assert names[:5] == ["model", "aug", "loss", "lr", "seed"]  # TensorBoard ticks the first few
+        assert set(names) == groups | numbers
         assert set(start.session_start_info.hparams) == groups | numbers
         assert start.session_start_info.hparams["model"].string_value == model
 

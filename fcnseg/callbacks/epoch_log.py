@@ -2,6 +2,8 @@
 
 import time
 from collections.abc import Mapping
+from itertools import chain
+from math import isnan
 from typing import Any
 
 import torch
@@ -10,8 +12,10 @@ from torch import Tensor
 
 from fcnseg.callbacks.after_epoch import AfterEpoch
 from fcnseg.data.batch import denormalize
-from fcnseg.pictures import panel
-from fcnseg.runs.run_log import RunLog
+from fcnseg.data.dataset import Classes
+from fcnseg.metrics import iou_per_class
+from fcnseg.pictures import Picture, panel
+from fcnseg.runs.run_log import CLASSES, RunLog
 
 SHOWN = 4  # images in the panel of predictions
 
@@ -37,7 +41,8 @@ class EpochLog(AfterEpoch):
         self.began = self._epoch_began = self._trained = 0.0
         self._rates: dict[str, float] = {}  # the learning rates that this epoch began with
         self._restored: dict[str, Any] | None = None  # the state of the run log in an earlier part of the run
-        self._samples: tuple[Tensor, Tensor, Tensor] | None = None
+        self._places: list[tuple[int, int]] = []  # the batch of every image in the panel, and its place in it
+        self._samples: list[tuple[Tensor, Tensor, Tensor, list[str]]] = []  # of these images
 
     def state_dict(self) -> dict[str, Any]:
         """Save the epoch's learning rates, for a run resumed after its schedule has stepped."""
@@ -95,6 +100,9 @@ class EpochLog(AfterEpoch):
         if pl_module.device.type == "cuda":
             torch.cuda.synchronize(pl_module.device)
         self._trained = time.perf_counter()
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        self._places = [divmod(at, data.batch_size) for at in data.shown("val", SHOWN)]
+        self._samples = []
 
     def on_validation_batch_end(
         self,
@@ -105,10 +113,11 @@ class EpochLog(AfterEpoch):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep the first images for the panel."""
-        if batch_idx == 0:
-            image, mask, _ = batch
-            self._samples = (denormalize(image[:SHOWN]), mask[:SHOWN], outputs[:SHOWN])
+        """Keep the images of the panel."""
+        if at := [place for number, place in self._places if number == batch_idx]:
+            data: Any = trainer.datamodule  # type: ignore[attr-defined]
+            image, mask, sample = (part[at] for part in batch)
+            self._samples.append((denormalize(image), mask, outputs[at], data.names("val", sample)))
 
     def after_epoch(self, trainer: Trainer, pl_module: Any, epoch: int) -> None:
         """Log the epoch's learning rates and times, and end its row in the run's own log."""
@@ -116,5 +125,21 @@ class EpochLog(AfterEpoch):
         values = {**self._rates, "images_per_s": round(speed, 2), "seconds": round(seconds, 3)}
         for logger in trainer.loggers:
             logger.log_metrics(values, step=trainer.global_step - 1)  # the step under which Lightning logs the scores
-        picture = self._samples and panel(*self._samples, pl_module.classes)
-        self.run_log.end_epoch(epoch, trainer.global_step, picture)
+        self.run_log.log_metrics(_iou_of_classes(pl_module))
+        self.run_log.end_epoch(epoch, trainer.global_step, self._panel(pl_module.classes))
+
+    def _panel(self, classes: Classes) -> Picture | None:
+        """The panel of the validation's images, by their names; None if the trainer leaves these images out."""
+        if not self._samples:
+            return None
+        images, truths, predictions, names = zip(*self._samples, strict=True)
+        return panel(torch.cat(images), torch.cat(truths), torch.cat(predictions), classes, [*chain(*names)])
+
+
+def _iou_of_classes(task: Any) -> dict[str, float]:
+    """The IoU of every class that is in the validation's truth or predictions; empty if these were not all finite."""
+    metric = task.metrics["val"]
+    if not metric.matrices or not task.was_finite("val"):
+        return {}
+    values = iou_per_class(metric.all_matrices()[:, :-1].sum(0)).tolist()
+    return {f"{CLASSES}{name}": iou for name, iou in zip(task.classes.names, values, strict=True) if not isnan(iou)}

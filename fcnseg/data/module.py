@@ -195,6 +195,10 @@ class VOCDataModule(LightningDataModule):
         ids = self.packs[self.parts[stage][0]].ids
         return [ids[i] for i in sample.tolist()]
 
+    def shown(self, stage: str, count: int) -> list[int]:
+        """The places, in a stage's order, of `count` images to show: chosen by their names alone, the same in every run."""
+        return _by_hash(self.names(stage, self.parts[stage][1]))[:count]
+
     def original_masks(self, sample: Tensor) -> Iterator[Tensor]:
         """The masks of a test batch's images at their own sizes, (1, H, W) uint8 each, read from their files.
 

@@ -126,4 +126,4 @@ def _examples(run: Run, data: VOCDataModule) -> Chart:
     labels = torch.stack([*predict(segmenter, data, names).values()])
     images, truths = (torch.stack(each) for each in zip(*(pixels(data, name) for name in names), strict=True))
     caption = f"{', '.join(names)}: the image, its truth, the prediction, and the prediction over the image."
-    return Chart("examples", caption, partial(panel, images, truths, labels, data.classes))
+    return Chart("examples", caption, partial(panel, images, truths, labels, data.classes, names))

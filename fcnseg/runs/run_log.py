@@ -24,6 +24,7 @@ from fcnseg.pictures import Picture
 from fcnseg.runs.folder import METRICS, Run
 
 FINAL = dict.fromkeys((f"test/{name}" for name in (*SCORES, "loss")), 0.0)  # HPARAMS shows these beside hyperparameters
+CLASSES = "iou/"  # what the names of the IoU of the classes begin with, which TensorBoard alone gets
 NOT_DRAWN = ("epoch", "step", "seconds")  # columns of metrics.csv that TensorBoard does not get
 
 
@@ -126,7 +127,8 @@ class RunLog(Logger):
 
     def _write(self, picture: Picture | None = None) -> None:
         text = io.StringIO(newline="")
-        table = csv.DictWriter(text, dict.fromkeys(name for row in self.rows for name in row), lineterminator="\n")
+        columns = dict.fromkeys(name for row in self.rows for name in row if not name.startswith(CLASSES))
+        table = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
         table.writeheader()
         table.writerows(self.rows)
         write_text(self.run.path / METRICS, text.getvalue())

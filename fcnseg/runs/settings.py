@@ -60,15 +60,16 @@ def _is_number(value: object) -> bool:
 
 
 def hyperparameters(cfg: DictConfig) -> dict[str, Any]:
-    """What loggers compare runs by: the same columns for every run."""
+    """What loggers compare runs by: the same columns for every run; TensorBoard shows the first few unless asked for more."""
+    choices = {group: choice or "" for group, choice in cfg.choices.items()}
+    first = {group: choices[group] for group in ("model", "aug", "loss")}
     return {
-        **{group: choice or "" for group, choice in cfg.choices.items()},
-        "lr": cfg.optimizer.get("lr", ""),
+        **{**first, "lr": cfg.optimizer.get("lr", ""), "seed": cfg.seed},
+        **choices,
         "batch_size": cfg.data.batch_size,
         "size": spelled(cfg.data.size),
         "split": cfg.data.split,
         "max_epochs": cfg.trainer.max_epochs,
-        "seed": cfg.seed,
     }
 
 
