@@ -1,3 +1,4 @@
+import re
 import xml.etree.ElementTree as ET
 
 import numpy as np
@@ -6,6 +7,7 @@ import torch
 
 from fcnseg import pictures as figures
 from fcnseg.data import voc
+from fcnseg.data.dataset import Classes
 from fcnseg.report import charts
 from fcnseg.report.document import Gallery
 
@@ -30,11 +32,62 @@ def test_an_overlay_leaves_background_alone():
     assert laid[0, 0].tolist() == [155, 116, 116]
 
 
-def test_a_panel_has_a_row_a_sample_and_four_pictures():
-    masks = torch.stack([MASK, MASK])
-    panel = figures.panel(torch.stack([IMAGE, IMAGE]), masks, masks.long(), voc.VOC)
-    assert panel.shape == (2 * 4 + figures.GAP, 4 * 6 + 3 * figures.GAP, 3)
-    assert (panel[:4, 6 : 6 + figures.GAP] == 255).all()
+def test_a_panel_has_headings_names_and_a_legend():
+    masks, two = torch.stack([MASK, MASK]), torch.stack([IMAGE, IMAGE])
+    panel = figures.panel(two, masks, masks.long(), voc.VOC, ["first", "second"])
+    assert panel.shape[1] == 4 * 25 * 6 + 3 * figures.GAP >= figures.WIDTH  # enlarged 25 times
+    row, line = 25 * 4 + figures.LINE, figures.LINE
+    dark = (panel < 128).all(-1)
+    for heading in range(4):
+        assert dark[:line, heading * (25 * 6 + figures.GAP) :][:, : 25 * 6].any()
+    for number in range(2):
+        assert dark[line + number * row :][:line].any()
+        assert (panel[2 * line + number * row :, :150][: 25 * 4] == 100).all()
+    below = panel[line + 2 * row :].reshape(-1, 3).tolist()
+    assert all(list(bytes.fromhex(shade[1:])) in below for shade in figures.legend([masks], voc.VOC).values())
+
+
+def test_a_panel_of_large_images_is_not_enlarged_and_takes_any_name():
+    image, mask = torch.zeros(1, 3, 8, 224, dtype=torch.uint8), torch.zeros(1, 8, 224, dtype=torch.uint8)
+    assert figures.panel(image, mask, mask, voc.VOC, ["a\nb\ud800"]).shape[1] == 4 * 224 + 3 * figures.GAP
+
+
+def test_a_panel_s_legend_never_passes_its_edge():
+    masks = torch.arange(21, dtype=torch.uint8).view(1, 3, 7)
+    places = figures._flowed(voc.CLASSES, 300)
+    widths = [figures.FONT.getlength(name) + figures.SWATCH + figures.GAP for name in voc.CLASSES]
+    assert all(x + width <= 300 for (x, _), width in zip(places, widths, strict=True))
+    assert len(set(places)) == 21
+    assert figures.panel(masks.expand(3, 1, 3, 7).transpose(0, 1), masks, masks, voc.VOC, ["x"]).shape[1] >= 600
+
+
+def test_no_label_is_cut_off():
+    """However long the names are, every text lies within the picture of its chart."""
+    classes = Classes(tuple(f"{'long name ' * 9}{number}" for number in range(4)), ((0, 0, 0),) * 4, None)
+    titles = [f"transfer, learning rate {number} of many and very many words to tell" for number in range(3)]
+    step = charts.Step("a network of an especially long name, " * 3, 0.5, 0, 0.4, None)
+    mask = torch.zeros(4, 6, dtype=torch.uint8)
+    drawn = [
+        charts.class_heat_map(classes, np.full((4, 3), 0.5), titles, [0.25] * 4),
+        charts.confusion_matrix(classes.names, np.ones((4, 4))),
+        charts.ablation([step, charts.Step(step.adds, 0.5, 0, 0.4, step)], 0.1),
+        Gallery("x", IMAGE, mask, dict.fromkeys(titles, mask), classes).draw(),
+    ]
+    for figure in drawn:
+        svg = ET.fromstring(charts.svg(figure))
+        assert len(texts(figure)) > 3
+        box = figure.get_tightbbox()
+        width, height = (float(svg.get(side).removesuffix("pt")) / 72 for side in ("width", "height"))
+        assert width >= 0.97 * box.width  # letters are not as wide in a file as on a screen
+        assert height >= 0.97 * box.height
+        assert min(axes.get_position().height * figure.get_figheight() for axes in figure.axes) > 0.5
+
+
+def test_a_chart_has_no_style_that_a_strict_page_would_refuse():
+    svg = charts.svg(charts.confusion_matrix(['a style="b"', "x:y; style"], np.ones((2, 2))))
+    assert "<style" not in svg
+    assert re.search(r"<[^<>]* style=", svg) is None
+    assert svg.count('a style="b"') == 2  # as a text
 
 
 def test_a_legend_names_the_classes_there_are():

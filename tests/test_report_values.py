@@ -13,7 +13,7 @@ from torch import nn
 from fcnseg import paper
 from fcnseg.data.voc import CLASSES, PALETTE, VOC
 from fcnseg.inference import Segmenter
-from fcnseg.pictures import GAP, panel
+from fcnseg.pictures import GAP, LINE, panel
 from fcnseg.report import charts, content, masks, tables
 from fcnseg.report.collect import collect
 from fcnseg.report.compare import experiments
@@ -193,7 +193,7 @@ def test_every_cell_of_a_confusion_matrix(found):
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted", "truth")
     opacity = axes.images[0].get_array()[..., 3]
     assert [opacity[0, 0], opacity[0, 1], opacity[1, 0], opacity[2, 0]] == [
-        int(255 * (0.04 + 0.86 * share)) for share in (0.75, 0.25, 0.25)
+        int(255 * (0.04 + 0.7 * share)) for share in (0.75, 0.25, 0.25)
     ] + [0]
 
 
@@ -232,16 +232,16 @@ def test_every_picture_of_a_gallery():
     assert predicted["a"].tolist() == [[1, 1, 2, 2]] * 4
     cards = masks.gallery("a", {"net": data}, {"net": predicted}).cards()
     first, net = cards["image and truth"], cards["net"]
-    assert first["photograph"][0].tolist() == [[50] * 3] * 2 + [[200] * 3] * 2
+    assert first["image"][0].tolist() == [[50] * 3] * 2 + [[200] * 3] * 2
     assert first["truth"][0].tolist() == PALETTE[[0, 5, 0, 255]].tolist()
-    assert net["mask"][0].tolist() == PALETTE[[1, 1, 2, 2]].tolist()
+    assert net["prediction"][0].tolist() == PALETTE[[1, 1, 2, 2]].tolist()
     over = [0.4 * light + 0.6 * PALETTE[label] for light, label in ((50, 1), (50, 1), (200, 2), (200, 2))]
-    assert net["mask over the photograph"][0].tolist() == np.array(over).astype(np.uint8).tolist()
+    assert net["overlay"][0].tolist() == np.array(over).astype(np.uint8).tolist()
 
 
 def test_every_picture_of_a_panel():
     image, truth, prediction = torch.full((3, 4, 4), 100), torch.full((4, 4), 3), torch.full((4, 4), 7)
-    row = panel(image.byte()[None], truth.byte()[None], prediction[None], VOC)
-    at = [row[0, number * (4 + GAP)].tolist() for number in range(4)]
+    row = panel(image.byte()[None], truth.byte()[None], prediction[None], VOC, ["a"])
+    at = [row[2 * LINE, number * (38 * 4 + GAP)].tolist() for number in range(4)]
     over = (0.4 * 100 + 0.6 * PALETTE[7]).astype(np.uint8).tolist()
     assert at == [[100] * 3, PALETTE[3].tolist(), PALETTE[7].tolist(), over]

@@ -4,8 +4,11 @@ A figure has no background, and one colour of ink that `svg` leaves to the page:
 """
 
 import io
+import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +25,9 @@ from fcnseg.pictures import Picture
 
 Reals = npt.NDArray[np.float64]
 MOST_NAMES = 60  # beside the rows of a confusion matrix
-INK, BLUE, ORANGE = "#24292f", "#3d85c6", "#e0832c"
+INK, BLUE, ORANGE = "#24292f", "#3d85c6", "#c96d14"
+WHOLE: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.04}  # a picture of the axes and of all their labels
+TAG, STYLE = re.compile("<[^<>]+>"), re.compile(r' style="([^"]*)"')
 styled = rc_context(
     {
         **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
@@ -73,22 +78,41 @@ class Step:
     paper: float
     after: "Step | None"
 
+    @property
+    def gains(self) -> list[str]:
+        """What the step added to our IoU, and to the paper's; empty if it builds on no other."""
+        if not self.after:
+            return ["", ""]
+        return [f"{self.ours - self.after.ours:+.4f}", f"{self.paper - self.after.paper:+.4f}"]
+
 
 def _chart(width: float, height: float) -> tuple[Figure, Axes]:
-    """An empty chart of this size in inches."""
-    figure = Figure((width, height), layout="constrained")
-    return figure, figure.add_subplot()
+    """An empty chart whose axes have this size in inches; labels come on top of it, however long they are."""
+    figure = Figure((width, height))
+    return figure, figure.add_axes((0, 0, 1, 1))
 
 
 @styled
 def svg(figure: Figure) -> str:
-    """The figure as an `<svg>` element whose ink is the colour of the text around it."""
+    """The figure as an `<svg>` element whose ink is the colour of the text around it.
+
+    It has no style of its own but attributes: a page that lets only its own style sheet in would leave others out.
+    """
     file = io.StringIO()
     # Without a date, the same runs give the same page.
-    figure.savefig(file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    figure.savefig(file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")), **WHOLE)
     text = file.getvalue()
     # An XML declaration comes first, which has no place inside a page.
-    return text[text.index("<svg") :].replace(INK, "currentColor").strip()
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = text.replace(INK, "currentColor").strip()
+    return TAG.sub(lambda tag: STYLE.sub(_attributes, tag[0]), text)
+
+
+def _attributes(style: re.Match[str]) -> str:
+    """A style attribute of matplotlib's as attributes of SVG; the font is the page's."""
+    pairs = [declaration.split(":") for declaration in style[1].split(";") if declaration.strip()]
+    values = {name.strip(): value.strip() for name, value in pairs}
+    return "".join(f' {name}="{value}"' for name, value in values.items() if name != "font-family")
 
 
 def picture(figure: Figure | Picture) -> Image.Image:
@@ -96,14 +120,14 @@ def picture(figure: Figure | Picture) -> Image.Image:
     if isinstance(figure, np.ndarray):
         return Image.fromarray(figure)
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=150, facecolor="white")
+    figure.savefig(file, format="png", dpi=150, facecolor="white", **WHOLE)
     return Image.open(file)
 
 
 @styled
 def loss_curves(curves: Sequence[Curve]) -> Figure:
     """Figures 2-8: training and validation loss of one experiment, a pair of lines for every seed."""
-    figure, axes = _chart(4.2, 2.8)
+    figure, axes = _chart(3.6, 2.3)
     # The lines of several seeds cross: they are thinner.
     width = 1.8 if len(curves) == 1 else 1.2
     for curve in curves:
@@ -133,8 +157,8 @@ def _cells(axes: Axes, values: Reals, rows: Sequence[str], columns: Sequence[str
         columns: The names of the columns.
         texts: What is written into the cells, row by row.
     """
-    # At 0.04 a cell of value 0 still differs from a cell without a value.
-    opacity = np.where(np.isnan(values), 0, 0.04 + 0.86 * np.clip(np.nan_to_num(values), 0, 1))
+    # At 0.74 ink can still be read on a dark page, at 0.04 a cell of value 0 still differs from a cell without a value.
+    opacity = np.where(np.isnan(values), 0, 0.04 + 0.7 * np.clip(np.nan_to_num(values), 0, 1))
     blue = np.broadcast_to(to_rgb(BLUE), (*values.shape, 3))
     # As bytes: matplotlib would enlarge a wide matrix of floats in hundreds of megabytes.
     axes.imshow((255 * np.dstack([blue, opacity])).astype(np.uint8), aspect="auto", interpolation="none")
@@ -156,9 +180,10 @@ def class_heat_map(classes: Classes, iou: Reals, titles: Sequence[str], shares: 
         titles: The titles of the experiments, which head the columns.
         shares: The share of the labelled test pixels that every class has.
     """
-    figure, axes = _chart(2.8 + 0.62 * len(titles), 0.24 + 0.28 * max(len(classes) + 1, 8))
-    values = np.vstack([np.nanmean(iou, axis=0), iou])
     named = [f"{name} {share:.1%}" for name, share in zip(classes.names, shares, strict=True)]
+    titles = [textwrap.fill(title, 28) for title in titles]
+    figure, axes = _chart(0.62 * len(titles), 0.28 * max(len(classes) + 1, 8))
+    values = np.vstack([np.nanmean(iou, axis=0), iou])
     objects = [label for label in range(len(classes)) if label != classes.background]
     top = np.nanmax(iou[objects], initial=0.1)  # background is far above the others
     texts = ["-" if np.isnan(value) else f"{value:.2f}" for value in values.flat]
@@ -176,7 +201,7 @@ def confusion_matrix(names: Sequence[str], matrix: Reals) -> Figure:
         matrix: (C, C) counts of pixels by truth and prediction.
     """
     side = 0.26 * min(max(len(names), 8), MOST_NAMES)
-    figure, axes = _chart(0.94 + side, 0.14 + side)
+    figure, axes = _chart(side, side)
     pixels = matrix.sum(1, keepdims=True)
     shares = np.where(pixels > 0, matrix / np.maximum(pixels, 1), np.nan)
     # Only what is shown as 10 or more: with all numbers the chart cannot be read.
@@ -191,7 +216,7 @@ def confusion_matrix(names: Sequence[str], matrix: Reals) -> Figure:
 @styled
 def ablation(steps: Sequence[Step], floor: float) -> Figure:
     """The IoU after each step, ours beside the paper's, with the floor of this test set as a line."""
-    figure, axes = _chart(6.8, 0.9 + 0.5 * len(steps))
+    figure, axes = _chart(4.2, 0.5 * len(steps))
     rows, ours, theirs = range(len(steps)), [step.ours for step in steps], [step.paper for step in steps]
     axes.hlines(rows, ours, theirs, color=INK, alpha=0.25, linewidth=1.2)
     axes.plot(ours, rows, "o", color=BLUE, ms=8, label="ours")
@@ -199,14 +224,14 @@ def ablation(steps: Sequence[Step], floor: float) -> Figure:
     axes.plot(theirs, rows, "D", color=ORANGE, fillstyle="none", ms=7, mew=1.6, label="the paper's")
     for row, step in enumerate(steps):
         if step.after:
-            gains = f"ours {step.ours - step.after.ours:+.4f}\npaper's {step.paper - step.after.paper:+.4f}"
+            gains = "ours {}\npaper's {}".format(*step.gains)
             # To the right of the axes, at the height of the row.
             axes.annotate(gains, (1.02, row), xycoords=("axes fraction", "data"), va="center", size=8)
     axes.axvline(floor, color=INK, linewidth=1, linestyle="--", label="background everywhere")
     axes.set_yticks(rows, [step.adds for step in steps])
     axes.set(xlabel="IoU by the paper's definition", ylim=(len(steps) - 0.5, -0.5))
     axes.grid(axis="x")
-    figure.legend(ncols=3, loc="outside upper left")
+    axes.legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
     return figure
 
 
@@ -224,7 +249,7 @@ def gallery(cards: Mapping[str, Mapping[str, Picture]], legend: Mapping[str, str
     for axes in grid.flat:
         axes.axis("off")
     for column, (title, card) in enumerate(cards.items()):
-        grid[0, column].set_title(title, size=8)
+        grid[0, column].set_title(textwrap.fill(title, 24), size=8)  # neighbours are as wide as that
         for axes, picture in zip(grid[:, column], card.values(), strict=False):
             axes.imshow(picture)
     patches = [Patch(facecolor=shade, edgecolor=INK, label=name) for name, shade in legend.items()]
@@ -239,7 +264,7 @@ def reliability(runs: Mapping[str, Sequence[Reals]]) -> Figure:
     Args:
         runs: By the title of a run, (B,) each: the pixels, the sum of their confidence, and the right pixels of every bin.
     """
-    figure, axes = _chart(5.2, 4.6)
+    figure, axes = _chart(4.4, 3.8)
     axes.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle="--", label="as sure as right")
     for title, (pixels, confidence, right) in runs.items():
         full = pixels > 0
@@ -248,7 +273,7 @@ def reliability(runs: Mapping[str, Sequence[Reals]]) -> Figure:
         axes.scatter(mean, share, s=4 + 120 * pixels[full] / pixels.sum(), color=line.get_color(), alpha=0.7)
     axes.set(xlabel="mean confidence", ylabel="share of pixels right", xlim=(0, 1.02), ylim=(0, 1.02))
     axes.grid()
-    figure.legend(loc="outside lower left")
+    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.15))
     return figure
 
 
@@ -260,7 +285,7 @@ def spread(values: Reals, titles: Sequence[str]) -> Figure:
         values: (rows, 3) the difference and the two ends of its interval; NaN for a row without a value.
         titles: What the rows are.
     """
-    figure, axes = _chart(6.4, 0.9 + 0.26 * len(titles))
+    figure, axes = _chart(5, 0.26 * max(len(titles), 4))
     rows, (middle, low, high) = np.arange(len(titles)), values.T
     axes.hlines(rows, low, high, color=INK, alpha=0.5, linewidth=1.4)
     axes.plot(middle, rows, "o", color=BLUE, ms=6)
@@ -274,12 +299,12 @@ def spread(values: Reals, titles: Sequence[str]) -> Figure:
 @styled
 def cost(points: Mapping[str, tuple[float, float]], label: str) -> Figure:
     """Mean IoU over a cost, on a logarithmic scale; a point for every experiment, by its title."""
-    figure, axes = _chart(6.4, 4.2)
+    figure, axes = _chart(5.6, 3.4)
     for title, (x, y) in points.items():
         axes.plot(x, y, "o", ms=8, label=title)
     axes.set(xlabel=label, ylabel="mIoU", xscale="log")
     axes.grid()
-    figure.legend(loc="outside lower left")
+    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.15))
     return figure
 
 
@@ -291,7 +316,7 @@ def curves(runs: Mapping[str, Reals], label: str) -> Figure:
         runs: By the title of an experiment, (seeds, epochs), NaN after the last epoch of a seed.
         label: What the values are.
     """
-    figure, axes = _chart(6.4, 4.2)
+    figure, axes = _chart(5.6, 3.4)
     for title, values in runs.items():
         epochs = np.arange(1, values.shape[1] + 1)
         counted = np.maximum(1, (~np.isnan(values)).sum(0))
@@ -302,5 +327,5 @@ def curves(runs: Mapping[str, Reals], label: str) -> Figure:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="epoch", ylabel=label)
     axes.grid()
-    figure.legend(loc="outside lower left")
+    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.15))
     return figure

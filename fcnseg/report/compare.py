@@ -1,7 +1,7 @@
 """Compare runs: which of them are one experiment, and how they differ from each other and from the paper."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import groupby
 from statistics import fmean, stdev
@@ -17,7 +17,7 @@ INCIDENTAL = ("seed", "name", "runs", "resume", "data.root", "data.cache", "data
 # Settings in which a run may differ from the paper's: the machine's, and what follows from trainer.max_epochs.
 NOT_THE_PAPER_S = ("trainer.accelerator", "trainer.devices", "trainer.precision", "optimizer.fused", "schedule.T_max")
 # Experiments of one name are distinguished by these settings first: people know them best.
-KNOWN_BEST = ("choices.data", "data.size", "data.split", "trainer.max_epochs", "optimizer.lr")
+KNOWN_BEST = ("choices.data", "model.backbone", "data.size", "data.split", "trainer.max_epochs", "optimizer.lr")
 TITLE = 60  # characters of a setting in a title: a chart has room for a few of them
 WORDS = {"model.weights": "pretrained weights", "data.size": "size in pixels"}
 
@@ -125,29 +125,50 @@ def _value(config: Config, key: str) -> str:
     return "none" if config[key] is None else line(str(config[key]).rpartition(separator)[2], TITLE)
 
 
-def _title(entry: Entry) -> str:
-    """The experiment's name, or what was chosen from the groups; and the backbone of a network that has one."""
-    chosen = "-".join(entry.choice(group) for group in ("model", "aug", "loss", "schedule"))
-    title, backbone = entry.choice("experiment") or chosen, entry.config.get("model.backbone")
-    return f"{title} ({backbone})" if backbone else title
+CHOICES = ("aug", "loss", "optimizer", "schedule")  # what the name of a run without an experiment consists of
+
+
+def _title(entry: Entry, varied: Iterable[str] = CHOICES) -> str:
+    """The experiment's name, or the network and what was chosen from the groups `varied`."""
+    return entry.choice("experiment") or "-".join(filter(None, map(entry.choice, ("model", *varied))))
 
 
 def _distinguishing(twins: Sequence[Mapping[str, str]]) -> list[str]:
-    """A few settings by which any two of `twins` can be distinguished."""
+    """A few settings by which any two of `twins` can be distinguished: in each step the one that distinguishes most."""
     chosen: list[str] = []
-    kinds = 1
-    for key in dict.fromkeys([*KNOWN_BEST, *(key for twin in twins for key in twin)]):
-        found = len({tuple(twin.get(each) for each in (*chosen, key)) for twin in twins})
-        if found > kinds:
-            chosen, kinds = [*chosen, key], found
+    keys = list(dict.fromkeys([*KNOWN_BEST, *(key for twin in twins for key in twin)]))
+
+    def kinds(key: str) -> int:
+        """How many kinds of twins there are by what was chosen so far and this setting."""
+        return len({tuple(twin.get(each) for each in (*chosen, key)) for twin in twins})
+
+    while keys and len({tuple(map(twin.get, chosen)) for twin in twins}) < max(map(kinds, keys)):
+        chosen.append(max(keys, key=kinds))
     return chosen
 
 
-def experiments(entries: Iterable[Entry]) -> list[Experiment]:
-    """Gather runs over their seeds: first the paper's experiments in the paper's order, then the others by title.
+def titled(found: Sequence[Experiment]) -> list[Experiment]:
+    """Experiments with titles that say what differs between them, and nothing else; no two of a state are the same."""
+    unnamed = [each.first for each in found if not each.first.choice("experiment")]
+    varied = [group for group in CHOICES if len({entry.choice(group) for entry in unnamed}) > 1]
+    titles = [_title(each.first, varied) for each in found]
+    identities = [_identity(each.first) for each in found]
+    twins: dict[str, list[dict[str, str]]] = {}
+    for title, identity in zip(titles, identities, strict=True):
+        twins.setdefault(title, []).append(identity)
+    settings = {title: _distinguishing(those) for title, those in twins.items()}
+    made: dict[tuple[str, str], Experiment] = {}
+    for each, title, identity in zip(found, titles, identities, strict=True):
+        added = [line(f"{_name(key)} {_value(identity, key)}", TITLE) for key in settings[title] if key in identity]
+        key = ", ".join([title, *added]), each.first.state
+        # Values that differ may be shortened to the same words.
+        full = f"{key[0]} ({len(made) + 1})" if key in made else key[0]
+        made[full, key[1]] = replace(each, title=full)
+    return [*made.values()]
 
-    Where several experiments would have the same title, the settings that differ are added.
-    """
+
+def experiments(entries: Iterable[Entry]) -> list[Experiment]:
+    """Gather runs over their seeds: first the paper's experiments in the paper's order, then the others by title."""
     names = list(paper.EXPERIMENTS)
 
     def place(entry: Entry) -> tuple[Any, ...]:
@@ -155,21 +176,15 @@ def experiments(entries: Iterable[Entry]) -> list[Experiment]:
         rank = names.index(entry.choice("experiment")) if entry.published else len(names)
         return rank, _title(entry), entry.state, str(sorted(_identity(entry).items())), entry.config.get("seed", 0)
 
-    made = []
     # groupby gathers neighbours only.
-    for title, namesakes in groupby(sorted(entries, key=place), key=_title):
-        groups = [tuple(group) for _, group in groupby(namesakes, key=lambda entry: (entry.state, _identity(entry)))]
-        identities = [_identity(group[0]) for group in groups]
-        settings = _distinguishing(identities)
-        for group, identity in zip(groups, identities, strict=True):
-            added = [line(f"{_name(key)} {identity.get(key, 'none')}", TITLE) for key in settings]
-            made.append(Experiment(", ".join([title, *added]), group, differences(group[0])))
-    return made
+    groups = groupby(sorted(entries, key=place), key=lambda entry: (_title(entry), entry.state, _identity(entry)))
+    gathered = [tuple(group) for _, group in groups]
+    return titled([Experiment("", group, differences(group[0])) for group in gathered])
 
 
 def by_test_set(found: Iterable[Experiment]) -> dict[str, list[Experiment]]:
-    """Group finished experiments by what they were tested on."""
+    """Group finished experiments by what they were tested on, with titles that say what differs within the group."""
     sets: dict[str, list[Experiment]] = {}
     for experiment in found:
         sets.setdefault(experiment.test_set, []).append(experiment)
-    return sets
+    return {test_set: titled(group) for test_set, group in sets.items()}

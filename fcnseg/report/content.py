@@ -13,11 +13,12 @@ from fcnseg.metrics import MONITOR, PAPER_BATCH
 from fcnseg.report import charts, confused, cost, edges, imagewise, masks, pair, sure, suspects, tables, training
 from fcnseg.report.collect import STATES, Entry, line
 from fcnseg.report.compare import Experiment, by_test_set, experiments
-from fcnseg.report.document import Block, Chart, Section, Text
+from fcnseg.report.document import Block, Chart, Section, Table, Text
 from fcnseg.report.study import Study, studies
 
 T = TypeVar("T")
 MOST_COLUMNS = 12  # of a chart
+MOST_DETAILED = 24  # experiments with charts of their own: those of two hundred take minutes, and nobody reads them
 MOST_STUDIES = 3  # test sets that are shown image by image: each has some thirty pictures
 DEFINITIONS = (
     f"All numbers are of the test images; ± is the standard deviation over seeds. The paper's definition counts void (255) as "
@@ -50,19 +51,20 @@ def sections(
     """
     finished = experiments([entry for entry in entries if entry.state == "finished"])
     begun = experiments([entry for entry in entries if entry.state != "finished" and entry.config])
-    sets, unfinished = by_test_set(finished), tables.unfinished(entries)
+    sets, unfinished, detailed = by_test_set(finished), tables.unfinished(entries), _best(finished)
+    losses = _losses([*detailed, *begun[:MOST_DETAILED]])
     ablations = [chart for found in sets.values() if (chart := ablation(found))]
     known, shown = studied(entries), masks.Shown(root, trust=trust)
     against = pair.compared(*pair.chosen(known, compare), shown) if compare else []
     parts = [
-        Section("Results", _results(sets)),
+        Section("Results", [*_results(sets), *_left_to_the_tables(finished, begun)]),
         Section("Two runs against each other", against),
         Section("Not finished", [unfinished] if unfinished else []),
         Section("What each step added", ablations),
-        Section("Training and validation loss (Figures 2-8)", loss_charts([*finished, *begun]), small=True),
-        Section("Predictions (Figures 9-11)", _predictions(finished, images, root, trust)),
+        Section("Training and validation loss (the paper's Figures 2-8)", losses, small=True),
+        Section("Predictions (the paper's Figures 9-11)", _predictions(detailed, images, root, trust)),
         Section("IoU of every class", [heat_map(part) for found in sets.values() for part in _parts(found)]),
-        Section("Confusion matrices", _confusions(finished)),
+        Section("Confusion matrices", _confusions(detailed)),
         *_image_by_image(known, shown),
         Section("Cost", [block for found in sets.values() for block in cost.costs(found, trust=trust)]),
         Section(
@@ -70,6 +72,21 @@ def sections(
         ),
     ]
     return [section for section in parts if section.blocks]
+
+
+def _best(found: Sequence[Experiment]) -> list[Experiment]:
+    """The experiments with the highest mIoU, as many as get charts of their own, in their order."""
+    scores = [stat.mean if (stat := each.stat("metrics", "test/miou")) else -1 for each in found]
+    best = sorted(range(len(found)), key=lambda at: -scores[at])[:MOST_DETAILED]
+    return [found[at] for at in sorted(best)]
+
+
+def _left_to_the_tables(finished: Sequence[Experiment], begun: Sequence[Experiment]) -> list[Text]:
+    if max(len(finished), len(begun)) <= MOST_DETAILED:
+        return []
+    which = f"the {MOST_DETAILED} finished experiments with the highest mIoU, and of {MOST_DETAILED} unfinished ones"
+    text = f"Loss curves, predictions and confusion matrices are of {which} at most; the tables and results.csv have all runs."
+    return [Text(text, warning=True)]
 
 
 def studied(entries: Sequence[Entry]) -> list[Study]:
@@ -148,19 +165,33 @@ def ablation(found: Sequence[Experiment]) -> Chart | None:
         f"other networks build on the weighted loss. † not the paper's setting: see the results. {found[0].test_set}."
     )
     floor = found[0].first.result["floor"]["paper_iou"]
-    return Chart("ablation", caption, partial(charts.ablation, [*steps.values()], floor))
+    numbers = Table(
+        ("step", "ours", "±", "the paper's", "our gain", "the paper's gain"),
+        [
+            [step.adds, *(f"{value:.4f}" for value in (step.ours, step.deviation, step.paper)), *step.gains]
+            for step in steps.values()
+        ],
+    )
+    return Chart("ablation", caption, partial(charts.ablation, [*steps.values()], floor), numbers=numbers)
+
+
+def _losses(found: Sequence[Experiment]) -> list[Block]:
+    made, table = loss_charts(found), tables.one_epoch(found)
+    note = [Text("The numbers of every epoch are in metrics.csv, in the folder of each run.")] if made else []
+    return [*note, *made, *([table] if table else [])]
 
 
 def loss_charts(found: Sequence[Experiment]) -> list[Chart]:
-    """Figures 2-8: a chart for every experiment that has trained for an epoch."""
+    """The paper's Figures 2-8: a chart for every experiment that has trained for two epochs; one epoch is no curve."""
     made = []
     for experiment in found:
-        if curves := [_curve(entry) for entry in experiment.entries if entry.rows]:
+        if curves := [_curve(entry) for entry in experiment.entries if len(entry.rows) > 1]:
             finished, theirs = experiment.first.state == "finished", experiment.first.published
-            figure = f"Figure {theirs.figure}: " if theirs and finished else ""
+            figure = f" (the paper's Figure {theirs.figure})" if theirs and finished else ""
             seeds = f", {len(curves)} seeds" if len(curves) > 1 else ""
             state = "" if finished else f" ({experiment.first.state})"
-            caption = f"{figure}{experiment.title}{state}{seeds}. {experiment.beside_the_paper.capitalize()}."
+            floor = tables.not_above_floor(experiment) if finished else ""
+            caption = f"{experiment.title}{state}{seeds}{figure}. {experiment.beside_the_paper.capitalize()}{floor}."
             name = "".join(letter if letter.isalnum() else "-" for letter in experiment.title.split(",")[0])
             made.append(Chart(f"loss-{name}", caption, partial(charts.loss_curves, curves)))
     return made
@@ -238,8 +269,17 @@ def heat_map(found: Sequence[Experiment]) -> Chart:
         f"share of the labelled test pixels. {found[0].test_set}."
     )
     titles = [experiment.title for experiment in found]
-    draw = partial(charts.class_heat_map, classes, np.array(means), titles, pixels / max(1, pixels.sum()))
-    return Chart("classes", caption, draw)
+    shares = pixels / max(1, pixels.sum())
+    numbers = Table(
+        ("class", "share of pixels", *titles),
+        [
+            [name, f"{share:.2%}", *("-" if np.isnan(mean) else f"{mean:.4f}" for mean in row)]
+            for name, share, row in zip(classes.names, shares, means, strict=True)
+        ],
+        rows_are="class",
+    )
+    draw = partial(charts.class_heat_map, classes, np.array(means), titles, shares)
+    return Chart("classes", caption, draw, numbers=numbers)
 
 
 def _confusion(entry: Entry) -> charts.Reals:

@@ -45,12 +45,14 @@ class Table:
         rows: The cells of every row; the first one is the row's heading.
         groups: Headings above those of the columns, each with the number of columns that it spans.
         words: The numbers of the columns that hold text, which is aligned left; the others hold numbers.
+        rows_are: "image" or "class" where every row is one: its address in the page is then `#image-` and the row's heading.
     """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     groups: Sequence[tuple[str, int]] = ()
     words: Sequence[int] = (0,)
+    rows_are: str = ""
 
     @property
     def classes(self) -> list[str]:
@@ -76,12 +78,14 @@ class Chart:
         draw: Draws it with `fcnseg.report.charts`, or as a picture, which Markdown alone shows; it is called when the chart is
             written, so that few figures are in memory.
         title: The words that unfold the chart when they are clicked; a chart without a title is always shown.
+        numbers: What the chart shows, as a table, which the page folds.
     """
 
     name: str
     caption: str
     draw: Callable[[], Figure | Picture]
     title: str = ""
+    numbers: Table | None = None
 
 
 @dataclass(frozen=True)
@@ -112,11 +116,11 @@ class Gallery:
 
     def cards(self) -> dict[str, dict[str, Picture]]:
         """Pairs of pictures by their title, each picture by what it shows."""
-        cards = {"image and truth": {"photograph": photograph(self.image), "truth": colour(self.truth, self.classes)}}
+        cards = {"image and truth": {"image": photograph(self.image), "truth": colour(self.truth, self.classes)}}
         for title, mask in self.predictions.items():
             cards[title] = {
-                "mask": colour(mask, self.classes),
-                "mask over the photograph": overlay(self.image, mask, self.classes),
+                "prediction": colour(mask, self.classes),
+                "overlay": overlay(self.image, mask, self.classes),
             }
             if self.with_errors:
                 cards[title]["errors"] = errors(self.truth, mask, self.classes)

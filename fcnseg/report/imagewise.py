@@ -29,7 +29,7 @@ def worst_first(study: Study, shown: Shown) -> list[Block]:
         f"The mean IoU of the classes that each image has in truth or prediction, void left out. {study.test_set}: "
         f"{len(rows)} of {len(order)} images, and {len(runs)} of {len(study.runs)} runs; images.csv has all of them."
     )
-    blocks: list[Block] = [Text(about), Table(columns, rows, words=(0, len(columns) - 1))]
+    blocks: list[Block] = [Text(about), Table(columns, rows, words=(0, len(columns) - 1), rows_are="image")]
     middle = max(0, (len(order) - OF_A_KIND) // 2)
     kinds = {"worst": order[:OF_A_KIND], "median": order[middle : middle + OF_A_KIND], "best": order[-OF_A_KIND:]}
     seen: set[int] = set()
@@ -58,7 +58,7 @@ def disputed(study: Study, shown: Shown) -> list[Block]:
     columns = ("image", "difference", "highest in", "IoU", "lowest in", "its IoU")
     about = f"The images whose IoU differs most between the {len(study.runs)} runs. {study.test_set}."
     pictures = [block for n in order[:OF_A_KIND] for block in shown.gallery(study.names[n], ends[n])]
-    return [Text(about), Table(columns, rows, words=(0, 2, 4)), *pictures]
+    return [Text(about), Table(columns, rows, words=(0, 2, 4), rows_are="image"), *pictures]
 
 
 def as_csv(studies: Iterable[Study]) -> str:

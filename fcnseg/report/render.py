@@ -5,6 +5,7 @@ import gc
 import io
 from collections.abc import Callable, Sequence
 from functools import partial
+from hashlib import sha256
 from itertools import count
 from pathlib import Path
 from typing import TypeVar
@@ -16,7 +17,7 @@ from PIL import Image
 from fcnseg.files import write_text
 from fcnseg.pictures import Picture
 from fcnseg.report import charts
-from fcnseg.report.document import Section, escaped
+from fcnseg.report.document import Gallery, Section, escaped
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -30,14 +31,36 @@ TEMPLATES = Environment(
     keep_trailing_newline=True,
 )
 TEMPLATES.filters["escaped"] = escaped
+# The page lets a browser run and apply what has these hashes, and nothing else.
+TEMPLATES.filters["sha256"] = lambda text: f"sha256-{base64.b64encode(sha256(text.encode()).digest()).decode()}"
 
 
 def html(title: str, lead: str, sections: Sequence[Section]) -> str:
-    """The report as one HTML page that needs no other file."""
-    page = TEMPLATES.get_template("page.html")
-    return page.render(
-        title=title, lead=lead, sections=sections, svg=partial(_drawn, charts.svg), data_address=_data_address
+    """The report as one HTML page that needs no other file; every image and class in it has an address, `#image-<name>`."""
+    galleries = [block for section in sections for block in section.blocks if isinstance(block, Gallery)]
+    return TEMPLATES.get_template("page.html").render(
+        title=title,
+        lead=lead,
+        sections=sections,
+        galleries={_address("image", gallery.name) for gallery in galleries},
+        address=_address,
+        free=partial(_free, set()),
+        svg=partial(_drawn, charts.svg),
+        data_address=_data_address,
     )
+
+
+def _address(kind: str, name: str) -> str:
+    """The address, within the page, of what is named in the first line of a cell or heading; an address has no blanks."""
+    return f"{kind}-{'-'.join(name.partition(chr(10))[0].split())}"
+
+
+def _free(taken: set[str], name: str) -> str:
+    """The name, or with a number behind it where it is taken; it is taken from then on."""
+    numbered = (name if number == 1 else f"{name}-{number}" for number in count(1))
+    free = next(name for name in numbered if name not in taken)
+    taken.add(free)
+    return free
 
 
 def _drawn(write: Callable[[U], T], draw: Callable[[], U]) -> T:
@@ -70,10 +93,7 @@ def write_markdown(
 
     def save(draw: Callable[[], Figure | Picture], name: str) -> str:
         """Save a figure under `name`, or with a number behind it where another chart has that name already."""
-        name = name.replace("/", "-")[:80]  # a name in a run folder may be longer than one of a file
-        numbered = (name if number == 1 else f"{name}-{number}" for number in count(1))
-        free = next(name for name in numbered if name not in taken)
-        taken.add(free)
+        free = _free(taken, name.replace("/", "-")[:80])  # a name in a run folder may be longer than one of a file
         _drawn(charts.picture, draw).save(folder / figures / f"{free}.png")
         return f"{figures}/{free}.png"
 

@@ -29,4 +29,4 @@ def labels_to_look_at(study: Study, shown: Shown) -> list[Block]:
     pictures = [block for n in order[:PICTURED] for block in shown.gallery(study.names[n], [best])]
     weak = f"{best.title} is not better than predicting {best.entry.floor_class} everywhere: its doubts say little."
     caveat = [] if beats_floor(best.entry.result) else [Text(weak, warning=True)]
-    return [Text(about), *caveat, Table(columns, rows, words=(0, 3)), *pictures]
+    return [Text(about), *caveat, Table(columns, rows, words=(0, 3), rows_are="image"), *pictures]

@@ -2,7 +2,8 @@
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from math import isnan, nan
 from statistics import fmean
 from typing import Any
 
@@ -50,9 +51,8 @@ def _result(experiment: Experiment) -> dict[str, str]:
     runs, published = [entry.result for entry in experiment.entries], experiment.first.published
     # A seed may have been run twice, under two names.
     seeds = len({entry.config.get("seed") for entry in experiment.entries})
-    remark = "" if any(map(beats_floor, runs)) else f"; not better than predicting {experiment.first.floor_class}"
     row = {
-        "experiment": f"{experiment.title}\n{experiment.beside_the_paper}{remark}",
+        "experiment": f"{experiment.title}\n{experiment.beside_the_paper}{not_above_floor(experiment)}",
         "seeds": str(seeds) if seeds == len(runs) else f"{seeds} in {len(runs)} runs",
     }
     for name, column in PRINTED.items():
@@ -66,6 +66,14 @@ def _result(experiment: Experiment) -> dict[str, str]:
     }
 
 
+def not_above_floor(experiment: Experiment) -> str:
+    """Words about the runs that are no better than the floor; empty if there are none."""
+    runs = [entry.result for entry in experiment.entries]
+    below = len(runs) - sum(map(beats_floor, runs))
+    which = "" if below == len(runs) else f"{below} of {len(runs)} runs "
+    return f"; {which}not better than predicting {experiment.first.floor_class}" if below else ""
+
+
 def _shown(value: Stat | float | None) -> str:
     return "-" if value is None else str(value) if isinstance(value, Stat) else f"{value:.4f}"
 
@@ -77,16 +85,14 @@ def differences_from_the_paper(experiments: Iterable[Experiment]) -> Table | Non
 
 
 def differences_between(experiments: Iterable[Experiment]) -> Table | None:
-    """The facts that make numbers hard to compare and that differ between runs; None if no fact does."""
-    runs = [(experiment.title, _facts(entry)) for experiment in experiments for entry in experiment.entries]
+    """What makes numbers hard to compare and differs: a row a setting, a column an experiment; None if nothing differs."""
+    runs = {experiment.title: [_facts(entry) for entry in experiment.entries] for experiment in experiments}
     rows = []
-    for fact in runs[0][1]:
-        values = dict.fromkeys(facts[fact] for _, facts in runs)
-        if len(values) > 1:
-            for value in values:
-                titles = dict.fromkeys(title for title, facts in runs if facts[fact] == value)
-                rows.append([fact, value, "; ".join(titles)])
-    return Table(("what", "is", "in"), rows, words=(0, 1, 2)) if rows else None
+    for fact in next(iter(runs.values()))[0]:
+        cells = ["; ".join(dict.fromkeys(facts[fact] for facts in seeds)) for seeds in runs.values()]
+        if len({facts[fact] for seeds in runs.values() for facts in seeds}) > 1:
+            rows.append([fact, *cells])
+    return Table(("setting", *runs), rows, words=range(len(runs) + 1)) if rows else None
 
 
 def _facts(entry: Entry) -> dict[str, str]:
@@ -102,6 +108,22 @@ def _facts(entry: Entry) -> dict[str, str]:
         "torch": str(result.get("versions", {}).get("torch", "not recorded")),
         "code": f"{str(result.get('commit'))[:8]}{' with changes' if result.get('dirty') else ''}",
     }
+
+
+def one_epoch(experiments: Iterable[Experiment]) -> Table | None:
+    """The losses of the runs that have trained for one epoch, of which there is no curve to draw; None if there are none."""
+    rows = [
+        [experiment.title, str(entry.config.get("seed", "-")), *_losses(entry.rows[0])]
+        for experiment in experiments
+        for entry in experiment.entries
+        if len(entry.rows) == 1
+    ]
+    return Table(("trained for one epoch", "seed", "training loss", "validation loss"), rows) if rows else None
+
+
+def _losses(row: Mapping[str, float]) -> list[str]:
+    values = [row.get(f"{stage}/loss", nan) for stage in ("train", "val")]
+    return ["-" if isnan(value) else f"{value:.4f}" for value in values]
 
 
 def unfinished(entries: Iterable[Entry]) -> Table | None:
