@@ -21,7 +21,7 @@ def evaluate(cfg: DictConfig) -> float | None:
     """
     if cfg.at not in SIZES:
         raise ValueError(f"at={cfg.at}: wanted one of {', '.join(SIZES)}")
-    run = Run(Path(cfg.run))
+    run = Run(Path(str(cfg.run)))
     stored = run.config
     from fcnseg.models.averaged import averaged
     from fcnseg.runs import provenance, result, retest  # import torch, which a refused command need not wait for

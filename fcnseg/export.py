@@ -18,7 +18,7 @@ NEEDED = ("onnx", "onnxscript", "onnxruntime")  # by the format onnx
 def export(cfg: DictConfig) -> None:
     """Write the run's network with its best weights, compare the file with PyTorch, and keep it only if both agree."""
     check_settings(cfg)
-    run = Run(Path(cfg.run))
+    run = Run(Path(str(cfg.run)))
     stored = run.config
     out = Path(str(cfg.out or f"{run.path.resolve().name}{ENDINGS[cfg.format]}"))
     beside = out.with_name(f"{out.name}.json")

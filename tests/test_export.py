@@ -231,7 +231,7 @@ def test_a_package_that_is_missing_is_named_before_anything_is_loaded(command, m
     [
         (["format=tflite"], ["format=tflite", "onnx, torch, weights"]),
         (["format=weights", "raw=true"], ["raw=true", "leave it out"]),
-        (["format=weights", "run=nothing"], ["no run in nothing"]),
+        (["format=weights", "run=123"], ["no run in 123"]),
         (["format=weights", "data.root=nothing"], ["nothing"]),
     ],
 )
