@@ -49,18 +49,30 @@ class Masks(NamedTuple):
 
     def has(self, name: str, photograph: Path) -> bool:
         """Whether a mask, and what goes beside it, are there, and its photograph is the same as then."""
-        is_there = all(path.exists() for path in self._more(name).values())
-        return is_there and _note(self.mask(name)) == self._note_of(photograph)
+        are_there = all(path.exists() for path in (photograph, *self._more(name).values()))
+        return are_there and {*self._note_of(photograph).split()} <= {*_note(self.mask(name)).split()}
 
     def keep(self, predicted: tuple[tuple[str, Path], Prediction | ValueError]) -> ValueError | None:
         """Write a mask, after what goes beside it: where there is a mask, all is there.
 
         Args:
             predicted: The name of the mask and its photograph, and the prediction, or the error, which is the result.
+
+        Raises:
+            ValueError: The place of the masks cannot be written.
         """
         (name, photograph), prediction = predicted
         if isinstance(prediction, ValueError):
             return prediction
+        try:
+            self._write(name, photograph, prediction)
+        except OSError as error:
+            raise ValueError(
+                f"cannot write into {self.home}: {error.strerror}; make room there, or choose another out="
+            ) from error
+        return None
+
+    def _write(self, name: str, photograph: Path, prediction: Prediction) -> None:
         for kind, path in self._more(name).items():
             path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path) as file:
@@ -71,7 +83,6 @@ class Masks(NamedTuple):
                     prediction.picture(sure, oriented=self.oriented).save(file, "PNG")
         self.mask(name).parent.mkdir(parents=True, exist_ok=True)
         prediction.save(self.mask(name), oriented=self.oriented, note=self._note_of(photograph))
-        return None
 
     def write_shares(self, names: Mapping[str, object], classes: Classes) -> Path:
         """Write a table of the share of its pixels that each class has in every mask that is there."""
@@ -94,7 +105,7 @@ class Masks(NamedTuple):
 
     def _note_of(self, photograph: Path) -> str:
         stat = photograph.stat()
-        return f"{self.key} {stat.st_size} {stat.st_mtime_ns}"
+        return " ".join([self.key, str(stat.st_size), str(stat.st_mtime_ns), *self._more("")])
 
 
 def key_of(run: Run, segmenter: Segmenter, *, oriented: bool) -> str:

@@ -44,9 +44,11 @@ def photographs(images: str, without: Path) -> Photographs:
         top, found = path.parent, [path]
     else:
         top, found = _top(images), [Path(each) for each in glob.glob(images, recursive=True) if Path(each).is_file()]
-    found = [each for each in found if not each.resolve().is_relative_to(without.resolve())]
+    found = [each for each in {*found} if not each.resolve().is_relative_to(without.resolve())]
     if not found:
-        raise ValueError(f"images={images}: found nothing, wanted a photograph, a folder, a pattern or a .txt file")
+        raise ValueError(
+            f"images={images}: found nothing outside {without}, wanted a photograph, a folder, a pattern or a .txt file"
+        )
     files = [each for each in found if each.suffix.lower() in SUFFIXES]
     others = sorted(set(found) - set(files))
     if not files:
@@ -72,7 +74,10 @@ def _listed(path: Path) -> tuple[Path, list[Path]]:
     if found := image_set(str(path)):
         folder, name = found
         return folder.path / "JPEGImages", [folder.image(each) for each in folder.ids(name)]
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"images={path} is no text in UTF-8, wanted the path of a photograph a line") from error
     return path.parent, [path.parent / line.strip() for line in lines if line.strip()]
 
 

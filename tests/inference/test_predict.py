@@ -95,11 +95,11 @@ def test_the_scores_of_the_masks_are_those_of_evaluate_at_original(command, run,
         ("photos/a.jpg", ["a.png"]),
         ("'photos/*.jpg'", ["a.png", "two grün.png"]),
         ("'photos/**/*.[jJ][pP][gG]'", ["a.png", "below/b.png", "two grün.png"]),
-        ("list.txt", ["photos/below/b.png"]),
+        ("list.txt", ["photos/below/b.png"]),  # which is there twice
     ],
 )
 def test_files_folders_patterns_and_lists(command, run, photos, tmp_path, images, masks):
-    (tmp_path / "list.txt").write_text("photos/below/b.JPG\n\n")
+    (tmp_path / "list.txt").write_text("photos/below/b.JPG\n\n./photos/below/b.JPG\n")
     predicted(command, run, f"images={images}", "out=here")
     assert files(tmp_path / "here") == masks
 
@@ -114,6 +114,35 @@ def test_the_same_command_again_does_what_is_left(command, run, photos, tmp_path
     assert {path.name for path, then in times.items() if path.stat().st_mtime_ns != then} == {"a.png", "b.png"}
     predicted(command, run, "images=photos", "out=photos/masks", "overlay=true")
     assert len(files(photos / "masks" / "overlays")) == 3
+
+
+def test_what_lies_beside_a_mask_is_of_its_network(command, run, photos, tmp_path):
+    scores = tmp_path / "masks" / "scores" / "a.png"
+    predicted(command, run, "images=photos/a.jpg", "scores=true")
+    predicted(command, run, "images=photos/a.jpg", "tta=flip", "overwrite=true")
+    before = scores.read_bytes()
+    predicted(command, run, "images=photos/a.jpg", "tta=flip", "scores=true")
+    assert scores.read_bytes() != before
+    before = scores.stat().st_mtime_ns
+    predicted(command, run, "images=photos/a.jpg", "tta=flip", "scores=true")
+    assert scores.stat().st_mtime_ns == before
+
+
+def test_a_photograph_of_a_list_that_is_missing_is_a_broken_one(command, run, photos, tmp_path):
+    (photos / "list.txt").write_text("none.jpg\na.jpg\n")
+    for _ in range(2):
+        outcome = predicted(command, run, "images=photos/list.txt", code=1)
+        assert "broken image photos/none.jpg" in outcome.err
+        assert files(tmp_path / "masks") == ["a.png"]
+    (photos / "a.jpg").unlink()  # there is a mask of it
+    assert "2 of 2 photographs" in predicted(command, run, "images=photos/list.txt", code=1).err
+
+
+def test_a_place_that_cannot_be_written_is_named(command, run, photos, tmp_path):
+    (tmp_path / "file").touch()
+    outcome = predicted(command, run, "images=photos", "out=file/masks", code=2)
+    assert "cannot write into file/masks: Not a directory" in outcome.err
+    assert "choose another out=" in outcome.err
 
 
 def test_masks_of_others_are_not_overwritten(command, run, photos, tmp_path):
@@ -162,6 +191,8 @@ def test_broken_and_other_files_are_named(command, run, photos, tmp_path):
     [
         (["images=none"], ["images=none: found nothing"]),
         (["images=empty"], ["images=empty: found nothing"]),
+        (["images=photos", "out=photos"], ["found nothing outside photos"]),
+        (["images=binary.txt"], ["binary.txt is no text in UTF-8"]),
         (["images=photos", "tile=8"], ["tile=8"]),
         (["images=photos", "format=coco"], ["format=coco: wanted one of masks, voc"]),
         (["images=photos", "format=voc"], ["wanted the list of an image set"]),
@@ -171,6 +202,7 @@ def test_broken_and_other_files_are_named(command, run, photos, tmp_path):
 )
 def test_what_cannot_be_done_is_refused(command, run, photos, tmp_path, args, words):
     (tmp_path / "empty").mkdir()
+    (tmp_path / "binary.txt").write_bytes(b"\xff")
     (tmp_path / "twice").mkdir()
     for name in ("x.jpg", "x.png"):
         Image.new("RGB", (40, 40)).save(tmp_path / "twice" / name)
