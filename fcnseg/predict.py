@@ -24,6 +24,7 @@ def predict(cfg: DictConfig) -> None:
     run, out = Run(Path(str(cfg.run))), Path(str(cfg.out))
     config = run.config
     from fcnseg import inference  # imports torch, which a refused command need not wait for
+    from fcnseg.data import decode
     from fcnseg.data.packed import cores
     from fcnseg.inference import submission
     from fcnseg.inference.masks import Masks, key_of
@@ -31,18 +32,12 @@ def predict(cfg: DictConfig) -> None:
 
     found = photographs(str(cfg.images), without=out)
     for path in found.others:
-        warn(f"{path} is skipped: its name is not that of a photograph")
+        warn(f"{path} is skipped: photographs are {', '.join(decode.FORMATS)} files")
     segmenter = inference.load(run.path, **{key: cfg[key] for key in LOADED}).to(cfg.device)
     home = out / submission.place(config, segmenter.classes, str(cfg.images)) if cfg.format == "voc" else out
     key = key_of(run, segmenter, oriented=cfg.oriented)
     masks = Masks(home, out, key, cfg.overlay, cfg.scores, cfg.oriented)
-    if same := {masks.mask(name).resolve() for name in found.files} & {path.resolve() for path in found.files.values()}:
-        raise ValueError(f"the mask would replace the photograph {min(same)}: choose another out=")
-    if not cfg.overwrite and (others := [name for name in found.files if masks.is_foreign(name)]):
-        raise ValueError(
-            f"{len(others)} files in {home} have the names of masks, and were not written by this command with these"
-            f" settings, such as {masks.mask(others[0])}: choose another out=, or replace them with overwrite=true"
-        )
+    masks.check_places(found.files, overwrite=cfg.overwrite)
     todo = {name: path for name, path in found.files.items() if not masks.has(name, path)}
     began, broken = time.perf_counter(), []
     with ThreadPoolExecutor(cores()) as pool:

@@ -42,10 +42,29 @@ class Masks(NamedTuple):
         """The file of a mask."""
         return self.home / f"{name}.png"
 
-    def is_foreign(self, name: str) -> bool:
-        """Whether something in a mask's place was not written by this command with these settings."""
-        path = self.mask(name)
-        return path.exists() and not _note(path).startswith(self.key)
+    def check_places(self, files: Mapping[str, Path], *, overwrite: bool) -> None:
+        """Refuse to write over a photograph, another file of this command or, without `overwrite`, what it has not written.
+
+        Args:
+            files: The photographs by the names of their masks.
+            overwrite: Whether masks that are no masks of these settings may be replaced.
+
+        Raises:
+            ValueError: Something would be lost.
+        """
+        places = {self.mask(name).resolve() for name in files}
+        if same := places & {path.resolve() for path in files.values()}:
+            raise ValueError(f"the mask would replace the photograph {min(same)}: choose another out=")
+        if same := places & {path.resolve() for name in files for path in self._more(name).values()}:
+            raise ValueError(
+                f"{min(same)} would be a mask and a picture of scores, too: rename this folder of photographs"
+            )
+        foreign = [path for path in map(self.mask, files) if path.exists() and not _note(path).startswith(self.key)]
+        if foreign and not overwrite:
+            raise ValueError(
+                f"{len(foreign)} files in {self.home} have the names of masks, and were not written by this command with"
+                f" these settings, such as {foreign[0]}: choose another out=, or replace them with overwrite=true"
+            )
 
     def has(self, name: str, photograph: Path) -> bool:
         """Whether a mask, and what goes beside it, are there, and its photograph is the same as then."""

@@ -177,7 +177,7 @@ def test_broken_and_other_files_are_named(command, run, photos, tmp_path):
     Image.new("RGB", (2000, 10)).save(photos / "wide.png")
     outcome = predicted(command, run, "images=photos", "table=true", code=1)
     assert "notes.txt is skipped" in outcome.err
-    assert "moving.gif is skipped" in outcome.err
+    assert "moving.gif is skipped: photographs are JPEG, " in outcome.err
     assert "broken image photos/broken.jpg" in outcome.err
     assert "1 of 7 photographs could not be read" in outcome.err
     assert [name for name in files(tmp_path / "masks") if name.endswith(".png")] == [
@@ -192,6 +192,7 @@ def test_broken_and_other_files_are_named(command, run, photos, tmp_path):
         (["images=none"], ["images=none: found nothing"]),
         (["images=empty"], ["images=empty: found nothing"]),
         (["images=photos", "out=photos"], ["found nothing outside photos"]),
+        (["images=clash", "scores=true"], ["scores/a.png would be a mask and a picture of scores"]),
         (["images=binary.txt"], ["binary.txt is no text in UTF-8"]),
         (["images=photos", "tile=8"], ["tile=8"]),
         (["images=photos", "format=coco"], ["format=coco: wanted one of masks, voc"]),
@@ -202,6 +203,8 @@ def test_broken_and_other_files_are_named(command, run, photos, tmp_path):
 )
 def test_what_cannot_be_done_is_refused(command, run, photos, tmp_path, args, words):
     (tmp_path / "empty").mkdir()
+    shutil.copytree(photos, tmp_path / "clash")
+    shutil.copytree(photos, tmp_path / "clash" / "scores")
     (tmp_path / "binary.txt").write_bytes(b"\xff")
     (tmp_path / "twice").mkdir()
     for name in ("x.jpg", "x.png"):
