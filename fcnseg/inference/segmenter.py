@@ -98,7 +98,8 @@ def photograph_of(source: Source) -> Image.Image:
     if isinstance(source, Image.Image):
         return decode.as_rgb(source, "from Pillow")
     pixels = source.permute(1, 2, 0).cpu().numpy() if isinstance(source, Tensor) and source.ndim == 3 else source
-    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+    is_uint8 = isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8
+    if not is_uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
         found = f"{type(source).__name__} {tuple(getattr(source, 'shape', ()))} {getattr(source, 'dtype', '')}"
         raise ValueError(
             f"a photograph is a {found.strip()}: wanted a path, a Pillow image, or uint8 as an array (H, W, 3) or a tensor"

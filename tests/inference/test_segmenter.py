@@ -125,6 +125,7 @@ def test_a_run_on_classes_of_ones_own(tmp_path, train_in, root):
         (np.zeros((4, 5), np.uint8), ["ndarray (4, 5) uint8", "(H, W, 3)"]),
         (np.zeros((4, 5, 3)), ["ndarray (4, 5, 3) float64", "uint8"]),
         (torch.zeros(3, 4, 5), ["Tensor (3, 4, 5) torch.float32", "(3, H, W)"]),
+        (np.zeros((0, 5, 3), np.uint8), ["ndarray (0, 5, 3) uint8"]),
         (None, ["NoneType"]),
     ],
 )
