@@ -207,6 +207,15 @@ def test_one_pixel_that_differs_is_refused_but_for_a_few_of_wilsons(name, allowe
     assert nan.beyond == pytest.approx(1 / 64)
 
 
+def test_another_normalisation_is_refused():
+    torch.manual_seed(0)
+    net = trained(NETS["fcn"]())
+    graph, other = Graph(net, raw=False), Graph(net, raw=False)
+    other.std *= 256 / 255
+    with pytest.raises(parity.DifferentError):
+        parity.check([parity.compare(graph, other, [noise(64, 64)], (64, 64))], graph)
+
+
 def test_ties_are_no_wrong_labels():
     class Two(torch.nn.Module):
         def forward(self, image):
