@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fcnseg import pictures
-from fcnseg.data import MIN_SIZE, Size, check_whole_number, decode, sides
+from fcnseg.data import MIN_SIZE, SPLITS, Size, check_settings, check_whole_number, decode, sides
 from fcnseg.data.batch import normalize
 from fcnseg.data.dataset import Classes
 from fcnseg.data.packed import cores
@@ -315,10 +315,12 @@ def load(
         ValueError: There is no run in this folder, its network cannot be rebuilt, or a setting is out of its range.
     """
     trained, result = rebuild.load(folder, trust=trust), Run(Path(folder)).result or {}
+    size = trained.config.data.get("size")
+    check_settings(size=size, batch_size=batch_size, split=SPLITS[0], limit=None)
     return Segmenter(
         trained.net,
         trained.classes,
-        trained.config.data.size,
+        size,
         tta=tta,
         tile=tile,
         overlap=overlap,

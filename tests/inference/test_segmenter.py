@@ -1,5 +1,7 @@
 """Tests of `fcnseg.load` and the Segmenter that it gives."""
 
+import re
+import shutil
 import subprocess
 import sys
 
@@ -148,6 +150,15 @@ def test_what_is_no_photograph_is_refused(image, words):
 def test_settings_out_of_range_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         Segmenter(Colours(), THREE, 32, **settings)
+
+
+@pytest.mark.parametrize("size", ["abc", "null", "[32, 32, 32]", "16", "{a: 1}"])
+def test_a_run_whose_size_is_damaged_is_refused(run, tmp_path, size):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    path = copy / ".hydra" / "config.yaml"
+    path.write_text(re.sub(r"  size:\n  - 32\n  - 48\n", f"  size: {size}\n", path.read_text()))
+    with pytest.raises(ValueError, match=r"data\.size="):
+        fcnseg.load(copy)
 
 
 def test_a_device_that_is_not_there_is_refused():
