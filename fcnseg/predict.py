@@ -1,7 +1,6 @@
 """Masks of new photographs: `python -m fcnseg.predict run=runs/<name> images=photos out=masks`."""
 
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -25,7 +24,6 @@ def predict(cfg: DictConfig) -> None:
     config = run.config
     from fcnseg import inference  # imports torch, which a refused command need not wait for
     from fcnseg.data import decode
-    from fcnseg.data.packed import cores
     from fcnseg.inference import submission
     from fcnseg.inference.masks import Masks, key_of
     from fcnseg.inference.photographs import photographs
@@ -40,17 +38,13 @@ def predict(cfg: DictConfig) -> None:
     masks.check_places(found.files, overwrite=cfg.overwrite)
     todo = {name: path for name, path in found.files.items() if not masks.has(name, path)}
     began, broken = time.perf_counter(), []
-    with ThreadPoolExecutor(cores()) as pool:
-        predictions = zip(todo.items(), segmenter.stream(todo.values(), scores=cfg.scores), strict=True)
-        errors = inference.ahead(pool, masks.keep, predictions, cfg.batch_size)
-        for error in shown(errors, "Predicting", len(todo)):
-            if error:
-                warn(str(error))
-                broken.append(error)
+    for error in shown(masks.write(segmenter, todo), "Predicting", len(todo)):
+        if error:
+            warn(str(error))
+            broken.append(error)
     speed, there = len(todo) / (time.perf_counter() - began), len(found.files) - len(todo)
-    before = f", {there} of them were there already" * bool(there)
+    before, rate = f", {there} of them were there already" * bool(there), f"; {speed:.1f} images/s" * bool(todo)
     output = console()
-    rate = f"; {speed:.1f} images/s" * bool(todo)
     output.print(f"{len(found.files) - len(broken)} masks are in {home}{before}{rate}", soft_wrap=True)
     if cfg.table:
         output.print(f"the classes' shares are in {masks.write_shares(found.files, segmenter.classes)}", soft_wrap=True)

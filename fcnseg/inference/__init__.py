@@ -1,5 +1,5 @@
 """A trained network put to use: from a run to masks of photographs. Neither Hydra nor Lightning is imported."""
 
-from fcnseg.inference.segmenter import Prediction, Segmenter, ahead, load
+from fcnseg.inference.segmenter import Prediction, Segmenter, load
 
-__all__ = ["Prediction", "Segmenter", "ahead", "load"]
+__all__ = ["Prediction", "Segmenter", "load"]

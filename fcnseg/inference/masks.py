@@ -4,7 +4,8 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -13,8 +14,9 @@ import numpy as np
 from PIL import Image
 
 from fcnseg.data.dataset import Classes
+from fcnseg.data.packed import cores
 from fcnseg.files import replacing, write_text
-from fcnseg.inference.segmenter import NOTE, Prediction, Segmenter
+from fcnseg.inference.segmenter import NOTE, Prediction, Segmenter, ahead
 from fcnseg.runs.checkpoint import BEST, sha256
 from fcnseg.runs.folder import Run
 
@@ -71,15 +73,24 @@ class Masks(NamedTuple):
         are_there = all(path.exists() for path in (photograph, *self._more(name).values()))
         return are_there and {*self._note_of(photograph).split()} <= {*_note(self.mask(name)).split()}
 
-    def keep(self, predicted: tuple[tuple[str, Path], Prediction | ValueError]) -> ValueError | None:
-        """Write a mask, after what goes beside it: where there is a mask, all is there.
+    def write(self, segmenter: Segmenter, photographs: Mapping[str, Path]) -> Iterator[ValueError | None]:
+        """Predict and write masks, in threads while the network works.
 
         Args:
-            predicted: The name of the mask and its photograph, and the prediction, or the error, which is the result.
+            segmenter: What predicts them.
+            photographs: The photograph of each, by its name.
+
+        Yields:
+            For each photograph None, or the error that says why it cannot be read.
 
         Raises:
             ValueError: The place of the masks cannot be written.
         """
+        with ThreadPoolExecutor(cores()) as pool:
+            found = segmenter.stream(photographs.values(), scores=self.scores)
+            yield from ahead(pool, self._keep, zip(photographs.items(), found, strict=True), segmenter.batch_size)
+
+    def _keep(self, predicted: tuple[tuple[str, Path], Prediction | ValueError]) -> ValueError | None:
         (name, photograph), prediction = predicted
         if isinstance(prediction, ValueError):
             return prediction
@@ -92,6 +103,7 @@ class Masks(NamedTuple):
         return None
 
     def _write(self, name: str, photograph: Path, prediction: Prediction) -> None:
+        """Write a mask, after what goes beside it: where there is a mask, all is there."""
         for kind, path in self._more(name).items():
             path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path) as file:

@@ -85,7 +85,7 @@ def test_the_scores_of_the_masks_are_those_of_evaluate_at_original(command, run,
         )
         np.add.at(matrix, (truth, labels), 1)
     assert command(evaluate, f"run={run}", "at=original").code == 0
-    (path,) = (run / "evaluations").glob("*-original-*")
+    (path,) = (run / "evaluations").glob("*-original-*.json")
     assert json.loads(path.read_text())["confusion"] == matrix[[*range(21), 255]].tolist()
 
 
