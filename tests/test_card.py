@@ -7,13 +7,17 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import fcnseg
 import fcnseg.train
 from fcnseg.data import voc
+from fcnseg.pictures import panel
 from fcnseg.predict import predict
-from fcnseg.report import card
+from fcnseg.report import card, masks
+from fcnseg.runs import retest
+from fcnseg.runs.folder import Run
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +36,14 @@ def test_the_numbers_are_those_of_the_result(run):
 
 
 def test_the_examples_show_three_test_images(run):
+    data = retest.data(Run(run).config)
+    shown = masks.pick(data, data.names("test", data.parts["test"][1]))
+    assert len(shown) == 3
+    predicted = masks.predict(fcnseg.load(run), data, shown)
+    samples = (torch.stack(each) for each in zip(*(masks.pixels(data, name) for name in shown), strict=True))
+    wanted = panel(*samples, torch.stack([*predicted.values()]), data.classes, names=shown)
     with Image.open(run / "card" / "examples.png") as picture:
-        assert np.asarray(picture).shape == (3 * 32 + 2 * 4, 4 * 32 + 3 * 4, 3)
+        assert (np.asarray(picture) == wanted).all()
 
 
 def test_the_way_to_use_it_works(run, command, root, tmp_path, monkeypatch):

@@ -65,7 +65,7 @@ WRONG = [  # arguments, and words of the message
     (["data.source.train=0"], ["train=0"]),
     (["data=voc2012", "data.root=no/where"], ["no data set in data.root=no/where", "data.download=true"]),
     (["data=voc2012", "data.root=no/where", "data.download=maybe"], ["data.download=maybe", "true or false or null"]),
-    (["data=voc2012", "data.source._target_=os.listdir"], ["data.source cannot be called", "listdir"]),
+    (["data=voc2012", "data.source._target_=os.listdir"], ["data.source.urls: os.listdir has no such argument"]),
     (["data=shapes", "data.source._target_=builtins.dict"], ["data.source cannot be called"]),
     (["data=shapes", "+data.download=true"], ["data.source cannot be called", "download"]),
     (["data.limit=9"], ["data.limit=9", "8 images"]),

@@ -52,6 +52,8 @@ RESULT = {
         "data_fingerprint",
         "parameters",
         "best_epoch",
+        "bf16_gain",
+        "calibration",
         "epochs",
     ),
     *("seconds", "images_per_s", "parts", "commit", "dirty", "versions", "hardware", "precision", "checkpoint"),

@@ -101,7 +101,8 @@ class EpochLog(AfterEpoch):
             torch.cuda.synchronize(pl_module.device)
         self._trained = time.perf_counter()
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        self._places = [divmod(at, data.batch_size) for at in data.shown("val", SHOWN)]
+        shown = data.shown("val", SHOWN) if data else []  # the benchmark's trainer has loaders alone
+        self._places = [divmod(at, data.batch_size) for at in shown]
         self._samples = []
 
     def on_validation_batch_end(
