@@ -142,7 +142,17 @@ def strays(compose, preset, conf=CONF):
     return set(leaves(delta)) - set(leaves(base))
 
 
-@pytest.mark.parametrize("choice", CHOICES)
+HAVE_TESTS_OF_THEIR_OWN = (
+    "aug=",
+    "loss=",
+    "experiment=",
+)  # of what they are made of; the choices are tried with -m slow
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [pytest.param(c, marks=pytest.mark.slow if c.startswith(HAVE_TESTS_OF_THEIR_OWN) else ()) for c in CHOICES],
+)
 def test_every_choice_trains(command, tiny, choice, tmp_path):
     if choice in EXTRAS:
         pytest.importorskip(EXTRAS[choice])

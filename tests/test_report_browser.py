@@ -245,7 +245,7 @@ def of_runs(tmp_path_factory, train_in):
     return page.as_uri()
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("theme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 def test_axe_finds_no_serious_fault(browser, written, of_runs, theme):
     axe = pytest.importorskip("axe_selenium_python", reason="axe-selenium-python is not installed")
     for address in (written, of_runs):
