@@ -27,6 +27,9 @@ MOMENTS = {  # there are three steps in an epoch
 OFTEN = ("in step 5", "in the last validation", "finished")  # the others are tried with -m slow
 
 
+QUICK = [pytest.param(name, marks=pytest.mark.slow if name == "constant" else ()) for name in RECIPES]
+
+
 def moments(*names):
     return [pytest.param(name, marks=() if name in OFTEN else pytest.mark.slow) for name in names]
 
@@ -48,7 +51,7 @@ def whole(tmp_path_factory, args):
 
 
 @pytest.mark.parametrize("moment", moments(*MOMENTS))
-@pytest.mark.parametrize("recipe", [*RECIPES][:3] + [pytest.param("constant", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("recipe", QUICK)
 def test_a_recipe_resumes_exactly(tmp_path, args, whole, recipe, moment):
     inject, code = MOMENTS[moment]
     assert run(tmp_path, *args, *RECIPES[recipe], inject=inject).code == code
@@ -57,7 +60,7 @@ def test_a_recipe_resumes_exactly(tmp_path, args, whole, recipe, moment):
     assert differences(content(tmp_path / "runs" / "run"), whole(recipe)) == []
 
 
-@pytest.mark.parametrize("recipe", [*RECIPES][:3] + [pytest.param("constant", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("recipe", QUICK)
 @pytest.mark.parametrize("moment", moments("finished", "in step 5", "stopped in the first validation"))
 def test_an_extended_run_is_on_the_longer_run_s_schedule(tmp_path, args, whole, recipe, moment):
     inject, code = MOMENTS.get(moment, (None, 0))
