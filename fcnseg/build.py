@@ -3,7 +3,7 @@
 import inspect
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pydoc import locate
 from types import UnionType
@@ -19,7 +19,6 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import CheckpointIO
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from fcnseg import limits
 from fcnseg.data.dataset import Classes
@@ -27,13 +26,13 @@ from fcnseg.data.module import VOCDataModule
 from fcnseg.errors import KINDS
 from fcnseg.models.layers import memory_format
 from fcnseg.models.weights import load, path_of, read
+from fcnseg.optimizers import optimizer
 from fcnseg.precision import bf16_wins
 from fcnseg.schedules import scheduled
 from fcnseg.task import SegmentationTask
 
 T = TypeVar("T")
 UNLIKE_A_RUN = "changes the steps of a run, so that it could not be resumed exactly"
-NO_DECAY = "_no_decay"  # ends the names of groups of parameters without weight decay
 REFUSED_CALLBACKS = {  # of Lightning's: the reason and the remedy
     "BatchSizeFinder": f"{UNLIKE_A_RUN}; set data.batch_size",
     "GradientAccumulationScheduler": f"{UNLIKE_A_RUN}; raise data.batch_size",
@@ -132,62 +131,6 @@ def _without(node: DictConfig, *names: str) -> Any:
     for name in names:
         rest.pop(name, None)
     return instantiate(rest)
-
-
-def optimizer(
-    net: nn.Module,
-    *,
-    make: Callable[[Iterable[Any]], Optimizer],
-    backbone_lr: float | None = None,
-    decay_norms: bool | None = None,
-    clips: bool = False,
-) -> Optimizer:
-    """The optimiser of the parameters that are not frozen.
-
-    Args:
-        net: The network; its pretrained part, if it has one, is its attribute `backbone`.
-        make: Makes the optimiser from parameters, or from groups of them.
-        backbone_lr: The factor of the backbone's learning rate; None for 1.
-        decay_norms: False for no weight decay on parameters of one dimension: those of norms, and biases.
-        clips: Whether gradients are clipped.
-
-    Raises:
-        ValueError: The factor is of no weight that is trained, or there is no weight decay.
-    """
-    backbone = getattr(net, "backbone", nn.Module()) if backbone_lr not in (None, 1) else None
-    groups = _groups(net, backbone, norms_apart=decay_norms is False)
-    named = [{"name": name, "params": parameters} for name, parameters in groups.items()]
-    made = make(named if groups.keys() != {"net"} else groups["net"])
-    if backbone is not None and "backbone" not in groups:
-        raise ValueError(
-            f"optimizer.backbone_lr={backbone_lr}: {type(net).__name__} has no backbone, or a frozen one; wanted null, or a"
-            " network that is trained on a pretrained backbone, such as model=transfer"
-        )
-    if decay_norms is False and not made.defaults.get("weight_decay"):
-        raise ValueError("optimizer.decay_norms=false has no effect without a weight decay: set optimizer.weight_decay")
-    for group in made.param_groups:
-        name = group.get("name", "")
-        if name.startswith("backbone"):
-            group["lr"] *= backbone_lr
-        if name.endswith(NO_DECAY):
-            group["weight_decay"] = 0.0
-    if clips:
-        # Lightning refuses to clip for a fused optimiser, which would undo the scaling of 16-mixed's gradients itself.
-        # Without this mark it is undone before they are clipped, as for any other optimiser.
-        made._step_supports_amp_scaling = False  # type: ignore[attr-defined]
-    return made
-
-
-def _groups(net: nn.Module, backbone: nn.Module | None, *, norms_apart: bool) -> dict[str, list[nn.Parameter]]:
-    """The parameters that are not frozen, by the name of their group; the backbone's groups come last."""
-    of_backbone = set() if backbone is None else set(backbone.parameters())
-    groups: dict[str, list[nn.Parameter]] = {}
-    for parameter in net.parameters():
-        if parameter.requires_grad:
-            name = "backbone" if parameter in of_backbone else "net" if backbone is None else "head"
-            name += NO_DECAY if norms_apart and parameter.ndim <= 1 else ""
-            groups.setdefault(name, []).append(parameter)
-    return dict(sorted(groups.items(), reverse=True))
 
 
 def network(cfg: DictConfig, num_classes: int) -> nn.Module:

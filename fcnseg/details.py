@@ -84,10 +84,10 @@ class DetailedMetrics(SegmentationMetrics):
     """The scores of the test, and the details of its images, one entry an image in the order in which they came.
 
     Attributes:
-        calibration: (N, BINS, 3) in parts: see `calibration`.
-        softmin: (N,) in parts.
-        near: (N, 2) in parts: see `boundaries`.
-        boundary: (N, C, 3) in parts.
+        calibration: For each batch, (N, BINS, 3): see `calibration`.
+        softmin: For each batch, (N,): see `softmin`.
+        near: For each batch, (N, 2): see `boundaries`.
+        boundary: For each batch, (N, C, 3): see `boundaries`.
     """
 
     calibration: list[Tensor]

@@ -47,7 +47,7 @@ class Warmup(LRScheduler):
     It sets what the other schedule says, times a factor, so that any schedule may begin with it.
 
     Args:
-        schedule: The other schedule.
+        schedule: The schedule whose learning rates are scaled.
         steps: The steps of the warm-up; the last of them is the first with the whole learning rate.
         every: The steps after which the other schedule is stepped.
     """

@@ -38,7 +38,7 @@ class Command:
     that fails on its own, or a sweep with unfinished jobs, ends with exit code 1; Ctrl-C with 130.
 
     Args:
-        job: The function.
+        job: What the command does with its config.
         config_name: The name of a file in `conf/`, without its ending.
         can_sweep: Whether the command accepts `-m`; otherwise it is refused.
     """

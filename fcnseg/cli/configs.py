@@ -32,7 +32,7 @@ def default_config(config_name: str, *, added: bool = True) -> DictConfig:
     """The config that the running job's choices lead to if none of its other overrides is applied.
 
     Args:
-        config_name: The command's config.
+        config_name: The name of the command's file in `conf/`, without its ending.
         added: Whether choices that were added to a setting, as by +aug@aug.cutout=cutout, are among the choices.
 
     Raises:

@@ -135,10 +135,8 @@ def write_onnx(graph: Graph, metadata: Metadata, file: BinaryIO) -> None:
         assert program is not None  # it is for dynamo=False alone
         for output in program.model.graph.outputs:
             assert output.shape is not None
-            output.shape[-2], output.shape[-1] = (
-                "H",
-                "W",
-            )  # in place of a formula of both with the padding that is cut off again
+            # In place of a formula of both with the padding that is cut off again.
+            output.shape[-2], output.shape[-1] = "H", "W"
         program.model.metadata_props.update({key: json.dumps(value) for key, value in metadata.items()})
         file.write(program.model_proto.SerializeToString())
 

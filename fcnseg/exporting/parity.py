@@ -39,8 +39,8 @@ class Row(NamedTuple):
 
     Attributes:
         height: The height of the images in pixels.
-        width: Their width.
-        images: Their number.
+        width: The width of the images in pixels.
+        images: The number of images.
         difference: The largest difference of the logits if the graph gives them, else of the scores.
         tolerance: The difference that is allowed.
         same: The share of the pixels that have the same label.
@@ -66,7 +66,7 @@ def photographs(run: Run, *, root: str | None, trust: bool) -> tuple[list[Image.
     """Some photographs to compare on, and where they are from: the run's test images, or generated ones without its data set.
 
     Args:
-        run: The run.
+        run: The run that was exported.
         root: The folder in which the data set is now; None: the one that the run was trained from.
         trust: Whether the config may name any code.
 
@@ -94,7 +94,7 @@ def compare(graph: Graph, opened: Opened, images: Sequence[Image.Image], size: t
 
     Args:
         graph: The graph that was exported.
-        opened: The file, opened.
+        opened: Gives what the file gives for a batch: see `formats.opened`.
         images: The photographs, of any sizes.
         size: The height and the width that they are resized to.
     """

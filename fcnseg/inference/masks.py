@@ -16,7 +16,8 @@ from PIL import Image
 from fcnseg.data.dataset import Classes
 from fcnseg.data.packed import cores
 from fcnseg.files import replacing, write_text
-from fcnseg.inference.segmenter import NOTE, Prediction, Segmenter, ahead
+from fcnseg.inference.prediction import NOTE, Prediction
+from fcnseg.inference.segmenter import Segmenter, ahead
 from fcnseg.runs.checkpoint import BEST, sha256
 from fcnseg.runs.folder import Run
 
@@ -146,7 +147,7 @@ def key_of(run: Run, segmenter: Segmenter, *, oriented: bool) -> str:
 
 
 def _note(path: Path) -> str:
-    """What a mask says of itself; nothing if there is none, or none of ours."""
+    """The text that `write` put into a mask; empty without such a mask."""
     with suppress(OSError, SyntaxError), Image.open(path, formats=["PNG"]) as mask:
         return str(mask.info.get(NOTE, ""))
     return ""

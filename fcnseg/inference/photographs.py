@@ -63,7 +63,7 @@ def _top(pattern: str) -> Path:
 
 
 def image_set(images: str) -> tuple[voc.Folder, str] | None:
-    """The folder in VOC's layout and the name of its image set, whose list `images` is; None if it is none."""
+    """The folder in VOC's layout and the name of its image set, whose list `images` is; None for other files."""
     path = Path(images).absolute()
     is_set = path.suffix == ".txt" and path.parts[-3:-1] == ("ImageSets", "Segmentation")
     return (voc.Folder(path.parents[2]), path.stem) if is_set else None

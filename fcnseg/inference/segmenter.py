@@ -1,28 +1,25 @@
 """A trained network as a function from photographs to masks: `load("runs/<name>")` gives a `Segmenter`."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, overload
+from typing import TypeVar, overload
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fcnseg import pictures
-from fcnseg.data import MIN_SIZE, SPLITS, Size, check_settings, check_whole_number, decode, sides
+from fcnseg.data import MIN_SIZE, SPLITS, Size, check_settings, check_whole_number, sides
 from fcnseg.data.batch import normalize
 from fcnseg.data.dataset import Classes
 from fcnseg.data.packed import cores
-from fcnseg.files import replacing
+from fcnseg.inference.prediction import Prediction, Source, photograph_of
 from fcnseg.inference.tiles import Tile, tiles
 from fcnseg.models import enlarge
 from fcnseg.models.averaged import averaged
@@ -31,81 +28,9 @@ from fcnseg.precision import bf16_wins
 from fcnseg.runs import rebuild
 from fcnseg.runs.folder import Run
 
-Source = str | Path | Image.Image | npt.NDArray[np.uint8] | Tensor  # of a photograph
 T = TypeVar("T")
 U = TypeVar("U")
-NOTE = "fcnseg"  # the key of the text that a mask keeps
 MANY = 2**25  # pixels of masks that are kept while the network goes on
-
-
-@dataclass
-class Prediction:
-    """What a network sees in a photograph of H x W pixels.
-
-    Attributes:
-        labels: (H, W) uint8, the label of each pixel's class.
-        scores: (H, W) float32, the probability of this class, 1/C to 1; empty unless it was asked for.
-        classes: The C classes.
-        source: The photograph, as it was given.
-        orientation: The EXIF orientation of its file, 1 to 8; the labels are upright.
-    """
-
-    labels: npt.NDArray[np.uint8]
-    scores: npt.NDArray[np.float32]
-    classes: Classes
-    source: Source
-    orientation: int
-
-    def colour(self) -> pictures.Picture:
-        """The mask in the colours of its classes, (H, W, 3)."""
-        return pictures.colour(torch.from_numpy(self.labels), self.classes)
-
-    def overlay(self) -> pictures.Picture:
-        """The mask over the photograph, (H, W, 3); a file is read again."""
-        photograph = torch.from_numpy(np.array(photograph_of(self.source)))
-        return pictures.overlay(photograph.permute(2, 0, 1), torch.from_numpy(self.labels), self.classes)
-
-    def picture(self, values: npt.NDArray[Any], *, oriented: bool) -> Image.Image:
-        """The labels, or other values of the pixels, as a grey image: upright, or laid out as the photograph's file is."""
-        upright = Image.fromarray(values)
-        return upright if oriented else decode.laid_out_as_stored(upright, self.orientation)
-
-    def save(self, path: str | Path, *, oriented: bool = True, note: str = "") -> None:
-        """Write the mask as a palette PNG whose indices are the labels, whole or not at all.
-
-        Args:
-            path: The file.
-            oriented: Whether it is upright, as people see the photograph; otherwise its pixels lie as those in the
-                photograph's file do.
-            note: A text that the file keeps under the key `NOTE`.
-        """
-        mask = self.picture(self.labels, oriented=oriented)
-        mask.putpalette(self.classes.palette.tobytes())
-        text = PngInfo()
-        text.add_text(NOTE, note)
-        with replacing(Path(path)) as file:
-            mask.save(file, "PNG", pnginfo=text)
-
-
-def photograph_of(source: Source) -> Image.Image:
-    """The photograph as RGB; a file's is upright.
-
-    Raises:
-        ValueError: The file is missing or broken, or an array has another shape or type.
-    """
-    if isinstance(source, (str, Path)):
-        return decode.read_image(Path(source))
-    if isinstance(source, Image.Image):
-        return decode.as_rgb(source, "from Pillow")
-    pixels = source.permute(1, 2, 0).cpu().numpy() if isinstance(source, Tensor) and source.ndim == 3 else source
-    is_uint8 = isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8
-    if not is_uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
-        found = f"{type(source).__name__} {tuple(getattr(source, 'shape', ()))} {getattr(source, 'dtype', '')}"
-        raise ValueError(
-            f"a photograph is a {found.strip()}: wanted a path, a Pillow image, or uint8 as an array (H, W, 3) or a tensor"
-            " (3, H, W)"
-        )
-    return Image.fromarray(np.ascontiguousarray(pixels))
 
 
 @dataclass
@@ -113,37 +38,42 @@ class _Work:
     """A photograph on its way through the network.
 
     Attributes:
-        prediction: What has been predicted so far.
+        prediction: What has been predicted so far; or the error that says why the photograph cannot be read.
         pixels: (h, w, 3) uint8: the photograph, squashed to the network's size unless the network sees tiles.
         parts: Where the network looks: at all of it, or at tiles.
+        unseen: The number of parts that the network has not seen yet.
         jobs: The threads' work on what the network has seen.
     """
 
-    prediction: Prediction
-    pixels: Tensor
-    parts: list[Tile]
+    prediction: Prediction | ValueError
+    pixels: Tensor = field(default_factory=lambda: torch.empty(0))
+    parts: list[Tile] = field(default_factory=list)
     jobs: list[Future[None]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.unseen = len(self.parts)
+
+    @property
+    def size(self) -> int:
+        """The pixels of its mask."""
+        return self.prediction.labels.size if isinstance(self.prediction, Prediction) else 0
+
+    def window(self, part: Tile) -> Tensor:
+        """The (h, w, 3) pixels of a part, as the network is given them; the only part may be squashed."""
+        return self.pixels if len(self.parts) == 1 else self.pixels[part.seen]
 
     def place(self, part: Tile, logits: Tensor) -> None:
         """Enlarge the logits of a part, and keep what they mean."""
+        assert isinstance(self.prediction, Prediction)
         self.prediction.labels[part.kept] = enlarge.labels(logits, *part.size)[part.inner].numpy()
         if self.prediction.scores.size:
             self.prediction.scores[part.kept] = enlarge.scores(logits, *part.size)[part.inner].numpy()
 
-    def done(self) -> Prediction:
+    def done(self) -> Prediction | ValueError:
         """The prediction, when all threads have done their work on it."""
         for job in self.jobs:
             job.result()
         return self.prediction
-
-
-class _Window(NamedTuple):
-    """What the network is given of a photograph: (h, w, 3) uint8 pixels of a part; none of one that could not be read."""
-
-    pixels: Tensor
-    work: _Work | ValueError
-    part: Tile | None
-    is_last: bool
 
 
 class Segmenter:
@@ -252,23 +182,31 @@ class Segmenter:
         Yields:
             For each photograph its prediction, or the error that says why it cannot be read.
         """
-        with ThreadPoolExecutor(cores()) as pool:
-            most = 2 if self.tile else 2 * self.batch_size  # a photograph that is seen in tiles is kept whole
-            works = ahead(pool, partial(self._begin, scores=scores), images, most)
-            ready: deque[_Work | ValueError] = deque()
-            for batch in _batches(works, self.batch_size):
-                self._see(batch, pool)
-                ready += [window.work for window in batch if window.is_last]
-                while len(ready) > self.batch_size or _pixels(ready) > MANY:
-                    yield _result(ready.popleft())
-            yield from map(_result, ready)
+        waiting: deque[_Work] = deque()
 
-    def _begin(self, source: Source, *, scores: bool) -> _Work | ValueError:
+        def windows() -> Iterator[tuple[_Work, Tile]]:
+            most = 2 if self.tile else 2 * self.batch_size  # a photograph that is seen in tiles is kept whole
+            for work in ahead(pool, partial(self._begin, scores=scores), images, most):
+                waiting.append(work)
+                yield from ((work, part) for part in work.parts)
+
+        with ThreadPoolExecutor(cores()) as pool:
+            for batch in _batches(windows(), self.batch_size):
+                self._see(batch, pool)
+                # What has just been seen is given later, so that the threads may work on it while the network goes on.
+                while waiting and not waiting[0].unseen and self._are_many(waiting):
+                    yield waiting.popleft().done()
+            yield from (work.done() for work in waiting)
+
+    def _are_many(self, waiting: Collection[_Work]) -> bool:
+        return len(waiting) > 2 * self.batch_size or sum(work.size for work in waiting) > MANY
+
+    def _begin(self, source: Source, *, scores: bool) -> _Work:
         """Read a photograph, in a thread."""
         try:
             photograph = photograph_of(source)
         except ValueError as error:
-            return error
+            return _Work(error)
         height, width, orientation = photograph.height, photograph.width, photograph.info.get("orientation", 1)
         if self.tile is None:
             rows, columns = self.size
@@ -279,15 +217,12 @@ class Segmenter:
         prediction = Prediction(labels, found, self.classes, source, orientation)
         return _Work(prediction, torch.from_numpy(np.array(photograph)), parts)
 
-    def _see(self, batch: list["_Window"], pool: ThreadPoolExecutor) -> None:
+    def _see(self, batch: Sequence[tuple[_Work, Tile]], pool: ThreadPoolExecutor) -> None:
         """Give the network a batch, and have threads place what it gives."""
-        if not batch[0].pixels.numel():
-            return
-        images = torch.stack([window.pixels for window in batch]).permute(0, 3, 1, 2)
-        for window, logits in zip(batch, self.logits(images), strict=True):
-            assert isinstance(window.work, _Work)
-            assert window.part is not None
-            window.work.jobs.append(pool.submit(window.work.place, window.part, logits))
+        images = torch.stack([work.window(part) for work, part in batch]).permute(0, 3, 1, 2)
+        for (work, part), logits in zip(batch, self.logits(images), strict=True):
+            work.unseen -= 1
+            work.jobs.append(pool.submit(work.place, part, logits))
 
 
 def load(
@@ -339,31 +274,13 @@ def ahead(pool: ThreadPoolExecutor, function: Callable[[T], U], items: Iterable[
         yield result
 
 
-def _windows(works: Iterable[_Work | ValueError]) -> Iterator[_Window]:
-    for work in works:
-        if isinstance(work, ValueError):
-            yield _Window(torch.empty(0), work, None, is_last=True)
-            continue
-        for part in work.parts:
-            pixels = work.pixels if len(work.parts) == 1 else work.pixels[part.seen]  # the only part may be squashed
-            yield _Window(pixels, work, part, part is work.parts[-1])
-
-
-def _batches(works: Iterable[_Work | ValueError], most: int) -> Iterator[list[_Window]]:
+def _batches(windows: Iterable[tuple[_Work, Tile]], most: int) -> Iterator[list[tuple[_Work, Tile]]]:
     """Windows of one shape that follow one another, at most so many."""
-    batch: list[_Window] = []
-    for window in _windows(works):
-        if batch and (len(batch) == most or window.pixels.shape != batch[0].pixels.shape):
+    batch: list[tuple[_Work, Tile]] = []
+    for work, part in windows:
+        if batch and (len(batch) == most or work.window(part).shape != batch[0][0].window(batch[0][1]).shape):
             yield batch
             batch = []
-        batch.append(window)
+        batch.append((work, part))
     if batch:
         yield batch
-
-
-def _pixels(works: Iterable[_Work | ValueError]) -> int:
-    return sum(0 if isinstance(work, ValueError) else work.prediction.labels.size for work in works)
-
-
-def _result(work: _Work | ValueError) -> Prediction | ValueError:
-    return work if isinstance(work, ValueError) else work.done()

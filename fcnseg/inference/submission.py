@@ -23,7 +23,7 @@ def place(config: Mapping[str, Any], classes: Classes, images: str) -> Path:
 
     Args:
         config: The config of the run.
-        classes: The run's classes.
+        classes: The classes that the run's network tells apart.
         images: The list of the image set, in VOC's ImageSets/Segmentation.
 
     Raises:
@@ -48,8 +48,8 @@ def archive(top: Path, masks: Path, photographs: Mapping[str, Path]) -> Path:
         photographs: The photograph of each image of the image set.
 
     Raises:
-        ValueError: A mask is missing or is none of the image set's, is no indexed PNG, or has another size or labels; the
-            message names all of them.
+        ValueError: A mask is missing, belongs to no image of the set, is no indexed PNG, or has another size or labels;
+            the message names all of them.
     """
     problems = [f"{path.stem}: is not in the image set" for path in masks.iterdir() if path.stem not in photographs]
     problems += [

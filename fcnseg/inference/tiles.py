@@ -31,7 +31,7 @@ def tiles(height: int, width: int, side: int, overlap: int) -> list[Tile]:
 
     Args:
         height: The photograph's height in pixels.
-        width: Its width.
+        width: The photograph's width in pixels.
         side: The side of a tile. The last tile of a row or a column is moved inwards, so that it lies inside; a photograph
             that is smaller makes smaller tiles.
         overlap: The least number of pixels that neighbours share, less than `side`. Each keeps the half next to it.

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-BAND = 2**20  # pixels that are enlarged at once: memory is bounded, whatever the photograph's size
+BAND = 2**20  # pixels that are enlarged at once: they need no more memory for a larger photograph
 
 
 def labels(logits: Tensor, height: int, width: int) -> Tensor:

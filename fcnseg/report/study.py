@@ -21,7 +21,7 @@ class Measured:
 
     Attributes:
         title: A title that no other run of the report has.
-        entry: The run.
+        entry: The run's folder, as it was read.
         images: What its images.npz holds, of N images and C classes.
     """
 

@@ -67,7 +67,7 @@ def _result(experiment: Experiment) -> dict[str, str]:
 
 
 def not_above_floor(experiment: Experiment) -> str:
-    """Words about the runs that are no better than the floor; empty if there are none."""
+    """Words about the runs that are no better than the floor; empty if all are better."""
     runs = [entry.result for entry in experiment.entries]
     below = len(runs) - sum(map(beats_floor, runs))
     which = "" if below == len(runs) else f"{below} of {len(runs)} runs "
@@ -111,7 +111,7 @@ def _facts(entry: Entry) -> dict[str, str]:
 
 
 def one_epoch(experiments: Iterable[Experiment]) -> Table | None:
-    """The losses of the runs that have trained for one epoch, of which there is no curve to draw; None if there are none."""
+    """The losses of the runs that have trained for one epoch, of which there is no curve to draw; None without such runs."""
     rows = [
         [experiment.title, str(entry.config.get("seed", "-")), *_losses(entry.rows[0])]
         for experiment in experiments

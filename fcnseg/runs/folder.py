@@ -224,7 +224,7 @@ class Run:
 
     @property
     def images(self) -> PerImage | None:
-        """The content of images.npz; None where there is none, as in a run of an earlier version.
+        """The content of images.npz; None without such a file, as in a run of an earlier version.
 
         Raises:
             ValueError: The file is damaged.

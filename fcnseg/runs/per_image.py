@@ -30,7 +30,7 @@ class PerImage:
     """What a test found in each of N images of C classes.
 
     Attributes:
-        names: (N,) their names.
+        names: (N,) the names of the images.
         cells: (M, 4) integers: the number of the image, the label in the truth (C for void), the predicted label, and how many
             pixels have both. Cells of a confusion matrix that are 0 are left out.
         pixels: (N, B) labelled pixels in each of B bins of confidence, of equal width from 0 to 1.

@@ -14,7 +14,7 @@ from torch import nn
 import fcnseg
 from fcnseg.data import voc
 from fcnseg.data.dataset import Classes
-from fcnseg.inference import Segmenter
+from fcnseg.inference import Segmenter, segmenter
 from fcnseg.runs import rebuild
 
 THREE = Classes(("dark", "red", "green"), ((0, 0, 0), (200, 0, 0), (0, 200, 0)), 0)
@@ -58,8 +58,7 @@ def test_the_ways_to_give_a_photograph_mean_the_same(run, root):
     path = next(iter(voc.Folder.find(root).path.glob("JPEGImages/*.jpg")))
     image = Image.open(path)
     array = np.asarray(image)
-    segmenter = fcnseg.load(run)
-    first, *others = segmenter([path, str(path), image, array, torch.from_numpy(array.copy()).permute(2, 0, 1)])
+    first, *others = fcnseg.load(run)([path, str(path), image, array, torch.from_numpy(array.copy()).permute(2, 0, 1)])
     for other in others:
         assert (other.labels == first.labels).all()
         assert other.scores == pytest.approx(first.scores, abs=1e-6)
@@ -91,13 +90,22 @@ def test_photographs_of_any_sizes_come_back_in_their_order():
         )
 
 
+def test_large_photographs_do_not_wait_for_one_another(monkeypatch):
+    monkeypatch.setattr(segmenter, "MANY", 1)
+    images = [np.full((40 + n, 60, 3), n, np.uint8) for n in range(5)]
+    for settings in ({"batch_size": 1}, {"batch_size": 3}, {"batch_size": 2, "tile": 32}):
+        found = Segmenter(Colours(), THREE, 32, **settings).stream([*images, "none.jpg", images[0]])
+        heights = [each.labels.shape[0] if not isinstance(each, ValueError) else "none.jpg" for each in found]
+        assert heights == [40, 41, 42, 43, 44, "none.jpg", 40]
+
+
 def test_every_orientation_is_upright_and_can_be_undone(tmp_path, photograph):
-    segmenter = Segmenter(Colours(), THREE, [90, 120])
+    upright = Segmenter(Colours(), THREE, [90, 120])
     for orientation in range(1, 9):
         exif = Image.Exif()
         exif[0x0112] = orientation
         photograph.save(path := tmp_path / f"{orientation}.png", exif=exif)
-        found = segmenter(path)
+        found = upright(path)
         found.save(tmp_path / "mask.png", oriented=False)
         assert (np.asarray(Image.open(tmp_path / "mask.png")) == quarters()).all()  # as the file's pixels lie
         assert found.labels.shape == ((90, 120) if orientation < 5 else (120, 90))
