@@ -1,7 +1,7 @@
 """Training any network on any data: `SegmentationTask`."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning import LightningModule
@@ -54,10 +54,14 @@ class SegmentationTask(LightningModule):
         self.loss, self.classes = loss, classes
         self.optimizer, self.schedule, self.memory_format = optimizer, schedule, memory_format
         self.losses = nn.ModuleDict({f"{stage}/loss": RunningMean() for stage in ("train", "val", "test")})  # type: ignore[assignment]
-        self.details = DetailedMetrics(classes)  # of the test
-        self.metrics = nn.ModuleDict({"val": SegmentationMetrics(classes), "test": self.details})  # type: ignore[assignment]
+        self.metrics = nn.ModuleDict({"val": SegmentationMetrics(classes), "test": DetailedMetrics(classes)})  # type: ignore[assignment]
         self.finite: dict[str, list[Tensor]] = {"val": [], "test": []}
         self.original_masks: Callable[[Tensor], Iterable[Tensor]] | None = None
+
+    @property
+    def details(self) -> DetailedMetrics:
+        """The scores of the test, with what it found in every image."""
+        return cast(DetailedMetrics, self.metrics["test"])
 
     def forward(self, image: Tensor) -> Tensor:
         """Normalised images (N, 3, H, W) to logits (N, num_classes, H, W)."""

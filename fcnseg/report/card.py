@@ -17,7 +17,7 @@ from fcnseg.report.document import Block, Chart, Code, Section, Table, Text
 from fcnseg.report.masks import pick, pixels, predict
 from fcnseg.report.render import write_markdown
 from fcnseg.runs.folder import Run
-from fcnseg.runs.result import beats_floor
+from fcnseg.runs.result import beats_floor, shown
 
 CARD = "README.md"
 LICENCES = {  # of the images, by the choice of `data`
@@ -96,7 +96,7 @@ prediction.save("mask.png")"""
 
 def _scores(result: Mapping[str, Any]) -> list[Block]:
     floor, found = result["floor"], result["metrics"]
-    rows = [[words, _shown(found[f"test/{name}"]), _shown(floor[name])] for name, words in SCORES.items()]
+    rows = [[words, shown(found[f"test/{name}"]), shown(floor[name])] for name, words in SCORES.items()]
     about = f"Of {result['images']['test']} test images ({result['split']} split) at {result['size']} px."
     blocks: list[Block] = [Text(about), Table(("score", "this network", "the floor"), rows)]
     floor_class = result["floor_class"]
@@ -105,15 +105,11 @@ def _scores(result: Mapping[str, Any]) -> list[Block]:
     return [*blocks, Text(f"The floor is the score of predicting {floor_class} everywhere.")]
 
 
-def _shown(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
-
-
 def _of_classes(result: Mapping[str, Any]) -> Table:
     labelled = result["confusion"][:-1]
     total = sum(map(sum, labelled)) or 1
     rows = [
-        [name, _shown(iou), f"{sum(truth) / total:.2%}"]
+        [name, shown(iou), f"{sum(truth) / total:.2%}"]
         for (name, iou), truth in zip(result["iou"].items(), labelled, strict=True)
     ]
     return Table(("class", "IoU", "share of the test pixels"), rows)

@@ -15,6 +15,7 @@ from fcnseg.report.compare import Experiment
 from fcnseg.report.document import Block, Chart, Table, Text
 from fcnseg.runs import rebuild
 from fcnseg.runs.folder import Run
+from fcnseg.runs.result import shown
 
 MOST_POINTS = 12  # of a chart, each with a colour and a line of the legend
 
@@ -33,8 +34,8 @@ def costs(found: Sequence[Experiment], *, trust: bool = False) -> list[Block]:
         speed = _mean(experiment, lambda entry: entry.result.get("images_per_s"))
         rows.append(
             [
-                *(experiment.title, f"{entry.result['parameters']:,}", _shown(gmac, 3), _shown(speed, 1)),
-                *(_shown(seconds, 1), _shown(miou and miou.mean, 4)),
+                *(experiment.title, f"{entry.result['parameters']:,}", shown(gmac, 3), shown(speed, 1)),
+                *(shown(seconds, 1), shown(miou and miou.mean, 4)),
             ]
         )
         if gmac and miou:
@@ -44,9 +45,9 @@ def costs(found: Sequence[Experiment], *, trust: bool = False) -> list[Block]:
         "GMAC: billions of multiplications and additions for one image at the run's size, of convolutions and matrix products. "
         f"Speed and seconds are means over seeds, on the hardware of each run. {found[0].test_set}."
     )
-    shown = dict(sorted(points.items(), key=lambda point: -point[1][1])[:MOST_POINTS])
-    caption = f"mIoU over GMAC: {len(shown)} of {len(found)} experiments, the best ones. {found[0].test_set}."
-    chart = [Chart("cost", caption, partial(charts.cost, shown, "GMAC for an image"))] if len(shown) > 1 else []
+    best = dict(sorted(points.items(), key=lambda point: -point[1][1])[:MOST_POINTS])
+    caption = f"mIoU over GMAC: {len(best)} of {len(found)} experiments, the best ones. {found[0].test_set}."
+    chart = [Chart("cost", caption, partial(charts.cost, best, "GMAC for an image"))] if len(best) > 1 else []
     return [Text(about), Table(columns, rows), *chart]
 
 
@@ -77,7 +78,3 @@ def _seconds_to_best(entry: Entry) -> float | None:
 def _mean(experiment: Experiment, of: Callable[[Entry], float | None]) -> float | None:
     values = [value for entry in experiment.entries if (value := of(entry)) is not None]
     return fmean(values) if values else None
-
-
-def _shown(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:,.{digits}f}"

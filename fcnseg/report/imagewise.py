@@ -1,7 +1,5 @@
 """Where runs fail, image by image: the worst, the median and the best ones, and those on which runs disagree."""
 
-import csv
-import io
 from collections.abc import Iterable
 
 import numpy as np
@@ -9,7 +7,7 @@ import numpy as np
 from fcnseg.report.document import Block, Table, Text
 from fcnseg.report.masks import Shown
 from fcnseg.report.study import Study
-from fcnseg.report.tables import FORMULA
+from fcnseg.report.tables import csv_text
 
 MOST_ROWS, MOST_RUNS, OF_A_KIND, MOST_DISPUTED = 100, 12, 3, 10
 
@@ -63,15 +61,10 @@ def disputed(study: Study, shown: Shown) -> list[Block]:
 
 def as_csv(studies: Iterable[Study]) -> str:
     """The IoU of every test image, worst first, in a column for every run."""
-    text = io.StringIO(newline="")
-    table = csv.writer(text, lineterminator="\n")
+    rows: list[list[str]] = []
     for study in studies:
-        table.writerow(["test set", "image", "mean", *(_plain(run.title) for run in study.runs)])
+        rows.append(["test set", "image", "mean", *(run.title for run in study.runs)])
         for n in study.ranked:
             numbers = [study.mean[n], *study.iou[:, n]]
-            table.writerow([study.test_set, _plain(study.names[n]), *(f"{value:.4f}" for value in numbers)])
-    return text.getvalue()
-
-
-def _plain(text: str) -> str:
-    return f"'{text}" if text.startswith(FORMULA) else text
+            rows.append([study.test_set, study.names[n], *(f"{value:.4f}" for value in numbers)])
+    return csv_text(rows)

@@ -12,7 +12,7 @@ from fcnseg.metrics import SCORES
 from fcnseg.report.collect import STAGES, Entry, line
 from fcnseg.report.compare import Experiment, Stat, differences
 from fcnseg.report.document import Table
-from fcnseg.runs.result import beats_floor
+from fcnseg.runs.result import beats_floor, shown
 from fcnseg.runs.settings import flatten
 
 # The scores that the paper does not print.
@@ -75,7 +75,7 @@ def not_above_floor(experiment: Experiment) -> str:
 
 
 def _shown(value: Stat | float | None) -> str:
-    return "-" if value is None else str(value) if isinstance(value, Stat) else f"{value:.4f}"
+    return str(value) if isinstance(value, Stat) else shown(value)
 
 
 def differences_from_the_paper(experiments: Iterable[Experiment]) -> Table | None:
@@ -143,15 +143,17 @@ def as_csv(entries: Iterable[Entry]) -> str:
     records = [_record(entry) for entry in entries]
     # Runs of several versions, or of several networks, have different settings.
     columns = dict.fromkeys(column for record in records for column in record)
-    rows = [[record.get(column) for column in columns] for record in records]
+    return csv_text([[*columns], *([record.get(column) for column in columns] for record in records)])
+
+
+def csv_text(rows: Iterable[Iterable[Any]]) -> str:
+    """Rows as CSV, in which a program for tables finds no formula: texts that look like one begin with a quote."""
     text = io.StringIO(newline="")
-    table = csv.writer(text, lineterminator="\n")
-    table.writerows([_cell(value) for value in row] for row in (columns, *rows))
+    csv.writer(text, lineterminator="\n").writerows([_cell(value) for value in row] for row in rows)
     return text.getvalue()
 
 
 def _cell(value: Any) -> Any:
-    """A value of the CSV file, in which a program for tables finds no formula: texts that look like one begin with a quote."""
     return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
