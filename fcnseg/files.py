@@ -1,15 +1,18 @@
 """Files and folders that are there whole or not at all: each is written as a draft, which is renamed at the end."""
 
+import csv
 import errno
+import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 LARGEST = 4 << 20  # bytes of a file of a run that is read as text: the longest log, of 20 000 epochs, is smaller
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a text begins with that programs for tables compute
 _builds = True  # whether `build_once` may build
 
 
@@ -162,3 +165,14 @@ def read_json(path: Path) -> dict[str, Any] | None:
     if not isinstance(content, dict):
         raise ValueError(f"{path} is damaged (it holds a {type(content).__name__}): remove it")
     return content
+
+
+def csv_text(rows: Iterable[Iterable[Any]]) -> str:
+    """Rows as CSV, in which a program for tables finds no formula: texts that look like one begin with a quote."""
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows([_cell(value) for value in row] for row in rows)
+    return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value

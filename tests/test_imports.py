@@ -122,6 +122,10 @@ def test_a_piece_knows_torch_and_the_facts(name):
         ),
         ("fcnseg.pictures", FACTS),
         ("fcnseg.data.transforms", {"fcnseg.data", "fcnseg.data.dataset", "fcnseg.data.augment", "fcnseg.data.batch"}),
+        (
+            "fcnseg.data.mixing",
+            {"fcnseg.data", "fcnseg.data.dataset", "fcnseg.data.augment", "fcnseg.data.transforms"},
+        ),
     ],
 )
 def test_known_modules(name, known):

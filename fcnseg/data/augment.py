@@ -2,7 +2,7 @@
 
 An augmentation is a callable of (image, mask, draw), which works on the device that its tensors are on. It returns the
 image, (N, 3, H, W) uint8, and the mask, (N, H, W) uint8; a crop changes H and W, and nothing else does. `draw()` gives each
-sample of the batch its next random number. The augmentations that change pixels are in `fcnseg.data.transforms`.
+sample of the batch its next random number. Those that change pixels are in `transforms` and `mixing`.
 """
 
 from collections.abc import Callable

@@ -13,9 +13,7 @@ from fcnseg.data.dataset import DataSet
 from fcnseg.data.download import Published, find_or_download, voc2012
 
 FOLDER = "benchmark_RELEASE/dataset"  # below `data.root`, where the archive puts it
-LARGEST = (
-    2 << 20
-)  # bytes of a mask's file, which may be compressed a thousandfold; a mask of 500 x 500 pixels has 0.25 MB
+LARGEST = 2 << 20  # bytes of a mask's file, which may be compressed a thousandfold; one of 500 x 500 pixels has 0.25 MB
 
 
 def find(root: Path) -> Path | None:

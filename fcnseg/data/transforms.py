@@ -1,4 +1,4 @@
-"""Augmentations that change pixels: crops, colours, blur, and what covers a part of an image or mixes two of them.
+"""Augmentations that change the pixels of each image: crops, colours and blur.
 
 Each is an augmentation as `fcnseg.data.augment` describes it. What an image or a mask has no pixel for becomes the mean colour
 or void.
@@ -13,13 +13,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fcnseg.data import check_number, sides
-from fcnseg.data.augment import Draw, choose, mix
+from fcnseg.data.augment import Draw
 from fcnseg.data.batch import denormalize, normalize
-from fcnseg.data.dataset import MEAN, VOID
+from fcnseg.data.dataset import VOID
 
 LUMA = (0.299, 0.587, 0.114)  # the grey of red, green and blue: ITU-R BT.601, as Pillow and torchvision have it
 LEAST_SIGMA = 0.01  # pixels: a blur that changes nothing
-LONGEST = 3.0  # times as long as it is wide, or as wide as it is long, is a box at the most
 
 
 def between(draw: Draw, least: float, most: float) -> Tensor:
@@ -190,88 +189,3 @@ class Blur:
         """Blur some of the images."""
         sigma = (draw() < self.p) * between(draw, *self.sigma)
         return denormalize(smooth(normalize(image), sigma, self.sigma[1])), mask
-
-
-class Box:
-    """A random box in some of the samples.
-
-    Args:
-        p: The probability of a box.
-        area: The least and the largest share of the image that the box takes.
-
-    Raises:
-        ValueError: A setting is out of its range.
-    """
-
-    def __init__(self, *, p: float = 0.5, area: Sequence[float] = (0.02, 0.4)) -> None:
-        self.p, self.area = check_number("p", p, 0, 1), check_range("area", area, 0, 1)
-
-    def inside(self, mask: Tensor, draw: Draw) -> Tensor:
-        """Which pixels of the (N, H, W) masks are in the box of their sample: (N, H, W) bool."""
-        side, shape = between(draw, *self.area).sqrt(), log_between(draw, 1 / LONGEST, LONGEST).sqrt()
-        inside = (draw() < self.p)[:, None, None]
-        for axis, share in ((1, side / shape), (2, side * shape)):
-            length = share.clamp(max=1)
-            start = draw() * (1 - length)
-            place = (torch.arange(mask.shape[axis], device=mask.device) + 0.5) / mask.shape[axis]
-            within = (place >= start[:, None]) & (place < (start + length)[:, None])
-            inside = inside & within.unsqueeze(3 - axis)
-        return inside
-
-
-class Cutout(Box):
-    """A box of each image, or of some, covered with the mean colour; it is void in the mask."""
-
-    def __call__(self, image: Tensor, mask: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
-        """Cover a box in some of the samples."""
-        inside, image = self.inside(mask, draw), image.clone()
-        for channel, mean in enumerate(MEAN):
-            image[:, channel].masked_fill_(inside, round(255 * mean))
-        return image, mask | inside.byte().neg()
-
-
-class CutMix(Box):
-    """A box of some samples, replaced with the same box of the sample before it in the batch, together with its mask.
-
-    The first sample's partner is the last one. So a partner depends on the order of the samples and on the size of the batch,
-    which depend on the seed, the epoch and `data.batch_size` alone. A sample that is alone in its batch stays as it is.
-    """
-
-    def __call__(self, image: Tensor, mask: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
-        """Replace a box in some of the samples."""
-        return mixed(self.inside(mask, draw), image, mask)
-
-
-class ClassMix:
-    """Half of the classes of the sample before it in the batch, chosen at random, cut out there and laid over some samples.
-
-    A class that is laid over another is as large and at the same place as in the partner; void is never chosen, and half of
-    three classes is one. For partners, see `CutMix`.
-
-    Args:
-        p: The probability of it.
-
-    Raises:
-        ValueError: It is no probability.
-    """
-
-    def __init__(self, *, p: float = 0.5) -> None:
-        self.p = check_number("p", p, 0, 1)
-
-    def __call__(self, image: Tensor, mask: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
-        """Lay classes of the partner over some of the samples."""
-        labels = mask.roll(1, 0).flatten(1).long()  # (N, H * W)
-        is_there = torch.zeros(len(mask), VOID + 1, dtype=torch.bool, device=mask.device).scatter_(1, labels, True)
-        is_there[:, VOID] = False
-        each = torch.arange(VOID + 1, device=mask.device) << 24  # draws have 24 bits
-        number = torch.where(is_there, mix((draw() * 2**24).long()[:, None] | each), -1)  # (N, 256), random
-        rank = number.argsort(1, descending=True).argsort(1)  # 0 for the class with the largest number
-        chosen = (rank < is_there.sum(1, keepdim=True) // 2) & (draw() < self.p)[:, None]
-        return mixed(chosen.gather(1, labels).view_as(mask), image, mask)
-
-
-def mixed(chosen: Tensor, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """The samples with the pixels that are chosen, (N, H, W) bool, from the sample before each of them in the batch."""
-    if len(mask) == 1:
-        return image, mask
-    return choose(chosen, image.roll(1, 0), image), choose(chosen, mask.roll(1, 0), mask)

@@ -1,8 +1,6 @@
 """The masks of photographs as files in a folder, each of which says what it was predicted by."""
 
-import csv
 import hashlib
-import io
 import json
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +13,7 @@ from PIL import Image
 
 from fcnseg.data.dataset import Classes
 from fcnseg.data.packed import cores
-from fcnseg.files import replacing, write_text
+from fcnseg.files import csv_text, replacing, write_text
 from fcnseg.inference.prediction import NOTE, Prediction
 from fcnseg.inference.segmenter import Segmenter, ahead
 from fcnseg.runs.checkpoint import BEST, sha256
@@ -78,7 +76,7 @@ class Masks(NamedTuple):
         """Predict and write masks, in threads while the network works.
 
         Args:
-            segmenter: What predicts them.
+            segmenter: The trained network that predicts them.
             photographs: The photograph of each, by its name.
 
         Yields:
@@ -118,15 +116,13 @@ class Masks(NamedTuple):
 
     def write_shares(self, names: Mapping[str, object], classes: Classes) -> Path:
         """Write a table of the share of its pixels that each class has in every mask that is there."""
-        text = io.StringIO(newline="")
-        table = csv.writer(text, lineterminator="\n")
-        table.writerow(["image", *classes.names])
+        rows: list[list[str]] = [["image", *classes.names]]
         for name in names:
             if (path := self.mask(name)).exists():
                 with Image.open(path) as mask:
                     pixels = np.bincount(np.asarray(mask).ravel(), minlength=len(classes))
-                table.writerow([name, *(f"{share:.6f}" for share in pixels / pixels.sum())])
-        write_text(path := self.beside / "shares.csv", text.getvalue())
+                rows.append([name, *(f"{share:.6f}" for share in pixels / pixels.sum())])
+        write_text(path := self.beside / "shares.csv", csv_text(rows))
         return path
 
     def _more(self, name: str) -> dict[str, Path]:

@@ -4,10 +4,10 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from fcnseg.files import csv_text
 from fcnseg.report.document import Block, Table, Text
 from fcnseg.report.masks import Shown
 from fcnseg.report.study import Study
-from fcnseg.report.tables import csv_text
 
 MOST_ROWS, MOST_RUNS, OF_A_KIND, MOST_DISPUTED = 100, 12, 3, 10
 

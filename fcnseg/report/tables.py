@@ -1,13 +1,12 @@
 """The report's tables, and the CSV file with all that is known of every run."""
 
-import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from math import isnan, nan
 from statistics import fmean
 from typing import Any
 
 from fcnseg import paper
+from fcnseg.files import csv_text
 from fcnseg.metrics import SCORES
 from fcnseg.report.collect import STAGES, Entry, line
 from fcnseg.report.compare import Experiment, Stat, differences
@@ -19,7 +18,6 @@ from fcnseg.runs.settings import flatten
 VOC_SCORES = [name for name in SCORES if name not in paper.FLOOR]
 PRINTED = {"paper_iou": "IoU", "paper_acc": "accuracy", "loss": "loss"}  # the metrics that the paper prints
 PAPERS = tuple(PRINTED.values())  # what the names of their columns begin with
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
 MEASURED = (  # what the CSV file has of a result; a dot leads into one of its tables
     *(f"metrics.test/{name}" for name in ("loss", *SCORES)),
     *(f"floor.{name}" for name in SCORES),
@@ -144,17 +142,6 @@ def as_csv(entries: Iterable[Entry]) -> str:
     # Runs of several versions, or of several networks, have different settings.
     columns = dict.fromkeys(column for record in records for column in record)
     return csv_text([[*columns], *([record.get(column) for column in columns] for record in records)])
-
-
-def csv_text(rows: Iterable[Iterable[Any]]) -> str:
-    """Rows as CSV, in which a program for tables finds no formula: texts that look like one begin with a quote."""
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows([_cell(value) for value in row] for row in rows)
-    return text.getvalue()
-
-
-def _cell(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
 def _record(entry: Entry) -> dict[str, Any]:

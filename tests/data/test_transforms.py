@@ -15,7 +15,8 @@ from torchvision.transforms.v2 import functional as v2
 from fcnseg.cli.configs import CONF
 from fcnseg.data.augment import draws
 from fcnseg.data.dataset import MEAN, VOID
-from fcnseg.data.transforms import LUMA, Blur, ClassMix, Colour, Crop, CutMix, Cutout, colour_bases
+from fcnseg.data.mixing import ClassMix, CutMix, Cutout
+from fcnseg.data.transforms import LUMA, Blur, Colour, Crop, colour_bases
 
 SIDE = 48
 GREY = [round(255 * mean) for mean in MEAN]

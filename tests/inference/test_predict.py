@@ -89,6 +89,12 @@ def test_the_scores_of_the_masks_are_those_of_evaluate_at_original(command, run,
     assert json.loads(path.read_text())["confusion"] == matrix[[*range(21), 255]].tolist()
 
 
+def test_a_name_that_looks_like_a_formula_is_text_in_the_table(command, run, photos, tmp_path):
+    shutil.copy(photos / "a.jpg", photos / "=1+1.jpg")
+    predicted(command, run, "images=photos", "table=true")
+    assert "\n'=1+1," in (tmp_path / "masks" / "shares.csv").read_text()
+
+
 @pytest.mark.parametrize(
     ("images", "masks"),
     [
