@@ -16,7 +16,7 @@ from PIL import Image
 
 from fcnseg import paper
 from fcnseg.data.voc import VOC
-from fcnseg.report import charts, content, render, tables
+from fcnseg.report import charts, content, predictions, render, tables, training
 from fcnseg.report.__main__ import report
 from fcnseg.report.collect import collect, read
 from fcnseg.report.compare import by_test_set, differences, experiments
@@ -318,7 +318,7 @@ def test_titles_of_a_test_set_leave_out_what_is_the_same_in_it(entries):
 def test_a_run_of_one_epoch_gets_numbers_and_no_chart(entries):
     found = experiments(entries)
     transfer = next(each for each in found if each.title == "transfer")
-    assert content.loss_charts([transfer]) == []
+    assert training.loss_charts([transfer]) == []
     (row,) = tables.one_epoch(found[1:2]).rows
     rows = transfer.first.rows
     assert row == ["transfer", "0", f"{rows[0]['train/loss']:.4f}", f"{rows[0]['val/loss']:.4f}"]
@@ -469,7 +469,7 @@ def test_a_run_whose_checkpoint_is_gone_is_left_out_of_the_pictures(tmp_path, fi
     shutil.copytree(finished, tmp_path / "runs")
     next(tmp_path.glob("runs/paper-transfer*/checkpoints/best.ckpt")).unlink()
     found = experiments(collect(str(tmp_path / "runs")))
-    blocks = content._predictions(found, None, None)
+    blocks = predictions.side_by_side(found, None, None)
     assert blocks[0].text.startswith("No predictions of transfer")
     assert list(blocks[1].predictions) == ["baseline", "fcn"]
     assert all(labels.shape == (48, 48) for labels in [blocks[1].truth, *blocks[1].predictions.values()])
@@ -477,10 +477,10 @@ def test_a_run_whose_checkpoint_is_gone_is_left_out_of_the_pictures(tmp_path, fi
 
 def test_pictures_of_data_that_have_changed_say_so(finished):
     found = experiments(collect(str(finished / "paper-transfer*")))
-    assert not any(isinstance(block, Text) for block in content._predictions(found, None, None))
+    assert not any(isinstance(block, Text) for block in predictions.side_by_side(found, None, None))
     trained_on = found[0].first.result
     trained_on["data_fingerprint"] = trained_on["data_fingerprint"].split("-")[0] + "-0"
-    first, *pictures = content._predictions(found, None, None)
+    first, *pictures = predictions.side_by_side(found, None, None)
     assert re.match(
         r"Predictions of transfer: the images or masks of val have changed since it was trained", first.text
     )

@@ -14,7 +14,7 @@ from fcnseg import paper
 from fcnseg.data.voc import CLASSES, PALETTE, VOC
 from fcnseg.inference import Segmenter
 from fcnseg.pictures import GAP, LINE, panel
-from fcnseg.report import charts, content, masks, tables
+from fcnseg.report import charts, content, masks, tables, training
 from fcnseg.report.collect import collect
 from fcnseg.report.compare import experiments
 
@@ -142,7 +142,7 @@ def lines(axes):
 
 
 def test_every_point_of_the_loss_curves(found):
-    (axes,) = content.loss_charts(found)[1].draw().axes  # of cosine, which has one seed
+    (axes,) = training.loss_charts(found)[1].draw().axes  # of cosine, which has one seed
     assert lines(axes) == {
         "training": [[1, 3.0], [2, 2.0], [3, 1.0]],
         "validation": [[1, 3.5], [2, 2.5], [3, 2.75]],
@@ -155,7 +155,7 @@ def test_every_point_of_the_loss_curves(found):
 
 
 def test_the_best_epoch_of_an_unfinished_run_is_the_highest_score_s(entries):
-    curve = content._curve(replace(entries[0], state="interrupted", result={}))
+    curve = training._curve(replace(entries[0], state="interrupted", result={}))
     assert (curve.best, curve.stopped) == (1, False)
 
 

@@ -85,7 +85,7 @@ class Segmenter:
 
     Args:
         net: A network in evaluation mode: normalised (N, 3, H, W) images to (N, C, H, W) logits.
-        classes: The C classes.
+        classes: The classes that the C channels of the logits stand for.
         size: The size that photographs are squashed to: the side in pixels of a square, or [height, width].
         tta: none, flip or multiscale: see `models.averaged`.
         tile: The side of a tile in pixels; None to squash.

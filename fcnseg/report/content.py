@@ -1,23 +1,32 @@
 """What the report says: its sections, made from the runs."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TypeVar
 
 import numpy as np
 
-from fcnseg import inference, paper
-from fcnseg.metrics import MONITOR, PAPER_BATCH
-from fcnseg.report import charts, confused, cost, edges, imagewise, masks, pair, sure, suspects, tables, training
-from fcnseg.report.collect import STATES, Entry, line
+from fcnseg import paper
+from fcnseg.metrics import PAPER_BATCH
+from fcnseg.report import (
+    charts,
+    confused,
+    cost,
+    edges,
+    imagewise,
+    masks,
+    pair,
+    predictions,
+    sure,
+    suspects,
+    tables,
+    training,
+)
+from fcnseg.report.collect import STATES, Entry
 from fcnseg.report.compare import Experiment, by_test_set, experiments
 from fcnseg.report.document import Block, Chart, Section, Table, Text
 from fcnseg.report.study import Study, studies
 
-T = TypeVar("T")
-MOST_COLUMNS = 12  # of a chart
 MOST_DETAILED = 24  # experiments with charts of their own: those of two hundred take minutes, and nobody reads them
 MOST_STUDIES = 3  # test sets that are shown image by image: each has some thirty pictures
 DEFINITIONS = (
@@ -52,7 +61,7 @@ def sections(
     finished = experiments([entry for entry in entries if entry.state == "finished"])
     begun = experiments([entry for entry in entries if entry.state != "finished" and entry.config])
     sets, unfinished, detailed = by_test_set(finished), tables.unfinished(entries), _best(finished)
-    losses = _losses([*detailed, *begun[:MOST_DETAILED]])
+    losses = training.losses([*detailed, *begun[:MOST_DETAILED]])
     ablations = [chart for found in sets.values() if (chart := ablation(found))]
     known, shown = studied(entries), masks.Shown(root, trust=trust)
     against = pair.compared(*pair.chosen(known, compare), shown) if compare else []
@@ -62,8 +71,12 @@ def sections(
         Section("Not finished", [unfinished] if unfinished else []),
         Section("What each step added", ablations),
         Section("Training and validation loss (the paper's Figures 2-8)", losses, small=True),
-        Section("Predictions (the paper's Figures 9-11)", _predictions(detailed, images, root, trust)),
-        Section("IoU of every class", [heat_map(part) for found in sets.values() for part in _parts(found)]),
+        Section(
+            "Predictions (the paper's Figures 9-11)", predictions.side_by_side(detailed, images, root, trust=trust)
+        ),
+        Section(
+            "IoU of every class", [heat_map(part) for found in sets.values() for part in predictions.in_parts(found)]
+        ),
         Section("Confusion matrices", _confusions(detailed)),
         *_image_by_image(known, shown),
         Section("Cost", [block for found in sets.values() for block in cost.costs(found, trust=trust)]),
@@ -173,89 +186,6 @@ def ablation(found: Sequence[Experiment]) -> Chart | None:
         ],
     )
     return Chart("ablation", caption, partial(charts.ablation, [*steps.values()], floor), numbers=numbers)
-
-
-def _losses(found: Sequence[Experiment]) -> list[Block]:
-    made, table = loss_charts(found), tables.one_epoch(found)
-    note = [Text("The numbers of every epoch are in metrics.csv, in the folder of each run.")] if made else []
-    return [*note, *made, *([table] if table else [])]
-
-
-def loss_charts(found: Sequence[Experiment]) -> list[Chart]:
-    """The paper's Figures 2-8: a chart for every experiment that has trained for two epochs; one epoch is no curve."""
-    made = []
-    for experiment in found:
-        if curves := [_curve(entry) for entry in experiment.entries if len(entry.rows) > 1]:
-            finished, theirs = experiment.first.state == "finished", experiment.first.published
-            figure = f" (the paper's Figure {theirs.figure})" if theirs and finished else ""
-            seeds = f", {len(curves)} seeds" if len(curves) > 1 else ""
-            state = "" if finished else f" ({experiment.first.state})"
-            floor = tables.not_above_floor(experiment) if finished else ""
-            caption = f"{experiment.title}{state}{seeds}{figure}. {experiment.beside_the_paper.capitalize()}{floor}."
-            name = "".join(letter if letter.isalnum() else "-" for letter in experiment.title.split(",")[0])
-            made.append(Chart(f"loss-{name}", caption, partial(charts.loss_curves, curves)))
-    return made
-
-
-def _curve(entry: Entry) -> charts.Curve:
-    scores = [row.get(MONITOR, 0) for row in entry.rows]
-    # An unfinished run has no result yet, and its best epoch so far is the one that it would keep.
-    best = int(entry.result.get("best_epoch", np.argmax(scores)))
-    patience = entry.config.get("patience")
-    stopped = entry.state == "finished" and patience is not None and len(scores) - 1 - best >= patience
-    train, val = ([row.get(f"{stage}/loss", np.nan) for row in entry.rows] for stage in ("train", "val"))
-    return charts.Curve(train, val, min(best, len(scores) - 1), stopped)
-
-
-def _predictions(
-    finished: Sequence[Experiment], wanted: Sequence[object] | None, root: str | None, trust: bool = False
-) -> list[Block]:
-    """A gallery for every image shown of every data set; runs of one data set may differ in their split and size."""
-    data_sets: dict[str, list[Experiment]] = {}
-    for experiment in finished:
-        data_sets.setdefault(experiment.first.result["data_fingerprint"], []).append(experiment)
-    blocks: list[Block] = []
-    known: list[str] = []
-    for fingerprint, found in data_sets.items():
-        data = {}
-        for experiment in found:
-            with _left_out(experiment, blocks):
-                data[experiment.title] = masks.load_data(experiment.first.path, root, trust=trust)
-                if changed := data[experiment.title].changed_since(fingerprint):
-                    blocks.append(Text(f"Predictions of {experiment.title}: {changed}.", warning=True))
-        if not data:
-            continue
-        # A split may leave some of the images out of the test set: only what all networks were tested on is shown.
-        names = masks.test_names([*data.values()])
-        known += names
-        shown = masks.chosen(wanted, names) if wanted is not None else masks.pick(next(iter(data.values())), names)
-        predictions = {}
-        for experiment in found:
-            if experiment.title in data:
-                with _left_out(experiment, blocks):
-                    # One network after the other: together they may not fit into memory.
-                    segmenter = inference.load(experiment.first.path, trust=trust)
-                    predictions[experiment.title] = masks.predict(segmenter, data[experiment.title], shown)
-        for name in shown:
-            blocks += [masks.gallery(name, data, dict(part)) for part in _parts([*predictions.items()])]
-    # A name may be in one data set and not in another; it must be in one of them.
-    if known and (missing := [item for item in wanted or () if not masks.chosen([item], known)]):
-        raise ValueError(f"images={missing}: wanted names of test images, such as {', '.join(known[:3])}")
-    return blocks
-
-
-def _parts(items: Sequence[T]) -> list[Sequence[T]]:
-    """The items, in parts that one chart has room for: a column for each of a hundred runs would be a chart of 200 MB."""
-    return [items[start : start + MOST_COLUMNS] for start in range(0, len(items), MOST_COLUMNS)]
-
-
-@contextmanager
-def _left_out(experiment: Experiment, blocks: list[Block]) -> Iterator[None]:
-    """Add a warning to `blocks` if the `with` block raises: a checkpoint or a data set may be gone, or be damaged."""
-    try:
-        yield
-    except Exception as error:
-        blocks.append(Text(f"No predictions of {experiment.title}: {line(error)}", warning=True))
 
 
 def heat_map(found: Sequence[Experiment]) -> Chart:

@@ -1,4 +1,4 @@
-"""How training went: the curves of experiments laid over each other."""
+"""How training went: the losses of every experiment, and the curves of several laid over each other."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -6,7 +6,8 @@ from functools import partial
 import numpy as np
 
 from fcnseg.metrics import MONITOR
-from fcnseg.report import charts
+from fcnseg.report import charts, tables
+from fcnseg.report.collect import Entry
 from fcnseg.report.compare import Experiment
 from fcnseg.report.document import Block, Chart, Table, Text
 from fcnseg.report.study import Numbers
@@ -52,3 +53,36 @@ def _table(values: dict[str, Numbers], words: str) -> Table:
 def _mean(column: Numbers) -> str:
     there = column[~np.isnan(column)]
     return f"{there.mean():.4f}" if len(there) else "-"
+
+
+def losses(found: Sequence[Experiment]) -> list[Block]:
+    """The charts of the losses, and a table of the runs that have one epoch."""
+    made, table = loss_charts(found), tables.one_epoch(found)
+    note = [Text("The numbers of every epoch are in metrics.csv, in the folder of each run.")] if made else []
+    return [*note, *made, *([table] if table else [])]
+
+
+def loss_charts(found: Sequence[Experiment]) -> list[Chart]:
+    """The paper's Figures 2-8: a chart for every experiment that has trained for two epochs; one epoch is no curve."""
+    made = []
+    for experiment in found:
+        if curves := [_curve(entry) for entry in experiment.entries if len(entry.rows) > 1]:
+            finished, theirs = experiment.first.state == "finished", experiment.first.published
+            figure = f" (the paper's Figure {theirs.figure})" if theirs and finished else ""
+            seeds = f", {len(curves)} seeds" if len(curves) > 1 else ""
+            state = "" if finished else f" ({experiment.first.state})"
+            floor = tables.not_above_floor(experiment) if finished else ""
+            caption = f"{experiment.title}{state}{seeds}{figure}. {experiment.beside_the_paper.capitalize()}{floor}."
+            name = "".join(letter if letter.isalnum() else "-" for letter in experiment.title.split(",")[0])
+            made.append(Chart(f"loss-{name}", caption, partial(charts.loss_curves, curves)))
+    return made
+
+
+def _curve(entry: Entry) -> charts.Curve:
+    scores = [row.get(MONITOR, 0) for row in entry.rows]
+    # An unfinished run has no result yet, and its best epoch so far is the one that it would keep.
+    best = int(entry.result.get("best_epoch", np.argmax(scores)))
+    patience = entry.config.get("patience")
+    stopped = entry.state == "finished" and patience is not None and len(scores) - 1 - best >= patience
+    train, val = ([row.get(f"{stage}/loss", np.nan) for row in entry.rows] for stage in ("train", "val"))
+    return charts.Curve(train, val, min(best, len(scores) - 1), stopped)
