@@ -21,17 +21,29 @@ class FPN(OnBackbone):
         weights: The weights of the backbone: torchvision's name for them, a file, or None (see `make_backbone`).
         freeze: Whether the backbone keeps its weights, and its batch norms their statistics.
         width: The channels of every map of the decoder.
+        input_scale: The images are enlarged by this factor for the network: pretrained weights know objects at the size
+            that they have in photographs of 224 px, and see next to nothing in images of 96 px.
 
     Shape:
         image (N, 3, H, W), normalised float, H and W from 32 up -> logits (N, num_classes, H, W).
     """
 
     def __init__(
-        self, num_classes: int, *, backbone: str, weights: str | None, freeze: bool = False, width: int = 128
+        self,
+        num_classes: int,
+        *,
+        backbone: str,
+        weights: str | None,
+        freeze: bool = False,
+        width: int = 128,
+        input_scale: int = 1,
     ) -> None:
         super().__init__(backbone, weights, freeze)
         if width < 1:
             raise ValueError(f"model.width={width}: wanted the channels of the decoder, a whole number from 1 up")
+        if input_scale < 1:
+            raise ValueError(f"model.input_scale={input_scale}: wanted a whole number from 1 up")
+        self.input_scale = input_scale
         taken = [found for stride, found in pyramid(self.backbone, backbone).items() if stride >= FINEST]
         self.places = [place for place, _ in taken]
         self.laterals = nn.ModuleList([nn.Conv2d(channels, width, 1) for _, channels in reversed(taken)])
@@ -42,6 +54,8 @@ class FPN(OnBackbone):
 
     def forward(self, image: Tensor) -> Tensor:
         x = padded = pad_to_multiple(image, STRIDE)
+        if self.input_scale > 1:
+            x = F.interpolate(x, scale_factor=self.input_scale, mode="bilinear")
         maps: list[Tensor] = []
         for place, layer in enumerate(layers(self.backbone)):
             x = layer(x)

@@ -18,6 +18,7 @@ NETS = {
     "transfer": lambda: Transfer(5, backbone="resnet18", weights=None),
     "unet": lambda: UNet(5, widths=(3, 4, 5, 6, 7)),
     "fpn": lambda: FPN(5, backbone="resnet18", weights=None, width=16),
+    "fpn at twice the size": lambda: FPN(5, backbone="resnet18", weights=None, width=16, input_scale=2),
     "lraspp": lambda: Torchvision(5, arch="lraspp_mobilenet_v3_large", weights=None),
     "deeplab": lambda: Torchvision(5, arch="deeplabv3_mobilenet_v3_large", weights=None),
     "smp": lambda: SMP(5, arch="Unet", encoder="mobilenet_v2", weights=None),
