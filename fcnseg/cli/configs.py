@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,22 @@ def compose(*overrides: str) -> DictConfig:
         return hydra.compose("config", overrides=list(overrides))
 
 
+@cache
+def _compose_once(config_name: str, overrides: tuple[str, ...], with_hydra: bool) -> DictConfig:
+    return hydra.compose(config_name, overrides=list(overrides), return_hydra_config=with_hydra)
+
+
+def _composed(config_name: str, *overrides: str, with_hydra: bool = False) -> DictConfig:
+    """The config that overrides lead to in the running job, not to be changed.
+
+    The package's own files stay as they are while a process runs: what they alone lead to is composed once, since Hydra
+    takes a tenth of a second for it.
+    """
+    sources = {source.path for source in HydraConfig.get().runtime.config_sources if source.provider != "schema"}
+    compose = _compose_once if sources == {"hydra.conf", str(CONF)} else _compose_once.__wrapped__
+    return compose(config_name, overrides, with_hydra)
+
+
 def default_config(config_name: str, *, added: bool = True) -> DictConfig:
     """The config that the running job's choices lead to if none of its other overrides is applied.
 
@@ -47,16 +64,14 @@ def default_config(config_name: str, *, added: bool = True) -> DictConfig:
     # Not `hydra.runtime.choices`, which leaves out a group with several choices, such as callbacks=[a,b].
     groups = GlobalHydra.instance().config_loader().list_groups("")
     chosen = [line for line in given if line.key_or_group in groups and not line.is_delete()]
-    return hydra.compose(
-        config_name, overrides=[str(line.input_line) for line in chosen if added or line.package is None]
-    )
+    return _composed(config_name, *(str(line.input_line) for line in chosen if added or line.package is None))
 
 
 def preset_choices(config_name: str) -> dict[str, str | None]:
     """The choice from each group that the running job's experiment and debug preset make by themselves."""
     choices = HydraConfig.get().runtime.choices
     presets = [f"{group}={choices[group]}" for group in PRESETS if choices.get(group)]
-    return dict(hydra.compose(config_name, overrides=presets, return_hydra_config=True).hydra.runtime.choices)
+    return dict(_composed(config_name, *presets, with_hydra=True).hydra.runtime.choices)
 
 
 def usual_values(config_name: str) -> dict[str, Any]:
@@ -72,8 +87,8 @@ def usual_values(config_name: str) -> dict[str, Any]:
         if choice and group not in PRESETS and not {"/", "@"} & set(group)
     }
     groups = [f"{group}={choice}" for group, choice in own.items()]
-    values = flatten(OmegaConf.to_container(hydra.compose(config_name, overrides=groups), resolve=False))
-    first = hydra.compose(config_name, return_hydra_config=True).hydra.runtime.choices
+    values = flatten(OmegaConf.to_container(_composed(config_name, *groups), resolve=False))
+    first = _composed(config_name, with_hydra=True).hydra.runtime.choices
     return {**values, **{f"choices.{group}": choice for group, choice in first.items()}}
 
 
