@@ -152,16 +152,25 @@ def test_the_readme_names_what_there_is():
 
 
 def test_comparison(command, root, tmp_path, monkeypatch):
-    monkeypatch.setattr(__main__, "IMPORTS", dict.fromkeys(("plain", "lightning", "fcnseg"), "sys"))
+    names = ["plain", "lightning", "fcnseg", "alternative"]
+    monkeypatch.setattr(__main__, "IMPORTS", dict.fromkeys(names, "sys"))
     few = ["data=shapes", f"data.root={root}", "data.source.train=8", "data.source.val=4", "data.size=[32,48]"]
-    small = [*few, "data.batch_size=4", "repeats=2", "steps=2", "arms=[plain,lightning,fcnseg]"]
+    small = [
+        *few,
+        "trainer.precision=32-true",
+        "data.batch_size=4",
+        "repeats=2",
+        "steps=2",
+        f"arms=[{','.join(names)}]",
+    ]
     outcome = command(benchmark, *small, *CPU, "json=figures.json")
     assert outcome.code == 0, outcome.err
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures.pop("config")["data"]["size"] == [32, 48]
     (machine,), arms, cold, operations, parts = figures.values()
     assert machine["cores"] > 0
-    assert [row["arm"] for row in arms] == [row["arm"] for row in cold] == ["plain", "lightning", "fcnseg"]
+    assert [row["arm"] for row in arms] == [row["arm"] for row in cold] == names
+    assert [row["precision"] for row in arms] == ["32-true", "32-true", "32-true", "bf16-mixed"]
     for row in arms:
         assert row.keys() >= {"images_per_s", "spread", "times_plain", "roofline", "host_mb", "gpu_mb", "precision"}
         assert row["first_loss"] == pytest.approx(arms[0]["first_loss"], rel=1e-2)

@@ -26,6 +26,7 @@ IMPORTS = {  # by every arm, before anything else happens
     "plain": "torch, torchvision",
     "lightning": "torch, torchvision, torchmetrics, lightning",
     "fcnseg": OURS,
+    "alternative": OURS,
     "everything": OURS,
 }
 FACTORS = {"data.source.train": (1, 4, 16), "data.size": (1, 2, 4), "data.batch_size": (1, 2, 4)}  # times the config's

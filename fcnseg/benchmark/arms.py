@@ -1,4 +1,4 @@
-"""The arms: four ways to train the same network on the same images, in the same order, which take turns."""
+"""The arms: five ways to train the same network on the same images, in the same order, which take turns."""
 
 import resource
 from collections.abc import Mapping
@@ -25,6 +25,7 @@ from fcnseg.task import SegmentationTask
 
 FULL, REDUCED = 1e-4, 1e-2  # how far apart, relative, first losses may lie in float32, and with bfloat16
 WARMUP = 2  # steps before the timed ones, in which memory is taken and kernels are made
+OTHER = {"32-true": "bf16-mixed"}  # the precision of the arm `alternative`; for all others it is float32
 COLD = ("pack", "build", "set-up", "first step")  # the stages until the first step is done
 
 
@@ -87,6 +88,8 @@ def train(cfg: Any, name: str, images: int | None = None) -> Figures:
         name: The name of the arm.
         images: The number of images that are trained on, over and over; None stands for all.
     """
+    if name == "alternative":
+        cfg.trainer.precision = OTHER.get(cfg.trainer.precision, "32-true")
     device, steps = fabric_of(cfg).device, WARMUP + cfg.steps
     clock = Clock(device, steps)
     data = build.data(cfg)
@@ -148,8 +151,8 @@ def everything(cfg: Any, data: VOCDataModule, task: SegmentationTask, clock: Clo
     fcnseg(cfg, data, task, clock)
 
 
-ARMS = {"plain": plain, "lightning": lightning, "fcnseg": fcnseg, "everything": everything}
-OURS = ("fcnseg", "everything")
+ARMS = {"plain": plain, "lightning": lightning, "fcnseg": fcnseg, "alternative": fcnseg, "everything": everything}
+OURS = ("fcnseg", "alternative", "everything")
 
 
 def compare(cfg: Any, show: Show) -> dict[str, Figures]:
