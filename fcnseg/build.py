@@ -37,7 +37,7 @@ T = TypeVar("T")
 UNLIKE_A_RUN = "changes the steps of a run, so that it could not be resumed exactly"
 REFUSED_CALLBACKS = {  # of Lightning's: the reason and the remedy
     "BatchSizeFinder": f"{UNLIKE_A_RUN}; set data.batch_size",
-    "GradientAccumulationScheduler": f"{UNLIKE_A_RUN}; raise data.batch_size",
+    "GradientAccumulationScheduler": f"{UNLIKE_A_RUN}; +trainer.accumulate_grad_batches divides data.batch_size",
     "LearningRateFinder": f"{UNLIKE_A_RUN}; set optimizer.lr",
     "ProgressBar": "is not needed: a run shows its own progress bar, on a terminal alone",
     "Timer": "would end a run early; Ctrl-C or SLURM's time limit stops it, and the same command resumes it",
