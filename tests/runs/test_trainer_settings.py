@@ -9,6 +9,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from fcnseg import build
+from fcnseg.data.voc import VOC
 from fcnseg.runs.trainer_settings import HONOURED, REFUSED, check_trainer
 
 PARAMETERS = list(inspect.signature(lightning.Trainer).parameters)
@@ -84,7 +85,7 @@ def test_a_setting_that_lightning_does_not_have_is_refused(compose):
         ({"log_every_n_steps": 5}, "callbacks=lr_monitor"),
         ({"profiler": "simple"}, "profilers.SimpleProfiler"),
         ({"profiler": {"_target_": "lightning.pytorch.profilers.SimpleProfiler"}}, "filename=profile"),
-        ({"devices": 3}, "3 parts .* do not divide it: wanted, for instance, data.batch_size=30 or 33"),
+        ({"devices": 3}, "3 parts .* do not divide it: wanted, for instance, data.batch_size=15 or 18"),
         ({"devices": [0, 1], "num_nodes": 5, "accumulate_grad_batches": 7}, "70 parts .*, data.batch_size=70"),
         ({"devices": "auto"}, "wanted a whole number from 1 up, or a list of GPUs"),
         ({"devices": 0}, "wanted a whole number"),
