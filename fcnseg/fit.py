@@ -9,6 +9,7 @@ import torch
 from lightning import Trainer, seed_everything
 from omegaconf import DictConfig
 from rich.console import Console
+from torch import nn
 
 from fcnseg import build
 from fcnseg.callbacks.checkpoints import Checkpoints
@@ -19,7 +20,7 @@ from fcnseg.callbacks.finite_loss import FiniteLoss
 from fcnseg.callbacks.parts import Parts
 from fcnseg.callbacks.progress import RunProgress
 from fcnseg.data.module import VOCDataModule
-from fcnseg.distributed import agreed, highest, rank, together
+from fcnseg.distributed import agreed, highest, rank, together, world
 from fcnseg.errors import LostError, warn
 from fcnseg.files import write_json
 from fcnseg.limits import limits_explained
@@ -209,6 +210,12 @@ class Training:
         if self.bf16_gain:
             words.append(f"bf16 is {self.bf16_gain} times as fast as fp32 on this CPU")
         self.console.print(", ".join([*words, *([resumed] if self.resumed else [])]), soft_wrap=True)
+        norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in task.modules())
+        if world() > 1 and norms and self.trainer.strategy.root_device.type == "cpu":
+            warn(
+                "batch norm cannot be synchronised on CPUs: each process normalises by its own part of a batch, so that the"
+                " numbers depend on trainer.devices"
+            )
         self.trainer.fit(task, data, ckpt_path=self.resumed, weights_only=True)
         if highest(self.checkpoints.failed)[0]:
             if rank():

@@ -101,9 +101,8 @@ def test_a_setting_that_would_have_no_effect_is_refused(compose, settings, remed
 
 
 def test_the_task_takes_a_batch_in_as_many_parts_as_are_accumulated(compose):
-    cfg = config(compose, {"accumulate_grad_batches": 2}, {"model": {"weights": None}, "data": {"size": 32}})
-    pixels = torch.ones(21)
-    assert build.task(cfg, classes=VOC, class_pixels=pixels).accumulate == 2
+    cfg = config(compose, {"accumulate_grad_batches": 2}, {})
+    assert build.task(cfg, classes=VOC, class_pixels=torch.ones(21)).accumulate == 2
 
 
 def test_the_profiler_of_the_remedy_writes_its_file(train_in, tmp_path, monkeypatch):
