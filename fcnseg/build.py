@@ -17,6 +17,7 @@ from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import CheckpointIO
+from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
@@ -28,6 +29,7 @@ from fcnseg.models.layers import memory_format
 from fcnseg.models.weights import load, path_of, read
 from fcnseg.optimizers import optimizer
 from fcnseg.precision import bf16_wins
+from fcnseg.processes import count, environment
 from fcnseg.schedules import scheduled
 from fcnseg.task import SegmentationTask
 
@@ -35,7 +37,7 @@ T = TypeVar("T")
 UNLIKE_A_RUN = "changes the steps of a run, so that it could not be resumed exactly"
 REFUSED_CALLBACKS = {  # of Lightning's: the reason and the remedy
     "BatchSizeFinder": f"{UNLIKE_A_RUN}; set data.batch_size",
-    "GradientAccumulationScheduler": f"{UNLIKE_A_RUN}; raise data.batch_size",
+    "GradientAccumulationScheduler": f"{UNLIKE_A_RUN}; +trainer.accumulate_grad_batches divides data.batch_size",
     "LearningRateFinder": f"{UNLIKE_A_RUN}; set optimizer.lr",
     "ProgressBar": "is not needed: a run shows its own progress bar, on a terminal alone",
     "Timer": "would end a run early; Ctrl-C or SLURM's time limit stops it, and the same command resumes it",
@@ -121,6 +123,7 @@ def task(cfg: DictConfig, *, classes: Classes, class_pixels: Tensor) -> Segmenta
         schedule=partial(scheduled, make=_without(cfg.schedule, "warmup"), warmup=cfg.schedule.get("warmup")),
         classes=classes,
         memory_format=memory_format(net),
+        accumulate=cfg.trainer.get("accumulate_grad_batches", 1),
     )
 
 
@@ -219,19 +222,36 @@ def trainer(
             enable_model_summary=False,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
+            accumulate_grad_batches=1,  # which the task does
+            **_processes(cfg.trainer),
         ),
     )
+
+
+def _processes(trainer: DictConfig) -> dict[str, Any]:
+    """The arguments of Lightning's Trainer for a run on several devices."""
+    devices, nodes = count(trainer)
+    if devices * nodes == 1:
+        return {}
+    is_cuda = _device(trainer.accelerator) == "cuda"
+    backend = "cpu:gloo,cuda:nccl" if is_cuda else "gloo"
+    ddp = DDPStrategy(cluster_environment=environment(devices, nodes), process_group_backend=backend)
+    return {"strategy": ddp, "sync_batchnorm": is_cuda}
 
 
 def precision(wanted: str, accelerator: str) -> str:
     """Lightning's name of the precision: "auto" is bf16-mixed where that is faster, else 32-true."""
     if wanted != "auto":
         return wanted
-    device = "cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu"
-    return "bf16-mixed" if bf16_wins(device) else "32-true"
+    return "bf16-mixed" if bf16_wins(_device(accelerator)) else "32-true"
+
+
+def _device(accelerator: str) -> str:
+    return "cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def silence_lightning() -> None:
     """Silence Lightning's hints, which do not fit a loader without workers and a run folder of our own."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")

@@ -20,6 +20,10 @@ class DivergedError(RuntimeError):
     """The loss or the logits became NaN or infinite."""
 
 
+class LostError(RuntimeError):
+    """Another process of a run on several devices has ended."""
+
+
 class StopError(BaseException):
     """A signal asks the run to stop. Like KeyboardInterrupt it is not an `Exception`: a sweep must stop, too.
 

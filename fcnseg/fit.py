@@ -1,14 +1,15 @@
 """One run from its config to its result: seed, build, fit, test, write."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import seed_everything
+from lightning import Trainer, seed_everything
 from omegaconf import DictConfig
 from rich.console import Console
+from torch import nn
 
 from fcnseg import build
 from fcnseg.callbacks.checkpoints import Checkpoints
@@ -19,10 +20,12 @@ from fcnseg.callbacks.finite_loss import FiniteLoss
 from fcnseg.callbacks.parts import Parts
 from fcnseg.callbacks.progress import RunProgress
 from fcnseg.data.module import VOCDataModule
-from fcnseg.errors import warn
+from fcnseg.distributed import agreed, highest, rank, together, world
+from fcnseg.errors import LostError, warn
 from fcnseg.files import write_json
 from fcnseg.limits import limits_explained
 from fcnseg.precision import bf16_gain
+from fcnseg.processes import start
 from fcnseg.runs import provenance, result
 from fcnseg.runs.checkpoint import BEST, Checkpoint, damage, load_weights, newest_good, read, sha256
 from fcnseg.runs.checkpoint_io import SafeCheckpointIO
@@ -59,17 +62,25 @@ def fit(cfg: DictConfig, run: Run, console: Console, describe: Describe) -> None
         task = build.task(cfg, classes=data.classes, class_pixels=data.class_pixels)
         check_optimizer(task, cfg.trainer.max_epochs, len(data.train_dataloader()))
         training = Training(cfg, run, stop, console, code)
-        with run.locked():  # not before: the run's folder is made here, and packing may take minutes
-            if run.is_finished(cfg):  # by another process, since this one looked
+        with ExitStack() as folder:
+
+            def begin() -> bool:
+                folder.enter_context(run.locked())  # not before: it makes the folder, and packing may take minutes
+                return not run.is_finished(cfg)  # by another process, since this one looked
+
+            if not agreed(begin):
                 return
             training.resume(task, data)
             precision = str(training.trainer.precision)
-            with run.recorded(cfg, data.fingerprint), limits_explained(data.batch_size, data.size, precision):
+            if rank() == 0:
+                folder.enter_context(run.recorded(cfg, data.fingerprint))
+            with together(), limits_explained(data.batch_size, data.size, precision):
                 training.fit(task, data)
                 found = {**training.test(task, data), **code}
-                describe(run, data, found)
-                run.add_images(result.per_image(task, data))
-                write_json(run.path / RESULT, found)
+                if rank() == 0:
+                    describe(run, data, found)
+                    run.add_images(result.per_image(task, data))
+                    write_json(run.path / RESULT, found)
 
 
 def check_optimizer(task: SegmentationTask, epochs: int, epoch_steps: int) -> None:
@@ -111,13 +122,8 @@ class Training:
         patience = [RunEarlyStopping(cfg.patience)] if cfg.patience else []
         self.parts = Parts({})
         ours = [*ema, finite, epoch_log, RunProgress(epoch_log, console), *patience, self.parts]
-        self._make_trainer = partial(
-            build.trainer,
-            cfg,
-            callbacks=[*ours, *build.callbacks(cfg), self.checkpoints],  # last: it saves the state of the others
-            loggers=[self.log, *build.loggers(cfg)],
-            checkpoint_io=self.checkpoint_io,
-        )
+        self.callbacks = [*ours, *build.callbacks(cfg), self.checkpoints]  # last: it saves the state of the others
+        self.loggers = [self.log, *build.loggers(cfg)]
         self.trainer = self._make_trainer()
         self.parts.here = {**provenance.surroundings(self.trainer), **code}
         measured = cfg.trainer.precision == "auto" and self.trainer.strategy.root_device.type == "cpu"
@@ -125,7 +131,33 @@ class Training:
         self.resumed: Path | None = None
         self.epoch = 0  # in which a resumed run goes on
 
+    def _make_trainer(self, kept_precision: str | None = None) -> Trainer:
+        made = build.trainer(
+            self.cfg,
+            callbacks=self.callbacks,
+            loggers=self.loggers,
+            checkpoint_io=self.checkpoint_io,
+            kept_precision=kept_precision,
+        )
+        start(made)
+        return made
+
     def resume(self, task: SegmentationTask, data: VOCDataModule) -> None:
+        """Open the run's newest good checkpoint in the first process, and have all others take the same file and precision.
+
+        Raises:
+            ValueError: See `_open`.
+        """
+
+        def opened() -> tuple[Path | None, int, str]:
+            self._open(task, data)
+            return self.resumed, self.epoch, str(self.trainer.precision)
+
+        self.resumed, self.epoch, precision = agreed(opened)
+        if precision != str(self.trainer.precision):
+            self.trainer = self._make_trainer(kept_precision=precision)
+
+    def _open(self, task: SegmentationTask, data: VOCDataModule) -> None:
         """Open the run's newest good checkpoint, if there is one and resume=auto.
 
         Raises:
@@ -178,8 +210,16 @@ class Training:
         if self.bf16_gain:
             words.append(f"bf16 is {self.bf16_gain} times as fast as fp32 on this CPU")
         self.console.print(", ".join([*words, *([resumed] if self.resumed else [])]), soft_wrap=True)
+        norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in task.modules())
+        if world() > 1 and norms and self.trainer.strategy.root_device.type == "cpu":
+            warn(
+                "batch norm cannot be synchronised on CPUs: each process normalises by its own part of a batch, so that the"
+                " numbers depend on trainer.devices"
+            )
         self.trainer.fit(task, data, ckpt_path=self.resumed, weights_only=True)
-        if self.checkpoints.failed:
+        if highest(self.checkpoints.failed)[0]:
+            if rank():
+                raise LostError("the first process has failed")
             raise OSError("the last checkpoint could not be saved: make room, and the same command resumes the run")
 
     def test(self, task: SegmentationTask, data: VOCDataModule) -> dict[str, Any]:

@@ -46,7 +46,8 @@ def limits_explained(batch_size: int, size: int | list[int], precision: str) -> 
         smaller = "" if "16" in precision else ", or set trainer.precision=bf16-mixed"
         raise MemoryError(
             f"out of memory with data.batch_size={batch_size}, data.size={size}, trainer.precision={precision}: lower"
-            f" data.batch_size, then data.size{smaller} ({first_line})"
+            " data.batch_size or compute it in parts with +trainer.accumulate_grad_batches=2, then lower data.size"
+            f"{smaller} ({first_line})"
         ) from error
 
 

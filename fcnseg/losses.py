@@ -36,6 +36,11 @@ def pixel_rows(logits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     return logits.permute(0, 2, 3, 1).flatten(0, 2).float(), mask.flatten().long()
 
 
+def labelled(mask: Tensor) -> Tensor:
+    """The number of labelled pixels of masks (N, H, W), as a scalar."""
+    return (mask != VOID).sum()
+
+
 class Loss(nn.Module):
     """What all losses have in common.
 
@@ -49,6 +54,14 @@ class Loss(nn.Module):
 
     def __init__(self, class_pixels: Tensor) -> None:
         super().__init__()
+
+    def size(self, mask: Tensor) -> Tensor:
+        """What the loss divides by: so much a part of a batch counts beside others, on other devices or accumulated.
+
+        For a mean, the parts then have the loss and the gradient of the whole batch. OHEM, Dice and Lovasz are none: theirs are
+        the mean over the parts, each by its labelled pixels.
+        """
+        return labelled(mask)
 
 
 class CrossEntropy(Loss):
@@ -76,9 +89,13 @@ class CrossEntropy(Loss):
         smoothing = self.label_smoothing  # torch leaves void pixels out of it, too
         losses = F.cross_entropy(rows, labels, weight, ignore_index=VOID, reduction="none", label_smoothing=smoothing)
         total = losses.sum()  # summed apart: CUDA's own sum over rows runs in a single block of threads
-        counted = labels != VOID
-        size = self.weight[labels.where(counted, 0)].mul(counted).sum() if self.weighted else counted.sum()
-        return total / size.clamp_min(TINY)
+        return total / self.size(mask).clamp_min(TINY)
+
+    def size(self, mask: Tensor) -> Tensor:
+        if not self.weighted:
+            return labelled(mask)
+        labels, counted = mask.flatten().long(), mask.flatten() != VOID
+        return self.weight[labels.where(counted, 0)].mul(counted).sum()
 
 
 class Focal(Loss):
@@ -176,6 +193,16 @@ class Sum(Loss):
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
         parts = [self.weights[name] * loss(logits, mask) for name, loss in self.losses.items()]
         return torch.stack(parts).sum()
+
+    def size(self, mask: Tensor) -> Tensor:
+        """That of the first part, if it has one."""
+        return size_of(next(iter(self.losses.values())), mask)
+
+
+def size_of(loss: nn.Module, mask: Tensor) -> Tensor:
+    """`Loss.size` of any loss: for one that has no such method, the labelled pixels."""
+    size: Callable[[Tensor], Tensor] = getattr(loss, "size", labelled)
+    return size(mask)
 
 
 def _labelled_softmax(logits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:

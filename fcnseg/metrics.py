@@ -107,7 +107,7 @@ class SegmentationMetrics(Metric):
     matrices: list[Tensor]
 
     def __init__(self, classes: Classes) -> None:
-        super().__init__()
+        super().__init__(sync_on_compute=False)  # the task puts the matrices of several processes in order
         self.classes = classes
         self.add_state("matrices", default=[], dist_reduce_fx="cat")
 
@@ -122,7 +122,7 @@ class SegmentationMetrics(Metric):
     def compute(self) -> dict[str, Tensor]:
         """The scores: see `scores`; `miou` is torchmetrics', in float32, in which equal epochs stay equal."""
         matrices = self.all_matrices().cpu()
-        jaccard = PooledJaccardIndex(len(self.classes), validate_args=False)
+        jaccard = PooledJaccardIndex(len(self.classes), validate_args=False, sync_on_compute=False)
         jaccard.update(matrices[:, :-1])
         return {**scores(matrices, self.classes.background), "miou": jaccard.compute().double()}
 
@@ -135,25 +135,26 @@ class RunningMean(nn.Module):
 
     Attributes:
         values: The scalars that were added since the last sum, on their device.
+        counts: Of how many things each of them is the mean.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.values: list[Tensor] = []  # since the last sum
-        self._counts: list[int] = []
+        self.counts: list[int] = []
         self._total, self._count = 0.0, 0
 
     def add(self, value: Tensor, count: int) -> None:
         """Add the mean `value` of `count` things."""
         self.values.append(value.detach().clone())
-        self._counts.append(count)
+        self.counts.append(count)
 
     def _sum_up(self) -> None:
         values = torch.stack(self.values).tolist() if self.values else []
-        for value, count in zip(values, self._counts, strict=True):  # in this order, whenever it is asked for
+        for value, count in zip(values, self.counts, strict=True):  # in this order, whenever it is asked for
             self._total += value * count
             self._count += count
-        self.values, self._counts = [], []
+        self.values, self.counts = [], []
 
     def mean(self) -> Tensor:
         """The mean so far, as a float64 scalar on the CPU; NaN if nothing was added."""
@@ -173,4 +174,4 @@ class RunningMean(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
         total, count = (state_dict[prefix + name].item() for name in ("total", "count"))
-        self.values, self._counts, self._total, self._count = [], [], total, int(count)
+        self.values, self.counts, self._total, self._count = [], [], total, int(count)

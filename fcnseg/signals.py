@@ -57,15 +57,6 @@ class StopRequest:
         watched = STOPPING + (ON_SLURM if "SLURM_JOB_ID" in os.environ else ())
         return [(signum, signal.signal(signum, self.receive)) for signum in watched]
 
-    def stop_if_asked(self) -> None:
-        """Stop here if a signal has come.
-
-        Raises:
-            StopError: A signal has come.
-        """
-        if self.signum is not None:
-            raise StopError(self.signum)
-
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:

@@ -12,6 +12,8 @@ from torch.optim import Optimizer
 from fcnseg.data.batch import Batch
 from fcnseg.data.dataset import Classes
 from fcnseg.details import DetailedMetrics
+from fcnseg.distributed import in_turn, same_buffers, total, world
+from fcnseg.losses import TINY, size_of
 from fcnseg.metrics import RunningMean, SegmentationMetrics
 from fcnseg.models import enlarge
 
@@ -29,6 +31,7 @@ class SegmentationTask(LightningModule):
         schedule: A function that makes the schedule from the optimiser, the epochs of the run and the steps of an epoch.
         classes: The classes of the masks.
         memory_format: The memory format that the weights and the images are converted to.
+        accumulate: The number of parts in which a batch goes through the network, to save memory.
 
     Attributes:
         original_masks: Gives, for the samples of a test batch, their masks (1, H, W) at the images' own sizes; the test then
@@ -48,11 +51,13 @@ class SegmentationTask(LightningModule):
         schedule: Callable[[Optimizer, int, int], LRSchedulerConfigType],
         classes: Classes,
         memory_format: torch.memory_format = torch.contiguous_format,
+        accumulate: int = 1,
     ) -> None:
         super().__init__()
         self.net = net.to(memory_format=memory_format)
         self.loss, self.classes = loss, classes
         self.optimizer, self.schedule, self.memory_format = optimizer, schedule, memory_format
+        self.accumulate = accumulate
         self.losses = nn.ModuleDict({f"{stage}/loss": RunningMean() for stage in ("train", "val", "test")})  # type: ignore[assignment]
         self.metrics = nn.ModuleDict({"val": SegmentationMetrics(classes), "test": DetailedMetrics(classes)})  # type: ignore[assignment]
         self.finite: dict[str, list[Tensor]] = {"val": [], "test": []}
@@ -70,7 +75,37 @@ class SegmentationTask(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of a batch."""
-        return self._step(batch, "train")[0]
+        if world() == self.accumulate == 1:
+            return self._step(batch, "train")[0]
+        loader: Any = self.trainer.train_dataloader
+        return self._step_in_parts(batch, loader.sizes[batch_idx] if world() > 1 else len(batch.mask))
+
+    def _step_in_parts(self, batch: Batch, images: int) -> Tensor:
+        """The loss of a whole batch of so many images, of which this process has a part, and its gradient by that part.
+
+        Lightning's own accumulation would count steps in parts, and weight the parts of a shorter last batch too much.
+        """
+        self.optimizers(use_pl_optimizer=False).zero_grad()  # type: ignore[union-attr]  # see `optimizer_zero_grad`
+        size = total(size_of(self.loss, batch.mask)).clamp_min(TINY)
+        own, parts = torch.zeros((), device=size.device), [*zip(*map(self._parts, batch[:2]), strict=True)]
+        for number, (image, mask) in enumerate(parts, start=1):
+            loss: Tensor = self.loss(self(image), mask) * (size_of(self.loss, mask) / size)
+            own += loss.detach()
+            mean = loss * world()  # DDP divides the sum of all gradients by the number of processes
+            if number < len(parts):  # Lightning has the last part backward, in which DDP sends the sum of all parts
+                with torch.autocast(self.device.type, enabled=False):
+                    self.trainer.strategy.backward(mean, None)
+        whole = total(own)
+        self.losses["train/loss"].add(whole, images)
+        return mean + (whole - mean).detach()
+
+    def _parts(self, batch: Tensor) -> list[Tensor]:
+        return [part for part in batch.tensor_split(self.accumulate) if len(part)]
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
+        """Lightning calls it after the step, in which the gradients of all parts but the last have been computed."""
+        if world() == self.accumulate == 1:
+            super().optimizer_zero_grad(epoch, batch_idx, optimizer)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The labels (N, H, W) predicted for a batch."""
@@ -82,7 +117,7 @@ class SegmentationTask(LightningModule):
 
     def _step(self, batch: Batch, stage: str) -> tuple[Tensor, Tensor]:
         image, mask, _ = batch
-        logits = self(image)
+        logits = self(image) if self.accumulate == 1 else torch.cat([self(part) for part in self._parts(image)])
         loss: Tensor = self.loss(logits, mask)
         self.losses[f"{stage}/loss"].add(loss, len(mask))
         return loss, logits
@@ -107,6 +142,7 @@ class SegmentationTask(LightningModule):
 
     def on_validation_start(self) -> None:
         """Start from nothing, even if the validation before was interrupted."""
+        same_buffers(self.net)
         self._reset("val")
 
     def on_test_start(self) -> None:
@@ -126,7 +162,20 @@ class SegmentationTask(LightningModule):
         """Log the test's loss and scores."""
         self._log_scores("test")
 
+    def _gather(self, stage: str) -> None:
+        """Put what all processes have found in the order in which one would have found it."""
+        metric, mean = self.metrics[stage], self.losses[f"{stage}/loss"]
+        states = [getattr(metric, name) for name in metric._defaults]
+        lists: list[list[Any]] = [*states, self.finite[stage], mean.values, mean.counts]
+        on_cpu = [[each.cpu() if isinstance(each, Tensor) else each for each in one] for one in lists]
+        loader: Any = getattr(self.trainer, f"{stage}_dataloaders")
+        found = in_turn(zip(*on_cpu, strict=True))[: len(loader.sizes)]  # some batches are there twice
+        for one, together in zip(lists, zip(*found, strict=True), strict=True):
+            one[:] = together
+
     def _log_scores(self, stage: str) -> None:
+        if world() > 1:
+            self._gather(stage)
         values = {"loss": self.losses[f"{stage}/loss"].pop(), **self.metrics[stage].compute()}
         if not self.was_finite(stage):  # the largest of NaN logits would still be some class
             values = {name: torch.full_like(value, torch.nan) for name, value in values.items()}

@@ -5,14 +5,17 @@ from functools import partial
 from types import ModuleType
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from fcnseg import processes
 from fcnseg.cli import messages
 from fcnseg.cli.command import command
 from fcnseg.cli.configs import usual_values
 from fcnseg.errors import warn
 from fcnseg.runs.folder import Run
 from fcnseg.runs.settings import check_ranges
+from fcnseg.runs.trainer_settings import check_one_device
 from fcnseg.signals import was_requeued
 
 
@@ -22,6 +25,14 @@ def train(cfg: DictConfig) -> float | None:
     check_ranges(cfg)
     if was_requeued():
         cfg.resume = "auto"  # resume=never would start over each time
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        check_one_device(cfg.trainer)
+    number = processes.number(cfg.trainer)
+    with processes.following(number):
+        return _train(cfg, is_first=number == 0)
+
+
+def _train(cfg: DictConfig, *, is_first: bool) -> float | None:
     from fcnseg.fit import fit  # imports torch, which a refused command need not wait for
     from fcnseg.report.card import describe
     from fcnseg.runs.result import show
@@ -30,11 +41,14 @@ def train(cfg: DictConfig) -> float | None:
     for twin in run.twins(cfg):
         warn(f"{twin} is an unfinished run of these settings: name={twin.name} resumes it, {run.path.name} begins anew")
     if run.is_finished(cfg):
-        run.close()
+        if is_first:
+            run.close()
         console.print("This run has finished; resume=never repeats it.")
     else:
         settings = HydraConfig.get().overrides.task
         fit(cfg, run, console, partial(describe, settings=settings))
+    if not is_first:
+        return None
     result = run.result
     assert result is not None
     return show(result, run.path, console)

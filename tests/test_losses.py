@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from fcnseg.data import voc
+from fcnseg.data.dataset import VOID
 from fcnseg.losses import OHEM, CrossEntropy, Dice, Focal, Lovasz, Sum, class_weights
 
 # Counted from the official masks of VOC-2012's train set: 21 classes, void counted as background.
@@ -275,3 +276,20 @@ def test_the_weights_go_where_the_loss_goes(name, key):
     loss = LOSSES[name](VOC_TRAIN)
     assert torch.equal(loss.state_dict()[key], class_weights(VOC_TRAIN))
     assert loss.to("meta").state_dict()[key].device.type == "meta"
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if name not in ("ohem", "dice", "lovasz", "sum")])
+def test_parts_of_a_batch_counted_by_their_size_are_the_whole(name):
+    """Of several devices, of which each has a part with more or less void in it."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(4, 21, 8, 8, generator=generator, requires_grad=True)
+    mask = torch.randint(0, 21, (4, 8, 8), generator=generator, dtype=torch.uint8)
+    mask[2:, 2:] = VOID
+    loss = LOSSES[name](VOC_TRAIN)
+    (wanted,) = torch.autograd.grad(loss(logits, mask), logits)
+    sizes = [loss.size(part) for part in mask.split(2)]
+    parts = zip(logits.split(2), mask.split(2), sizes, strict=True)
+    total = sum(loss(*part) * size / sum(sizes) for *part, size in parts)
+    torch.testing.assert_close(total, loss(logits, mask))
+    torch.testing.assert_close(torch.autograd.grad(total, logits)[0], wanted)
+    assert sizes[0] > 2 * sizes[1] > 0

@@ -6,17 +6,21 @@ epoch with counters from which the next epoch is skipped, and writes over the la
 
 import time
 import warnings
+from collections.abc import Mapping
+from hashlib import sha256
 from typing import Any, cast
 
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from torch import Tensor
 
 from fcnseg.callbacks.after_epoch import AfterEpoch
 from fcnseg.callbacks.counters import before_validation, begin_next_epoch
 from fcnseg.callbacks.ema import validated_weights
 from fcnseg.callbacks.finite_loss import FiniteLoss
-from fcnseg.errors import warn
+from fcnseg.distributed import gathered, highest, rank
+from fcnseg.errors import StopError, warn
 from fcnseg.metrics import MONITOR
 from fcnseg.runs.checkpoint import BEST, LAST, save
 from fcnseg.runs.folder import Run
@@ -27,7 +31,8 @@ class Checkpoints(AfterEpoch, Checkpoint):
     """Saves `last.ckpt` after an epoch and within it, and `best.ckpt` (weights only) when val/miou is higher than before.
 
     `last.ckpt` is taken between two epochs, when metrics are logged and the schedule has stepped, between two batches, or
-    before a validation. A save that fails is reported and does not stop the run.
+    before a validation. A save that fails is reported and does not stop the run. Of several processes, all save and stop at the
+    same step, and the first one writes.
 
     Attributes:
         best_epoch: The best epoch so far, from 0; -1 before the first.
@@ -62,12 +67,13 @@ class Checkpoints(AfterEpoch, Checkpoint):
         self._best_unsaved: dict[str, Any] | None = None
         self._saved_at = time.monotonic()
         self._generators: dict[str, Any] | None = None  # their restored states
+        self._others: list[list[Tensor]] = []  # the states of the other processes' generators
         self._max_epochs: int | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """Save the best epoch so far, the epochs planned, and the states of the random number generators."""
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-        generators = {"cpu": torch.get_rng_state(), "cuda": cuda}
+        generators = {"cpu": torch.get_rng_state(), "cuda": cuda, **({"others": self._others} if self._others else {})}
         best = {"best_score": self.best_score, "best_epoch": self.best_epoch, "best_sha256": self.best_sha256}
         return {**best, "max_epochs": self._max_epochs, "generators": generators}
 
@@ -83,16 +89,32 @@ class Checkpoints(AfterEpoch, Checkpoint):
         self.stop.deferred = True
         self.stop.watch()  # Lightning's own handler would end the run between any two hooks, with nothing saved
         if self._generators:
-            torch.set_rng_state(self._generators["cpu"])
-            if len(self._generators["cuda"]) == torch.cuda.device_count():
-                torch.cuda.set_rng_state_all(self._generators["cuda"])
+            self._restore_generators(self._generators, trainer)
+            if self._max_epochs != trainer.max_epochs and not trainer.should_stop:  # by early stopping
+                extend_schedule(trainer)
+        elif rank():
+            self._restore_generators({}, trainer)
+        self._max_epochs = trainer.max_epochs
+
+    def _restore_generators(self, saved: Mapping[str, Any], trainer: Trainer) -> None:
+        """Restore this process's generators; one that the run did not have before draws numbers unlike the others'."""
+        device, others = trainer.strategy.root_device, saved.get("others", [])
+        if rank() and rank() <= len(others):
+            cpu, *cuda = others[rank() - 1]
+            torch.set_rng_state(cpu)
+            if cuda and device.type == "cuda":
+                torch.cuda.set_rng_state(cuda[0], device)
+        elif rank():
+            words = f"{torch.initial_seed()}/{rank()}/{trainer.global_step}"
+            torch.manual_seed(int(sha256(words.encode()).hexdigest()[:8], 16))
+        else:
+            torch.set_rng_state(saved["cpu"])
+            if len(saved["cuda"]) == torch.cuda.device_count():
+                torch.cuda.set_rng_state_all(saved["cuda"])
             else:
                 warn(
                     "the number of GPUs is not the one that the run began with: dropout on a GPU will draw new numbers"
                 )
-            if self._max_epochs != trainer.max_epochs and not trainer.should_stop:  # by early stopping
-                extend_schedule(trainer)
-        self._max_epochs = trainer.max_epochs
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
@@ -109,16 +131,22 @@ class Checkpoints(AfterEpoch, Checkpoint):
             StopError: A signal has come, and the state is saved.
             OSError: A signal has come, but the state could not be saved.
         """
-        if self.failed and self.stop.signum is not None:
+        if not (signum := highest(self.stop.signum or 0)[0]):
+            return
+        if self.failed:
             raise OSError(
                 "a signal stops the run, but its state could not be saved: the same command resumes the save before"
             )
-        self.stop.stop_if_asked()
+        raise StopError(signum)
+
+    def _agreed(self, is_due: bool = False) -> bool:
+        """Whether in any process a save is due, or a signal has come."""
+        return bool(highest(is_due or self.stop.signum is not None)[0])
 
     def _due(self, trainer: Trainer) -> bool:
         steps = self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0
         seconds = self.every_n_seconds is not None and time.monotonic() - self._saved_at >= self.every_n_seconds
-        return steps or seconds or self.stop.signum is not None
+        return self._agreed(steps or bool(seconds))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save if it is time or the run is to stop."""
@@ -127,7 +155,7 @@ class Checkpoints(AfterEpoch, Checkpoint):
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
         """Save if the run is to stop; the resumed run repeats the validation from its start."""
-        if self.stop.signum is not None:
+        if self._agreed():
             self._save_before_validation(trainer)
 
     def _save_before_validation(self, trainer: Trainer) -> None:
@@ -145,7 +173,7 @@ class Checkpoints(AfterEpoch, Checkpoint):
             }
             self._best_unsaved = {"state_dict": weights, "epoch": epoch, "global_step": trainer.global_step}
             pl_module.on_save_checkpoint(self._best_unsaved)
-        if time.monotonic() - self._saved_at >= self.min_seconds or self.stop.signum is not None:
+        if self._agreed(time.monotonic() - self._saved_at >= self.min_seconds):
             begin_next_epoch(trainer)
             self._save_last(trainer)
         self._stop_if_asked()
@@ -158,15 +186,18 @@ class Checkpoints(AfterEpoch, Checkpoint):
             FileNotFoundError: The run's folder was removed.
         """
         self.finite.check(trainer)
-        self.run.check_own()
+        if rank() == 0:
+            self.run.check_own()
+        self._others = gathered(_generators(trainer.strategy.root_device))[1:]
         try:
             if self._best_unsaved is not None:
-                self.best_sha256 = save(self.folder / BEST, self._best_unsaved)
+                self.best_sha256 = "" if rank() else save(self.folder / BEST, self._best_unsaved)
                 self._best_unsaved = None
             trainer.save_checkpoint(self.folder / LAST)
             self.failed = False
         except OSError as error:
             self.failed = True
+            trainer.strategy.barrier()  # at which the other processes wait for the end of the save
             warn(f"saving failed ({error}); training goes on, and the last good checkpoint stays")
         self._saved_at = time.monotonic()
 
@@ -176,6 +207,11 @@ class Checkpoints(AfterEpoch, Checkpoint):
         super().on_train_end(trainer, pl_module)
         self.stop.deferred = False
         self._stop_if_asked()  # a signal may have come since the last look
+
+
+def _generators(device: torch.device) -> list[Tensor]:
+    """The states of this process's random number generators."""
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
 
 
 def extend_schedule(trainer: Trainer) -> None:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping
 from itertools import chain
 from math import isnan
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from fcnseg.callbacks.after_epoch import AfterEpoch
 from fcnseg.data.batch import denormalize
 from fcnseg.data.dataset import Classes
+from fcnseg.distributed import gathered, rank, world
 from fcnseg.metrics import iou_per_class
 from fcnseg.pictures import Picture, panel
 from fcnseg.runs.run_log import CLASSES, RunLog
@@ -42,7 +44,7 @@ class EpochLog(AfterEpoch):
         self._rates: dict[str, float] = {}  # the learning rates that this epoch began with
         self._restored: dict[str, Any] | None = None  # the state of the run log in an earlier part of the run
         self._places: list[tuple[int, int]] = []  # the batch of every image in the panel, and its place in it
-        self._samples: list[tuple[Tensor, Tensor, Tensor, list[str]]] = []  # of these images
+        self._samples: list[tuple[int, tuple[Tensor, Tensor, Tensor, list[str]]]] = []  # these images, by batch
 
     def state_dict(self) -> dict[str, Any]:
         """Save the epoch's learning rates, for a run resumed after its schedule has stepped."""
@@ -92,8 +94,9 @@ class EpochLog(AfterEpoch):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: Any, batch_idx: int
     ) -> None:
-        """Count images."""
-        self.images += len(batch[1])
+        """Count the images of the whole batch."""
+        loader: Any = trainer.train_dataloader
+        self.images += len(batch[1]) if world() == 1 else loader.sizes[batch_idx]
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock of training."""
@@ -115,10 +118,16 @@ class EpochLog(AfterEpoch):
         dataloader_idx: int = 0,
     ) -> None:
         """Keep the images of the panel."""
+        batch_idx = batch_idx * world() + rank()
         if at := [place for number, place in self._places if number == batch_idx]:
             data: Any = trainer.datamodule  # type: ignore[attr-defined]
             image, mask, sample = (part[at] for part in batch)
-            self._samples.append((denormalize(image), mask, outputs[at], data.names("val", sample)))
+            shown = (denormalize(image).cpu(), mask.cpu(), outputs[at].cpu(), data.names("val", sample))
+            self._samples.append((batch_idx, shown))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Collect the images of the panel from all processes."""
+        self._samples = sorted(chain(*gathered(self._samples)), key=itemgetter(0))
 
     def after_epoch(self, trainer: Trainer, pl_module: Any, epoch: int) -> None:
         """Log the epoch's learning rates and times, and end its row in the run's own log."""
@@ -133,7 +142,7 @@ class EpochLog(AfterEpoch):
         """The panel of the validation's images, by their names; None if the trainer leaves these images out."""
         if not self._samples:
             return None
-        images, truths, predictions, names = zip(*self._samples, strict=True)
+        images, truths, predictions, names = zip(*(shown for _, shown in self._samples), strict=True)
         return panel(torch.cat(images), torch.cat(truths), torch.cat(predictions), classes, [*chain(*names)])
 
 

@@ -3,6 +3,9 @@
 An augmentation is a callable of (image, mask, draw), which works on the device that its tensors are on. It returns the
 image, (N, 3, H, W) uint8, and the mask, (N, H, W) uint8; a crop changes H and W, and nothing else does. `draw()` gives each
 sample of the batch its next random number. Those that change pixels are in `transforms` and `mixing`.
+
+One that looks at other samples than each one's own has an attribute `partners`: how many samples before each it looks at, where
+the last one is before the first. A device that has a part of the batch then gets so many more.
 """
 
 from collections.abc import Callable
@@ -78,6 +81,11 @@ class EpochDraws:
         return draw
 
 
+def partners(augment: Augmentation) -> int:
+    """How many samples before each one an augmentation looks at."""
+    return int(getattr(augment, "partners", 0))
+
+
 def none(image: Tensor, mask: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
     """The images and masks as they are."""
     return image, mask
@@ -129,6 +137,11 @@ class Chain:
 
     def __init__(self, **steps: Augmentation) -> None:
         self.steps = steps
+
+    @property
+    def partners(self) -> int:
+        """All that the steps look at: the second of two looks at what the first has made of its partner's partner."""
+        return sum(partners(step) for step in self.steps.values())
 
     def __call__(self, image: Tensor, mask: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
         """Apply them all; each goes on drawing where the one before it stopped."""

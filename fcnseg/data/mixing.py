@@ -58,6 +58,8 @@ class CutMix(Box):
     which depend on the seed, the epoch and `data.batch_size` alone. A sample that is alone in its batch stays as it is.
     """
 
+    partners = 1
+
     def __call__(self, image: Tensor, mask: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
         """Replace a box in some of the samples."""
         return mixed(self.inside(mask, draw), image, mask)
@@ -75,6 +77,8 @@ class ClassMix:
     Raises:
         ValueError: It is no probability.
     """
+
+    partners = 1
 
     def __init__(self, *, p: float = 0.5) -> None:
         self.p = check_number("p", p, 0, 1)

@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from hashlib import sha256
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,12 @@ from lightning import LightningDataModule
 from torch import Tensor
 
 from fcnseg.data import Size, check_settings, decode, sides
-from fcnseg.data.augment import Augmentation, EpochDraws
+from fcnseg.data.augment import Augmentation, EpochDraws, partners
 from fcnseg.data.batch import Batch, normalize, resize
-from fcnseg.data.dataset import Classes, DataSet
+from fcnseg.data.dataset import VOID, Classes, DataSet
 from fcnseg.data.packed import Pack, default_home, pack, some
 from fcnseg.data.source import Source, find
+from fcnseg.distributed import rank, world
 from fcnseg.errors import warn
 
 _epoch_draws = lru_cache(maxsize=1)(EpochDraws)
@@ -25,7 +27,8 @@ _epoch_draws = lru_cache(maxsize=1)(EpochDraws)
 class Loader:
     """Batches gathered from a pack, in an order that depends on (seed, epoch) alone.
 
-    A run that is resumed within an epoch gets the rest of that epoch, in the same order.
+    A run that is resumed within an epoch gets the rest of that epoch, in the same order. Of several processes, each gets a part
+    of every training batch; the other batches are dealt out whole, so that their scores are those of one process.
 
     Args:
         pack: The images and masks; batches are made on the device that they are on.
@@ -34,16 +37,29 @@ class Loader:
             the batch before it, since batch norm cannot train on one value.
         seed: The seed of the order in training; None keeps the order of `samples`.
         step: Gives the number of batches that the run has trained on.
+        partners: The samples before its own that a process gets with its part, in a ring: see `fcnseg.data.augment`.
     """
 
     def __init__(
-        self, pack: Pack, samples: Tensor, *, batch_size: int, seed: int | None, step: Callable[[], int]
+        self,
+        pack: Pack,
+        samples: Tensor,
+        *,
+        batch_size: int,
+        seed: int | None,
+        step: Callable[[], int],
+        partners: int = 0,
     ) -> None:
         self.pack, self.samples, self.batch_size = pack, samples, batch_size
-        self.seed, self.step = seed, step
+        self.seed, self.step, self.partners = seed, step, partners
 
     def __len__(self) -> int:
-        return len(self.batches(self.samples))
+        return len(self.sizes) if self.seed is not None else ceil(len(self.sizes) / world())
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """The number of images in every whole batch."""
+        return [len(batch) for batch in self.batches(self.samples)]
 
     def batches(self, samples: Tensor) -> list[Tensor]:
         """(n,) samples, cut into batches."""
@@ -63,9 +79,24 @@ class Loader:
     def __iter__(self) -> Iterator[Batch]:
         epoch, done = divmod(self.step(), len(self))
         samples = self.order(epoch).to(self.pack.images.device)
-        for sample in self.batches(samples)[done:]:
+        batches = self.batches(samples)
+        for number in range(done, len(self)):
+            if self.seed is not None:
+                sample, is_lent = self._part(batches[number])
+            else:  # in the last round, some processes get one of the first batches again
+                sample, is_lent = batches[(number * world() + rank()) % len(batches)], False
             image, mask = (pixels.index_select(0, sample) for pixels in (self.pack.images, self.pack.masks))
+            if is_lent:
+                mask = torch.full_like(mask, VOID)  # so that it counts for nothing
             yield Batch(image.permute(0, 3, 1, 2), mask, sample)  # (N, 3, H, W), channels_last
+
+    def _part(self, batch: Tensor) -> tuple[Tensor, bool]:
+        """This process's part of a training batch, with partners; whether it has none, and is lent a sample of another's."""
+        if world() == 1:
+            return batch, False
+        first, end = (len(batch) * number // world() for number in (rank(), rank() + 1))
+        places = torch.arange(first - self.partners, max(end, first + 1), device=batch.device)
+        return batch[places % len(batch)], first == end
 
 
 class VOCDataModule(LightningDataModule):
@@ -227,6 +258,7 @@ class VOCDataModule(LightningDataModule):
             batch_size=self.batch_size,
             seed=self.seed if training else None,
             step=lambda: self.trainer.global_step if training and self.trainer else 0,
+            partners=partners(self.augment),
         )
 
     def train_dataloader(self) -> Loader:
@@ -248,6 +280,8 @@ class VOCDataModule(LightningDataModule):
             samples = len(self.packs["train"].ids)
             drawn = _epoch_draws(self.seed, self.trainer.current_epoch, samples, sample.device)
             image, mask = self.augment(image, mask, drawn.of(sample))
+            own = partners(self.augment) if world() > 1 else 0
+            image, mask, sample = image[own:], mask[own:], sample[own:]
         return resize(Batch(normalize(image), mask, sample), sides(self.size))
 
 

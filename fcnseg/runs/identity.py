@@ -7,7 +7,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from fcnseg.runs.settings import flatten
 
-NOT_IDENTITY = ("name", "runs", "resume", "logger", "data.cache", "data.download")
+NOT_IDENTITY = (
+    *("name", "runs", "resume", "logger", "data.cache", "data.download"),
+    *("trainer.devices", "trainer.num_nodes", "trainer.accumulate_grad_batches"),  # how a batch is computed
+)
 MAY_GROW = ("trainer.max_epochs", "patience")  # with which a finished run is extended
 Usual = Callable[[], Mapping[str, Any]]
 WATCHERS = {  # callbacks of Lightning's that only watch; of the user's own, those with `only_watches: true`

@@ -28,8 +28,9 @@ def surroundings(trainer: "Trainer") -> dict[str, Any]:
     device = trainer.strategy.root_device
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     cpu = f"CPU with {torch.backends.cpu.get_cpu_capability()}"  # the instructions that PyTorch's operations were chosen by
+    several = f"{trainer.world_size} x " if trainer.world_size > 1 else ""
     return {
-        "device": {"cuda": gpu, "cpu": cpu}.get(device.type, str(device)),
+        "device": several + {"cuda": gpu, "cpu": cpu}.get(device.type, str(device)),
         "threads": torch.get_num_threads(),
         "precision": str(trainer.precision),
         "versions": {package: _version(package) for package in PACKAGES},
@@ -49,7 +50,7 @@ def provenance(trainer: "Trainer", checkpoint: Path) -> dict[str, Any]:
     device, threads = here.pop("device"), here.pop("threads")
     return {
         **here,
-        "hardware": f"CPU, {threads} threads" if device.startswith("CPU") else device,
+        "hardware": f"{device.partition(' with')[0]}, {threads} threads" if "CPU with" in device else device,
         "checkpoint": {"file": checkpoint.name, "sha256": sha256(checkpoint)},
     }
 

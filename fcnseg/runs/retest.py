@@ -21,6 +21,7 @@ from fcnseg.data.module import VOCDataModule
 from fcnseg.errors import warn
 from fcnseg.files import nothing_built
 from fcnseg.models.layers import memory_format
+from fcnseg.processes import count
 from fcnseg.runs.checkpoint import BEST, check_weights, read
 from fcnseg.runs.folder import Run
 from fcnseg.runs.rebuild import group, is_module_of, made_by, make, network
@@ -119,6 +120,8 @@ def trainer(cfg: DictConfig, *, kept_precision: str | None) -> Trainer:
         ValueError: One of the values names a class.
     """
     own = {key: cfg.trainer[key] for key in TRAINER if key in cfg.trainer}
+    if count(cfg.trainer) != (1, 1):
+        own["devices"] = 1  # its test finds the same on one device
     if "_target_" in f"{own} {kept_precision}":
         raise ValueError(
             f"the config or the result of the run names a class in its trainer, wanted plain values: {own}"

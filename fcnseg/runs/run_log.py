@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import Logger
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from fcnseg.distributed import rank
 from fcnseg.errors import warn
 from fcnseg.files import write_text
 from fcnseg.metrics import SCORES
@@ -29,7 +30,7 @@ NOT_DRAWN = ("epoch", "step", "seconds")  # columns of metrics.csv that TensorBo
 
 
 class RunLog(Logger):
-    """`metrics.csv` and TensorBoard's event files.
+    """`metrics.csv` and TensorBoard's event files. Of several processes, the first one alone writes them.
 
     Args:
         run: The run that is logged; the files go into its folder.
@@ -99,6 +100,8 @@ class RunLog(Logger):
 
     def log_hyperparams(self, params: Mapping[str, Any]) -> None:  # type: ignore[override]
         """Write what TensorBoard's HPARAMS tab compares runs by."""
+        if rank():
+            return
         for summary in hparams(dict(params), FINAL)[:2]:
             self.writer._get_file_writer().add_summary(summary)
 
@@ -126,6 +129,8 @@ class RunLog(Logger):
             self._writer = None
 
     def _write(self, picture: Picture | None = None) -> None:
+        if rank():
+            return
         text = io.StringIO(newline="")
         columns = dict.fromkeys(name for row in self.rows for name in row if not name.startswith(CLASSES))
         table = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
@@ -143,6 +148,8 @@ class RunLog(Logger):
 
     def finish(self) -> None:
         """Write the scores of the test, which Lightning has logged, and close the files."""
+        if rank():
+            return
         self._write()  # the disk was full after the last epoch, or the file was lost since
         for name in FINAL:
             self.writer.add_scalar(name, self.pending[name], len(self.rows))

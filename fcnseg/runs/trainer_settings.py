@@ -2,7 +2,10 @@
 
 from omegaconf import DictConfig, ListConfig
 
-ONE_DEVICE = "a run trains on one device; hydra/launcher=gpus gives every run of a sweep a GPU of its own"
+from fcnseg.data import check_whole_number
+from fcnseg.processes import count
+
+BY_LIGHTNING = "a run on several devices uses Lightning's ddp; trainer.devices and +trainer.num_nodes say how many"
 WHOLE_EPOCHS = "a run trains on all images and validates after every epoch; trainer.max_epochs says for how long"
 TRY_OUT = "debug=fast tries everything out in seconds"
 WHOLE_SETS = f"a result is of all images of its data set; {TRY_OUT}"
@@ -14,10 +17,13 @@ PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16")  
 # What Lightning adds to these two lists, tests/runs/test_trainer_settings.py asks to be decided about.
 HONOURED = (
     *("accelerator", "devices", "precision", "max_epochs", "deterministic", "benchmark", "inference_mode"),
+    *("num_nodes", "accumulate_grad_batches"),
     *("gradient_clip_val", "gradient_clip_algorithm", "detect_anomaly", "log_every_n_steps", "profiler"),
 )
 REFUSED = {
-    **dict.fromkeys(("num_nodes", "strategy", "sync_batchnorm", "use_distributed_sampler"), ONE_DEVICE),
+    "strategy": BY_LIGHTNING,
+    "sync_batchnorm": "on several GPUs batch norm is always synchronised, and on CPUs it cannot be",
+    "use_distributed_sampler": "each device gets its part of the order that one device would have",
     **dict.fromkeys(
         ("check_val_every_n_epoch", "max_steps", "min_steps", "min_epochs", "val_check_interval"), WHOLE_EPOCHS
     ),
@@ -32,7 +38,6 @@ REFUSED = {
     "barebones": "it forbids the callbacks and the log of a run; python -m fcnseg.benchmark measures speed",
     "overfit_batches": "debug=overfit trains on sixteen images over and over",
     "max_time": "Ctrl-C, SIGTERM or SLURM's time limit stops a run, and the same command resumes it",
-    "accumulate_grad_batches": "raise data.batch_size",
     "callbacks": "callbacks=lr_monitor or +callbacks.x._target_=... adds one",
     "plugins": "a run brings the one that reads and writes its checkpoints; trainer.precision chooses the precision",
     "enable_progress_bar": "a run shows its own progress bar, on a terminal alone",
@@ -69,6 +74,37 @@ def check_trainer(cfg: DictConfig) -> None:
             f"trainer.profiler={profiler} would print nowhere: give it a file, with +trainer.profiler._target_="
             "lightning.pytorch.profilers.SimpleProfiler +trainer.profiler.dirpath=. +trainer.profiler.filename=profile"
         )
-    devices = trainer.devices
-    if devices not in (1, "1") and not (isinstance(devices, ListConfig) and len(devices) == 1):
-        raise ValueError(f"trainer.devices={devices}: wanted 1, or a list of one: {ONE_DEVICE}")
+    _check_parts(trainer, cfg.data.batch_size)
+
+
+def _check_parts(trainer: DictConfig, batch_size: int) -> None:
+    """Refuse numbers of devices, machines and accumulated parts that do not divide a batch."""
+    devices, accumulate = trainer.devices, trainer.get("accumulate_grad_batches", 1)
+    number = len(devices) if isinstance(devices, ListConfig) else devices
+    if not str(number).isdecimal() or int(number) < 1:
+        raise ValueError(f"trainer.devices={devices}: wanted a whole number from 1 up, or a list of GPUs: [0,1]")
+    check_whole_number("trainer.num_nodes", trainer.get("num_nodes", 1), 1)
+    check_whole_number("trainer.accumulate_grad_batches", accumulate, 1)
+    each, nodes = count(trainer)
+    parts = each * nodes * accumulate
+    if batch_size % parts:
+        below = batch_size // parts * parts
+        raise ValueError(
+            f"data.batch_size={batch_size} is the batch of all devices together, and {parts} parts (trainer.devices={each},"
+            f" trainer.num_nodes={nodes}, trainer.accumulate_grad_batches={accumulate}) do not divide it: wanted, for"
+            f" instance, data.batch_size={' or '.join(str(size) for size in (below, below + parts) if size)}"
+        )
+
+
+def check_one_device(trainer: DictConfig) -> None:
+    """Refuse several devices for the job of a sweep.
+
+    Raises:
+        ValueError: The settings ask for several.
+    """
+    if count(trainer) != (1, 1):
+        raise ValueError(
+            f"trainer.devices={trainer.devices}: a job of a sweep trains on one device, since the processes for the others"
+            " would start the whole sweep again; leave out -m for one run on several, or hydra/launcher=gpus gives every job"
+            " a GPU of its own"
+        )

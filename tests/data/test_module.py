@@ -5,9 +5,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from fcnseg.data import module as data_module
 from fcnseg.data import sides, voc
-from fcnseg.data.augment import Flip, draws, none
+from fcnseg.data.augment import Chain, Flip, draws, none
 from fcnseg.data.batch import denormalize, normalize
+from fcnseg.data.dataset import VOID
+from fcnseg.data.mixing import ClassMix, CutMix
 from fcnseg.data.module import Loader, VOCDataModule
 from fcnseg.data.shapes import shapes
 from fcnseg.data.transforms import Crop
@@ -337,3 +340,46 @@ def test_where_the_packs_are_is_said_once(make, folder, tmp_path, capsys):
     make(lambda root: own, cache=str(tmp_path / "cache"))  # where the user has said
     make(lambda root: voc.Folder(own.path, generated=True))
     assert capsys.readouterr().err == ""
+
+
+@pytest.fixture
+def part_of(monkeypatch):
+    """`part_of(module, rank, world)`: the training batches of one of several processes, as they are on its device."""
+
+    def part_of(module, rank, world):
+        monkeypatch.setattr(data_module, "rank", lambda: rank)
+        monkeypatch.setattr(data_module, "world", lambda: world)
+        return [module.on_after_batch_transfer(batch, 0) for batch in at(module, 0).train_dataloader()]
+
+    return part_of
+
+
+@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("augment", [Flip(), CutMix(p=1), Chain(cut=CutMix(p=1), flip=Flip(), mix=ClassMix(p=1))])
+def test_parts_of_a_batch_are_augmented_as_the_whole(make, part_of, world, augment):
+    module = make(augment=augment)
+    whole = part_of(module, 0, 1)
+    parts = [part_of(module, rank, world) for rank in range(world)]
+    for batch, *shared in zip(whole, *parts, strict=True):
+        for value, *own in zip(batch, *shared, strict=True):
+            assert torch.equal(torch.cat(own), value)
+
+
+def test_a_process_without_an_image_is_lent_one_that_does_not_count(make, part_of):
+    module = make(batch_size=11)  # 24 images: 11, 11 and 2
+    last = [part_of(module, rank, 3)[-1] for rank in range(3)]
+    assert [len(batch.mask) for batch in last] == [1, 1, 1]
+    assert [bool((batch.mask == VOID).all()) for batch in last] == [True, False, False]
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 5])
+def test_batches_to_be_scored_are_dealt_out_whole(make, monkeypatch, world):
+    module = make(batch_size=2)  # 8 images to score on: four batches
+    wanted = [batch.sample.tolist() for batch in module.val_dataloader()]
+    monkeypatch.setattr(data_module, "world", lambda: world)
+    dealt = []
+    for rank in range(world):
+        monkeypatch.setattr(data_module, "rank", lambda rank=rank: rank)
+        dealt.append([batch.sample.tolist() for batch in module.val_dataloader()])
+        assert len(dealt[-1]) == len(module.val_dataloader())
+    assert [batch for turn in zip(*dealt, strict=True) for batch in turn][:4] == wanted

@@ -107,8 +107,7 @@ def test_a_ctrl_c_after_another_signal_stops_at_once_and_gives_the_exit_code():
     request.receive(signal.SIGTERM, None)
     with pytest.raises(StopError, match="SIGINT"):
         request.receive(signal.SIGINT, None)
-    with pytest.raises(StopError, match="SIGINT"):
-        request.stop_if_asked()
+    assert request.signum == signal.SIGINT
 
 
 @pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGUSR2])

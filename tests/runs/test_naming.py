@@ -56,6 +56,7 @@ def name_of(command, monkeypatch):
         (["loss=weighted", "schedule=cosine", "optimizer=adam"], "fcn-weighted-adam-cosine-seed0"),
         (["optimizer.lr=1e-5"], "fcn-lr0.00001-seed0"),
         (["optimizer.lr=0.001"], "fcn-seed0"),  # the default
+        (["trainer.devices=[3]", "+trainer.num_nodes=1", "+trainer.accumulate_grad_batches=4"], "fcn-seed0"),
         (["trainer.max_epochs=7", "schedule=cosine"], "fcn-cosine-epochs7-seed0"),  # T_max follows
         (["patience=null"], "fcn-patience.null-seed0"),
         (

@@ -9,13 +9,17 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from fcnseg import build
+from fcnseg.data.voc import VOC
 from fcnseg.runs.trainer_settings import HONOURED, REFUSED, check_trainer
 
 PARAMETERS = list(inspect.signature(lightning.Trainer).parameters)
 PROFILER = {"_target_": "lightning.pytorch.profilers.SimpleProfiler", "dirpath": ".", "filename": "profile"}
 EFFECTS = {  # of every honoured setting: a value, settings that it needs, and what it changes
     "accelerator": ("cpu", {}, lambda trainer: type(trainer.accelerator).__name__ == "CPUAccelerator"),
-    "devices": (1, {}, lambda trainer: trainer.num_devices == 1),
+    "devices": (2, {}, lambda trainer: trainer.world_size == 2),
+    "num_nodes": (2, {}, lambda trainer: trainer.world_size == 2),
+    # Lightning's own would weight the parts of a shorter batch too much: it is the task's, below.
+    "accumulate_grad_batches": (2, {}, lambda trainer: trainer.accumulate_grad_batches == 1),
     "precision": ("bf16-mixed", {}, lambda trainer: trainer.precision == "bf16-mixed"),
     "max_epochs": (7, {}, lambda trainer: trainer.max_epochs == 7),
     "deterministic": (True, {}, lambda trainer: torch.are_deterministic_algorithms_enabled()),
@@ -59,7 +63,7 @@ def test_an_honoured_setting_has_its_effect(compose, key, monkeypatch, tmp_path)
     value, more, has_effect = EFFECTS[key]
     cfg = config(compose, {key: value}, more)
     check_trainer(cfg)
-    assert not has_effect(build.trainer(config(compose, {}, {}))) or key in ("accelerator", "devices")
+    assert not has_effect(build.trainer(config(compose, {}, {}))) or key in ("accelerator", "accumulate_grad_batches")
     assert has_effect(build.trainer(cfg))
 
 
@@ -81,14 +85,24 @@ def test_a_setting_that_lightning_does_not_have_is_refused(compose):
         ({"log_every_n_steps": 5}, "callbacks=lr_monitor"),
         ({"profiler": "simple"}, "profilers.SimpleProfiler"),
         ({"profiler": {"_target_": "lightning.pytorch.profilers.SimpleProfiler"}}, "filename=profile"),
-        ({"devices": 2}, "hydra/launcher=gpus"),
-        ({"devices": [0, 1]}, "hydra/launcher=gpus"),
+        ({"devices": 3}, "3 parts .* do not divide it: wanted, for instance, data.batch_size=15 or 18"),
+        ({"devices": [0, 1], "num_nodes": 5, "accumulate_grad_batches": 7}, "70 parts .*, data.batch_size=70"),
+        ({"devices": "auto"}, "wanted a whole number from 1 up, or a list of GPUs"),
+        ({"devices": 0}, "wanted a whole number"),
+        ({"devices": []}, "wanted a whole number"),
+        ({"num_nodes": 0}, r"trainer\.num_nodes=0: wanted a whole number"),
+        ({"accumulate_grad_batches": 0.5}, r"trainer\.accumulate_grad_batches=0\.5: wanted a whole number"),
     ],
     ids=str,
 )
 def test_a_setting_that_would_have_no_effect_is_refused(compose, settings, remedy):
     with pytest.raises(ValueError, match=remedy):
         check_trainer(config(compose, settings, {}))
+
+
+def test_the_task_takes_a_batch_in_as_many_parts_as_are_accumulated(compose):
+    cfg = config(compose, {"accumulate_grad_batches": 2}, {})
+    assert build.task(cfg, classes=VOC, class_pixels=torch.ones(21)).accumulate == 2
 
 
 def test_the_profiler_of_the_remedy_writes_its_file(train_in, tmp_path, monkeypatch):

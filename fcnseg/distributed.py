@@ -1,0 +1,102 @@
+"""What the processes of a run tell one another: each has a device, and a part of every batch.
+
+Lightning's DDP has connected them, and averages their gradients. In a run of one process, these functions give back what they
+are given.
+"""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import chain
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+
+from fcnseg.errors import DivergedError, LostError, RunFailedError
+
+T = TypeVar("T")
+
+
+def rank() -> int:
+    """The number of this process in its run, from 0; the first one alone writes and prints."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def world() -> int:
+    """The number of processes of the run, once they are connected."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Say in plain words which process of the run has failed in the `with` block.
+
+    Raises:
+        LostError: It is another one, to which the connection has broken.
+        RunFailedError: It is this one, and not the first, whose failures are written into the run's folder.
+    """
+    try:
+        yield
+    except (DivergedError, LostError):  # as in all processes
+        raise
+    except Exception as error:
+        if world() > 1 and (isinstance(error, dist.DistError) or "gloo" in str(error)):
+            raise LostError("another process of the run has ended; if it printed a message, that says why") from error
+        if rank():
+            name = type(error).__name__
+            raise RunFailedError(f"process {rank() + 1} of {world()} failed: {name}: {error}") from error
+        raise
+
+
+def agreed(function: Callable[[], T]) -> T:
+    """What a function gives in the first process, for all of them; if it raises there, the others end without a word."""
+    if world() == 1:
+        return function()
+    found: list[Any] = [None, True]
+    try:
+        if rank() == 0:
+            found = [function(), False]
+    finally:
+        dist.broadcast_object_list(found)
+    if found[1]:
+        sys.exit(2)
+    return cast(T, found[0])
+
+
+def highest(*values: int) -> list[int]:
+    """The highest of each of some numbers over all processes."""
+    if world() == 1:
+        return [*values]
+    found = torch.tensor([*map(int, values)])
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    return found.tolist()
+
+
+def total(value: Tensor) -> Tensor:
+    """The sum of a tensor over all processes, without a gradient; it does not wait for a GPU."""
+    value = value.detach().clone()
+    if world() > 1:
+        dist.all_reduce(value)
+    return value
+
+
+def gathered(item: T) -> list[T]:
+    """What every process has, in their order. Tensors in it are on the CPU."""
+    found: list[Any] = [item] * world()
+    if world() > 1:
+        dist.all_gather_object(found, item)
+    return found
+
+
+def in_turn(items: Iterable[T]) -> list[T]:
+    """The items of all processes, which have equally many: the first of each, the second of each, ..."""
+    return [*chain(*zip(*gathered([*items]), strict=True))]
+
+
+def same_buffers(net: nn.Module) -> None:
+    """Give a network the first process's statistics of batch norms, which differ where they are not synchronised."""
+    if world() > 1:
+        for buffer in net.buffers():
+            dist.broadcast(buffer, 0)

@@ -1,0 +1,141 @@
+"""The processes of a run, one for each of its devices: how they start, and how they end.
+
+Lightning's DDP starts and connects them. `distributed` has what they tell one another then.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from subprocess import Popen
+from threading import Thread
+from typing import TYPE_CHECKING, Any, cast
+
+from fcnseg.errors import DivergedError, LostError, StopError, warn
+
+if TYPE_CHECKING:
+    from lightning import Trainer  # whose import takes seconds, and a refused command does not need it
+    from lightning.fabric.plugins import ClusterEnvironment
+
+TORCHRUN = "TORCHELASTIC_RUN_ID"  # the environment variable by which torchrun is known
+PARENT = "FCNSEG_PARENT"  # the environment variable that tells a process which one has started it
+GRACE = 30  # seconds that the first process has to end by itself after another one has failed
+
+
+def count(trainer: Mapping[Any, Any]) -> tuple[int, int]:
+    """The devices of each machine, and the machines, that the settings of a trainer ask for."""
+    devices = trainer["devices"]
+    several = isinstance(devices, Sequence) and not isinstance(devices, str)
+    return len(devices) if several else int(devices), int(trainer.get("num_nodes", 1))
+
+
+def environment(devices: int, nodes: int) -> "ClusterEnvironment":
+    """Lightning's description of how the processes are started: by torchrun, by srun, or by Lightning itself.
+
+    Raises:
+        ValueError: torchrun or srun has started another number of processes.
+    """
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+    from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+
+    found: ClusterEnvironment
+    if TORCHRUN in os.environ:
+        found = TorchElasticEnvironment()
+    elif int(os.environ.get("SLURM_NTASKS", 1)) > 1:
+        os.environ.setdefault("SLURM_NTASKS_PER_NODE", str(devices))  # without it Lightning refuses srun --ntasks
+        found = SLURMEnvironment(auto_requeue=False)
+    else:
+        found = LightningEnvironment()
+        found.set_world_size(devices * nodes)
+        found.set_global_rank(found.node_rank() * devices + found.local_rank())
+    if (started := found.world_size()) != devices * nodes:
+        raise ValueError(
+            f"torchrun or srun has started {started} processes, wanted {devices * nodes}: one for each of"
+            f" trainer.devices={devices} devices on each of trainer.num_nodes={nodes} machines"
+        )
+    return found
+
+
+def number(trainer: Mapping[Any, Any]) -> int:
+    """The number of this process in its run, from 0, before the processes are connected.
+
+    Raises:
+        ValueError: See `environment`.
+    """
+    if count(trainer) == (1, 1) and TORCHRUN not in os.environ:
+        return 0
+    return environment(*count(trainer)).global_rank()
+
+
+def start(trainer: "Trainer") -> None:
+    """Start the other processes of a run, unless torchrun or srun has, and connect all; nothing for a run on one device.
+
+    Raises:
+        ValueError: The run was started from Python, in which there is no command that could be started again.
+    """
+    from lightning.pytorch.strategies.launchers import subprocess_script
+
+    if (launcher := trainer.strategy.launcher) is None:
+        return
+    module: Any = sys.modules["__main__"]
+    environment: Any = cast(Any, trainer.strategy).cluster_environment
+    if not environment.creates_processes_externally and getattr(module.__spec__, "name", "") != "fcnseg.train":
+        raise ValueError("from Python, a run cannot start other processes: use the command line, or torchrun")
+    # Lightning's own watcher kills this process, too, before it has said or written why.
+    vars(subprocess_script)["_launch_process_observer"] = _end_after
+    # Its handler of SIGTERM, and its look for one in each step, wait for the GPU; `Checkpoints` does both.
+    cast(Any, trainer)._signal_connector.register_signal_handlers = lambda: None
+    cast(Any, trainer).fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
+    os.environ.setdefault(PARENT, str(os.getpid()))
+    launcher.launch(trainer.strategy.setup_environment, trainer=trainer)
+
+
+def _end_after(children: list[Popen[bytes]]) -> None:
+    """End this process soon after one of its children has failed, even if it waits for that child on a GPU."""
+
+    def watch() -> None:
+        while all(child.poll() in (None, 0) for child in children):
+            time.sleep(0.2)
+        time.sleep(GRACE)
+        warn("a process of this run has ended: the same command goes on from the last save")
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that has started it is gone."""
+    parent = int(os.environ.get(PARENT, os.getppid()))
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def following(number: int) -> Iterator[None]:
+    """Print nothing in the `with` block in any process but the first, except why this process alone has failed.
+
+    Args:
+        number: The number of this process, which is not connected yet.
+    """
+    if number == 0:
+        yield
+        return
+    if "LOCAL_RANK" in os.environ:  # another process of ours, or torchrun's, has started this one
+        _end_with_parent()
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        try:
+            yield
+        except StopError as error:
+            sys.exit(128 + error.signum)
+        except KeyboardInterrupt:
+            sys.exit(130)
+        except (DivergedError, LostError):  # which the first process tells of
+            sys.exit(1)
