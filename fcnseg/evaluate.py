@@ -8,6 +8,7 @@ from fcnseg.cli.command import command
 from fcnseg.cli.messages import console
 from fcnseg.errors import warn
 from fcnseg.runs.folder import Run
+from fcnseg.runs.shown import show
 from fcnseg.signals import stop_requests
 
 SIZES = ("training", "original")
@@ -42,7 +43,7 @@ def evaluate(cfg: DictConfig) -> float | None:
     with stop_requests():
         measured = result.measure(trainer, task, data)
     images = result.per_image(task, data)
-    miou = result.show(measured, run.path, console())
+    miou = show(measured, run.path, console())
     if cfg.set is not None or cfg.at == "original" or cfg.tta != "none":
         how = [data.root.resolve().name, data.only or "test", measured["size"], *[cfg.tta] * (cfg.tta != "none")]
         name = "-".join(map(str, [*how, data.fingerprint[-12:]]))

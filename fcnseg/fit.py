@@ -26,10 +26,10 @@ from fcnseg.files import write_json
 from fcnseg.limits import limits_explained
 from fcnseg.precision import bf16_gain
 from fcnseg.processes import start
-from fcnseg.runs import provenance, result
-from fcnseg.runs.checkpoint import BEST, Checkpoint, damage, load_weights, newest_good, read, sha256
+from fcnseg.runs import costs, provenance, result
+from fcnseg.runs.checkpoint import Checkpoint, damage, load_weights, newest_good, read, sha256
 from fcnseg.runs.checkpoint_io import SafeCheckpointIO
-from fcnseg.runs.folder import RESULT, Run
+from fcnseg.runs.folder import BEST, RESULT, Run
 from fcnseg.runs.run_log import RunLog
 from fcnseg.runs.settings import hyperparameters
 from fcnseg.signals import StopRequest, stop_requests
@@ -202,6 +202,7 @@ class Training:
         Raises:
             OSError: The last state could not be saved.
         """
+        costs.forget_peak(self.trainer.strategy.root_device)
         epoch = self.epoch + 1
         resumed = (
             f"goes on from epoch {epoch}" if epoch <= self.cfg.trainer.max_epochs else "has trained all its epochs"
@@ -239,7 +240,10 @@ class Training:
         if wrong:
             raise OSError(f"{best} {wrong}: the same command starts the run again from the beginning")
         load_weights(task, best)
-        measured = result.measure(self.trainer, task, data)
+        device = self.trainer.strategy.root_device
+        peak = costs.peak_memory(device)
+        with costs.timed(task.net) as passes:
+            measured = result.measure(self.trainer, task, data)
         self.log.finish()
         return {
             **measured,
@@ -247,6 +251,9 @@ class Training:
             "epochs": self.trainer.current_epoch,
             "seconds": round(sum(row["seconds"] for row in self.log.rows), 1),
             "images_per_s": self.log.images_per_second,
+            "predicted_per_s": round(costs.images_per_second(passes), 2),
+            "peak_memory": peak,  # bytes, in training
+            "giga_macs": costs.giga_macs(task.net, data.size),
             "parts": self.parts.up_to_now(self.trainer),
             "bf16_gain": self.bf16_gain,
             **provenance.provenance(self.trainer, best),

@@ -9,17 +9,7 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from fcnseg.data.dataset import Classes
-
-SCORES = {  # every score by its name in results and logs, with its title for people
-    "miou": "mIoU",
-    "pixel_acc": "pixel accuracy",
-    "mean_acc": "mean accuracy",
-    "paper_iou": "paper's IoU",
-    "paper_acc": "paper's accuracy",
-}
-PAPER_SCORES = ("paper_iou", "paper_acc")  # NaN without a background
-MONITOR = "val/miou"  # the value that the best epoch is chosen by
-PAPER_BATCH = 16  # images in the batches that the paper averages over; a run's own batch size changes nothing
+from fcnseg.scores import PAPER_BATCH
 
 
 def confusion(prediction: Tensor, mask: Tensor, num_classes: int) -> Tensor:

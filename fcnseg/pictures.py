@@ -1,14 +1,16 @@
 """Pictures of images, masks and predictions, as uint8 RGB arrays."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
 
 from fcnseg.data.dataset import Classes
+
+if TYPE_CHECKING:
+    from torch import Tensor  # a report without pictures of predictions does not need it
 
 Picture = npt.NDArray[np.uint8]  # (H, W, 3)
 ERRORS = {  # how a prediction differs from the truth, in colours that most readers can tell apart
@@ -26,39 +28,39 @@ HEADINGS = ("image", "truth", "prediction", "overlay")
 FONT = ImageFont.load_default(14)
 
 
-def colour(mask: Tensor, classes: Classes) -> Picture:
+def colour(mask: "Tensor", classes: Classes) -> Picture:
     """Labels (H, W) in the colours of their classes."""
     return np.asarray(classes.palette[mask.cpu().numpy()], dtype=np.uint8)
 
 
-def photograph(image: Tensor) -> Picture:
+def photograph(image: "Tensor") -> Picture:
     """An image (3, H, W) uint8."""
     return np.asarray(image.permute(1, 2, 0).cpu().numpy(), dtype=np.uint8)
 
 
-def overlay(image: Tensor, mask: Tensor, classes: Classes) -> Picture:
+def overlay(image: "Tensor", mask: "Tensor", classes: Classes) -> Picture:
     """An image (3, H, W) uint8 with labels (H, W) laid over it in their colours, where they are not background."""
     background = -1 if classes.background is None else classes.background
     shown = (mask != background).cpu().numpy()[..., None] * OPACITY
     return np.asarray(photograph(image) * (1 - shown) + colour(mask, classes) * shown, dtype=np.uint8)
 
 
-def errors(truth: Tensor, prediction: Tensor, classes: Classes) -> Picture:
+def errors(truth: "Tensor", prediction: "Tensor", classes: Classes) -> Picture:
     """Where labels (H, W) differ from the truth, in the colours of `ERRORS`.
 
     Missed is an object predicted as background, invented is background predicted as an object; without a background, all that
     is wrong is of a wrong class.
     """
-    truth, prediction = truth.cpu().long(), prediction.cpu().long()
+    given, found = truth.cpu().numpy(), prediction.cpu().numpy()
     background = -1 if classes.background is None else classes.background
-    kind = torch.where(truth == prediction, 0, 3)
-    kind[(kind == 3) & (prediction == background)] = 1
-    kind[(kind == 3) & (truth == background)] = 2
-    kind[truth >= len(classes)] = 4
-    return np.asarray(np.array([*ERRORS.values()], dtype=np.uint8)[kind.numpy()])
+    kind = np.where(given == found, 0, 3)
+    kind[(kind == 3) & (found == background)] = 1
+    kind[(kind == 3) & (given == background)] = 2
+    kind[given >= len(classes)] = 4
+    return np.asarray(np.array([*ERRORS.values()], dtype=np.uint8)[kind])
 
 
-def panel(images: Tensor, truths: Tensor, predictions: Tensor, classes: Classes, names: Sequence[str]) -> Picture:
+def panel(images: "Tensor", truths: "Tensor", predictions: "Tensor", classes: Classes, names: Sequence[str]) -> Picture:
     """The image, the truth, the prediction, and the prediction over the image: a row a sample, under headings, over a legend.
 
     Small images are enlarged by a whole number, so that the panel is at least `WIDTH` pixels wide.
@@ -70,7 +72,7 @@ def panel(images: Tensor, truths: Tensor, predictions: Tensor, classes: Classes,
         classes: The classes of the labels, in whose colours these are drawn.
         names: The names of the images, which head the rows.
     """
-    predictions = predictions.to(torch.uint8)
+    predictions = predictions.byte()
     height, width = images.shape[-2:]
     scale = -(-WIDTH // (len(HEADINGS) * width))
     step, row = scale * width + GAP, scale * height + LINE
@@ -111,7 +113,7 @@ def _flowed(names: Sequence[str], right: int) -> list[tuple[int, int]]:
     return places
 
 
-def legend(masks: Sequence[Tensor], classes: Classes) -> dict[str, str]:
+def legend(masks: Sequence["Tensor"], classes: Classes) -> dict[str, str]:
     """The classes in masks, of any shapes, with their colours as #rrggbb."""
     labels = sorted({label for mask in masks for label in mask.unique().tolist()})
     names = [*classes.names, *["void"] * (256 - len(classes))]

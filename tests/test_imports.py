@@ -10,7 +10,12 @@ import pytest
 import fcnseg
 
 PACKAGE = Path(fcnseg.__file__).parent
-FACTS = {"fcnseg.data", "fcnseg.data.voc", "fcnseg.data.dataset"}  # "fcnseg.data" alone imports nothing
+FACTS = {
+    "fcnseg.scores",
+    "fcnseg.data",
+    "fcnseg.data.voc",
+    "fcnseg.data.dataset",
+}  # "fcnseg.data" alone imports nothing
 NETWORKS = {"torch", "torchvision", "torchmetrics"}  # all that networks, losses, metrics, augmentations use
 
 
@@ -24,6 +29,7 @@ ROOMS = (  # from the ground up: a room imports itself and the rooms before it, 
     *(
         "errors",
         "paper",
+        "scores",
         "files",
         "signals",
         "limits",

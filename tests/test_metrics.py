@@ -10,7 +10,6 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardInd
 
 from fcnseg.data.dataset import Classes
 from fcnseg.metrics import (
-    PAPER_SCORES,
     RunningMean,
     SegmentationMetrics,
     accuracy,
@@ -19,6 +18,7 @@ from fcnseg.metrics import (
     iou_per_class,
     scores,
 )
+from fcnseg.scores import PAPER_SCORES
 
 CLASSES = 21
 V = 255

@@ -20,7 +20,7 @@ from fcnseg.report import charts, confused, content, cost, edges, imagewise, pai
 from fcnseg.report import tables as tables_
 from fcnseg.report.collect import Entry, read
 from fcnseg.report.document import Chart, Gallery, Table, Text
-from fcnseg.report.masks import Shown
+from fcnseg.report.predictions import Shown
 from fcnseg.report.study import Measured, Study
 from fcnseg.runs import per_image
 from fcnseg.runs.per_image import PerImage
@@ -360,7 +360,7 @@ def test_a_page_of_real_runs_has_every_section(command, run, train_in):
     ):
         assert f"## {title}\n" in text
         assert title in (folder / "index.html").read_text()
-    assert "No pictures of" not in text
+    assert "No predictions of" not in text
     assert len((folder / "images.csv").read_text().splitlines()) == 5
     assert command(report, f"runs={run.parent}", "compare=[a,b]").code == 2
 

@@ -21,9 +21,9 @@ from fcnseg.callbacks.ema import validated_weights
 from fcnseg.callbacks.finite_loss import FiniteLoss
 from fcnseg.distributed import gathered, highest, rank
 from fcnseg.errors import StopError, warn
-from fcnseg.metrics import MONITOR
-from fcnseg.runs.checkpoint import BEST, LAST, save
-from fcnseg.runs.folder import Run
+from fcnseg.runs.checkpoint import save
+from fcnseg.runs.folder import BEST, LAST, Run
+from fcnseg.scores import MONITOR
 from fcnseg.signals import StopRequest
 
 

@@ -6,7 +6,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 
 from fcnseg.errors import warn
-from fcnseg.metrics import MONITOR
+from fcnseg.scores import MONITOR
 
 
 class RunEarlyStopping(EarlyStopping):

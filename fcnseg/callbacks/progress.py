@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from fcnseg.callbacks.after_epoch import AfterEpoch
 from fcnseg.callbacks.epoch_log import EpochLog
-from fcnseg.metrics import MONITOR
+from fcnseg.scores import MONITOR
 
 
 class RunProgress(AfterEpoch):

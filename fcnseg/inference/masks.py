@@ -16,8 +16,8 @@ from fcnseg.data.packed import cores
 from fcnseg.files import csv_text, replacing, write_text
 from fcnseg.inference.prediction import NOTE, Prediction
 from fcnseg.inference.segmenter import Segmenter, ahead
-from fcnseg.runs.checkpoint import BEST, sha256
-from fcnseg.runs.folder import Run
+from fcnseg.runs.checkpoint import sha256
+from fcnseg.runs.folder import BEST, Run
 
 
 class Masks(NamedTuple):

@@ -11,13 +11,13 @@ import torch
 from fcnseg import inference
 from fcnseg.data.module import VOCDataModule
 from fcnseg.errors import warn
-from fcnseg.metrics import SCORES
 from fcnseg.pictures import panel
 from fcnseg.report.document import Block, Chart, Code, Section, Table, Text
 from fcnseg.report.masks import pick, pixels, predict
 from fcnseg.report.render import write_markdown
 from fcnseg.runs.folder import Run
-from fcnseg.runs.result import beats_floor, shown
+from fcnseg.runs.shown import beats_floor, shown
+from fcnseg.scores import SCORES
 
 CARD = "README.md"
 LICENCES = {  # of the images, by the choice of `data`

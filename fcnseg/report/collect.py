@@ -14,12 +14,12 @@ import numpy as np
 
 from fcnseg import paper
 from fcnseg.data.dataset import Classes
-from fcnseg.metrics import SCORES
 from fcnseg.runs.folder import CONFIG, METRICS, RESULT, STATUS, Run
 from fcnseg.runs.identity import without_watchers
 from fcnseg.runs.per_image import IMAGES, PerImage
 from fcnseg.runs.settings import flatten
 from fcnseg.runs.stored import classes_of
+from fcnseg.scores import SCORES
 
 T = TypeVar("T")
 Config = dict[str, Any]  # full names of settings, such as trainer.max_epochs, to their values
@@ -110,7 +110,7 @@ def _checked_classes(result: Mapping[str, Any]) -> Classes | None:
 # What result.json may hold; the report reads nothing else of it but this and what it must hold.
 OPTIONAL: dict[str, Callable[[object], bool]] = {
     **{
-        "images_per_s": _is_number_or_none,
+        **dict.fromkeys(("images_per_s", "predicted_per_s", "giga_macs", "peak_memory"), _is_number_or_none),
         "calibration": _is_calibration,
         "dirty": lambda value: value in (None, False, True),
         "versions": _table(_is_text_or_none),

@@ -3,7 +3,7 @@
 import numpy as np
 
 from fcnseg.report.document import Block, Table, Text
-from fcnseg.report.masks import Shown
+from fcnseg.report.predictions import Shown
 from fcnseg.report.study import Study
 
 LISTED, EXAMPLES, PICTURED = 20, 5, 3

@@ -7,14 +7,12 @@ from functools import partial
 import numpy as np
 
 from fcnseg import paper
-from fcnseg.metrics import PAPER_BATCH
 from fcnseg.report import (
     charts,
     confused,
     cost,
     edges,
     imagewise,
-    masks,
     pair,
     predictions,
     sure,
@@ -25,7 +23,9 @@ from fcnseg.report import (
 from fcnseg.report.collect import STATES, Entry
 from fcnseg.report.compare import Experiment, by_test_set, experiments
 from fcnseg.report.document import Block, Chart, Section, Table, Text
+from fcnseg.report.predictions import Shown
 from fcnseg.report.study import Study, studies
+from fcnseg.scores import PAPER_BATCH
 
 MOST_DETAILED = 24  # experiments with charts of their own: those of two hundred take minutes, and nobody reads them
 MOST_STUDIES = 3  # test sets that are shown image by image: each has some thirty pictures
@@ -50,7 +50,8 @@ def sections(
 
     Args:
         entries: The runs to report on.
-        images: The names of the test images to show; None: images that show many classes are picked.
+        images: The names of the test images to show; None: images that show many classes are picked. Empty: there are no
+            pictures of images, and no network is built.
         root: The folder in which the data set is now; None: the one that each run was trained from.
         trust: Whether the configs of runs may name any code.
         compare: The names of two runs to compare image by image; empty: none.
@@ -63,7 +64,8 @@ def sections(
     sets, unfinished, detailed = by_test_set(finished), tables.unfinished(entries), _best(finished)
     losses = training.losses([*detailed, *begun[:MOST_DETAILED]])
     ablations = [chart for found in sets.values() if (chart := ablation(found))]
-    known, shown = studied(entries), masks.Shown(root, trust=trust)
+    wanted = images is None or bool(images)
+    known, shown = studied(entries), Shown(root, trust=trust, wanted=wanted)
     against = pair.compared(*pair.chosen(known, compare), shown) if compare else []
     parts = [
         Section("Results", [*_results(sets), *_left_to_the_tables(finished, begun)]),
@@ -72,14 +74,15 @@ def sections(
         Section("What each step added", ablations),
         Section("Training and validation loss (the paper's Figures 2-8)", losses, small=True),
         Section(
-            "Predictions (the paper's Figures 9-11)", predictions.side_by_side(detailed, images, root, trust=trust)
+            "Predictions (the paper's Figures 9-11)",
+            predictions.side_by_side(detailed, images, root, trust=trust) if wanted else [],
         ),
         Section(
             "IoU of every class", [heat_map(part) for found in sets.values() for part in predictions.in_parts(found)]
         ),
         Section("Confusion matrices", _confusions(detailed)),
         *_image_by_image(known, shown),
-        Section("Cost", [block for found in sets.values() for block in cost.costs(found, trust=trust)]),
+        Section("Cost", [block for found in sets.values() for block in cost.costs(found, trust=trust, built=wanted)]),
         Section(
             "Training curves laid over each other", [b for found in sets.values() for b in training.overlaid(found)]
         ),
@@ -107,7 +110,7 @@ def studied(entries: Sequence[Entry]) -> list[Study]:
     return studies(by_test_set(experiments([entry for entry in entries if entry.state == "finished"])))
 
 
-def _image_by_image(known: Sequence[Study], shown: masks.Shown) -> list[Section]:
+def _image_by_image(known: Sequence[Study], shown: Shown) -> list[Section]:
     """The sections that read images.npz; of many test sets, those with the most runs."""
     chosen = sorted(known, key=lambda study: -len(study.runs))[:MOST_STUDIES]
     of_kinds = {

@@ -4,13 +4,16 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from fcnseg.data.dataset import Classes
 from fcnseg.pictures import ERRORS, Picture, colour, errors, legend, overlay, photograph
 from fcnseg.report import charts
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MARKUP = re.compile(r"[\\`*\[\]<>|&]")  # what Markdown, with HTML in it, would not show as it is
 
@@ -102,9 +105,9 @@ class Gallery:
     """
 
     name: str
-    image: Tensor
-    truth: Tensor
-    predictions: Mapping[str, Tensor]
+    image: "Tensor"
+    truth: "Tensor"
+    predictions: Mapping[str, "Tensor"]
     classes: Classes
     with_errors: bool = False
 

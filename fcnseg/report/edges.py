@@ -4,7 +4,7 @@ import numpy as np
 
 from fcnseg.report.document import Block, Table, Text
 from fcnseg.report.study import Study, iou
-from fcnseg.runs.result import shown
+from fcnseg.runs.shown import shown
 
 MOST_RUNS = 12
 

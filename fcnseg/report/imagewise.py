@@ -6,7 +6,7 @@ import numpy as np
 
 from fcnseg.files import csv_text
 from fcnseg.report.document import Block, Table, Text
-from fcnseg.report.masks import Shown
+from fcnseg.report.predictions import Shown
 from fcnseg.report.study import Study
 
 MOST_ROWS, MOST_RUNS, OF_A_KIND, MOST_DISPUTED = 100, 12, 3, 10

@@ -1,8 +1,6 @@
 """Show what trained networks predict for test images, as Figures 9-11 do."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from functools import lru_cache
 from math import prod
 from pathlib import Path
 
@@ -10,14 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fcnseg import inference
 from fcnseg.data import sides
 from fcnseg.data.dataset import Classes
 from fcnseg.data.module import VOCDataModule
 from fcnseg.inference import Segmenter
-from fcnseg.report.collect import line
-from fcnseg.report.document import Gallery, Text
-from fcnseg.report.study import Measured
+from fcnseg.report.document import Gallery
 from fcnseg.runs import retest
 from fcnseg.runs.folder import Run
 from fcnseg.runs.stored import classes_of
@@ -107,34 +102,3 @@ def chosen(wanted: Sequence[object], names: Sequence[str]) -> list[str]:
     Underscores do not count, since Hydra reads 2007_000033 as a number.
     """
     return [name for item in wanted for name in names if name.replace("_", "") == str(item).replace("_", "")]
-
-
-class Shown:
-    """Galleries of test images with the predictions of runs and their errors; of a run, nothing is read before it is asked for.
-
-    Args:
-        root: The folder in which the data set is now; None: the one that each run was trained from.
-        trust: Whether the configs of runs may name any code.
-    """
-
-    def __init__(self, root: str | None, *, trust: bool = False) -> None:
-        self._load_data = lru_cache(maxsize=4)(lambda path: load_data(path, root, trust=trust))
-        # A few networks only: all of them may not fit into memory.
-        self._load = lru_cache(maxsize=4)(lambda path: inference.load(path, trust=trust))
-        self._gone: set[Path] = set()
-
-    def gallery(self, name: str, runs: Sequence[Measured]) -> list[Gallery | Text]:
-        """A test image with what runs predict for it; a warning, once, if a checkpoint or the data set is gone, or damaged."""
-        data: dict[str, VOCDataModule] = {}
-        predictions: dict[str, dict[str, Tensor]] = {}
-        made: list[Gallery | Text] = []
-        for run in runs:
-            path = run.entry.path
-            if path not in self._gone:
-                try:
-                    data[run.title] = self._load_data(path)
-                    predictions[run.title] = predict(self._load(path), data[run.title], [name])
-                except Exception as error:
-                    self._gone.add(path)
-                    made.append(Text(f"No pictures of {run.title}: {line(error)}", warning=True))
-        return [*made, replace(gallery(name, data, predictions), with_errors=True)] if predictions else made

@@ -7,7 +7,7 @@ import numpy as np
 
 from fcnseg.report import charts
 from fcnseg.report.document import Block, Chart, Table, Text
-from fcnseg.report.masks import Shown
+from fcnseg.report.predictions import Shown
 from fcnseg.report.study import Measured, Numbers, Study, iou
 
 DRAWS = 1000  # of the bootstrap

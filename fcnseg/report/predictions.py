@@ -1,32 +1,106 @@
-"""What all networks predict for a few test images, side by side: the paper's Figures 9-11."""
+"""What networks predict for test images: side by side, as the paper's Figures 9-11 are, and for one image after the other.
+
+PyTorch is imported when the first network is loaded: a report on runs without weights does not wait for it.
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from fcnseg import inference
-from fcnseg.report import masks
-from fcnseg.report.collect import line
+from fcnseg.report.collect import Entry, line
 from fcnseg.report.compare import Experiment
-from fcnseg.report.document import Block, Text
+from fcnseg.report.document import Block, Gallery, Text
+from fcnseg.report.study import Measured
+from fcnseg.runs.folder import BEST, Run
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fcnseg.data.module import VOCDataModule
+    from fcnseg.inference import Segmenter
 
 T = TypeVar("T")
 MOST_COLUMNS = 12  # of a chart
+NO_WEIGHTS = f"no checkpoints/{BEST} in the folder"
+
+
+def _has_weights(entry: Entry) -> bool:
+    return (Run(entry.path).checkpoints / BEST).is_file()
+
+
+class Shown:
+    """Galleries of test images with the predictions of runs and their errors; of a run, nothing is read before it is asked for.
+
+    Args:
+        root: The folder in which the data set is now; None: the one that each run was trained from.
+        trust: Whether the configs of runs may name any code.
+        wanted: Whether there are to be galleries; if not, no network is loaded.
+    """
+
+    def __init__(self, root: str | None, *, trust: bool = False, wanted: bool = True) -> None:
+        self._root, self._trust, self._wanted = root, trust, wanted
+        # A few networks only: all of them may not fit into memory.
+        self._data, self._network = lru_cache(maxsize=4)(self._load_data), lru_cache(maxsize=4)(self._load)
+        self._gone: set[Path] = set()
+
+    def _load_data(self, path: Path) -> "VOCDataModule":
+        from fcnseg.report import masks
+
+        return masks.load_data(path, self._root, trust=self._trust)
+
+    def _load(self, path: Path) -> "Segmenter":
+        from fcnseg import inference
+
+        return inference.load(path, trust=self._trust)
+
+    def gallery(self, name: str, runs: Sequence[Measured]) -> list[Gallery | Text]:
+        """A test image with what runs predict for it; a warning, once, if a checkpoint or the data set is gone, or damaged."""
+        data: dict[str, VOCDataModule] = {}
+        predictions: dict[str, dict[str, Tensor]] = {}
+        made: list[Gallery | Text] = []
+        for run in (run for run in runs if self._wanted and run.entry.path not in self._gone):
+            before = len(made)
+            with _left_out(run.title, made):
+                if not _has_weights(run.entry):
+                    raise ValueError(NO_WEIGHTS)
+                from fcnseg.report import masks
+
+                data[run.title] = self._data(run.entry.path)
+                predictions[run.title] = masks.predict(self._network(run.entry.path), data[run.title], [name])
+            if len(made) > before:
+                self._gone.add(run.entry.path)
+        if not predictions:
+            return made
+        return [*made, replace(masks.gallery(name, data, predictions), with_errors=True)]
 
 
 def side_by_side(
     finished: Sequence[Experiment], wanted: Sequence[object] | None, root: str | None, *, trust: bool = False
 ) -> list[Block]:
-    """A gallery for every image shown of every data set; runs of one data set may differ in their split and size."""
+    """A gallery for every image shown of every data set; runs of one data set may differ in their split and size.
+
+    Raises:
+        ValueError: No run was tested on one of the images that are wanted.
+    """
+    lost = [each.title for each in finished if not _has_weights(each.first)]
+    finished = [each for each in finished if each.title not in lost]
+    blocks: list[Block] = [Text(f"No predictions of {', '.join(lost)}: {NO_WEIGHTS}", warning=True)] if lost else []
+    if not finished:
+        return blocks
+    from fcnseg import inference
+    from fcnseg.report import masks
+
     data_sets: dict[str, list[Experiment]] = {}
     for experiment in finished:
         data_sets.setdefault(experiment.first.result["data_fingerprint"], []).append(experiment)
-    blocks: list[Block] = []
     known: list[str] = []
     for fingerprint, found in data_sets.items():
         data = {}
         for experiment in found:
-            with _left_out(experiment, blocks):
+            with _left_out(experiment.title, blocks):
                 data[experiment.title] = masks.load_data(experiment.first.path, root, trust=trust)
                 if changed := data[experiment.title].changed_since(fingerprint):
                     blocks.append(Text(f"Predictions of {experiment.title}: {changed}.", warning=True))
@@ -39,7 +113,7 @@ def side_by_side(
         predictions = {}
         for experiment in found:
             if experiment.title in data:
-                with _left_out(experiment, blocks):
+                with _left_out(experiment.title, blocks):
                     # One network after the other: together they may not fit into memory.
                     segmenter = inference.load(experiment.first.path, trust=trust)
                     predictions[experiment.title] = masks.predict(segmenter, data[experiment.title], shown)
@@ -57,9 +131,9 @@ def in_parts(items: Sequence[T]) -> list[Sequence[T]]:
 
 
 @contextmanager
-def _left_out(experiment: Experiment, blocks: list[Block]) -> Iterator[None]:
+def _left_out(title: str, blocks: list[Any]) -> Iterator[None]:
     """Add a warning to `blocks` if the `with` block raises: a checkpoint or a data set may be gone, or be damaged."""
     try:
         yield
     except Exception as error:
-        blocks.append(Text(f"No predictions of {experiment.title}: {line(error)}", warning=True))
+        blocks.append(Text(f"No predictions of {title}: {line(error)}", warning=True))

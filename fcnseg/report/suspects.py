@@ -3,9 +3,9 @@
 import numpy as np
 
 from fcnseg.report.document import Block, Table, Text
-from fcnseg.report.masks import Shown
+from fcnseg.report.predictions import Shown
 from fcnseg.report.study import Study
-from fcnseg.runs.result import beats_floor
+from fcnseg.runs.shown import beats_floor
 
 LISTED, PICTURED = 40, 8
 

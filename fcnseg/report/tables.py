@@ -7,12 +7,12 @@ from typing import Any
 
 from fcnseg import paper
 from fcnseg.files import csv_text
-from fcnseg.metrics import SCORES
 from fcnseg.report.collect import STAGES, Entry, line
 from fcnseg.report.compare import Experiment, Stat, differences
 from fcnseg.report.document import Table
-from fcnseg.runs.result import beats_floor, shown
 from fcnseg.runs.settings import flatten
+from fcnseg.runs.shown import beats_floor, shown
+from fcnseg.scores import SCORES
 
 # The scores that the paper does not print.
 VOC_SCORES = [name for name in SCORES if name not in paper.FLOOR]
@@ -22,6 +22,7 @@ MEASURED = (  # what the CSV file has of a result; a dot leads into one of its t
     *(f"metrics.test/{name}" for name in ("loss", *SCORES)),
     *(f"floor.{name}" for name in SCORES),
     *("split", "size", "data_fingerprint", "parameters", "best_epoch", "epochs", "seconds", "images_per_s"),
+    *("predicted_per_s", "peak_memory", "giga_macs"),
     *(f"images.{stage}" for stage in STAGES),
     *("calibration.error", "commit", "dirty", "hardware", "precision"),
 )

@@ -5,12 +5,12 @@ from functools import partial
 
 import numpy as np
 
-from fcnseg.metrics import MONITOR
 from fcnseg.report import charts, tables
 from fcnseg.report.collect import Entry
 from fcnseg.report.compare import Experiment
 from fcnseg.report.document import Block, Chart, Table, Text
 from fcnseg.report.study import Numbers
+from fcnseg.scores import MONITOR
 
 MOST_CURVES, MOST_EPOCHS = 8, 10  # in one chart; in its table
 SHOWN = {MONITOR: "mIoU of the validation images", "val/loss": "loss of the validation images"}

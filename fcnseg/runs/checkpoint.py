@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from fcnseg.errors import warn
 from fcnseg.files import draft_of, replacing, write_text
 from fcnseg.models.weights import refusal, shapes
+from fcnseg.runs.folder import BEST, LAST, PREVIOUS
 
-BEST, LAST, PREVIOUS = "best.ckpt", "last.ckpt", "previous.ckpt"
 SUMS = "SHA256SUMS"  # as `sha256sum -c` reads it
 Checkpoint = dict[str, Any]
 

@@ -22,6 +22,7 @@ from fcnseg.runs import identity, per_image, stored
 from fcnseg.runs.per_image import IMAGES, PerImage
 
 CONFIG, STATUS, METRICS, RESULT = ".hydra/config.yaml", "status.json", "metrics.csv", "result.json"  # in a run's folder
+BEST, LAST, PREVIOUS = "best.ckpt", "last.ckpt", "previous.ckpt"  # in its checkpoints
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fcnseg.runs.checkpoint import BEST, sha256
-from fcnseg.runs.folder import Run
+from fcnseg.runs.checkpoint import sha256
+from fcnseg.runs.folder import BEST, Run
 
 if TYPE_CHECKING:
     from lightning import Trainer  # whose import takes seconds, and reading a run does not need it

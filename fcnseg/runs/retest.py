@@ -22,8 +22,8 @@ from fcnseg.errors import warn
 from fcnseg.files import nothing_built
 from fcnseg.models.layers import memory_format
 from fcnseg.processes import count
-from fcnseg.runs.checkpoint import BEST, check_weights, read
-from fcnseg.runs.folder import Run
+from fcnseg.runs.checkpoint import check_weights, read
+from fcnseg.runs.folder import BEST, Run
 from fcnseg.runs.rebuild import group, is_module_of, made_by, make, network
 from fcnseg.runs.stored import classes_of
 from fcnseg.task import SegmentationTask

@@ -20,9 +20,9 @@ from torch.utils.tensorboard.summary import hparams
 from fcnseg.distributed import rank
 from fcnseg.errors import warn
 from fcnseg.files import write_text
-from fcnseg.metrics import SCORES
 from fcnseg.pictures import Picture
 from fcnseg.runs.folder import METRICS, Run
+from fcnseg.scores import SCORES
 
 FINAL = dict.fromkeys((f"test/{name}" for name in (*SCORES, "loss")), 0.0)  # HPARAMS shows these beside hyperparameters
 CLASSES = "iou/"  # what the names of the IoU of the classes begin with, which TensorBoard alone gets

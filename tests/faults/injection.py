@@ -33,7 +33,7 @@ from fcnseg.runs import provenance
 from fcnseg.runs import result as results  # noqa: F401  (the doors import them late: here once, before forking)
 from fcnseg.train import train
 
-TIME = ("images_per_s", "seconds")  # what no two runs have in common
+TIME = ("images_per_s", "predicted_per_s", "peak_memory", "seconds")  # what no two runs have in common
 STRICT = ["trainer.deterministic=true", "loss=weighted"]
 
 

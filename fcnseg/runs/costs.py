@@ -1,0 +1,82 @@
+"""What a network costs: its multiplications, its speed and its memory."""
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from copy import deepcopy
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from fcnseg.data import Size, sides
+
+PEAK = Path("/proc/self/clear_refs")  # Linux forgets the peak of this process's memory when a 5 is written to it
+
+
+def giga_macs(net: nn.Module, size: Size) -> float | None:
+    """Billions of multiplications with additions for an image of this size; None if they cannot be counted.
+
+    A copy of the network on torch's meta device is counted, which has no values: neither memory nor time is spent on them.
+    """
+    bare: dict[int, object] = {id(each): each.detach().to("meta") for each in (*net.parameters(), *net.buffers())}
+    with suppress(Exception), torch.inference_mode(), FlopCounterMode(display=False) as counter:  # any network may come
+        deepcopy(net, bare).eval()(torch.empty(1, 3, *sides(size), device="meta"))
+        return float(counter.get_total_flops()) / 2e9  # a multiplication and an addition are two operations
+    return None
+
+
+@contextmanager
+def timed(net: nn.Module) -> Iterator[list[tuple[int, float]]]:
+    """Collect the images and the seconds of every forward pass of a network in the `with` block."""
+    passes: list[tuple[int, float]] = []
+    began = 0.0
+
+    def begin(_: nn.Module, images: tuple[Tensor, ...]) -> None:
+        nonlocal began
+        _wait(images[0].device)
+        began = time.perf_counter()
+
+    def end(_: nn.Module, images: tuple[Tensor, ...], logits: Tensor) -> None:
+        _wait(logits.device)
+        passes.append((len(logits), time.perf_counter() - began))
+
+    hooks = (net.register_forward_pre_hook(begin), net.register_forward_hook(end))
+    try:
+        yield passes
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def images_per_second(passes: Sequence[tuple[int, float]]) -> float:
+    """The speed of passes that `timed` collected; the first of several is left out, since it is slower."""
+    counted = passes[1:] or passes
+    return sum(images for images, _ in counted) / sum(seconds for _, seconds in counted)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def forget_peak(device: torch.device) -> None:
+    """Let `peak_memory` begin anew: runs of a sweep may share a process."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with suppress(OSError):
+        if PEAK.exists():
+            PEAK.write_text("5")
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """The most bytes since `forget_peak`: of a GPU's memory; on a CPU, of this process's. None where that is not known."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    with suppress(ImportError):  # Windows
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return None

@@ -1,0 +1,61 @@
+"""The result of a run, printed. PyTorch is not imported, which the report of many runs need not wait for."""
+
+from collections.abc import Mapping
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from fcnseg.scores import PAPER_SCORES, SCORES
+
+
+def beats_floor(result: Mapping[str, Any]) -> bool:
+    """Whether a result's mIoU is above the floor's; a run whose loss became NaN has none."""
+    miou, floor = result["metrics"]["test/miou"], result["floor"]["miou"]
+    return miou is not None and (floor is None or miou > floor)
+
+
+def show(result: dict[str, Any], path: Path, console: Console) -> float | None:
+    """Print a result: its scores beside the floor, the IoU of every class, and the run's folder; return the test mIoU."""
+    size = "their own sizes" if result["size"] == "original" else f"{result['size']} px"
+    title = f"{result['images']['test']} test images ({result['split']} split) at {size}"
+    table = Table("", "this run", "the floor", title=title, title_justify="left")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, words in SCORES.items():
+        if name not in PAPER_SCORES or result["floor"][name] is not None:  # null without a background
+            table.add_row(words, shown(result["metrics"][f"test/{name}"]), shown(result["floor"][name]))
+    table.add_row("loss", shown(result["metrics"]["test/loss"]), "")
+    console.print(table)
+    if not beats_floor(result):
+        console.print(
+            f"This is not better than predicting {result.get('floor_class', 'background')} everywhere.", markup=False
+        )
+    # A class that is predicted but not in any truth has an IoU of 0, and is not present.
+    pixels = [sum(row) for row in result["confusion"]]
+    present = {
+        name: iou
+        for (name, iou), count in zip(result["iou"].items(), pixels, strict=False)
+        if count and iou is not None
+    }
+    classes = Table(*["class", "IoU"] * 3, title="IoU of each class present", title_justify="left")
+    cells = [cell for name, iou in present.items() for cell in (name, shown(iou))]
+    for start in range(0, len(cells), 6):
+        classes.add_row(*cells[start : start + 6])
+    console.print(classes)
+    if "best_epoch" in result:
+        speed = f", {result['images_per_s']:.1f} images/s" if result["images_per_s"] else ""
+        epochs = f"best epoch {result['best_epoch'] + 1} of {result['epochs']}"
+        console.print(
+            f"{epochs}, {result['seconds']:.1f} s{speed}, {result['parameters']:,} parameters", highlight=False
+        )
+    console.print(f"everything is in {path}", highlight=False, soft_wrap=True)
+    miou: float | None = result["metrics"]["test/miou"]
+    return miou
+
+
+def shown(value: float | None, digits: int = 4) -> str:
+    """A number in a table: with so many digits after the point, or - for none."""
+    return "-" if value is None or isnan(value) else f"{value:,.{digits}f}"

@@ -1,0 +1,12 @@
+"""The scores by their names in results and logs; `metrics` computes them. It imports nothing."""
+
+SCORES = {  # every score by its name, with its title for people
+    "miou": "mIoU",
+    "pixel_acc": "pixel accuracy",
+    "mean_acc": "mean accuracy",
+    "paper_iou": "paper's IoU",
+    "paper_acc": "paper's accuracy",
+}
+PAPER_SCORES = ("paper_iou", "paper_acc")  # NaN without a background
+MONITOR = "val/miou"  # the value that the best epoch is chosen by
+PAPER_BATCH = 16  # images in the batches that the paper averages over; a run's own batch size changes nothing
