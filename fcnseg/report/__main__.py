@@ -27,12 +27,12 @@ def report(cfg: DictConfig) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"cannot write {out}: {error.strerror}; choose another folder with out=") from error
-    write_text(out / "index.html", render.html(TITLE, lead, sections))
+    beside = render.write_html(out, TITLE, lead, sections)
     write_text(out / "results.csv", tables.as_csv(entries))
     write_text(out / "images.csv", imagewise.as_csv(content.studied(entries)))
     render.write_markdown(out, TITLE, lead, sections)
     remarks = [f"{entry.name} ({entry.state}): {remark}" for entry in entries for remark in entry.remarks]
-    for line in [*remarks, f"{lead} The report is {out / 'index.html'}"]:
+    for line in [*remarks, *filter(None, [beside]), f"{lead} The report is {out / 'index.html'}"]:
         console().print(line, highlight=False, markup=False, soft_wrap=True)
 
 

@@ -309,23 +309,29 @@ def cost(points: Mapping[str, tuple[float, float]], label: str) -> Figure:
 
 
 @styled
-def curves(runs: Mapping[str, Reals], label: str) -> Figure:
-    """Values over epochs, a line for every experiment: the mean over its seeds, in a band from the lowest to the highest.
+def curves(runs: Mapping[str, tuple[Reals, Reals]], across: str, up: str, *, scale: str = "linear") -> Figure:
+    """Values over epochs or images, a line for every experiment: the mean over its seeds, in a band from lowest to highest.
 
     Args:
-        runs: By the title of an experiment, (seeds, epochs), NaN after the last epoch of a seed.
-        label: What the values are.
+        runs: By the title of an experiment, (N,) places and (seeds, N) values, NaN where a seed has none.
+        across: What the places are.
+        up: What the values are.
+        scale: That of the places, "linear" or "log".
     """
     figure, axes = _chart(5.6, 3.4)
-    for title, values in runs.items():
-        epochs = np.arange(1, values.shape[1] + 1)
+    for title, (places, values) in runs.items():
         counted = np.maximum(1, (~np.isnan(values)).sum(0))
-        (line,) = axes.plot(epochs, np.nansum(values, 0) / counted, linewidth=1.6, marker=".", label=title)
+        (line,) = axes.plot(places, np.nansum(values, 0) / counted, linewidth=1.6, marker=".", label=title)
         if len(values) > 1:
             low, high = np.fmin.reduce(values), np.fmax.reduce(values)
-            axes.fill_between(epochs, low, high, color=line.get_color(), alpha=0.18, linewidth=0)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set(xlabel="epoch", ylabel=label)
+            axes.fill_between(places, low, high, color=line.get_color(), alpha=0.18, linewidth=0)
+    axes.set(xlabel=across, ylabel=up, xscale=scale)
+    if scale == "linear":
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    else:
+        ticks = sorted({float(place) for places, _ in runs.values() for place in places})
+        axes.set_xticks(ticks, [f"{tick:.0f}" for tick in ticks], minor=False)
+        axes.minorticks_off()
     axes.grid()
     axes.legend(loc="upper left", bbox_to_anchor=(0, -0.15))
     return figure

@@ -68,11 +68,16 @@ class Experiment:
         return f"not the paper's setting{elsewhere}" if self.differences else "the paper's setting"
 
     @property
+    def test_data(self) -> str:
+        """The fingerprint of the images that the runs were tested on, without that of those that they were trained on."""
+        return str(self.first.result["data_fingerprint"]).rpartition("-")[2]
+
+    @property
     def test_set(self) -> str:
         """What the runs were tested on, in words: only results of the same test set can be compared."""
         result = self.first.result
         images = f"{result['images']['test']} test images at {result['size']} px"
-        return f"{self.first.choice('data')}, {result['split']} split: {images}, data {result['data_fingerprint']}"
+        return f"{self.first.choice('data')}, {result['split']} split: {images}, data {self.test_data}"
 
     def stat(self, table: str, name: str) -> Stat | None:
         """The statistics of a number in a table of the results, such as "cat" in "iou"; None where no run has it."""
@@ -88,6 +93,17 @@ def _identity(entry: Entry) -> dict[str, str]:
     settings = {key: value for key, value in entry.config.items() if not _is_incidental(key)}
     settings["data_fingerprint"] = entry.result.get("data_fingerprint")
     return {key: str(value) for key, value in settings.items() if value is not None}
+
+
+def of_parts(found: Iterable[Experiment]) -> list[list[Experiment]]:
+    """Experiments that differ in nothing but the number of train images, where there are several such numbers."""
+    groups: dict[str, list[Experiment]] = {}
+    for each in found:
+        same = {
+            key: value for key, value in _identity(each.first).items() if key not in ("data.limit", "data_fingerprint")
+        }
+        groups.setdefault(str(sorted(same.items())), []).append(each)
+    return [group for group in groups.values() if len({each.first.result["images"]["train"] for each in group}) > 1]
 
 
 def _is_incidental(key: str) -> bool:

@@ -1,16 +1,43 @@
 """Which class is taken for which, with the images that make it up."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from fcnseg.report.document import Block, Table, Text
+from fcnseg.report.document import Block, Links, Table, Text, address
 from fcnseg.report.predictions import Shown
-from fcnseg.report.study import Study
+from fcnseg.report.study import Numbers, Study
 
-LISTED, EXAMPLES, PICTURED = 20, 5, 3
+LISTED, EXAMPLES, PICTURED = 100, 8, 3
+MOST_CLASSES = 30  # in a matrix of numbers
+
+
+def matrix(names: Sequence[str], pixels: Numbers, rows_of: str = "") -> Table:
+    """Which class (row) is taken for which class (column), in percent of the row's pixels.
+
+    Args:
+        names: The names of the C classes; of many, those with the most wrong pixels are shown.
+        pixels: (C, C) counts of pixels by truth and prediction.
+        rows_of: What the rows of `examples` are, which the numbers lead to; empty: they lead nowhere.
+    """
+    wrong = pixels * (1 - np.eye(len(names)))
+    most = np.argsort(-(wrong.sum(0) + wrong.sum(1)), kind="stable")[:MOST_CLASSES]
+    shown = sorted(int(label) for label in most if pixels[label].sum() + pixels[:, label].sum())
+    rows = []
+    for truth in shown:
+        shares = 100 * pixels[truth] / max(1, pixels[truth].sum())
+        cells = [(address(rows_of, taken(names[truth], names[label])), shares[label]) for label in shown]
+        rows.append([names[truth], *(Links([(to, f"{share:.1f}")]) if share else "" for to, share in cells)])
+    return Table(("truth", *(names[label] for label in shown)), rows, shaded=True)
+
+
+def taken(truth: str, predicted: str) -> str:
+    """A confusion in words."""
+    return f"{truth} taken for {predicted}"
 
 
 def examples(study: Study, shown: Shown) -> list[Block]:
-    """The largest confusions of the best run, each with the images that have most of it; pictures of the first of them."""
+    """The confusion matrix of the best run, whose numbers lead to the images that make them up; pictures of the first ones."""
     best = study.best
     names, count = best.entry.classes.names, len(best.entry.classes)
     _, truth, predicted, pixels = best.wrong.T
@@ -18,17 +45,28 @@ def examples(study: Study, shown: Shown) -> list[Block]:
     largest = [int(cell) for cell in np.argsort(-totals, kind="stable")[:LISTED] if totals[cell]]
     if not largest:
         return []
-    of_truth, rows, pictured = best.parts[1].sum(0), [], []
+    both, of_truth, _ = best.parts.sum(1)
+    rows: list[list[str | Links]] = []
+    pictured, rows_of = [], f"confusion-{best.entry.name}"
     for cell in largest:
         row, column = divmod(cell, count)
         found = best.wrong[(truth == row) & (predicted == column)]  # most pixels first
         pictured.append(study.names[found[0, 0]])
-        listed = ", ".join(f"{study.names[image]} ({number:,})" for image, _, _, number in found[:EXAMPLES])
-        share = totals[cell] / max(1, of_truth[row])
-        rows.append([names[row], names[column], f"{totals[cell]:,.0f}", f"{share:.1%}", f"{len(found)}", listed])
-    columns = ("truth", "taken for", "pixels", "share of the truth", "images", "most pixels in")
+        listed = [(study.names[image], number) for image, _, _, number in found[:EXAMPLES]]
+        links = Links([(address("image", name), f"{name} ({number:,})") for name, number in listed])
+        numbers = f"{totals[cell]:,.0f}", f"{totals[cell] / max(1, of_truth[row]):.1%}", f"{len(found)}"
+        rows.append([taken(names[row], names[column]), *numbers, links])
     about = (
-        f"The largest confusions of {best.title}, the best run, with the images that make them up. {study.test_set}."
+        f"What {best.title}, the best run, takes every class (row) for, in percent of its pixels. A number leads to the images "
+        f"that make it up, most pixels first. {study.test_set}."
     )
+    columns = ("confusion", "pixels", "share of the truth", "images", "most pixels in")
     galleries = [block for name in dict.fromkeys(pictured[:PICTURED]) for block in shown.gallery(name, [best])]
-    return [Text(about), Table(columns, rows, words=(0, 1, 5)), *galleries]
+    counts = totals.reshape(count, count) + np.diag(both)
+    below = (
+        f"The {len(rows)} largest of {np.count_nonzero(totals)} confusions, and the images with most of their pixels:"
+    )
+    return [
+        *(Text(about), matrix(names, counts, rows_of), Text(below)),
+        *(Table(columns, rows, words=(0, 4), rows_are=rows_of), *galleries),
+    ]

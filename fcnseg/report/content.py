@@ -12,6 +12,7 @@ from fcnseg.report import (
     confused,
     cost,
     edges,
+    efficiency,
     imagewise,
     pair,
     predictions,
@@ -83,6 +84,9 @@ def sections(
         Section("Confusion matrices", _confusions(detailed)),
         *_image_by_image(known, shown),
         Section("Cost", [block for found in sets.values() for block in cost.costs(found, trust=trust, built=wanted)]),
+        Section(
+            "What more images bring", [block for found in sets.values() for block in efficiency.over_images(found)]
+        ),
         Section(
             "Training curves laid over each other", [b for found in sets.values() for b in training.overlaid(found)]
         ),
@@ -226,6 +230,7 @@ def _confusions(found: Sequence[Experiment]) -> list[Chart]:
         for entry in experiment.entries:
             title = f"{experiment.title}, seed {entry.config.get('seed')}"
             caption = f"{title}: percent of a class's pixels (row) taken for a class (column); void left out."
-            draw = partial(charts.confusion_matrix, entry.classes.names, _confusion(entry))
-            made.append(Chart(f"confusion-{entry.name}", caption, draw, title))
+            names, pixels = entry.classes.names, _confusion(entry)
+            draw = partial(charts.confusion_matrix, names, pixels)
+            made.append(Chart(f"confusion-{entry.name}", caption, draw, title, confused.matrix(names, pixels)))
     return made

@@ -23,6 +23,11 @@ def escaped(text: str) -> str:
     return MARKUP.sub(lambda found: {"<": "&lt;", ">": "&gt;", "&": "&amp;"}.get(found[0], f"\\{found[0]}"), text)
 
 
+def address(kind: str, name: str) -> str:
+    """The address, within the page, of what is named in the first line of a cell or heading; an address has no blanks."""
+    return "-".join(f"{kind}-{name.partition(chr(10))[0]}".split())
+
+
 @dataclass(frozen=True)
 class Text:
     """A paragraph; a warning stands out."""
@@ -40,6 +45,20 @@ class Code:
 
 
 @dataclass(frozen=True)
+class Links:
+    """A cell whose words lead to other places in the page, where these are there; Markdown shows the words.
+
+    Attributes:
+        places: The address and the words of each.
+    """
+
+    places: Sequence[tuple[str, str]]
+
+    def __str__(self) -> str:
+        return ", ".join(words for _, words in self.places)
+
+
+@dataclass(frozen=True)
 class Table:
     """Rows of cells; the second line of a cell is shown in small print.
 
@@ -48,14 +67,16 @@ class Table:
         rows: The cells of every row; the first one is the row's heading.
         groups: Headings above those of the columns, each with the number of columns that it spans.
         words: The numbers of the columns that hold text, which is aligned left; the others hold numbers.
-        rows_are: "image" or "class" where every row is one: its address in the page is then `#image-` and the row's heading.
+        rows_are: What every row is, such as "image" or "class", where it has an address: `#image-` and the row's heading.
+        shaded: Whether the cells are percentages, which are shaded.
     """
 
     columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
+    rows: Sequence[Sequence[str | Links]]
     groups: Sequence[tuple[str, int]] = ()
     words: Sequence[int] = (0,)
     rows_are: str = ""
+    shaded: bool = False
 
     @property
     def classes(self) -> list[str]:
@@ -67,7 +88,9 @@ class Table:
     def _repr_markdown_(self) -> str:
         """The table as Markdown, for the report and for a notebook, which calls this method to show it."""
         rule = [":--" if number in self.words else "--:" for number in range(len(self.columns))]
-        columns, *cells = [[escaped(cell).replace("\n", "<br>") for cell in row] for row in (self.columns, *self.rows)]
+        columns, *cells = [
+            [escaped(str(cell)).replace("\n", "<br>") for cell in row] for row in (self.columns, *self.rows)
+        ]
         return "\n".join(f"| {' | '.join(row)} |" for row in [columns, rule, *cells])
 
 

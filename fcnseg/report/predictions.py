@@ -95,14 +95,14 @@ def side_by_side(
 
     data_sets: dict[str, list[Experiment]] = {}
     for experiment in finished:
-        data_sets.setdefault(experiment.first.result["data_fingerprint"], []).append(experiment)
+        data_sets.setdefault(experiment.test_data, []).append(experiment)
     known: list[str] = []
-    for fingerprint, found in data_sets.items():
+    for found in data_sets.values():
         data = {}
         for experiment in found:
             with _left_out(experiment.title, blocks):
                 data[experiment.title] = masks.load_data(experiment.first.path, root, trust=trust)
-                if changed := data[experiment.title].changed_since(fingerprint):
+                if changed := data[experiment.title].changed_since(experiment.first.result["data_fingerprint"]):
                     blocks.append(Text(f"Predictions of {experiment.title}: {changed}.", warning=True))
         if not data:
             continue

@@ -17,10 +17,13 @@ from PIL import Image
 from fcnseg.files import write_text
 from fcnseg.pictures import Picture
 from fcnseg.report import charts
-from fcnseg.report.document import Gallery, Section, escaped
+from fcnseg.report.document import Gallery, Section, Table, address, escaped
 
 T = TypeVar("T")
 U = TypeVar("U")
+Cards = dict[str, dict[str, bytes]]  # the pictures of a gallery by the title of their card and by what they show
+MOST_INSIDE = 10_000_000  # bytes of pictures in a page that is to be mailed: many mail servers refuse more
+PICTURES = "pictures"  # the folder for more than that
 TEMPLATES = Environment(
     loader=PackageLoader("fcnseg.report"),
     # What comes from a run folder is text, even where it looks like HTML.
@@ -37,22 +40,66 @@ TEMPLATES.filters["sha256"] = lambda text: f"sha256-{base64.b64encode(sha256(tex
 
 def html(title: str, lead: str, sections: Sequence[Section]) -> str:
     """The report as one HTML page that needs no other file; every image and class in it has an address, `#image-<name>`."""
+    return _page(title, lead, sections, _pictures(sections), _data_address)
+
+
+def write_html(folder: Path, title: str, lead: str, sections: Sequence[Section]) -> str:
+    """Write the page index.html into a folder, and pictures that are too many for one file into a folder beside it.
+
+    Returns:
+        A sentence about the pictures beside the page; empty if the page has all of them inside.
+    """
+    pictures, remark, place, numbers = _pictures(sections), "", _data_address, count(1)
+    size = sum(len(_data_address(each)) for cards in pictures for card in cards.values() for each in card.values())
+    if size > MOST_INSIDE:
+        remark = (
+            f"The pictures, of {size / 1e6:.0f} MB, are in the folder {PICTURES} beside index.html, which needs them."
+        )
+        (folder / PICTURES).mkdir(exist_ok=True)
+
+        def place(picture: bytes) -> str:
+            name = f"{PICTURES}/{next(numbers)}.webp"
+            (folder / name).write_bytes(picture)
+            return name
+
+    write_text(folder / "index.html", _page(title, lead, sections, pictures, place, remark))
+    return remark
+
+
+def _pictures(sections: Sequence[Section]) -> list[Cards]:
+    """The pictures of all galleries, in their order."""
     galleries = [block for section in sections for block in section.blocks if isinstance(block, Gallery)]
+    return [
+        {title: {what: _webp(picture) for what, picture in card.items()} for title, card in gallery.cards().items()}
+        for gallery in galleries
+    ]
+
+
+def _page(
+    title: str,
+    lead: str,
+    sections: Sequence[Section],
+    pictures: Sequence[Cards],
+    place: Callable[[bytes], str],
+    remark: str = "",
+) -> str:
+    """The page, with pictures where `place` says; a remark says that they are not inside."""
+    blocks = [block for section in sections for block in section.blocks]
+    tables = [block for block in blocks if isinstance(block, Table) and block.rows_are]
+    galleries = {address("image", block.name) for block in blocks if isinstance(block, Gallery)}
     return TEMPLATES.get_template("page.html").render(
         title=title,
         lead=lead,
         sections=sections,
-        galleries={_address("image", gallery.name) for gallery in galleries},
-        address=_address,
+        remark=remark,
+        galleries=galleries,
+        addresses=galleries | {address(table.rows_are, str(row[0])) for table in tables for row in table.rows},
+        pictures=iter(pictures),
+        place=place,
+        address=address,
         free=partial(_free, set()),
         svg=partial(_drawn, charts.svg),
-        data_address=_data_address,
     )
-
-
-def _address(kind: str, name: str) -> str:
-    """The address, within the page, of what is named in the first line of a cell or heading; an address has no blanks."""
-    return f"{kind}-{'-'.join(name.partition(chr(10))[0].split())}"
 
 
 def _free(taken: set[str], name: str) -> str:
@@ -71,11 +118,16 @@ def _drawn(write: Callable[[U], T], draw: Callable[[], U]) -> T:
     return written
 
 
-def _data_address(picture: Picture) -> str:
-    """A picture as an address that holds it: masks as they are, photographs with WebP's losses, which take a fifth."""
+def _webp(picture: Picture) -> bytes:
+    """A picture as a file: masks as they are, photographs with WebP's losses, which take a fifth."""
     file, image = io.BytesIO(), Image.fromarray(picture)
     image.save(file, "webp", lossless=image.getcolors(256) is not None, quality=80)
-    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return file.getvalue()
+
+
+def _data_address(picture: bytes) -> str:
+    """A picture as an address that holds it."""
+    return f"data:image/webp;base64,{base64.b64encode(picture).decode()}"
 
 
 def write_markdown(

@@ -13,7 +13,12 @@ from fcnseg.report.study import Numbers
 from fcnseg.scores import MONITOR
 
 MOST_CURVES, MOST_EPOCHS = 8, 10  # in one chart; in its table
-SHOWN = {MONITOR: "mIoU of the validation images", "val/loss": "loss of the validation images"}
+SHOWN = {
+    MONITOR: "mIoU of the validation images",
+    "val/loss": "loss of the validation images",
+    "lr": "learning rate",
+    "images_per_s": "images/s trained",
+}
 
 
 def overlaid(found: Sequence[Experiment]) -> list[Block]:
@@ -26,10 +31,13 @@ def overlaid(found: Sequence[Experiment]) -> list[Block]:
         Text(f"{len(chosen)} of {len(found)} experiments, the best ones that trained for two epochs or more.")
     ]
     for name, words in SHOWN.items():
-        values = {each.title: _values(each, name) for each in chosen}
+        values = {each.title: made for each in chosen if not np.isnan(made := _values(each, name)).all()}
+        if not values:  # earlier versions wrote fewer of them
+            continue
         caption = f"The {words}: the mean over seeds, in a band from the lowest to the highest. {found[0].test_set}."
-        draw = partial(charts.curves, values, words)
-        blocks += [Chart(f"curves-{name.replace('/', '-')}", caption, draw), _table(values, words)]
+        lines = {title: (np.arange(1, each.shape[1] + 1), each) for title, each in values.items()}
+        draw = partial(charts.curves, lines, "epoch", words)
+        blocks.append(Chart(f"curves-{name.replace('/', '-')}", caption, draw, numbers=_table(values, words)))
     return blocks
 
 
@@ -52,7 +60,7 @@ def _table(values: dict[str, Numbers], words: str) -> Table:
 
 def _mean(column: Numbers) -> str:
     there = column[~np.isnan(column)]
-    return f"{there.mean():.4f}" if len(there) else "-"
+    return f"{there.mean():.4g}" if len(there) else "-"
 
 
 def losses(found: Sequence[Experiment]) -> list[Block]:
