@@ -303,6 +303,8 @@ def cost(points: Mapping[str, tuple[float, float]], label: str) -> Figure:
     for title, (x, y) in points.items():
         axes.plot(x, y, "o", ms=8, label=title)
     axes.set(xlabel=label, ylabel="mIoU", xscale="log")
+    for plain in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        plain("{x:g}")  # matplotlib's own writes formulas
     axes.grid()
     axes.legend(loc="upper left", bbox_to_anchor=(0, -0.15))
     return figure
@@ -318,7 +320,7 @@ def curves(runs: Mapping[str, tuple[Reals, Reals]], across: str, up: str, *, sca
         up: What the values are.
         scale: That of the places, "linear" or "log".
     """
-    figure, axes = _chart(5.6, 3.4)
+    figure, axes = _chart(4.2, 2.6)
     for title, (places, values) in runs.items():
         counted = np.maximum(1, (~np.isnan(values)).sum(0))
         (line,) = axes.plot(places, np.nansum(values, 0) / counted, linewidth=1.6, marker=".", label=title)

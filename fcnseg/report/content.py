@@ -83,12 +83,18 @@ def sections(
         ),
         Section("Confusion matrices", _confusions(detailed)),
         *_image_by_image(known, shown),
-        Section("Cost", [block for found in sets.values() for block in cost.costs(found, trust=trust, built=wanted)]),
+        Section(
+            "Cost",
+            [Text(cost.ABOUT) for _ in [*sets][:1]]
+            + [block for found in sets.values() for block in cost.costs(found, trust=trust, built=wanted)],
+        ),
         Section(
             "What more images bring", [block for found in sets.values() for block in efficiency.over_images(found)]
         ),
         Section(
-            "Training curves laid over each other", [b for found in sets.values() for b in training.overlaid(found)]
+            "Training curves laid over each other",
+            [block for found in sets.values() for block in training.overlaid(found)],
+            small=True,
         ),
     ]
     return [section for section in parts if section.blocks]

@@ -13,6 +13,12 @@ from fcnseg.runs.folder import Run
 from fcnseg.runs.shown import shown
 
 MOST_POINTS = 12  # of a chart, each with a colour and a line of the legend
+ABOUT = (
+    "GMAC: billions of multiplications and additions for one image at the run's size, of convolutions and matrix products. "
+    "Images/s predicted is the speed of the network alone on the test images. The memory is the most that training took, of "
+    "the GPU, or of the whole process on a CPU. Speeds, seconds and memory are means over seeds, on the hardware of each run; "
+    "earlier versions measured fewer of them."
+)
 MEASURED = ("images_per_s", "predicted_per_s", "peak_memory")
 COLUMNS = (
     *("experiment", "parameters", "GMAC", "images/s trained", "images/s predicted", "seconds to the best epoch"),
@@ -48,16 +54,10 @@ def costs(found: Sequence[Experiment], *, trust: bool = False, built: bool = Tru
         )
         if gmac and miou:
             points[experiment.title] = (gmac, miou.mean)
-    about = (
-        "GMAC: billions of multiplications and additions for one image at the run's size, of convolutions and matrix products. "
-        "Images/s predicted is the speed of the network alone on the test images. The memory is the most that training took, "
-        "of the GPU, or of the whole process on a CPU. Speeds, seconds and memory are means over seeds, on the hardware of "
-        f"each run; earlier versions measured fewer of them. {found[0].test_set}."
-    )
     best = dict(sorted(points.items(), key=lambda point: -point[1][1])[:MOST_POINTS])
     caption = f"mIoU over GMAC: {len(best)} of {len(found)} experiments, the best ones. {found[0].test_set}."
     chart = [Chart("cost", caption, partial(charts.cost, best, "GMAC for an image"))] if len(best) > 1 else []
-    return [Text(about), Table(COLUMNS, rows), *chart]
+    return [Text(f"{found[0].test_set}."), Table(COLUMNS, rows), *chart]
 
 
 def giga_macs(entry: Entry, *, trust: bool = False) -> float | None:

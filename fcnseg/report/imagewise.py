@@ -9,7 +9,7 @@ from fcnseg.report.document import Block, Table, Text
 from fcnseg.report.predictions import Shown
 from fcnseg.report.study import Study
 
-MOST_ROWS, MOST_RUNS, OF_A_KIND, MOST_DISPUTED = 100, 12, 3, 10
+MOST_ROWS, MOST_RUNS, OF_A_KIND, MOST_DISPUTED = 1000, 12, 3, 10
 
 
 def worst_first(study: Study, shown: Shown) -> list[Block]:

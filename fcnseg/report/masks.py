@@ -61,8 +61,16 @@ def gallery(name: str, data: Mapping[str, VOCDataModule], predictions: Mapping[s
 
 
 def pixels(data: VOCDataModule, name: str) -> tuple[Tensor, Tensor]:
-    """The image (3, H, W) and the mask (H, W), uint8, of a test image."""
+    """The image (3, H, W) and the mask (H, W), uint8, of a test image.
+
+    Raises:
+        ValueError: There is no such image.
+    """
     pack = data.packs[data.parts["test"][0]]
+    if name not in pack.ids:
+        raise ValueError(
+            f"{name} is not among the {len(pack.ids)} images of {data.root}: data.root=<where they are now>"
+        )
     at = pack.ids.index(name)
     return pack.images[at].permute(2, 0, 1), pack.masks[at]
 

@@ -34,7 +34,11 @@ def reliability(study: Study) -> list[Block]:
         f"Share of right pixels by confidence, {len(shown)} of {len(runs)} runs: below the dashed line a network is surer "
         f"than it is right. A dot grows with the share of the pixels. {study.test_set}."
     )
-    return [Text(about), errors, Chart("reliability", caption, partial(charts.reliability, shown)), _bins(shown)]
+    return [
+        Text(about),
+        errors,
+        Chart("reliability", caption, partial(charts.reliability, shown), numbers=_bins(shown)),
+    ]
 
 
 def _sums(run: Measured) -> tuple[Numbers, Numbers, Numbers]:

@@ -40,6 +40,8 @@ def results(experiments: Sequence[Experiment]) -> Table:
     columns, papers = [*rows[0]], 6
     if experiments[0].first.classes.background is None:  # the paper's scores are not defined
         columns, papers = [column for column in columns if column == "loss" or not column.startswith(PAPERS)], 1
+    if not any(experiment.first.published for experiment in experiments):
+        columns, papers = [column for column in columns if not column.endswith("in the paper")], papers // 2
     cells = [[row.get(column, "") for column in columns] for row in (first, *rows)]
     definition = "the paper's definition" if papers > 1 else ""
     return Table(columns, cells, [("", 2), (definition, papers), ("VOC's definition", 3), ("", 3)])

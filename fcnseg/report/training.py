@@ -34,7 +34,12 @@ def overlaid(found: Sequence[Experiment]) -> list[Block]:
         values = {each.title: made for each in chosen if not np.isnan(made := _values(each, name)).all()}
         if not values:  # earlier versions wrote fewer of them
             continue
-        caption = f"The {words}: the mean over seeds, in a band from the lowest to the highest. {found[0].test_set}."
+        band = (
+            ": the mean over seeds, in a band from the lowest to the highest"
+            if max(map(len, values.values())) > 1
+            else ""
+        )
+        caption = f"{words[0].upper()}{words[1:]}{band}. {found[0].test_set}."
         lines = {title: (np.arange(1, each.shape[1] + 1), each) for title, each in values.items()}
         draw = partial(charts.curves, lines, "epoch", words)
         blocks.append(Chart(f"curves-{name.replace('/', '-')}", caption, draw, numbers=_table(values, words)))
