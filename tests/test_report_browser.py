@@ -201,6 +201,38 @@ def test_nothing_is_fetched_nothing_is_run_and_the_console_is_silent(page, writt
     assert NASTY in find(page, ".warning")[0].text
 
 
+def test_pictures_beside_the_page_are_shown_and_nothing_else_is_fetched(browser, tmp_path, monkeypatch):
+    labels = torch.zeros(8, 8, dtype=torch.uint8)
+    sections = [Section("Images", [Gallery("a", labels.expand(3, 8, 8), labels, {"fcn": labels}, VOC)])]
+    (tmp_path / "inside").mkdir()
+    inside = render.write_html(tmp_path / "inside", "A title", "", sections)
+    assert (inside, [path.name for path in (tmp_path / "inside").iterdir()]) == ("", ["index.html"])
+    assert "img-src data:;" in (tmp_path / "inside" / "index.html").read_text()
+    monkeypatch.setattr(render, "MOST_INSIDE", 10)
+    assert "in the folder pictures beside index.html" in render.write_html(tmp_path, "A title", "", sections)
+    browser.get("about:blank")
+    browser.get_log("performance")
+    browser.get_log("browser")
+    browser.get((tmp_path / "index.html").as_uri())
+    assert [image.get_property("naturalWidth") for image in find(browser, ".cards img")] == [8] * 4
+    assert "in the folder pictures" in find(browser, "header .warning")[0].text
+    sent = [each["message"] for each in browser.get_log("performance") if "requestWillBeSent" in each["message"]]
+    assert [message for message in sent if tmp_path.as_uri() not in message] == []
+    assert browser.get_log("browser") == []
+    assert "data:" not in find(browser, "meta[http-equiv]")[0].get_attribute("content")
+
+
+def test_a_number_of_a_confusion_matrix_opens_the_images_that_make_it_up(browser, of_runs):
+    """It is a link: it works without scripts, too."""
+    browser.get(of_runs)
+    number = find(browser, "table.shaded a")[0]
+    truth = number.find_element(By.XPATH, "./ancestor::tr/th").text
+    number.send_keys(Keys.ENTER)
+    (row,) = find(browser, "tr:target")
+    assert row.find_element(By.TAG_NAME, "th").text.startswith(f"{truth} taken for")
+    assert row.find_elements(By.CSS_SELECTOR, "td a")[0].get_attribute("href").partition("#")[2].startswith("image-")
+
+
 def test_what_is_not_the_page_s_own_is_refused(page):
     """Even if a text from a run would come into the page as HTML."""
     page.execute_script(

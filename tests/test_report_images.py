@@ -3,7 +3,10 @@
 import csv
 import io
 import json
+import mmap
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,16 +19,32 @@ import torch
 from fcnseg.data.dataset import Classes
 from fcnseg.files import FORMULA
 from fcnseg.pictures import ERRORS, errors
-from fcnseg.report import charts, confused, content, cost, edges, imagewise, pair, render, sure, suspects, training
+from fcnseg.report import (
+    charts,
+    confused,
+    content,
+    cost,
+    edges,
+    efficiency,
+    imagewise,
+    pair,
+    render,
+    sure,
+    suspects,
+    training,
+)
 from fcnseg.report import tables as tables_
 from fcnseg.report.collect import Entry, read
-from fcnseg.report.document import Chart, Gallery, Table, Text
+from fcnseg.report.compare import by_test_set, experiments
+from fcnseg.report.document import Chart, Gallery, Table, Text, address
 from fcnseg.report.predictions import Shown
 from fcnseg.report.study import Measured, Study
-from fcnseg.runs import per_image
+from fcnseg.runs import costs, per_image
 from fcnseg.runs.per_image import PerImage
 
 SIDE, BINS = 12, 15
+NEW = ("predicted_per_s", "peak_memory", "giga_macs")  # what results of earlier versions lack
+WORDS = ("images/s predicted", "peak memory in MB")
 SETS = {  # the names of classes, and the background
     "two": (("sky", "<b>ground"), 0),
     "no background": (("a", "b", "c", "d"), None),
@@ -153,7 +172,7 @@ def test_labels_are_ranked_by_the_best_run(study):
 
 def test_calibration_is_numpys(study):
     blocks = sure.reliability(study.study)
-    errors_of, bins = tables(blocks)
+    (errors_of,) = tables(blocks)
     for run, row in zip(study.study.runs, errors_of.rows, strict=True):
         pixels, confidence, right = (getattr(run.images, name).sum(0) for name in ("pixels", "confidence", "right"))
         error = sum(
@@ -163,8 +182,9 @@ def test_calibration_is_numpys(study):
             run.title,
             *(f"{x:.4f}" for x in (error, confidence.sum() / pixels.sum(), right.sum() / pixels.sum())),
         ]
-    assert len(bins.rows) == 3 * BINS
     (chart,) = (block for block in blocks if isinstance(block, Chart))
+    bins = chart.numbers
+    assert len(bins.rows) == 3 * BINS
     lines = {line.get_label(): line for line in chart.draw().axes[0].lines}
     for row in (row for row in bins.rows if row[0] == "run 1"):
         at = round(float(row[1].split()[0]) * BINS)
@@ -173,16 +193,24 @@ def test_calibration_is_numpys(study):
 
 
 def test_confusions_name_the_images_that_make_them_up(study):
-    (table,) = tables(confused.examples(study.study, Pictures()))
+    matrix, table = tables(confused.examples(study.study, Pictures()))
     names, guess = study.study.best.entry.classes.names, study.guesses[0]
-    for truth, predicted, pixels, share, images, listed in table.rows:
+    addresses = {address(table.rows_are, row[0]) for row in table.rows}
+    for truth, *cells in matrix.rows:
+        of_truth = study.truth == names.index(truth)
+        for predicted, cell in zip(matrix.columns[1:], cells, strict=True):
+            share = (of_truth & (guess == names.index(predicted))).sum() / of_truth.sum()
+            assert str(cell) == (f"{100 * share:.1f}" if share else "")
+            assert not share or truth == predicted or cell.places[0][0] in addresses
+    for confusion, pixels, share, images, listed in table.rows:
+        truth, predicted = confusion.split(" taken for ")
         here = (study.truth == names.index(truth)) & (guess == names.index(predicted))
         assert pixels == f"{here.sum():,}"
         assert share == f"{here.sum() / (study.truth == names.index(truth)).sum():.1%}"
         of_images = here.sum((1, 2))
         assert int(images) == (of_images > 0).sum()
-        assert listed.split(", ")[0] == f"{of_images.argmax()}<i> ({of_images.max()})"
-    numbers = [int(row[2]) for row in table.rows]
+        assert listed.places[0] == (f"image-{of_images.argmax()}<i>", f"{of_images.argmax()}<i> ({of_images.max()})")
+    numbers = [int(row[1]) for row in table.rows]
     assert numbers == sorted(numbers, reverse=True)
 
 
@@ -261,7 +289,9 @@ def test_a_gallery_with_errors_draws_a_third_row():
 
 
 def test_curves_are_the_mean_over_seeds():
-    chart = charts.curves({"a": np.array([[1, 2, np.nan], [3, 4, 5]]), "b": np.array([[7.0, 8.0]])}, "loss")
+    lines = {"a": np.array([[1, 2, np.nan], [3, 4, 5]]), "b": np.array([[7.0, 8.0]])}
+    lines = {title: (np.arange(1, values.shape[1] + 1), values) for title, values in lines.items()}
+    chart = charts.curves(lines, "epoch", "loss")
     first, second = chart.axes[0].lines
     assert first.get_ydata().tolist() == [2, 3, 5]
     assert second.get_ydata().tolist() == [7, 8]
@@ -274,14 +304,31 @@ def experiment(title, *runs):
     return SimpleNamespace(title=title, entries=entries, first=entries[0], test_set="a set", stat=lambda *_: None)
 
 
+@pytest.fixture
+def entry_of(run):
+    """`entry_of(limit, seed, miou, **config)`: a run on so many train images."""
+    whole = read(run)
+
+    def entry_of(limit, seed, miou, **config):
+        metrics = {**whole.result["metrics"], "test/miou": miou}
+        print_ = whole.result["data_fingerprint"].split("-")
+        changed = {"data_fingerprint": f"{limit}-{print_[1]}", "images": {**whole.result["images"], "train": limit}}
+        settings = {**whole.config, "data.limit": limit, "seed": seed, **config}
+        return replace(whole, config=settings, result={**whole.result, "metrics": metrics, **changed})
+
+    return entry_of
+
+
 def test_runs_of_one_epoch_have_no_curve():
-    row = {"val/miou": 0.5, "val/loss": float("nan")}
+    row = {"val/miou": 0.5, "val/loss": float("nan"), "lr": 0.0001}  # an earlier version wrote no images_per_s
     one = of_run("run", "two", 0, rows=[row])[0]
     assert training.overlaid([experiment("a", one)]) == []
-    two = of_run("run", "two", 0, rows=[row, {"val/miou": 0.25, "val/loss": float("nan")}])[0]
-    miou, loss = tables(training.overlaid([experiment("a", one), experiment("b", two)]))
-    assert miou.rows == [["b", "0.5000", "0.2500"]]
-    assert loss.rows == [["b", "-", "-"]]  # a loss that became NaN
+    two = of_run("run", "two", 0, rows=[row, {"val/miou": 0.25, "val/loss": float("nan"), "lr": 2e-5}])[0]
+    _, miou, rate = training.overlaid([experiment("a", one), experiment("b", two)])  # none of a loss that became NaN
+    assert miou.numbers.rows == [["b", "0.5", "0.25"]]
+    assert rate.numbers.rows == [["b", "0.0001", "2e-05"]]
+    assert rate.caption == "Learning rate. a set."
+    assert rate.draw().axes[0].lines[0].get_ydata().tolist() == [0.0001, 2e-5]
 
 
 @pytest.fixture(scope="module")
@@ -303,7 +350,71 @@ def test_the_multiplications_of_a_network_are_those_of_its_layers(run):
         if isinstance(layer, torch.nn.Conv2d | torch.nn.ConvTranspose2d):
             layer.register_forward_hook(count)
     net(torch.zeros(1, 3, 32, 32))
-    assert cost.giga_macs(entry) == pytest.approx(sum(macs) / 1e9)
+    assert cost.giga_macs(entry) == entry.result["giga_macs"] == pytest.approx(sum(macs) / 1e9)
+
+
+def test_what_a_run_costs_is_measured_at_its_end(run):
+    found = experiments([read(run)])
+    (table,) = tables(cost.costs(found))
+    row, result = dict(zip(table.columns, table.rows[0], strict=True)), json.loads((run / "result.json").read_text())
+    assert row["images/s predicted"] == f"{result['predicted_per_s']:,.1f}"
+    assert 100 < float(row["peak memory in MB"].replace(",", "")) == pytest.approx(result["peak_memory"] / 1e6, abs=0.1)
+    older = replace(found[0].first, result={k: v for k, v in read(run).result.items() if k not in NEW})
+    for built, gmac in ((True, row["GMAC"]), (False, "-")):
+        (table,) = tables(cost.costs([replace(found[0], entries=(older,))], built=built))
+        assert dict(zip(table.columns, table.rows[0], strict=True)) == {
+            **row,
+            **dict.fromkeys(WORDS, "-"),
+            "GMAC": gmac,
+        }
+
+
+def test_speed_and_memory_are_of_what_was_measured():
+    assert costs.images_per_second([(4, 1.0)]) == 4
+    assert costs.images_per_second([(4, 9.0), (4, 1.0), (2, 0.5)]) == 4  # the first pass is slower
+    net = torch.nn.Conv2d(3, 2, 1)
+    with costs.timed(net) as passes:
+        net(torch.zeros(5, 3, 8, 8))
+    net(torch.zeros(1, 3, 8, 8))
+    assert [images for images, _ in passes] == [5]
+    device = torch.device("cpu")
+    costs.forget_peak(device)
+    before = costs.peak_memory(device)
+    with mmap.mmap(-1, 1 << 27) as memory:  # of malloc's, the process may have some already
+        for page in range(0, len(memory), mmap.PAGESIZE):
+            memory[page] = 1
+    assert costs.peak_memory(device) - before > 100_000_000
+    if costs.PEAK.exists():  # Linux
+        high = costs.peak_memory(device)
+        costs.forget_peak(device)
+        assert costs.peak_memory(device) < high - 100_000_000
+
+
+def test_runs_that_differ_in_the_number_of_train_images_have_a_curve(entry_of):
+    entries = [entry_of(92, 0, 0.1), entry_of(92, 1, 0.3), entry_of(366, 0, 0.4), entry_of(366, 1, None)]
+    (found,) = by_test_set(experiments(entries)).values()  # other train images, but the same test images
+    assert [each.title for each in found] == ["fcn, limit 366", "fcn, limit 92"]
+    chart, table = efficiency.over_images(found)
+    assert table.rows == [["fcn", "92", "0.2000", "0.1000", "0.3000", "2"], ["fcn", "366", *["0.4000"] * 3, "1"]]
+    axes = chart.draw().axes[0]
+    assert axes.get_xscale() == "log"
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["92", "366"]
+    assert axes.lines[0].get_xydata().tolist() == [[92, 0.2], [366, 0.4]]
+    assert efficiency.over_images(by_test_set(experiments(entries[:2])).popitem()[1]) == []
+    other = [entries[0], entry_of(366, 0, 0.4, **{"optimizer.lr": 9})]
+    assert efficiency.over_images(by_test_set(experiments(other)).popitem()[1]) == []
+
+
+def test_without_pictures_a_report_waits_for_no_pytorch(run):
+    code = f"""
+import sys
+from fcnseg.report import content, imagewise, render, tables
+from fcnseg.report.collect import collect
+render.html("title", "lead", content.sections(collect({str(run)!r}), images=[], root=None))
+print(sorted({{"torch", "lightning", "torchvision", "torchmetrics", "pandas", "scipy"}} & sys.modules.keys()))
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said == "[]\n"
 
 
 def test_a_broken_file_is_a_remark_and_a_missing_one_is_nothing(run):

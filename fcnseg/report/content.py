@@ -74,10 +74,7 @@ def sections(
         Section("Not finished", [unfinished] if unfinished else []),
         Section("What each step added", ablations),
         Section("Training and validation loss (the paper's Figures 2-8)", losses, small=True),
-        Section(
-            "Predictions (the paper's Figures 9-11)",
-            predictions.side_by_side(detailed, images, root, trust=trust) if wanted else [],
-        ),
+        Section("Predictions (the paper's Figures 9-11)", predictions.side_by_side(detailed, images, shown)),
         Section(
             "IoU of every class", [heat_map(part) for found in sets.values() for part in predictions.in_parts(found)]
         ),

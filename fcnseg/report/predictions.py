@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 MOST_COLUMNS = 12  # of a chart
+MOST_OPEN = 4  # networks, or data sets, at a time
 NO_WEIGHTS = f"no checkpoints/{BEST} in the folder"
 
 
@@ -41,15 +42,27 @@ class Shown:
     """
 
     def __init__(self, root: str | None, *, trust: bool = False, wanted: bool = True) -> None:
-        self._root, self._trust, self._wanted = root, trust, wanted
+        self.wanted, self._root, self._trust = wanted, root, trust
+        self._opened: dict[str, VOCDataModule] = {}
         # A few networks only: all of them may not fit into memory.
-        self._data, self._network = lru_cache(maxsize=4)(self._load_data), lru_cache(maxsize=4)(self._load)
+        self.network = lru_cache(maxsize=MOST_OPEN)(self._load)
         self._gone: set[Path] = set()
 
-    def _load_data(self, path: Path) -> "VOCDataModule":
+    def data(self, entry: Entry) -> "VOCDataModule":
+        """What a run was tested on, opened once for all runs with the same settings of the data.
+
+        Raises:
+            ValueError: It is not there, or has other classes.
+        """
         from fcnseg.report import masks
 
-        return masks.load_data(path, self._root, trust=self._trust)
+        settings = str([(key, value) for key, value in entry.config.items() if "data" in key.split(".")])
+        if settings not in self._opened:
+            if len(self._opened) == MOST_OPEN:
+                self._opened.pop(next(iter(self._opened)))
+            self._opened[settings] = masks.load_data(entry.path, self._root, trust=self._trust)
+        entry.classes.check_same(self._opened[settings].classes, str(entry.path))
+        return self._opened[settings]
 
     def _load(self, path: Path) -> "Segmenter":
         from fcnseg import inference
@@ -61,15 +74,15 @@ class Shown:
         data: dict[str, VOCDataModule] = {}
         predictions: dict[str, dict[str, Tensor]] = {}
         made: list[Gallery | Text] = []
-        for run in (run for run in runs if self._wanted and run.entry.path not in self._gone):
+        for run in (run for run in runs if self.wanted and run.entry.path not in self._gone):
             before = len(made)
             with _left_out(run.title, made):
                 if not _has_weights(run.entry):
                     raise ValueError(NO_WEIGHTS)
                 from fcnseg.report import masks
 
-                data[run.title] = self._data(run.entry.path)
-                predictions[run.title] = masks.predict(self._network(run.entry.path), data[run.title], [name])
+                data[run.title] = self.data(run.entry)
+                predictions[run.title] = masks.predict(self.network(run.entry.path), data[run.title], [name])
             if len(made) > before:
                 self._gone.add(run.entry.path)
         if not predictions:
@@ -77,20 +90,19 @@ class Shown:
         return [*made, replace(masks.gallery(name, data, predictions), with_errors=True)]
 
 
-def side_by_side(
-    finished: Sequence[Experiment], wanted: Sequence[object] | None, root: str | None, *, trust: bool = False
-) -> list[Block]:
+def side_by_side(finished: Sequence[Experiment], wanted: Sequence[object] | None, networks: Shown) -> list[Block]:
     """A gallery for every image shown of every data set; runs of one data set may differ in their split and size.
 
     Raises:
         ValueError: No run was tested on one of the images that are wanted.
     """
+    if not networks.wanted:
+        return []
     lost = [each.title for each in finished if not _has_weights(each.first)]
     finished = [each for each in finished if each.title not in lost]
     blocks: list[Block] = [Text(f"No predictions of {', '.join(lost)}: {NO_WEIGHTS}", warning=True)] if lost else []
     if not finished:
         return blocks
-    from fcnseg import inference
     from fcnseg.report import masks
 
     data_sets: dict[str, list[Experiment]] = {}
@@ -101,7 +113,7 @@ def side_by_side(
         data = {}
         for experiment in found:
             with _left_out(experiment.title, blocks):
-                data[experiment.title] = masks.load_data(experiment.first.path, root, trust=trust)
+                data[experiment.title] = networks.data(experiment.first)
                 if changed := data[experiment.title].changed_since(experiment.first.result["data_fingerprint"]):
                     blocks.append(Text(f"Predictions of {experiment.title}: {changed}.", warning=True))
         if not data:
@@ -114,8 +126,7 @@ def side_by_side(
         for experiment in found:
             if experiment.title in data:
                 with _left_out(experiment.title, blocks):
-                    # One network after the other: together they may not fit into memory.
-                    segmenter = inference.load(experiment.first.path, trust=trust)
+                    segmenter = networks.network(experiment.first.path)
                     predictions[experiment.title] = masks.predict(segmenter, data[experiment.title], shown)
         for name in shown:
             blocks += [masks.gallery(name, data, dict(part)) for part in in_parts([*predictions.items()])]
