@@ -28,7 +28,7 @@ from fcnseg.report.predictions import Shown
 from fcnseg.report.study import Study, studies
 from fcnseg.scores import PAPER_BATCH
 
-MOST_DETAILED = 24  # experiments with charts of their own: those of two hundred take minutes, and nobody reads them
+MOST_DETAILED = 12  # experiments with charts of their own: those of two hundred take minutes, and nobody reads them
 MOST_STUDIES = 3  # test sets that are shown image by image: each has some thirty pictures
 DEFINITIONS = (
     f"All numbers are of the test images; ± is the standard deviation over seeds. The paper's definition counts void (255) as "
