@@ -40,6 +40,7 @@ def open_browser(*, scripts=True, width=1280):
 @pytest.fixture(scope="module")
 def browser():
     with open_browser() as driver:
+        driver.set_script_timeout(120)  # axe on a busy machine
         yield driver
 
 
@@ -264,6 +265,16 @@ def test_no_page_scrolls_sideways(page, width):
     wide = page.execute_script("return document.documentElement.scrollWidth")
     page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     assert wide <= width
+
+
+def test_a_long_table_is_printed_whole(page):
+    long = "document.querySelector('main tbody').append(...Array.from({length: 99}, () => row.cloneNode(true)))"
+    page.execute_script(f"const row = document.querySelector('main tbody tr'); {long}")
+    hidden = "const box = document.querySelector('.scroll'); return box.scrollHeight > box.clientHeight"
+    assert page.execute_script(hidden)
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    assert not page.execute_script(hidden)
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
 
 
 @pytest.fixture(scope="module")
