@@ -251,7 +251,7 @@ class Training:
             "epochs": self.trainer.current_epoch,
             "seconds": round(sum(row["seconds"] for row in self.log.rows), 1),
             "images_per_s": self.log.images_per_second,
-            "predicted_per_s": round(costs.images_per_second(passes), 2),
+            "predicted_per_s": costs.images_per_second(passes),
             "peak_memory": peak,  # bytes, in training
             "giga_macs": costs.giga_macs(task.net, data.size),
             "parts": self.parts.up_to_now(self.trainer),

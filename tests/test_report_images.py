@@ -370,6 +370,7 @@ def test_what_a_run_costs_is_measured_at_its_end(run):
 
 
 def test_speed_and_memory_are_of_what_was_measured():
+    assert costs.images_per_second([]) is None
     assert costs.images_per_second([(4, 1.0)]) == 4
     assert costs.images_per_second([(4, 9.0), (4, 1.0), (2, 0.5)]) == 4  # the first pass is slower
     net = torch.nn.Conv2d(3, 2, 1)

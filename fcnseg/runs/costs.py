@@ -51,10 +51,13 @@ def timed(net: nn.Module) -> Iterator[list[tuple[int, float]]]:
             hook.remove()
 
 
-def images_per_second(passes: Sequence[tuple[int, float]]) -> float:
-    """The speed of passes that `timed` collected; the first of several is left out, since it is slower."""
+def images_per_second(passes: Sequence[tuple[int, float]]) -> float | None:
+    """The speed of passes that `timed` collected, in this process; the first of several is left out, since it is slower.
+
+    None without a pass: of several processes, one may have no image.
+    """
     counted = passes[1:] or passes
-    return sum(images for images, _ in counted) / sum(seconds for _, seconds in counted)
+    return round(sum(images for images, _ in counted) / sum(seconds for _, seconds in counted), 2) if counted else None
 
 
 def _wait(device: torch.device) -> None:
