@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,24 +64,26 @@ def fit(cfg: DictConfig, run: Run, console: Console, describe: Describe) -> None
         check_optimizer(task, cfg.trainer.max_epochs, len(data.train_dataloader()))
         training = Training(cfg, run, stop, console, code)
         with ExitStack() as folder:
-
-            def begin() -> bool:
-                folder.enter_context(run.locked())  # not before: it makes the folder, and packing may take minutes
-                return not run.is_finished(cfg)  # by another process, since this one looked
-
-            if not agreed(begin):
-                return
-            training.resume(task, data)
-            precision = str(training.trainer.precision)
-            if rank() == 0:
-                folder.enter_context(run.recorded(cfg, data.fingerprint))
-            with together(), limits_explained(data.batch_size, data.size, precision):
-                training.fit(task, data)
-                found = {**training.test(task, data), **code}
+            if agreed(partial(_take, run, cfg, folder)):
+                training.resume(task, data)
                 if rank() == 0:
-                    describe(run, data, found)
-                    run.add_images(result.per_image(task, data))
-                    write_json(run.path / RESULT, found)
+                    folder.enter_context(run.recorded(cfg, data.fingerprint))
+                precision = str(training.trainer.precision)
+                with together(), limits_explained(data.batch_size, data.size, precision):
+                    training.fit(task, data)
+                    found = {**training.test(task, data), **code}
+                    if rank() == 0:
+                        describe(run, data, found)
+                        run.add_images(result.per_image(task, data))
+                        write_json(run.path / RESULT, found)
+
+
+def _take(run: Run, cfg: DictConfig, folder: ExitStack) -> bool:
+    """Keep other commands out of a run's folder until `folder` is closed; whether the run is still to be trained."""
+    folder.enter_context(
+        run.locked()
+    )  # not before the data set is packed: it makes the folder, and packing may take minutes
+    return not run.is_finished(cfg)  # by another process, since this one looked
 
 
 def check_optimizer(task: SegmentationTask, epochs: int, epoch_steps: int) -> None:

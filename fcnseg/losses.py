@@ -58,8 +58,8 @@ class Loss(nn.Module):
     def size(self, mask: Tensor) -> Tensor:
         """What the loss divides by: so much a part of a batch counts beside others, on other devices or accumulated.
 
-        For a mean, the parts then have the loss and the gradient of the whole batch. OHEM, Dice and Lovasz are none: theirs are
-        the mean over the parts, each by its labelled pixels.
+        Parts of a mean then have the loss and the gradient of the whole batch. OHEM, Dice and Lovasz are no means over
+        pixels: theirs is the mean over the parts, weighted by labelled pixels.
         """
         return labelled(mask)
 

@@ -160,7 +160,7 @@ def test_the_best_epoch_of_an_unfinished_run_is_the_highest_score_s(entries):
 
 
 def test_every_mark_of_what_each_step_added(found):
-    axes = content.ablation(found).draw().axes[0]
+    axes = content.ablation(found)[0].draw().axes[0]
     marks = lines(axes)
     assert marks["ours"] == [[pytest.approx(0.42), 0], [0.45, 1], [0.40, 2]]
     assert marks["the paper's"] == [[0.0634, 0], [0.0653, 1], [0.0766, 2]]

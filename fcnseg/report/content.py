@@ -1,7 +1,7 @@
 """What the report says: its sections, made from the runs."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -63,38 +63,32 @@ def sections(
     finished = experiments([entry for entry in entries if entry.state == "finished"])
     begun = experiments([entry for entry in entries if entry.state != "finished" and entry.config])
     sets, unfinished, detailed = by_test_set(finished), tables.unfinished(entries), _best(finished)
+    known, shown = studied(entries), Shown(root, trust=trust, wanted=images is None or bool(images))
     losses = training.losses([*detailed, *begun[:MOST_DETAILED]])
-    ablations = [chart for found in sets.values() if (chart := ablation(found))]
-    wanted = images is None or bool(images)
-    known, shown = studied(entries), Shown(root, trust=trust, wanted=wanted)
     against = pair.compared(*pair.chosen(known, compare), shown) if compare else []
+    side_by_side = predictions.side_by_side(detailed, images, shown)
     parts = [
         Section("Results", [*_results(sets), *_left_to_the_tables(finished, begun)]),
         Section("Two runs against each other", against),
         Section("Not finished", [unfinished] if unfinished else []),
-        Section("What each step added", ablations),
+        Section("What each step added", _of_each(sets, ablation)),
         Section("Training and validation loss (the paper's Figures 2-8)", losses, small=True),
-        Section("Predictions (the paper's Figures 9-11)", predictions.side_by_side(detailed, images, shown)),
-        Section(
-            "IoU of every class", [heat_map(part) for found in sets.values() for part in predictions.in_parts(found)]
-        ),
+        Section("Predictions (the paper's Figures 9-11)", side_by_side),
+        Section("IoU of every class", _of_each(sets, lambda found: map(heat_map, predictions.in_parts(found)))),
         Section("Confusion matrices", _confusions(detailed)),
         *_image_by_image(known, shown),
-        Section(
-            "Cost",
-            [Text(cost.ABOUT) for _ in [*sets][:1]]
-            + [block for found in sets.values() for block in cost.costs(found, trust=trust, built=wanted)],
-        ),
-        Section(
-            "What more images bring", [block for found in sets.values() for block in efficiency.over_images(found)]
-        ),
-        Section(
-            "Training curves laid over each other",
-            [block for found in sets.values() for block in training.overlaid(found)],
-            small=True,
-        ),
+        Section("Cost", [*([Text(cost.ABOUT)] if sets else []), *_of_each(sets, cost.costs)]),
+        Section("What more images bring", _of_each(sets, efficiency.over_images)),
+        Section("Training curves laid over each other", _of_each(sets, training.overlaid), small=True),
     ]
     return [section for section in parts if section.blocks]
+
+
+def _of_each(
+    sets: Mapping[str, Sequence[Experiment]], make: Callable[[Sequence[Experiment]], Iterable[Block]]
+) -> list[Block]:
+    """What is made of the experiments on each test set."""
+    return [block for found in sets.values() for block in make(found)]
 
 
 def _best(found: Sequence[Experiment]) -> list[Experiment]:
@@ -169,8 +163,8 @@ def _caveat(entry: Entry) -> str:
     return ""
 
 
-def ablation(found: Sequence[Experiment]) -> Chart | None:
-    """The paper's experiments on one test set, each beside what it builds on; None if there are fewer than two."""
+def ablation(found: Sequence[Experiment]) -> list[Chart]:
+    """The paper's experiments on one test set, each beside what it builds on; nothing if there are fewer than two."""
     nearest: dict[str, Experiment] = {}  # of several with one name, the experiment that is most like the paper's
     for experiment in sorted(found, key=lambda experiment: len(experiment.differences)):
         nearest.setdefault(experiment.first.choice("experiment"), experiment)
@@ -182,7 +176,7 @@ def ablation(found: Sequence[Experiment]) -> Chart | None:
             adds = theirs.adds + (f" ({backbone})" if backbone else "") + (" †" if nearest[name].differences else "")
             steps[name] = charts.Step(adds, iou.mean, iou.deviation or 0, theirs.paper_iou, steps.get(theirs.after))
     if len(steps) < 2:
-        return None
+        return []
     caption = (
         f"IoU by the paper's definition, and what each step added: each of the first four builds on the one above it, the "
         f"other networks build on the weighted loss. † not the paper's setting: see the results. {found[0].test_set}."
@@ -195,7 +189,7 @@ def ablation(found: Sequence[Experiment]) -> Chart | None:
             for step in steps.values()
         ],
     )
-    return Chart("ablation", caption, partial(charts.ablation, [*steps.values()], floor), numbers=numbers)
+    return [Chart("ablation", caption, partial(charts.ablation, [*steps.values()], floor), numbers=numbers)]
 
 
 def heat_map(found: Sequence[Experiment]) -> Chart:

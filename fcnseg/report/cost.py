@@ -1,7 +1,6 @@
 """What networks cost, beside how good they are."""
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from statistics import fmean
 
@@ -9,7 +8,6 @@ from fcnseg.report import charts
 from fcnseg.report.collect import Entry
 from fcnseg.report.compare import Experiment
 from fcnseg.report.document import Block, Chart, Table, Text
-from fcnseg.runs.folder import Run
 from fcnseg.runs.shown import shown
 
 MOST_POINTS = 12  # of a chart, each with a colour and a line of the legend
@@ -26,25 +24,12 @@ COLUMNS = (
 )
 
 
-def costs(found: Sequence[Experiment], *, trust: bool = False, built: bool = True) -> list[Block]:
-    """Parameters, multiplications, speed, time and memory of every experiment on one test set, with mIoU over them as a chart.
-
-    Args:
-        found: The experiments.
-        trust: Whether the configs of runs may name any code.
-        built: Whether networks may be built, to count the multiplications of runs of earlier versions.
-    """
-    counted: dict[str, float | None] = {}
+def costs(found: Sequence[Experiment]) -> list[Block]:
+    """Parameters, multiplications, speed, time and memory of experiments on one test set, with mIoU over them as a chart."""
     rows, points = [], {}
     for experiment in found:
         entry, miou = experiment.first, experiment.stat("metrics", "test/miou")
         gmac = entry.result.get("giga_macs")
-        if gmac is None and built:
-            model = {key: value for key, value in entry.config.items() if key.startswith("model.")}
-            key = f"{sorted(model.items())} {entry.result['size']} {len(entry.classes)}"
-            if key not in counted:  # seeds, losses and schedules have the same network
-                counted[key] = giga_macs(entry, trust=trust)
-            gmac = counted[key]
         means = [_mean(experiment, lambda entry, name=name: entry.result.get(name)) for name in MEASURED]  # type: ignore[misc]
         memory = means.pop()
         numbers = [*means, _mean(experiment, _seconds_to_best), memory and memory / 1e6]
@@ -58,20 +43,6 @@ def costs(found: Sequence[Experiment], *, trust: bool = False, built: bool = Tru
     caption = f"mIoU over GMAC: {len(best)} of {len(found)} experiments, the best ones. {found[0].test_set}."
     chart = [Chart("cost", caption, partial(charts.cost, best, "GMAC for an image"))] if len(best) > 1 else []
     return [Text(f"{found[0].test_set}."), Table(COLUMNS, rows), *chart]
-
-
-def giga_macs(entry: Entry, *, trust: bool = False) -> float | None:
-    """Billions of multiplications with additions for an image at the run's size; None if the network cannot be rebuilt."""
-    with suppress(Exception):  # a config may be of any version, or be damaged
-        import torch
-
-        from fcnseg.runs import costs, rebuild
-
-        with torch.device("meta"):  # without values
-            net = rebuild.network(Run(entry.path).config, len(entry.classes), trust=trust)
-        size = entry.result["size"]
-        return costs.giga_macs(net, size if isinstance(size, int) else [int(side) for side in size.split("x")])
-    return None
 
 
 def _seconds_to_best(entry: Entry) -> float | None:
