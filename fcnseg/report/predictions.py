@@ -3,7 +3,7 @@
 PyTorch is imported when the first network is loaded: a report on runs without weights does not wait for it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
@@ -110,30 +110,38 @@ def side_by_side(finished: Sequence[Experiment], wanted: Sequence[object] | None
         data_sets.setdefault(experiment.test_data, []).append(experiment)
     known: list[str] = []
     for found in data_sets.values():
-        data = {}
+        data: dict[str, VOCDataModule] = {}
         for experiment in found:
             with _left_out(experiment.title, blocks):
                 data[experiment.title] = networks.data(experiment.first)
                 if changed := data[experiment.title].changed_since(experiment.first.result["data_fingerprint"]):
                     blocks.append(Text(f"Predictions of {experiment.title}: {changed}.", warning=True))
-        if not data:
-            continue
-        # A split may leave some of the images out of the test set: only what all networks were tested on is shown.
-        names = masks.test_names([*data.values()])
-        known += names
-        shown = masks.chosen(wanted, names) if wanted is not None else masks.pick(next(iter(data.values())), names)
-        predictions = {}
-        for experiment in found:
-            if experiment.title in data:
-                with _left_out(experiment.title, blocks):
-                    segmenter = networks.network(experiment.first.path)
-                    predictions[experiment.title] = masks.predict(segmenter, data[experiment.title], shown)
-        for name in shown:
-            blocks += [masks.gallery(name, data, dict(part)) for part in in_parts([*predictions.items()])]
+        if data:
+            # A split may leave some of the images out of the test set: only what all networks were tested on is shown.
+            names = masks.test_names([*data.values()])
+            known += names
+            shown = masks.chosen(wanted, names) if wanted is not None else masks.pick(next(iter(data.values())), names)
+            blocks += _galleries([each for each in found if each.title in data], shown, data, networks)
     # A name may be in one data set and not in another; it must be in one of them.
     if known and (missing := [item for item in wanted or () if not masks.chosen([item], known)]):
         raise ValueError(f"images={missing}: wanted names of test images, such as {', '.join(known[:3])}")
     return blocks
+
+
+def _galleries(
+    found: Sequence[Experiment], names: Sequence[str], data: Mapping[str, "VOCDataModule"], networks: Shown
+) -> list[Block]:
+    """A gallery for every name, after a warning for every experiment whose network cannot be loaded."""
+    from fcnseg.report import masks
+
+    blocks: list[Block] = []
+    predictions: dict[str, dict[str, Tensor]] = {}
+    for experiment in found:
+        with _left_out(experiment.title, blocks):
+            segmenter = networks.network(experiment.first.path)
+            predictions[experiment.title] = masks.predict(segmenter, data[experiment.title], names)
+    parts = in_parts([*predictions.items()])
+    return blocks + [masks.gallery(name, data, dict(part)) for name in names for part in parts]
 
 
 def in_parts(items: Sequence[T]) -> list[Sequence[T]]:
