@@ -51,7 +51,7 @@ def together() -> Iterator[None]:
 
 
 def agreed(function: Callable[[], T]) -> T:
-    """What a function gives in the first process, for all of them; if it raises there, the others end without a word."""
+    """What a function gives in the first process, for all of them; if it raises there, the others exit silently."""
     if world() == 1:
         return function()
     found: list[Any] = [None, True]

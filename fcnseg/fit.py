@@ -184,6 +184,7 @@ class Training:
         wanted = state.get("best_sha256")  # earlier versions did not save it
         if state["best_epoch"] < 0 or not wanted or not best.exists() or sha256(best) == wanted:
             return False
+        # An epoch between the two is trained again, and gives best.ckpt back.
         return not opened["epoch"] <= read(best)["epoch"] < self.cfg.trainer.max_epochs
 
     def _keep_precision(self, parts: Sequence[Mapping[str, Any]]) -> None:

@@ -52,10 +52,10 @@ class Loss(nn.Module):
         logits (N, C, H, W) of any float type, labels (N, H, W) uint8 with 255 for void -> ().
     """
 
-    def __init__(self, class_pixels: Tensor) -> None:
+    def __init__(self, class_pixels: Tensor) -> None:  # which a config gives to every loss
         super().__init__()
 
-    def size(self, mask: Tensor) -> Tensor:
+    def divisor(self, mask: Tensor) -> Tensor:
         """What the loss divides by: so much a part of a batch counts beside others, on other devices or accumulated.
 
         Parts of a mean then have the loss and the gradient of the whole batch. OHEM, Dice and Lovasz are no means over
@@ -89,9 +89,9 @@ class CrossEntropy(Loss):
         smoothing = self.label_smoothing  # torch leaves void pixels out of it, too
         losses = F.cross_entropy(rows, labels, weight, ignore_index=VOID, reduction="none", label_smoothing=smoothing)
         total = losses.sum()  # summed apart: CUDA's own sum over rows runs in a single block of threads
-        return total / self.size(mask).clamp_min(TINY)
+        return total / self.divisor(mask).clamp_min(TINY)
 
-    def size(self, mask: Tensor) -> Tensor:
+    def divisor(self, mask: Tensor) -> Tensor:
         if not self.weighted:
             return labelled(mask)
         labels, counted = mask.flatten().long(), mask.flatten() != VOID
@@ -160,12 +160,10 @@ class Lovasz(Loss):
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
         p, truth, size = _labelled_softmax(logits, mask)
         errors, order = (truth.float() - p).abs().T.sort(dim=1, descending=True)  # (C, N*H*W)
-        missed = truth.T.gather(1, order).cumsum(
-            1, dtype=torch.int32
-        )  # whole numbers: exact, and deterministic on CUDA
-        wrong = torch.arange(
-            1, len(p) + 1, dtype=torch.int32, device=p.device
-        )  # pixels with this error or a larger one
+        # Whole numbers: exact, and deterministic on CUDA.
+        missed = truth.T.gather(1, order).cumsum(1, dtype=torch.int32)
+        # Pixels with this error or a larger one.
+        wrong = torch.arange(1, len(p) + 1, dtype=torch.int32, device=p.device)
         jaccard = 1 - (size[:, None] - missed) / (size[:, None] + wrong - missed)  # 1 - intersection / union
         return _mean_present((errors * jaccard.diff(dim=1, prepend=jaccard.new_zeros(len(size), 1))).sum(1), size)
 
@@ -194,15 +192,15 @@ class Sum(Loss):
         parts = [self.weights[name] * loss(logits, mask) for name, loss in self.losses.items()]
         return torch.stack(parts).sum()
 
-    def size(self, mask: Tensor) -> Tensor:
+    def divisor(self, mask: Tensor) -> Tensor:
         """That of the first part, if it has one."""
-        return size_of(next(iter(self.losses.values())), mask)
+        return divisor(next(iter(self.losses.values())), mask)
 
 
-def size_of(loss: nn.Module, mask: Tensor) -> Tensor:
-    """`Loss.size` of any loss: for one that has no such method, the labelled pixels."""
-    size: Callable[[Tensor], Tensor] = getattr(loss, "size", labelled)
-    return size(mask)
+def divisor(loss: nn.Module, mask: Tensor) -> Tensor:
+    """`Loss.divisor` of any loss: for one that has no such method, the labelled pixels."""
+    found: Callable[[Tensor], Tensor] = getattr(loss, "divisor", labelled)
+    return found(mask)
 
 
 def _labelled_softmax(logits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:

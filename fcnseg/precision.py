@@ -12,9 +12,8 @@ from torch import nn
 
 from fcnseg.files import read_json, user_cache, write_json
 
-WINS = (
-    1.3  # how much faster bfloat16 must be to be taken: it is either much faster or slower, so that noise cannot decide
-)
+# How much faster bfloat16 must be to be taken: it is either much faster or slower, so that noise cannot decide.
+WINS = 1.3
 TURNS = 9
 
 

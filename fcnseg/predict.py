@@ -11,15 +11,15 @@ from fcnseg.data.progress import shown
 from fcnseg.errors import RunFailedError, warn
 from fcnseg.runs.folder import Run
 
-FORMATS = ("masks", "voc")
+KINDS = ("masks", "voc")  # of output
 LOADED = ("tta", "tile", "overlap", "batch_size", "trust")  # settings that `inference.load` takes
 
 
 @command("predict")
 def predict(cfg: DictConfig) -> None:
     """Write the mask of every photograph that has none yet; name the files that are no photographs, or broken ones."""
-    if cfg.format not in FORMATS:
-        raise ValueError(f"format={cfg.format}: wanted one of {', '.join(FORMATS)}")
+    if cfg.format not in KINDS:
+        raise ValueError(f"format={cfg.format}: wanted one of {', '.join(KINDS)}")
     run, out = Run(Path(str(cfg.run))), Path(str(cfg.out))
     config = run.config
     from fcnseg import inference  # imports torch, which a refused command need not wait for

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 import torch
-from lightning import LightningModule
 from lightning.pytorch.utilities.types import LRSchedulerConfigType, OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -12,13 +11,13 @@ from torch.optim import Optimizer
 from fcnseg.data.batch import Batch
 from fcnseg.data.dataset import Classes
 from fcnseg.details import DetailedMetrics
-from fcnseg.distributed import in_turn, same_buffers, total, world
-from fcnseg.losses import TINY, size_of
+from fcnseg.distributed import same_buffers
 from fcnseg.metrics import RunningMean, SegmentationMetrics
 from fcnseg.models import enlarge
+from fcnseg.step import DividedStep
 
 
-class SegmentationTask(LightningModule):
+class SegmentationTask(DividedStep):
     """A network, its loss, its optimiser and its schedule: the steps that turn batches into gradients and scores.
 
     It logs once an epoch: `train/loss`; `val/loss`, `val/miou`, `val/pixel_acc`, ... (see `metrics.SCORES`); the same under
@@ -53,11 +52,9 @@ class SegmentationTask(LightningModule):
         memory_format: torch.memory_format = torch.contiguous_format,
         accumulate: int = 1,
     ) -> None:
-        super().__init__()
-        self.net = net.to(memory_format=memory_format)
-        self.loss, self.classes = loss, classes
+        super().__init__(loss, accumulate)
+        self.net, self.classes = net.to(memory_format=memory_format), classes
         self.optimizer, self.schedule, self.memory_format = optimizer, schedule, memory_format
-        self.accumulate = accumulate
         self.losses = nn.ModuleDict({f"{stage}/loss": RunningMean() for stage in ("train", "val", "test")})  # type: ignore[assignment]
         self.metrics = nn.ModuleDict({"val": SegmentationMetrics(classes), "test": DetailedMetrics(classes)})  # type: ignore[assignment]
         self.finite: dict[str, list[Tensor]] = {"val": [], "test": []}
@@ -75,37 +72,9 @@ class SegmentationTask(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of a batch."""
-        if world() == self.accumulate == 1:
-            return self._step(batch, "train")[0]
-        loader: Any = self.trainer.train_dataloader
-        return self._step_in_parts(batch, loader.sizes[batch_idx] if world() > 1 else len(batch.mask))
-
-    def _step_in_parts(self, batch: Batch, images: int) -> Tensor:
-        """The loss of a whole batch of so many images, of which this process has a part, and its gradient by that part.
-
-        Lightning's own accumulation would count steps in parts, and weight the parts of a shorter last batch too much.
-        """
-        self.optimizers(use_pl_optimizer=False).zero_grad()  # type: ignore[union-attr]  # see `optimizer_zero_grad`
-        size = total(size_of(self.loss, batch.mask)).clamp_min(TINY)
-        own, parts = torch.zeros((), device=size.device), [*zip(*map(self._parts, batch[:2]), strict=True)]
-        for number, (image, mask) in enumerate(parts, start=1):
-            loss: Tensor = self.loss(self(image), mask) * (size_of(self.loss, mask) / size)
-            own += loss.detach()
-            mean = loss * world()  # DDP divides the sum of all gradients by the number of processes
-            if number < len(parts):  # Lightning has the last part backward, in which DDP sends the sum of all parts
-                with torch.autocast(self.device.type, enabled=False):
-                    self.trainer.strategy.backward(mean, None)
-        whole = total(own)
-        self.losses["train/loss"].add(whole, images)
-        return mean + (whole - mean).detach()
-
-    def _parts(self, batch: Tensor) -> list[Tensor]:
-        return [part for part in batch.tensor_split(self.accumulate) if len(part)]
-
-    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
-        """Lightning calls it after the step, in which the gradients of all parts but the last have been computed."""
-        if world() == self.accumulate == 1:
-            super().optimizer_zero_grad(epoch, batch_idx, optimizer)
+        loss, value, images = self.train_on(batch, batch_idx)
+        self.losses["train/loss"].add(value, images)
+        return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The labels (N, H, W) predicted for a batch."""
@@ -115,25 +84,21 @@ class SegmentationTask(LightningModule):
         """The labels (N, H, W) predicted for a batch."""
         return self._score(batch, "test")
 
-    def _step(self, batch: Batch, stage: str) -> tuple[Tensor, Tensor]:
-        image, mask, _ = batch
-        logits = self(image) if self.accumulate == 1 else torch.cat([self(part) for part in self._parts(image)])
-        loss: Tensor = self.loss(logits, mask)
-        self.losses[f"{stage}/loss"].add(loss, len(mask))
-        return loss, logits
-
     def _score(self, batch: Batch, stage: str) -> Tensor:
-        loss, logits = self._step(batch, stage)
+        parts = [self(part) for part in self.parts(batch.image)]
+        logits = torch.cat(parts) if len(parts) > 1 else parts[0]
+        loss = self.loss(logits, batch.mask)
+        self.losses[f"{stage}/loss"].add(loss, len(batch.mask))
         lowest, highest = logits.aminmax()  # a quarter of the time of logits.isfinite() on the CPU
         self.finite[stage].append((loss + highest - lowest).isfinite())
         prediction = logits.max(dim=1).indices  # as argmax, in two thirds of its time on the CPU
         if stage == "test":
-            self.details.add_certainty(logits, batch[1])
+            self.details.add_certainty(logits, batch.mask)
         if stage == "test" and self.original_masks:
             for one, mask in zip(logits.cpu(), self.original_masks(batch.sample), strict=True):
                 self.metrics[stage].update(enlarge.labels(one, *mask.shape[-2:])[None], mask)
         else:
-            self.metrics[stage].update(prediction, batch[1])
+            self.metrics[stage].update(prediction, batch.mask)
         return prediction
 
     def on_train_epoch_end(self) -> None:
@@ -162,21 +127,11 @@ class SegmentationTask(LightningModule):
         """Log the test's loss and scores."""
         self._log_scores("test")
 
-    def _gather(self, stage: str) -> None:
-        """Put what all processes have found in the order in which one would have found it."""
+    def _log_scores(self, stage: str) -> None:
         metric, mean = self.metrics[stage], self.losses[f"{stage}/loss"]
         states = [getattr(metric, name) for name in metric._defaults]
-        lists: list[list[Any]] = [*states, self.finite[stage], mean.values, mean.counts]
-        on_cpu = [[each.cpu() if isinstance(each, Tensor) else each for each in one] for one in lists]
-        loader: Any = getattr(self.trainer, f"{stage}_dataloaders")
-        found = in_turn(zip(*on_cpu, strict=True))[: len(loader.sizes)]  # some batches are there twice
-        for one, together in zip(lists, zip(*found, strict=True), strict=True):
-            one[:] = together
-
-    def _log_scores(self, stage: str) -> None:
-        if world() > 1:
-            self._gather(stage)
-        values = {"loss": self.losses[f"{stage}/loss"].pop(), **self.metrics[stage].compute()}
+        self.gather(stage, [*states, self.finite[stage], mean.values, mean.counts])
+        values = {"loss": mean.pop(), **metric.compute()}
         if not self.was_finite(stage):  # the largest of NaN logits would still be some class
             values = {name: torch.full_like(value, torch.nan) for name, value in values.items()}
         self._log({f"{stage}/{name}": value for name, value in values.items()})

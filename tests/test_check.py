@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fcnseg.check.__main__ import check
+from fcnseg.check.__main__ import WITHOUT_EFFECT, check
 from fcnseg.data import formats
 from fcnseg.data.formats import layouts
 
@@ -232,10 +232,15 @@ def test_masks_of_0_and_255_are_told(command, mine):
     assert "write 'names: {0: ground, 255: crack}' into classes.yaml" in told[1]
 
 
+def test_every_setting_of_the_data_has_an_effect_or_is_refused(compose):
+    assert {*compose("data=voc2012").data} - {*WITHOUT_EFFECT} == {"_target_", "root", "source", "download"}
+
+
 @pytest.mark.parametrize(
     ("setting", "reason"),
     [
         ("data.size=64", "looks at images at their own sizes"),
+        ("data.pack_size=128", "looks at images at their own sizes"),
         ("data.batch_size=4", "makes no batches"),
         ("data.split=halves", "looks at the whole of train and of val"),
         ("data.limit=3", "looks at all images"),

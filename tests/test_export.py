@@ -323,3 +323,7 @@ def test_a_network_that_torch_cannot_trace_is_named(tmp_path):
 
     with Path(tmp_path / "some.pt2").open("wb") as file, pytest.raises(ValueError, match="cannot export Odd"):
         formats.write_torch(Graph(Odd(), raw=True), {}, file)
+
+
+def test_every_format_has_an_ending():
+    assert module.ENDINGS.keys() == formats.FORMATS.keys()

@@ -43,6 +43,7 @@ ROOMS = (  # from the ground up: a room imports itself and the rooms before it, 
         "details",
         "losses",
         "pictures",
+        "step",
         "task",
         "schedules",
         "build",
@@ -127,10 +128,11 @@ def test_a_piece_knows_torch_and_the_facts(name):
         (
             "fcnseg.task",
             {
-                *("fcnseg.metrics", "fcnseg.details", "fcnseg.losses", "fcnseg.distributed"),
+                *("fcnseg.metrics", "fcnseg.details", "fcnseg.step", "fcnseg.distributed"),
                 *("fcnseg.models.enlarge", "fcnseg.data.batch", "fcnseg.data.dataset"),
             },
         ),
+        ("fcnseg.step", {"fcnseg.data.batch", "fcnseg.distributed", "fcnseg.losses"}),
         ("fcnseg.pictures", FACTS),
         ("fcnseg.data.transforms", {"fcnseg.data", "fcnseg.data.dataset", "fcnseg.data.augment", "fcnseg.data.batch"}),
         (

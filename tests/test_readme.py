@@ -214,3 +214,11 @@ def test_the_class_list_shown_is_one(tmp_path):
     assert found.classes.names == ("road", "car", "sky")
     assert found.legend.values == {23: 2, 26: 1, 0: 255, 255: 255}
     assert found.legend.colours == {(0, 0, 142): 1, (70, 130, 180): 2}
+
+
+def test_every_file_and_folder_of_the_package_has_its_place_in_the_readme():
+    where = README.partition("## Where things are")[2]
+    names = {
+        path.name for path in CONF.parent.joinpath("fcnseg").iterdir() if not path.name.startswith(("__init", "__py"))
+    }
+    assert [name for name in sorted(names) if name not in where] == []

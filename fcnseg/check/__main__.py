@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 WITHOUT_EFFECT = {  # settings of a run's data, and what `check` does without them
     "size": "looks at images at their own sizes",
+    "pack_size": "looks at images at their own sizes",
     "batch_size": "makes no batches",
     "split": "looks at the whole of train and of val",
     "limit": "looks at all images",

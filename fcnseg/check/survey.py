@@ -63,7 +63,7 @@ class Survey:
     def floor(self) -> tuple[float, float]:
         """Accuracy and mIoU of predicting background everywhere, without void; NaN if nothing is labelled.
 
-        In place of a background that there is not, it is the class with the most pixels.
+        Without a background, it is the class with the most pixels.
         """
         background = self.classes.background
         label = int(np.argmax(self.pixels[:-1])) if background is None else background

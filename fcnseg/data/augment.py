@@ -140,7 +140,7 @@ class Chain:
 
     @property
     def partners(self) -> int:
-        """All that the steps look at: the second of two looks at what the first has made of its partner's partner."""
+        """The sum over the steps: a partner of the second step has been changed by the first, which had partners of its own."""
         return sum(partners(step) for step in self.steps.values())
 
     def __call__(self, image: Tensor, mask: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:

@@ -90,10 +90,10 @@ def traced(graph: Graph) -> ExportedProgram:
 
 @contextmanager
 def _one_pixel_allowed(graph: Graph) -> Iterator[None]:
-    """Have what libraries compute ask in the `with` block for no feature map's layout in memory.
+    """Keep libraries from asking in the `with` block how a feature map lies in memory.
 
-    The layout of a map of one pixel, or of one image, is another one than that of all others, and torch.export would
-    exclude these sizes. Layer norms turn maps, and ShuffleNet shuffles them, so that it is asked for.
+    A map of one pixel, or of one image, lies there unlike all others, so that torch.export would exclude these sizes. Layers
+    ask after a layer norm, for which maps are turned, and after ShuffleNet's shuffle.
     """
     turns = any(isinstance(module, nn.LayerNorm) for module in graph.modules())
     convolutions = [

@@ -94,7 +94,7 @@ def compare(graph: Graph, opened: Opened, images: Sequence[Image.Image], size: t
 
     Args:
         graph: The graph that was exported.
-        opened: Gives what the file gives for a batch: see `formats.opened`.
+        opened: Gives what the file gives for a batch: see `formats.Opened`.
         images: The photographs, of any sizes.
         size: The height and the width that they are resized to.
     """

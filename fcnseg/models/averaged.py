@@ -4,9 +4,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fcnseg.data import MIN_SIZE
+
 VIEWS = ("none", "flip", "multiscale")
 SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # those of the public recipes on VOC
-LEAST = 32  # pixels: the smallest side that every network takes
 
 
 class Averaged(nn.Module):
@@ -26,7 +27,7 @@ class Averaged(nn.Module):
         height, width = image.shape[-2:]
         total = torch.zeros((), device=image.device)
         for scale in self.scales:
-            sides = [max(LEAST, round(side * scale)) for side in (height, width)]
+            sides = [max(MIN_SIZE, round(side * scale)) for side in (height, width)]
             scaled = image if scale == 1 else F.interpolate(image, sides, mode="bilinear", antialias=True)
             for view in (scaled, scaled.flip(-1)):
                 logits = self.net(view) if view is scaled else self.net(view).flip(-1)

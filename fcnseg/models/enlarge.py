@@ -21,19 +21,17 @@ def labels(logits: Tensor, height: int, width: int) -> Tensor:
     table, (top, bottom, down), (left, right, across) = _neighbours(logits, height, width)
     right_same = winners == winners[:, (torch.arange(winners.shape[1]) + 1).clamp(max=winners.shape[1] - 1)]
     below = (torch.arange(len(winners)) + 1).clamp(max=len(winners) - 1)
-    alike = (
-        right_same & right_same[below] & (winners == winners[below])
-    )  # (h, w): whether a place's four neighbours agree
+    # (h, w): whether the four neighbours of what lies between a place and the next agree.
+    alike = right_same & right_same[below] & (winners == winners[below])
     found = winners[top][:, left]
     for rows in torch.arange(height).split(max(BAND // width, 1)):
         row, column = (~alike[top[rows]][:, left]).nonzero(as_tuple=True)
         row += rows[0]
         upper, lower = top[row] * winners.shape[1], bottom[row] * winners.shape[1]
         x, y = across[column, None], down[row, None]
-        one, two, three, four = (
-            table[place].double() for line in (upper, lower) for place in (line + left[column], line + right[column])
-        )
-        enlarged = torch.lerp(torch.lerp(one, two, x), torch.lerp(three, four, x), y)
+        corners = (line + side[column] for line in (upper, lower) for side in (left, right))
+        upper_left, upper_right, lower_left, lower_right = (table[place].double() for place in corners)  # (pixels, C)
+        enlarged = torch.lerp(torch.lerp(upper_left, upper_right, x), torch.lerp(lower_left, lower_right, x), y)
         found[row, column] = enlarged.max(1).indices.byte()
     return found
 
@@ -54,9 +52,8 @@ def scores(logits: Tensor, height: int, width: int) -> Tensor:
     return found
 
 
-Neighbours = tuple[
-    Tensor, Tensor, Tensor
-]  # of every new place: the one before it, the one after it, the latter's weight
+# Of every new row or column: the old one before it, the old one after it, the latter's weight.
+Neighbours = tuple[Tensor, Tensor, Tensor]
 
 
 def _neighbours(logits: Tensor, height: int, width: int) -> tuple[Tensor, Neighbours, Neighbours]:

@@ -33,7 +33,7 @@ def _has_weights(entry: Entry) -> bool:
 
 
 class Shown:
-    """Galleries of test images with the predictions of runs and their errors; of a run, nothing is read before it is asked for.
+    """Galleries of test images with what runs predict for them; a run is read when it is first asked for.
 
     Args:
         root: The folder in which the data set is now; None: the one that each run was trained from.
