@@ -319,6 +319,17 @@ def entry_of(run):
     return entry_of
 
 
+def test_miou_is_drawn_over_the_seconds_of_training():
+    rows = [{"val/miou": 0.5, "seconds": 20.0}, {"val/miou": 0.25, "seconds": 10.0}]
+    runs = [
+        of_run("run", "two", 0, rows=rows)[0],
+        of_run("run", "two", 0, rows=[{**row, "seconds": 40} for row in rows])[0],
+    ]
+    *_, chart = training.overlaid([experiment("a", *runs)])
+    assert chart.draw().axes[0].lines[0].get_xydata().tolist() == [[30, 0.5], [55, 0.25]]
+    assert chart.numbers.rows == [["a", "30", "55"]]
+
+
 def test_runs_of_one_epoch_have_no_curve():
     row = {"val/miou": 0.5, "val/loss": float("nan"), "lr": 0.0001}  # an earlier version wrote no images_per_s
     one = of_run("run", "two", 0, rows=[row])[0]

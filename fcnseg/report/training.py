@@ -43,7 +43,19 @@ def overlaid(found: Sequence[Experiment]) -> list[Block]:
         lines = {title: (np.arange(1, each.shape[1] + 1), each) for title, each in values.items()}
         draw = partial(charts.curves, lines, "epoch", words)
         blocks.append(Chart(f"curves-{name.replace('/', '-')}", caption, draw, numbers=_table(values, words)))
-    return blocks
+    return [*blocks, *_over_seconds(chosen, found[0].test_set)]
+
+
+def _over_seconds(found: Sequence[Experiment], test_set: str) -> list[Chart]:
+    """The mIoU over the time that training took, on the hardware of each run; nothing if no run says its seconds."""
+    seconds = {each.title: _values(each, "seconds").cumsum(1) for each in found}
+    known = {title: each for title, each in seconds.items() if not np.isnan(each).all()}
+    scores = {each.title: _values(each, MONITOR) for each in found}
+    lines = {title: (each.mean(0), scores[title]) for title, each in known.items()}
+    words = SHOWN[MONITOR]
+    caption = f"{words} over the seconds of training, a mean over seeds, on the hardware of each run. {test_set}."
+    draw = partial(charts.curves, lines, "seconds", words)
+    return [Chart("curves-seconds", caption, draw, numbers=_table(known, "seconds"))] if lines else []
 
 
 def _values(experiment: Experiment, name: str) -> Numbers:
