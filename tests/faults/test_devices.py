@@ -11,7 +11,9 @@ from functools import partial
 import pytest
 import torch
 from injection import at, content, differences, fill, kill, load, rows, run, send, start, tiny
+from lightning import Trainer
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
+from lightning.pytorch.strategies.launchers import subprocess_script
 
 from fcnseg.callbacks.checkpoints import Checkpoints
 from fcnseg.files import read_json
@@ -338,3 +340,10 @@ def test_two_machines_started_by_torchrun(tmp_path, unet):
     assert ["epoch 1/4" in out for out, *_ in ends] == [True, False]
     assert run(tmp_path, *unet, "runs=alone").code == 0
     assert_close(tmp_path / "runs" / "run", tmp_path / "alone" / "run")
+
+
+def test_the_private_parts_that_processes_replaces_are_in_the_installed_lightning():
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    assert callable(subprocess_script._launch_process_observer)
+    assert callable(trainer._signal_connector.register_signal_handlers)
+    assert callable(trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor)
