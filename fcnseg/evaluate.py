@@ -8,7 +8,7 @@ from fcnseg.cli.command import command
 from fcnseg.cli.messages import console
 from fcnseg.errors import warn
 from fcnseg.runs.folder import Run
-from fcnseg.runs.shown import show
+from fcnseg.runs.printed import show
 from fcnseg.signals import stop_requests
 
 SIZES = ("training", "original")

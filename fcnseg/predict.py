@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 
 from fcnseg.cli.command import command
 from fcnseg.cli.messages import console
-from fcnseg.data.progress import shown
+from fcnseg.data.progress import with_progress
 from fcnseg.errors import RunFailedError, warn
 from fcnseg.runs.folder import Run
 
@@ -38,7 +38,7 @@ def predict(cfg: DictConfig) -> None:
     masks.check_places(found.files, overwrite=cfg.overwrite)
     todo = {name: path for name, path in found.files.items() if not masks.has(name, path)}
     began, broken = time.perf_counter(), []
-    for error in shown(masks.write(segmenter, todo), "Predicting", len(todo)):
+    for error in with_progress(masks.write(segmenter, todo), "Predicting", len(todo)):
         if error:
             warn(str(error))
             broken.append(error)

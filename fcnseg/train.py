@@ -35,7 +35,7 @@ def train(cfg: DictConfig) -> float | None:
 def _train(cfg: DictConfig, *, is_first: bool) -> float | None:
     from fcnseg.fit import fit  # imports torch, which a refused command need not wait for
     from fcnseg.report.card import describe
-    from fcnseg.runs.shown import show
+    from fcnseg.runs.printed import show
 
     run, console = Run.of(cfg, lambda: usual_values("config")), messages.console()
     for twin in run.twins(cfg):

@@ -30,7 +30,7 @@ from fcnseg.evaluate import evaluate
 from fcnseg.files import read_json, replacing, write_json, write_text
 from fcnseg.pictures import panel
 from fcnseg.runs import folder as runs
-from fcnseg.runs import rebuild, retest, shown
+from fcnseg.runs import printed, rebuild, retest
 from fcnseg.runs import result as results
 from fcnseg.task import SegmentationTask
 from fcnseg.train import train
@@ -530,7 +530,7 @@ def test_the_speed_of_an_epoch_has_no_validation_in_it(command, tiny, tmp_path, 
 
 def printed(result):
     console = Console(file=io.StringIO(), width=100)
-    shown.show(result, Path("runs/x"), console)
+    printed.show(result, Path("runs/x"), console)
     return console.file.getvalue()
 
 

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from fcnseg.data import decode
 from fcnseg.data.dataset import BY_COLOUR, VOID, Classes, DataSet
-from fcnseg.data.progress import shown
+from fcnseg.data.progress import with_progress
 from fcnseg.losses import class_weights
 from fcnseg.metrics import scores
 
@@ -86,7 +86,7 @@ def survey(folder: DataSet, image_set: str, *others: str) -> Survey:
     """
     listed = tuple(dict.fromkeys(folder.ids(image_set)))
     with ThreadPoolExecutor() as pool:
-        looks = list(shown(pool.map(lambda name: _look(folder, name), listed), image_set, len(listed)))
+        looks = list(with_progress(pool.map(lambda name: _look(folder, name), listed), image_set, len(listed)))
     sizes, counts, problems, by_colour, contents = zip(*looks, strict=True)
     sound = [size for size in sizes if size]
     return Survey(

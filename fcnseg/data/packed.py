@@ -22,7 +22,7 @@ from torch import Tensor
 
 from fcnseg.data import Size, decode, sides, spelled
 from fcnseg.data.dataset import BY_COLOUR, SUFFIXES, VOID, DataSet
-from fcnseg.data.progress import shown
+from fcnseg.data.progress import with_progress
 from fcnseg.errors import warn
 from fcnseg.files import build_once, user_cache
 
@@ -144,7 +144,7 @@ def _build(folder: DataSet, ids: Sequence[str], size: Size, title: str, home: Pa
     images = _new_array(home / "images.npy", (len(ids), *sides(size), 3))
     masks = _new_array(home / "masks.npy", (len(ids), *sides(size)))
     with ThreadPoolExecutor(cores()) as pool:
-        results = list(shown(pool.map(partial(_write, folder, images, masks), count(), ids), title, len(ids)))
+        results = list(with_progress(pool.map(partial(_write, folder, images, masks), count(), ids), title, len(ids)))
     if errors := [str(result) for result in results if isinstance(result, ValueError)]:
         raise ValueError(some(errors))
     pixels, digests, by_colour = zip(*(result for result in results if not isinstance(result, ValueError)), strict=True)

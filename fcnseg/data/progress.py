@@ -15,7 +15,7 @@ class _Speed(ProgressColumn):
         return Text(f"{task.speed:.1f} images/s" if task.speed else "")
 
 
-def shown(results: Iterable[T], title: str, total: int) -> Iterable[T]:
+def with_progress(results: Iterable[T], title: str, total: int) -> Iterable[T]:
     """The same results; while they arrive, a bar on stderr shows how many of `total` have, if people can see it."""
     console = Console(stderr=True)  # what is printed to stdout may go to a file
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn())

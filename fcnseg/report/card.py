@@ -16,7 +16,7 @@ from fcnseg.report.document import Block, Chart, Code, Section, Table, Text
 from fcnseg.report.masks import pick, pixels, predict
 from fcnseg.report.render import write_markdown
 from fcnseg.runs.folder import Run
-from fcnseg.runs.shown import beats_floor, shown
+from fcnseg.runs.printed import as_text, beats_floor
 from fcnseg.scores import SCORES
 
 CARD = "README.md"
@@ -96,7 +96,7 @@ prediction.save("mask.png")"""
 
 def _scores(result: Mapping[str, Any]) -> list[Block]:
     floor, found = result["floor"], result["metrics"]
-    rows = [[words, shown(found[f"test/{name}"]), shown(floor[name])] for name, words in SCORES.items()]
+    rows = [[words, as_text(found[f"test/{name}"]), as_text(floor[name])] for name, words in SCORES.items()]
     about = f"Of {result['images']['test']} test images ({result['split']} split) at {result['size']} px."
     blocks: list[Block] = [Text(about), Table(("score", "this network", "the floor"), rows)]
     floor_class = result["floor_class"]
@@ -109,7 +109,7 @@ def _of_classes(result: Mapping[str, Any]) -> Table:
     labelled = result["confusion"][:-1]
     total = sum(map(sum, labelled)) or 1
     rows = [
-        [name, shown(iou), f"{sum(truth) / total:.2%}"]
+        [name, as_text(iou), f"{sum(truth) / total:.2%}"]
         for (name, iou), truth in zip(result["iou"].items(), labelled, strict=True)
     ]
     return Table(("class", "IoU", "share of the test pixels"), rows)

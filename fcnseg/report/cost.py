@@ -8,7 +8,7 @@ from fcnseg.report import charts
 from fcnseg.report.collect import Entry
 from fcnseg.report.compare import Experiment
 from fcnseg.report.document import Block, Chart, Table, Text
-from fcnseg.runs.shown import shown
+from fcnseg.runs.printed import as_text
 
 MOST_POINTS = 12  # of a chart, each with a colour and a line of the legend
 ABOUT = (
@@ -33,9 +33,15 @@ def costs(found: Sequence[Experiment]) -> list[Block]:
         means = [_mean(experiment, lambda entry, name=name: entry.result.get(name)) for name in MEASURED]  # type: ignore[misc]
         memory = means.pop()
         numbers = [*means, _mean(experiment, _seconds_to_best), memory and memory / 1e6]
-        speeds = [shown(number, 1) for number in numbers]
+        speeds = [as_text(number, 1) for number in numbers]
         rows.append(
-            [experiment.title, f"{entry.result['parameters']:,}", shown(gmac, 3), *speeds, shown(miou and miou.mean)]
+            [
+                experiment.title,
+                f"{entry.result['parameters']:,}",
+                as_text(gmac, 3),
+                *speeds,
+                as_text(miou and miou.mean),
+            ]
         )
         if gmac and miou:
             points[experiment.title] = (gmac, miou.mean)

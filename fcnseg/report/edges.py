@@ -4,7 +4,7 @@ import numpy as np
 
 from fcnseg.report.document import Block, Table, Text
 from fcnseg.report.study import Study, iou
-from fcnseg.runs.shown import shown
+from fcnseg.runs.printed import as_text
 
 MOST_RUNS = 12
 
@@ -19,14 +19,14 @@ def boundaries(study: Study) -> list[Block]:
         of_classes.append(values)
         shares = ((near, pixels), (wrong, pixels - right), (wrong, near), (pixels - right - wrong, pixels - near))
         mean = values[~np.isnan(values)].mean() if not np.isnan(values).all() else np.nan
-        rows.append([run.title, *(f"{a / b:.1%}" if b else "-" for a, b in shares), shown(mean)])
+        rows.append([run.title, *(f"{a / b:.1%}" if b else "-" for a, b in shares), as_text(mean)])
     about = (
         "Near is within 2 % of the image's diagonal from another label in the truth. Boundary IoU is that of those pixels of "
         f"a class that are near its boundary, in the truth or in the prediction; void pixels are left out. {study.test_set}."
     )
     columns = ("run", "pixels near boundaries", "errors near boundaries", "wrong there", "wrong elsewhere")
     names = study.best.entry.classes.names
-    cells = [[name, *map(shown, values)] for name, values in zip(names, zip(*of_classes, strict=True), strict=True)]
+    cells = [[name, *map(as_text, values)] for name, values in zip(names, zip(*of_classes, strict=True), strict=True)]
     titles = [run.title for run in study.runs[:MOST_RUNS]]
     return [
         Text(about),

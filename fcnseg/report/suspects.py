@@ -5,7 +5,7 @@ import numpy as np
 from fcnseg.report.document import Block, Table, Text
 from fcnseg.report.predictions import Shown
 from fcnseg.report.study import Study
-from fcnseg.runs.shown import beats_floor
+from fcnseg.runs.printed import beats_floor
 
 LISTED, PICTURED = 40, 8
 

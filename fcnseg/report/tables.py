@@ -10,8 +10,8 @@ from fcnseg.files import csv_text
 from fcnseg.report.collect import STAGES, Entry, line
 from fcnseg.report.compare import Experiment, Stat, differences
 from fcnseg.report.document import Table
+from fcnseg.runs.printed import as_text, beats_floor
 from fcnseg.runs.settings import flatten
-from fcnseg.runs.shown import beats_floor, shown
 from fcnseg.scores import SCORES
 
 # The scores that the paper does not print.
@@ -76,7 +76,7 @@ def not_above_floor(experiment: Experiment) -> str:
 
 
 def _shown(value: Stat | float | None) -> str:
-    return str(value) if isinstance(value, Stat) else shown(value)
+    return str(value) if isinstance(value, Stat) else as_text(value)
 
 
 def differences_from_the_paper(experiments: Iterable[Experiment]) -> Table | None:

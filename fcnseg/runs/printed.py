@@ -26,8 +26,8 @@ def show(result: dict[str, Any], path: Path, console: Console) -> float | None:
         column.justify = "right"
     for name, words in SCORES.items():
         if name not in PAPER_SCORES or result["floor"][name] is not None:  # null without a background
-            table.add_row(words, shown(result["metrics"][f"test/{name}"]), shown(result["floor"][name]))
-    table.add_row("loss", shown(result["metrics"]["test/loss"]), "")
+            table.add_row(words, as_text(result["metrics"][f"test/{name}"]), as_text(result["floor"][name]))
+    table.add_row("loss", as_text(result["metrics"]["test/loss"]), "")
     console.print(table)
     if not beats_floor(result):
         console.print(
@@ -41,7 +41,7 @@ def show(result: dict[str, Any], path: Path, console: Console) -> float | None:
         if count and iou is not None
     }
     classes = Table(*["class", "IoU"] * 3, title="IoU of each class present", title_justify="left")
-    cells = [cell for name, iou in present.items() for cell in (name, shown(iou))]
+    cells = [cell for name, iou in present.items() for cell in (name, as_text(iou))]
     for start in range(0, len(cells), 6):
         classes.add_row(*cells[start : start + 6])
     console.print(classes)
@@ -56,6 +56,6 @@ def show(result: dict[str, Any], path: Path, console: Console) -> float | None:
     return miou
 
 
-def shown(value: float | None, digits: int = 4) -> str:
+def as_text(value: float | None, digits: int = 4) -> str:
     """A number in a table: with so many digits after the point, or - for none."""
     return "-" if value is None or isnan(value) else f"{value:,.{digits}f}"
