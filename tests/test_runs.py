@@ -528,7 +528,7 @@ def test_the_speed_of_an_epoch_has_no_validation_in_it(command, tiny, tmp_path, 
     assert [row["images_per_s"] > 1 and row["seconds"] > 3600 for row in rows(tmp_path / "runs/run")] == [True] * EPOCHS
 
 
-def printed(result):
+def text_of(result):
     console = Console(file=io.StringIO(), width=100)
     printed.show(result, Path("runs/x"), console)
     return console.file.getvalue()
@@ -541,7 +541,7 @@ def test_a_result_says_whether_it_beats_the_floor_and_names_the_classes_in_the_t
     iou = {name: [0.9, None][number > 0] for number, name in enumerate(result["iou"])} | {"car": 0.0, "dog": 0.0}
     result |= {"confusion": confusion, "iou": iou}
     for miou, better in ((0.3, True), (0.2, False), (0.1, False), (None, False)):
-        text = printed(
+        text = text_of(
             result | {"metrics": result["metrics"] | {"test/miou": miou}, "floor": result["floor"] | {"miou": 0.2}}
         )
         assert ("not better than predicting background" in text) == (not better)
