@@ -5,11 +5,13 @@ import shutil
 
 import hydra
 import pytest
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from fcnseg.cli.configs import CONF
+from fcnseg.cli.values import MAY_BE_NULL
 from fcnseg.paper import EXPERIMENTS, FLOOR
 from fcnseg.train import train
 
@@ -253,3 +255,26 @@ def test_learning_rates(tmp_path, train_in, schedule, expected):
     run = train_in(tmp_path, f"schedule={schedule}", "optimizer.lr=0.01", "trainer.max_epochs=4", "patience=null")
     with (run / "metrics.csv").open() as file:
         assert [float(row["lr"]) for row in csv.DictReader(file)] == pytest.approx(expected, rel=1e-4)
+
+
+def test_what_is_null_in_a_file_may_be_null_under_any_experiment(compose):
+    groups = ("data", "optimizer", "schedule", "aug", "model")
+    files = {"": CONF / "config.yaml"} | {
+        f"{path.parent.name}.": path for g in groups for path in CONF.glob(f"{g}/*.yaml")
+    }
+    null = {
+        f"{prefix}{key}"
+        for prefix, path in files.items()
+        for key, value in yaml.safe_load(path.read_text()).items()
+        if value is None
+    }
+    assert null - {"name"} <= {*MAY_BE_NULL}
+
+
+@pytest.mark.parametrize(
+    "setting", ["data.pack_size=null", "data.pack_size=[112,128]", "ema=null", "schedule.warmup=null"]
+)
+def test_an_experiment_s_setting_may_be_taken_back(command, root, setting):
+    small = ["experiment=strong_small", f"data.root={root}", "model.weights=null", "trainer.max_epochs=0", setting]
+    outcome = command(train, *small)
+    assert "max_epochs" in outcome.err  # the last mistake is the only one

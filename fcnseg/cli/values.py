@@ -11,9 +11,12 @@ from fcnseg.cli.messages import no_setting
 from fcnseg.errors import KINDS
 from fcnseg.runs.naming import ABSENT
 
-# Besides what is null by default.
-MAY_BE_NULL = ("patience", "checkpoint.every_n_minutes", "model.weights", "optimizer.fused", "picture")
-MAY_BE_A_LIST = ("data.size",)  # of height and width
+MAY_BE_NULL = (  # even where a choice or an experiment sets them
+    *("patience", "ema", "checkpoint.every_n_minutes", "checkpoint.every_n_steps", "model.weights", "picture"),
+    *("optimizer.fused", "optimizer.backbone_lr", "optimizer.decay_norms", "schedule.warmup"),
+    *("data.pack_size", "data.limit", "data.cache", "data.download"),
+)
+MAY_BE_A_LIST = ("data.size", "data.pack_size")  # of height and width
 
 
 def check_values(cfg: DictConfig, defaults: DictConfig) -> None:
