@@ -68,7 +68,7 @@ class DividedStep(LightningModule):
         """Put what all processes have found, a list with an item for every batch, in the order of one process.
 
         Args:
-            stage: "val" or "test".
+            stage: The stage that has ended, "val" or "test".
             found: The lists, which are changed.
         """
         if world() == 1:

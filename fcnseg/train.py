@@ -60,7 +60,8 @@ class _Callable(ModuleType):
         return Run.of(train.in_python(*settings), dict)
 
 
-sys.modules[__name__].__class__ = _Callable  # a module of this name cannot be beside a function of this name
+# Once this module is imported, `fcnseg.train` is the module, so the module itself can be called.
+sys.modules[__name__].__class__ = _Callable
 
 
 if __name__ == "__main__":

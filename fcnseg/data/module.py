@@ -102,6 +102,8 @@ class Loader:
 class VOCDataModule(LightningDataModule):
     """Batches of any data set: packed once, then augmented and normalised on the device.
 
+    It has its name from the first data set that it was written for; the configs of stored runs contain it.
+
     Args:
         root: The folder that holds the data set, or that `source` puts it into.
         source: Finds, downloads or generates the data set under `root`.
