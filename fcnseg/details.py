@@ -49,7 +49,7 @@ def boundaries(prediction: Tensor, mask: Tensor, num_classes: int) -> tuple[Tens
     """Labelled pixels near a true boundary, and what boundary IoU is made of.
 
     A pixel is near a boundary if the square that reaches 2 % of the diagonal from it has another label in it. Void is a label
-    here: VOC draws it around objects. Unlike in the paper on boundary IoU, the edge of the image is none.
+    here: VOC draws it around objects. The edge of the image is not a boundary, unlike in the paper on boundary IoU.
 
     Shape:
         prediction and mask (N, H, W) -> (N, 2) int64: pixels near a true boundary, and those of them that are wrong;
