@@ -80,9 +80,8 @@ def fit(cfg: DictConfig, run: Run, console: Console, describe: Describe) -> None
 
 def _take(run: Run, cfg: DictConfig, folder: ExitStack) -> bool:
     """Keep other commands out of a run's folder until `folder` is closed; whether the run is still to be trained."""
-    folder.enter_context(
-        run.locked()
-    )  # not before the data set is packed: it makes the folder, and packing may take minutes
+    # Not before the data set is packed: it makes the folder, and packing may take minutes.
+    folder.enter_context(run.locked())
     return not run.is_finished(cfg)  # by another process, since this one looked
 
 

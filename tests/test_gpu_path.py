@@ -15,7 +15,7 @@ from fcnseg import build
 from fcnseg.cli.configs import CONF
 from fcnseg.data import batch as batches
 from fcnseg.data.augment import EpochDraws
-from fcnseg.data.module import Loader
+from fcnseg.data.loader import Loader
 from fcnseg.data.transforms import colour_bases
 from fcnseg.data.voc import VOC
 

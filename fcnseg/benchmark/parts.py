@@ -26,7 +26,8 @@ from fcnseg.data import sides, spelled, voc
 from fcnseg.data.augment import Augmentation, EpochDraws
 from fcnseg.data.batch import Batch
 from fcnseg.data.dataset import VOID
-from fcnseg.data.module import Loader, VOCDataModule
+from fcnseg.data.loader import Loader
+from fcnseg.data.module import VOCDataModule
 from fcnseg.data.packed import Pack, cores, map_array, pack
 from fcnseg.limits import keep_freed_memory
 from fcnseg.metrics import SegmentationMetrics

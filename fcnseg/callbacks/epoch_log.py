@@ -122,12 +122,15 @@ class EpochLog(AfterEpoch):
         if at := [place for number, place in self._places if number == batch_idx]:
             data: Any = trainer.datamodule  # type: ignore[attr-defined]
             image, mask, sample = (part[at] for part in batch)
-            shown = (denormalize(image).cpu(), mask.cpu(), outputs[at].cpu(), data.names("val", sample))
-            self._samples.append((batch_idx, shown))
+            self._samples.append((batch_idx, (denormalize(image), mask, outputs[at], data.names("val", sample))))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Collect the images of the panel from all processes."""
-        self._samples = sorted(chain(*gathered(self._samples)), key=itemgetter(0))
+        # Not before: a copy from a GPU waits for all that it computes.
+        on_cpu = [
+            (at, (image.cpu(), mask.cpu(), labels.cpu(), names)) for at, (image, mask, labels, names) in self._samples
+        ]
+        self._samples = sorted(chain(*gathered(on_cpu)), key=itemgetter(0))
 
     def after_epoch(self, trainer: Trainer, pl_module: Any, epoch: int) -> None:
         """Log the epoch's learning rates and times, and end its row in the run's own log."""

@@ -31,7 +31,9 @@ def compose(*overrides: str) -> DictConfig:
 
 @cache
 def _compose_once(config_name: str, overrides: tuple[str, ...], with_hydra: bool) -> DictConfig:
-    return hydra.compose(config_name, overrides=list(overrides), return_hydra_config=with_hydra)
+    cfg = hydra.compose(config_name, overrides=list(overrides), return_hydra_config=with_hydra)
+    OmegaConf.set_readonly(cfg, True)
+    return cfg
 
 
 def _composed(config_name: str, *overrides: str, with_hydra: bool = False) -> DictConfig:

@@ -10,8 +10,9 @@ from fcnseg.data import sides, voc
 from fcnseg.data.augment import Chain, Flip, draws, none
 from fcnseg.data.batch import denormalize, normalize
 from fcnseg.data.dataset import VOID
+from fcnseg.data.loader import Loader
 from fcnseg.data.mixing import ClassMix, CutMix
-from fcnseg.data.module import Loader, VOCDataModule
+from fcnseg.data.module import VOCDataModule
 from fcnseg.data.shapes import shapes
 from fcnseg.data.transforms import Crop
 

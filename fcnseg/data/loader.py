@@ -1,0 +1,89 @@
+"""Batches of a pack, in an order that depends on the seed and the epoch alone."""
+
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from hashlib import sha256
+from math import ceil
+
+import torch
+from torch import Tensor
+
+from fcnseg.data.batch import Batch
+from fcnseg.data.dataset import VOID
+from fcnseg.data.packed import Pack
+from fcnseg.distributed import rank, world
+
+
+class Loader:
+    """Batches gathered from a pack, in an order that depends on (seed, epoch) alone.
+
+    A run that is resumed within an epoch gets the rest of that epoch, in the same order. Of several processes, each gets a part
+    of every training batch; the other batches are dealt out whole, so that their scores are those of one process.
+
+    Args:
+        pack: The images and masks; batches are made on the device that they are on.
+        samples: (n,) int64, the indices of this split's images in the pack.
+        batch_size: The number of images in a batch. The last batch may have fewer; but in training, a single image joins
+            the batch before it, since batch norm cannot train on one value.
+        seed: The seed of the order in training; None keeps the order of `samples`.
+        step: Gives the number of batches that the run has trained on.
+        partners: The samples before its own that a process gets with its part, in a ring: see `fcnseg.data.augment`.
+    """
+
+    def __init__(
+        self,
+        pack: Pack,
+        samples: Tensor,
+        *,
+        batch_size: int,
+        seed: int | None,
+        step: Callable[[], int],
+        partners: int = 0,
+    ) -> None:
+        self.pack, self.samples, self.batch_size = pack, samples, batch_size
+        self.seed, self.step, self.partners = seed, step, partners
+
+    def __len__(self) -> int:
+        return len(self.sizes) if self.seed is not None else ceil(len(self.sizes) / world())
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """The number of images in every whole batch."""
+        return [len(batch) for batch in self.batches(self.samples)]
+
+    def batches(self, samples: Tensor) -> list[Tensor]:
+        """(n,) samples, cut into batches."""
+        batches = list(samples.split(self.batch_size))
+        if self.seed is not None and len(batches) > 1 and len(batches[-1]) == 1 < self.batch_size:
+            batches[-2:] = [torch.cat(batches[-2:])]
+        return batches
+
+    def order(self, epoch: int) -> Tensor:
+        """The (n,) samples in the order of an epoch."""
+        if self.seed is None:
+            return self.samples
+        # A hash of both: seed + epoch would give seed 1 the orders of seed 0, an epoch later. 12 digits fit into 64 bits.
+        generator = torch.Generator().manual_seed(int(sha256(f"{self.seed}/{epoch}".encode()).hexdigest()[:12], 16))
+        return self.samples[torch.randperm(len(self.samples), generator=generator)]
+
+    def __iter__(self) -> Iterator[Batch]:
+        epoch, done = divmod(self.step(), len(self))
+        samples = self.order(epoch).to(self.pack.images.device)
+        batches = self.batches(samples)
+        for number in range(done, len(self)):
+            if self.seed is not None:
+                sample, is_lent = self._part(batches[number])
+            else:  # in the last round, some processes get one of the first batches again
+                sample, is_lent = batches[(number * world() + rank()) % len(batches)], False
+            image, mask = (pixels.index_select(0, sample) for pixels in (self.pack.images, self.pack.masks))
+            if is_lent:
+                mask = torch.full_like(mask, VOID)  # so that it counts for nothing
+            yield Batch(image.permute(0, 3, 1, 2), mask, sample)  # (N, 3, H, W), channels_last
+
+    def _part(self, batch: Tensor) -> tuple[Tensor, bool]:
+        """This process's part of a training batch, with partners; whether it has none, and is lent a sample of another's."""
+        if world() == 1:
+            return batch, False
+        first, end = (len(batch) * number // world() for number in (rank(), rank() + 1))
+        places = torch.arange(first - self.partners, max(end, first + 1), device=batch.device)
+        return batch[places % len(batch)], first == end
