@@ -147,7 +147,12 @@ def test_known_modules(name, known):
 
 @pytest.mark.parametrize("name", [n for n in SOURCES if n.startswith("fcnseg.data")])
 def test_data_knows_data_files_and_warnings_only(name):
-    known = {"data", "files", "errors", *(["distributed"] if name == "fcnseg.data.module" else [])}
+    known = {
+        "data",
+        "files",
+        "errors",
+        *(["distributed"] if name in ("fcnseg.data.module", "fcnseg.data.loader") else []),
+    }
     assert {room(module) for module in ours(name)} <= known
 
 

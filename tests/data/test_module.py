@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from fcnseg.data import loader, sides, voc
 from fcnseg.data import module as data_module
-from fcnseg.data import sides, voc
 from fcnseg.data.augment import Chain, Flip, draws, none
 from fcnseg.data.batch import denormalize, normalize
 from fcnseg.data.dataset import VOID
@@ -348,8 +348,9 @@ def part_of(monkeypatch):
     """`part_of(module, rank, world)`: the training batches of one of several processes, as they are on its device."""
 
     def part_of(module, rank, world):
-        monkeypatch.setattr(data_module, "rank", lambda: rank)
-        monkeypatch.setattr(data_module, "world", lambda: world)
+        monkeypatch.setattr(loader, "rank", lambda: rank)
+        for each in (loader, data_module):
+            monkeypatch.setattr(each, "world", lambda: world)
         return [module.on_after_batch_transfer(batch, 0) for batch in at(module, 0).train_dataloader()]
 
     return part_of
@@ -377,10 +378,10 @@ def test_a_process_without_an_image_is_lent_one_that_does_not_count(make, part_o
 def test_batches_to_be_scored_are_dealt_out_whole(make, monkeypatch, world):
     module = make(batch_size=2)  # 8 images to score on: four batches
     wanted = [batch.sample.tolist() for batch in module.val_dataloader()]
-    monkeypatch.setattr(data_module, "world", lambda: world)
+    monkeypatch.setattr(loader, "world", lambda: world)
     dealt = []
     for rank in range(world):
-        monkeypatch.setattr(data_module, "rank", lambda rank=rank: rank)
+        monkeypatch.setattr(loader, "rank", lambda rank=rank: rank)
         dealt.append([batch.sample.tolist() for batch in module.val_dataloader()])
         assert len(dealt[-1]) == len(module.val_dataloader())
     assert [batch for turn in zip(*dealt, strict=True) for batch in turn][:4] == wanted
