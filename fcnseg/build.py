@@ -21,15 +21,15 @@ from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from fcnseg import limits
 from fcnseg.data.dataset import Classes
 from fcnseg.data.module import VOCDataModule
 from fcnseg.errors import KINDS
+from fcnseg.machine import limits
+from fcnseg.machine.precision import bf16_wins
+from fcnseg.machine.processes import count, environment
 from fcnseg.models.layers import memory_format
 from fcnseg.models.weights import load, path_of, read
 from fcnseg.optimizers import optimizer
-from fcnseg.precision import bf16_wins
-from fcnseg.processes import count, environment
 from fcnseg.schedules import scheduled
 from fcnseg.task import SegmentationTask
 

@@ -7,9 +7,9 @@ from omegaconf import DictConfig
 from fcnseg.cli.command import command
 from fcnseg.cli.messages import console
 from fcnseg.errors import warn
+from fcnseg.machine.signals import stop_requests
 from fcnseg.runs.folder import Run
 from fcnseg.runs.printed import show
-from fcnseg.signals import stop_requests
 
 SIZES = ("training", "original")
 

@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 
 from fcnseg.cli.command import command
 from fcnseg.cli.messages import FAILED, console, leave
-from fcnseg.files import replacing, write_json
+from fcnseg.machine.files import replacing, write_json
 from fcnseg.runs.folder import Run
 
 ENDINGS = {"onnx": ".onnx", "torch": ".pt2", "weights": ".pth"}  # of the formats

@@ -21,19 +21,19 @@ from fcnseg.callbacks.finite_loss import FiniteLoss
 from fcnseg.callbacks.parts import Parts
 from fcnseg.callbacks.progress import RunProgress
 from fcnseg.data.module import VOCDataModule
-from fcnseg.distributed import agreed, highest, rank, together, world
 from fcnseg.errors import LostError, warn
-from fcnseg.files import write_json
-from fcnseg.limits import limits_explained
-from fcnseg.precision import bf16_gain
-from fcnseg.processes import start
+from fcnseg.machine.distributed import agreed, highest, rank, together, world
+from fcnseg.machine.files import write_json
+from fcnseg.machine.limits import limits_explained
+from fcnseg.machine.precision import bf16_gain
+from fcnseg.machine.processes import start
+from fcnseg.machine.signals import StopRequest, stop_requests
 from fcnseg.runs import costs, provenance, result
 from fcnseg.runs.checkpoint import Checkpoint, damage, load_weights, newest_good, read, sha256
 from fcnseg.runs.checkpoint_io import SafeCheckpointIO
 from fcnseg.runs.folder import BEST, RESULT, Run
 from fcnseg.runs.run_log import RunLog
 from fcnseg.runs.settings import hyperparameters
-from fcnseg.signals import StopRequest, stop_requests
 from fcnseg.task import SegmentationTask
 
 Describe = Callable[[Run, VOCDataModule, Mapping[str, Any]], None]

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fcnseg.data.batch import Batch
-from fcnseg.distributed import in_turn, total, world
 from fcnseg.losses import TINY, divisor
+from fcnseg.machine.distributed import in_turn, total, world
 
 
 class DividedStep(LightningModule):

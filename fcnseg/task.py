@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from fcnseg.data.batch import Batch
 from fcnseg.data.dataset import Classes
 from fcnseg.details import DetailedMetrics
-from fcnseg.distributed import same_buffers
+from fcnseg.machine.distributed import same_buffers
 from fcnseg.metrics import RunningMean, SegmentationMetrics
 from fcnseg.models import enlarge
 from fcnseg.step import DividedStep

@@ -8,15 +8,15 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from fcnseg import processes
 from fcnseg.cli import messages
 from fcnseg.cli.command import command
 from fcnseg.cli.configs import usual_values
 from fcnseg.errors import warn
+from fcnseg.machine import processes
+from fcnseg.machine.signals import was_requeued
 from fcnseg.runs.folder import Run
 from fcnseg.runs.settings import check_ranges
 from fcnseg.runs.trainer_settings import check_one_device
-from fcnseg.signals import was_requeued
 
 
 @command("config", can_sweep=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fcnseg.files import build_once, replacing, sync_folder
+from fcnseg.machine.files import build_once, replacing, sync_folder
 
 
 def test_a_new_file_is_on_the_disk_before_its_name_and_the_name_before_the_end(tmp_path, monkeypatch):

@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 
-from fcnseg import build, precision
+from fcnseg import build
+from fcnseg.machine import precision
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from fcnseg.data.dataset import Classes
-from fcnseg.files import FORMULA
+from fcnseg.machine.files import FORMULA
 from fcnseg.pictures import ERRORS, errors
 from fcnseg.report import (
     charts,

@@ -27,7 +27,7 @@ from fcnseg.callbacks import epoch_log, progress
 from fcnseg.callbacks.checkpoints import Checkpoints
 from fcnseg.data import voc
 from fcnseg.evaluate import evaluate
-from fcnseg.files import read_json, replacing, write_json, write_text
+from fcnseg.machine.files import read_json, replacing, write_json, write_text
 from fcnseg.pictures import panel
 from fcnseg.runs import folder as runs
 from fcnseg.runs import printed, rebuild, retest

@@ -14,7 +14,7 @@ from rich.console import Console
 from fcnseg.cli import journal, launchers, sweep
 from fcnseg.cli.configs import CONF
 from fcnseg.evaluate import evaluate
-from fcnseg.files import write_json
+from fcnseg.machine.files import write_json
 from fcnseg.task import SegmentationTask
 from fcnseg.train import train
 

@@ -18,7 +18,7 @@ from fcnseg.cli import messages
 from fcnseg.cli.command import command
 from fcnseg.cli.configs import default_config
 from fcnseg.data import check_whole_number, spelled
-from fcnseg.files import write_json, write_text
+from fcnseg.machine.files import write_json, write_text
 
 Tables = dict[str, list[Figures]]  # rows by the title of their table
 OURS = "fcnseg.cli.command; fcnseg.cli.command.prepare_process(); import fcnseg.fit"

@@ -19,8 +19,8 @@ from fcnseg.benchmark.roofline import now
 from fcnseg.data.module import VOCDataModule
 from fcnseg.errors import RunFailedError
 from fcnseg.fit import Training
+from fcnseg.machine.signals import StopRequest
 from fcnseg.runs.folder import Run
-from fcnseg.signals import StopRequest
 from fcnseg.task import SegmentationTask
 
 FULL, REDUCED = 1e-4, 1e-2  # how far apart, relative, first losses may lie in float32, and with bfloat16

@@ -32,7 +32,7 @@ from fcnseg.benchmark.parts import bare_step, limits, prepare
 from fcnseg.benchmark.process import Figures, Show, call
 from fcnseg.data import voc
 from fcnseg.data.shapes import shapes
-from fcnseg.files import read_json
+from fcnseg.machine.files import read_json
 
 WITHOUT_WEIGHTS = ("model.weights=null",)  # pretrained ones cannot be downloaded everywhere
 NETWORKS: dict[str, Sequence[str]] = {"fcn": (), "transfer": WITHOUT_WEIGHTS, "wilson": (), "unet": ()}

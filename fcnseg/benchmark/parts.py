@@ -29,9 +29,9 @@ from fcnseg.data.dataset import VOID
 from fcnseg.data.loader import Loader
 from fcnseg.data.module import VOCDataModule
 from fcnseg.data.packed import Pack, cores, map_array, pack
-from fcnseg.limits import keep_freed_memory
+from fcnseg.machine.limits import keep_freed_memory
+from fcnseg.machine.precision import processor
 from fcnseg.metrics import SegmentationMetrics
-from fcnseg.precision import processor
 from fcnseg.task import SegmentationTask
 
 CPU = torch.device("cpu")

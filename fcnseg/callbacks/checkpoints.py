@@ -19,12 +19,12 @@ from fcnseg.callbacks.after_epoch import AfterEpoch
 from fcnseg.callbacks.counters import before_validation, begin_next_epoch
 from fcnseg.callbacks.ema import validated_weights
 from fcnseg.callbacks.finite_loss import FiniteLoss
-from fcnseg.distributed import gathered, highest, rank
 from fcnseg.errors import StopError, warn
+from fcnseg.machine.distributed import gathered, highest, rank
+from fcnseg.machine.signals import StopRequest
 from fcnseg.runs.checkpoint import save
 from fcnseg.runs.folder import BEST, LAST, Run
 from fcnseg.scores import MONITOR
-from fcnseg.signals import StopRequest
 
 
 class Checkpoints(AfterEpoch, Checkpoint):

@@ -14,7 +14,7 @@ from torch import Tensor
 from fcnseg.callbacks.after_epoch import AfterEpoch
 from fcnseg.data.batch import denormalize
 from fcnseg.data.dataset import Classes
-from fcnseg.distributed import gathered, rank, world
+from fcnseg.machine.distributed import gathered, rank, world
 from fcnseg.metrics import iou_per_class
 from fcnseg.pictures import Picture, panel
 from fcnseg.runs.run_log import CLASSES, RunLog

@@ -16,7 +16,7 @@ from PIL import Image
 from fcnseg.check.survey import Survey
 from fcnseg.data import decode
 from fcnseg.data.dataset import VOID, DataSet
-from fcnseg.files import replacing
+from fcnseg.machine.files import replacing
 
 PAIRS = 12
 COLUMNS = 4

@@ -12,7 +12,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from rich.console import Console
 from rich.table import Column, Table
 
-from fcnseg.files import read_json, write_json
+from fcnseg.machine.files import read_json, write_json
 
 DONE = ("finished", "skipped")
 

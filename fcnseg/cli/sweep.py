@@ -18,7 +18,7 @@ from fcnseg.cli.journal import Journal, last_line, new_record
 from fcnseg.cli.launchers import prepare_launcher
 from fcnseg.cli.messages import FAILED, console, explanation, leave
 from fcnseg.errors import StopError, warn
-from fcnseg.files import write_json
+from fcnseg.machine.files import write_json
 from fcnseg.runs.folder import Run
 
 

@@ -22,7 +22,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 
 from fcnseg.data import formats, voc
 from fcnseg.data.source import nothing_found
-from fcnseg.files import build_once
+from fcnseg.machine.files import build_once
 
 ROOT = Path("data")  # the default of `data.root`
 _CHUNK = 1 << 18  # bytes

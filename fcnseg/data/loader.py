@@ -11,7 +11,7 @@ from torch import Tensor
 from fcnseg.data.batch import Batch
 from fcnseg.data.dataset import VOID
 from fcnseg.data.packed import Pack
-from fcnseg.distributed import rank, world
+from fcnseg.machine.distributed import rank, world
 
 
 class Loader:

@@ -18,8 +18,8 @@ from fcnseg.data.dataset import Classes, DataSet
 from fcnseg.data.loader import Loader
 from fcnseg.data.packed import Pack, default_home, pack, some
 from fcnseg.data.source import Source, find
-from fcnseg.distributed import world
 from fcnseg.errors import warn
+from fcnseg.machine.distributed import world
 
 _epoch_draws = lru_cache(maxsize=1)(EpochDraws)
 

@@ -24,7 +24,7 @@ from fcnseg.data import Size, decode, sides, spelled
 from fcnseg.data.dataset import BY_COLOUR, SUFFIXES, VOID, DataSet
 from fcnseg.data.progress import with_progress
 from fcnseg.errors import warn
-from fcnseg.files import build_once, user_cache
+from fcnseg.machine.files import build_once, user_cache
 
 FORMAT = 2  # goes up when the same files would be packed in another way
 SHOWN = 10  # files named in one message

@@ -18,7 +18,7 @@ from PIL import Image, ImageFilter
 
 from fcnseg.data import check_whole_number, voc
 from fcnseg.data.dataset import VOID
-from fcnseg.files import build_once
+from fcnseg.machine.files import build_once
 
 FORMAT = 1  # goes up when a seed draws other images than before: each format has folders of its own
 

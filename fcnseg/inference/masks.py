@@ -13,9 +13,9 @@ from PIL import Image
 
 from fcnseg.data.dataset import Classes
 from fcnseg.data.packed import cores
-from fcnseg.files import csv_text, replacing, write_text
 from fcnseg.inference.prediction import NOTE, Prediction
 from fcnseg.inference.segmenter import Segmenter, ahead
+from fcnseg.machine.files import csv_text, replacing, write_text
 from fcnseg.runs.checkpoint import sha256
 from fcnseg.runs.folder import BEST, Run
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from fcnseg import pictures
 from fcnseg.data import decode
 from fcnseg.data.dataset import Classes
-from fcnseg.files import replacing
+from fcnseg.machine.files import replacing
 
 Source = str | Path | Image.Image | npt.NDArray[np.uint8] | Tensor  # of a photograph
 NOTE = "fcnseg"  # the key of the text that a mask keeps

@@ -21,10 +21,10 @@ from fcnseg.data.dataset import Classes
 from fcnseg.data.packed import cores
 from fcnseg.inference.prediction import Prediction, Source, photograph_of
 from fcnseg.inference.tiles import Tile, tiles
+from fcnseg.machine.precision import bf16_wins
 from fcnseg.models import enlarge
 from fcnseg.models.averaged import averaged
 from fcnseg.models.layers import memory_format
-from fcnseg.precision import bf16_wins
 from fcnseg.runs import rebuild
 from fcnseg.runs.folder import Run
 

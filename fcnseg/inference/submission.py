@@ -11,8 +11,8 @@ from PIL import Image
 from fcnseg.data import voc
 from fcnseg.data.dataset import Classes
 from fcnseg.data.packed import some
-from fcnseg.files import replacing
 from fcnseg.inference.photographs import image_set
+from fcnseg.machine.files import replacing
 from fcnseg.runs.settings import flatten
 
 

@@ -6,7 +6,7 @@ from omegaconf import DictConfig, ListConfig
 
 from fcnseg.cli.command import command
 from fcnseg.cli.messages import console
-from fcnseg.files import write_text
+from fcnseg.machine.files import write_text
 
 TITLE = "Segmentation networks, run and compared"
 

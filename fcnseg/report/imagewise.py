@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from fcnseg.files import csv_text
+from fcnseg.machine.files import csv_text
 from fcnseg.report.document import Block, Table, Text
 from fcnseg.report.predictions import Shown
 from fcnseg.report.study import Study

@@ -6,7 +6,7 @@ from statistics import fmean
 from typing import Any
 
 from fcnseg import paper
-from fcnseg.files import csv_text
+from fcnseg.machine.files import csv_text
 from fcnseg.report.collect import STAGES, Entry, line
 from fcnseg.report.compare import Experiment, Stat, differences
 from fcnseg.report.document import Table

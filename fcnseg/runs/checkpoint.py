@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fcnseg.errors import warn
-from fcnseg.files import draft_of, replacing, write_text
+from fcnseg.machine.files import draft_of, replacing, write_text
 from fcnseg.models.weights import refusal, shapes
 from fcnseg.runs.folder import BEST, LAST, PREVIOUS
 

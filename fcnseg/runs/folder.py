@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from fcnseg.errors import RunFailedError, StopError, warn
-from fcnseg.files import read_json, write_json, write_text
+from fcnseg.machine.files import read_json, write_json, write_text
 from fcnseg.runs import identity, per_image, stored
 from fcnseg.runs.per_image import IMAGES, PerImage
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fcnseg.files import replacing
+from fcnseg.machine.files import replacing
 
 IMAGES = "images.npz"  # in a run's folder
 LARGEST = 1 << 28  # bytes of its arrays

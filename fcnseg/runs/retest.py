@@ -19,9 +19,9 @@ from fcnseg import build, losses
 from fcnseg.data import augment
 from fcnseg.data.module import VOCDataModule
 from fcnseg.errors import warn
-from fcnseg.files import nothing_built
+from fcnseg.machine.files import nothing_built
+from fcnseg.machine.processes import count
 from fcnseg.models.layers import memory_format
-from fcnseg.processes import count
 from fcnseg.runs.checkpoint import check_weights, read
 from fcnseg.runs.folder import BEST, Run
 from fcnseg.runs.rebuild import group, is_module_of, made_by, make, network

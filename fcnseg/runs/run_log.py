@@ -17,9 +17,9 @@ from lightning.pytorch.loggers import Logger
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from fcnseg.distributed import rank
 from fcnseg.errors import warn
-from fcnseg.files import write_text
+from fcnseg.machine.distributed import rank
+from fcnseg.machine.files import write_text
 from fcnseg.pictures import Picture
 from fcnseg.runs.folder import METRICS, Run
 from fcnseg.scores import SCORES

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fcnseg.data.dataset import Classes
 from fcnseg.data.voc import VOC
-from fcnseg.files import read_text
+from fcnseg.machine.files import read_text
 
 LARGEST_CONFIG, MOST_BRACKETS = 1 << 17, 1000  # bytes, [ and {: with more, reading would take more than two seconds
 

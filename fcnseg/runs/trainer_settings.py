@@ -3,7 +3,7 @@
 from omegaconf import DictConfig, ListConfig
 
 from fcnseg.data import check_whole_number
-from fcnseg.processes import count
+from fcnseg.machine.processes import count
 
 BY_LIGHTNING = "a run on several devices uses Lightning's ddp; trainer.devices and +trainer.num_nodes say how many"
 WHOLE_EPOCHS = "a run trains on all images and validates after every epoch; trainer.max_epochs says for how long"

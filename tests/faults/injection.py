@@ -27,7 +27,7 @@ from fcnseg import fit, losses, models  # noqa: F401
 from fcnseg.cli.configs import CONF, default_config
 from fcnseg.data import shapes  # noqa: F401
 from fcnseg.evaluate import evaluate  # noqa: F401
-from fcnseg.files import read_json
+from fcnseg.machine.files import read_json
 from fcnseg.models import FCN
 from fcnseg.runs import provenance
 from fcnseg.runs import result as results  # noqa: F401  (the doors import them late: here once, before forking)

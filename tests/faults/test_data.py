@@ -19,11 +19,11 @@ import torch
 from injection import at, content, differences, kill, run, start
 from PIL import Image
 
-from fcnseg import limits
 from fcnseg.check.__main__ import check
 from fcnseg.data import decode, packed, voc
 from fcnseg.data.shapes import shapes
-from fcnseg.files import read_json
+from fcnseg.machine import limits
+from fcnseg.machine.files import read_json
 from fcnseg.task import SegmentationTask
 
 PLAIN = ["model=fcn", "model.widths=[4,8]", "data.size=32", "data.batch_size=4", "trainer.max_epochs=1"]

@@ -16,7 +16,7 @@ from lightning.fabric.plugins.environments.lightning import find_free_network_po
 from lightning.pytorch.strategies.launchers import subprocess_script
 
 from fcnseg.callbacks.checkpoints import Checkpoints
-from fcnseg.files import read_json
+from fcnseg.machine.files import read_json
 from fcnseg.runs import per_image, result
 from fcnseg.runs.checkpoint import newest_good
 from fcnseg.task import SegmentationTask

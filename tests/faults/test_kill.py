@@ -28,7 +28,7 @@ from fcnseg.callbacks import checkpoints as resume
 from fcnseg.callbacks.checkpoints import Checkpoints
 from fcnseg.callbacks.epoch_log import EpochLog
 from fcnseg.data.module import VOCDataModule
-from fcnseg.files import read_json
+from fcnseg.machine.files import read_json
 from fcnseg.runs import checkpoint
 from fcnseg.runs import result as results
 from fcnseg.runs.checkpoint import newest_good

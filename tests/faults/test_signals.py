@@ -11,10 +11,10 @@ from injection import at, evaluate, fill, kill, load, rows, run, send, start
 
 from fcnseg.data import packed
 from fcnseg.errors import StopError
-from fcnseg.files import read_json
+from fcnseg.machine.files import read_json
+from fcnseg.machine.signals import StopRequest, stop_requests
 from fcnseg.runs import printed
 from fcnseg.runs.checkpoint import newest_good
-from fcnseg.signals import StopRequest, stop_requests
 from fcnseg.task import SegmentationTask
 
 RARELY = "checkpoint.every_n_steps=null"

@@ -14,9 +14,10 @@ import torch
 from filelock import FileLock
 from injection import at, content, differences, evaluate, kill, load, mount, rows, run, send, start, tensorboard
 
-from fcnseg import fit, precision
+from fcnseg import fit
 from fcnseg.callbacks.checkpoints import Checkpoints
-from fcnseg.files import read_json, write_json
+from fcnseg.machine import precision
+from fcnseg.machine.files import read_json, write_json
 from fcnseg.runs import folder as runs
 from fcnseg.runs import provenance
 from fcnseg.task import SegmentationTask

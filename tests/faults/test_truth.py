@@ -20,8 +20,8 @@ from fcnseg.callbacks import finite_loss as guards
 from fcnseg.callbacks.finite_loss import FiniteLoss
 from fcnseg.data import voc
 from fcnseg.errors import DivergedError
-from fcnseg.files import read_json
-from fcnseg.limits import limits_explained
+from fcnseg.machine.files import read_json
+from fcnseg.machine.limits import limits_explained
 from fcnseg.runs import provenance
 from fcnseg.runs.checkpoint import save
 from fcnseg.task import SegmentationTask

@@ -15,7 +15,7 @@ from torch import nn
 from fcnseg.cli.configs import CONF
 from fcnseg.data.voc import VOC
 from fcnseg.evaluate import evaluate
-from fcnseg.files import read_json, write_json
+from fcnseg.machine.files import read_json, write_json
 from fcnseg.report.__main__ import report
 from fcnseg.runs import rebuild, retest
 from fcnseg.runs.folder import CONFIG, Run
@@ -246,7 +246,7 @@ def test_training_does_not_write_through_a_link(command, tiny, folder, tmp_path,
 def test_a_draft_is_not_written_through_a_link(tmp_path):
     (tmp_path / "mine").write_text("mine")
     (tmp_path / ".result.json.draft").symlink_to(tmp_path / "mine")
-    from fcnseg.files import write_text
+    from fcnseg.machine.files import write_text
 
     write_text(tmp_path / "result.json", "theirs")
     assert ((tmp_path / "mine").read_text(), (tmp_path / "result.json").read_text()) == ("mine", "theirs")

@@ -12,7 +12,7 @@ from fcnseg.data import decode, voc
 from fcnseg.data.dataset import VOID
 from fcnseg.data.formats.classes import FILE
 from fcnseg.data.formats.files import Layout
-from fcnseg.files import write_text
+from fcnseg.machine.files import write_text
 
 MOST = 64  # up to so many colours, each is taken for a class; of more, only those with LEAST of the pixels are
 LEAST = 0.0005  # a share of all pixels

@@ -10,7 +10,7 @@ import torch
 from filelock import FileLock
 from torch import nn
 
-from fcnseg.files import read_json, user_cache, write_json
+from fcnseg.machine.files import read_json, user_cache, write_json
 
 # How much faster bfloat16 must be to be taken: it is either much faster or slower, so that noise cannot decide.
 WINS = 1.3
