@@ -2,15 +2,23 @@
 
 from collections.abc import Callable
 from inspect import signature
+from math import inf
 from typing import Any
 
 from lightning.pytorch.utilities.types import LRSchedulerConfigType
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, PolynomialLR
 
+from fcnseg.data import check_number
+
 
 def poly(optimizer: Optimizer, *, steps: int, power: float) -> PolynomialLR:
-    """The learning rate times (1 - the share of the steps that are done) to the power of `power`."""
+    """The learning rate times (1 - the share of the steps that are done) to the power of `power`.
+
+    Raises:
+        ValueError: `power` is below 0, with which the rate would have no end.
+    """
+    check_number("schedule.power", power, 0, inf)
     return PolynomialLR(optimizer, total_iters=steps, power=power)
 
 
@@ -28,6 +36,7 @@ def onecycle(
     Raises:
         ValueError: `pct_start` is no share, or the steps are too few for it.
     """
+    check_number("schedule.pct_start", pct_start, 0, 1)
     if pct_start * steps == 1:  # OneCycleLR divides by zero
         raise ValueError(f"schedule.pct_start={pct_start} is one step of the run's {steps}: wanted a larger share")
     return OneCycleLR(

@@ -1,6 +1,7 @@
 """Data sets, and how they become batches on the device."""
 
 from collections.abc import Sequence
+from math import inf
 from typing import Any
 
 SPLITS = ("official", "halves")
@@ -30,7 +31,7 @@ def check_settings(
     """
     limited = [] if limit is None else [("limit", limit, 1)]
     pair = {"size": size, "pack_size": size if pack_size is None else pack_size}
-    lengths = [(name, side, MIN_SIZE) for name, value in pair.items() for side in _sides_if_pair(value)]
+    lengths = [(name, side, MIN_SIZE) for name, value in pair.items() for side in _given_sides(name, value)]
     for name, value, least in (*lengths, ("batch_size", batch_size, 1), *limited):
         check_whole_number(f"data.{name}", value, least)
     if any(kept < side for kept, side in zip(*map(sides, reversed(pair.values())), strict=True)):
@@ -41,9 +42,13 @@ def check_settings(
         raise ValueError(f"data.split={split}: wanted one of {', '.join(SPLITS)}")
 
 
-def _sides_if_pair(size: Any) -> Sequence[Any]:
-    """The two sides of a pair; else what it is, which is a side if it is a whole number."""
-    return size if isinstance(size, Sequence) and not isinstance(size, str) and len(size) == 2 else [size]
+def _given_sides(name: str, size: Any) -> Sequence[Any]:
+    """One side or two, of any value."""
+    if not isinstance(size, Sequence) or isinstance(size, str):
+        return [size]
+    if len(size) != 2:
+        raise ValueError(f"data.{name}={list(size)}: wanted a whole number from {MIN_SIZE} up, or [height,width]")
+    return size
 
 
 def sides(size: int | Sequence[int]) -> tuple[int, int]:
@@ -74,5 +79,5 @@ def check_number(name: str, value: float, least: float, most: float) -> float:
         ValueError: It is outside; the message names the setting.
     """
     if not least <= value <= most:
-        raise ValueError(f"{name}={value}: wanted a number from {least} to {most}")
+        raise ValueError(f"{name}={value}: wanted a number from {least} {'up' if most == inf else f'to {most}'}")
     return value
