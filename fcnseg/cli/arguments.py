@@ -54,6 +54,16 @@ class Arguments:
         """Whether the command line asks for a sweep."""
         return self.flags.multirun or self.values.get("hydra.mode") == "MULTIRUN"
 
+    def check_no_launcher(self) -> None:
+        """Refuse settings of a sweep where none is asked for: they would have no effect.
+
+        Raises:
+            ValueError: There is such a setting.
+        """
+        for key in self.values:
+            if key.startswith(("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper", "hydra.sweep.")):
+                raise ValueError(f"{key} has an effect on a sweep only: add -m, or leave it out")
+
     @property
     def folders(self) -> list[Path]:
         """The folders of configs: the package's, then the user's own (`--config-dir`) if there is one."""

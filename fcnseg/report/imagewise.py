@@ -60,11 +60,13 @@ def disputed(study: Study, shown: Shown) -> list[Block]:
 
 
 def as_csv(studies: Iterable[Study]) -> str:
-    """The IoU of every test image, worst first, in a column for every run."""
-    rows: list[list[str]] = []
+    """The IoU of every test image, worst first, in a column for every run; empty for a run on another test set."""
+    studies = list(studies)
+    titles = [run.title for study in studies for run in study.runs]
+    rows = [["test set", "image", "mean", *titles]]
     for study in studies:
-        rows.append(["test set", "image", "mean", *(run.title for run in study.runs)])
         for n in study.ranked:
-            numbers = [study.mean[n], *study.iou[:, n]]
-            rows.append([study.test_set, study.names[n], *(f"{value:.4f}" for value in numbers)])
+            iou = {run.title: f"{run.iou[n]:.4f}" for run in study.runs}
+            cells = (iou.get(title, "") for title in titles)
+            rows.append([study.test_set, study.names[n], f"{study.mean[n]:.4f}", *cells])
     return csv_text(rows)

@@ -63,7 +63,7 @@ class Measured:
             return ""
         _, truth, predicted, pixels = rows[0]
         names, share = self.entry.classes.names, pixels / max(1, self.parts[1, image].sum())
-        return f"{names[truth]} taken for {names[predicted]}, {share:.0%} of the image"
+        return f"{names[truth]} taken for {names[predicted]}, {share:.0%} of its labelled pixels"
 
 
 def iou(parts: Numbers) -> Numbers:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from fcnseg.data.dataset import DataSet
 from fcnseg.data.formats.classes import FILE, READERS
-from fcnseg.data.formats.files import Layout, split
-from fcnseg.data.formats.layouts import IMAGES, LAYOUTS, MASKS, Settings
+from fcnseg.data.formats.files import SHARE, Layout, split
+from fcnseg.data.formats.layouts import IMAGES, LAYOUTS, MASKS, Settings, folders
 from fcnseg.data.voc import Folder
 from fcnseg.errors import warn
 
@@ -13,7 +13,7 @@ CHECK = "python -m fcnseg.check data=folder data.root={} write=true"
 
 
 def folder(
-    root: Path, *, val: float = 0.2, group: str | None = None, image_suffix: str = "", mask_suffix: str | None = None
+    root: Path, *, val: float = SHARE, group: str | None = None, image_suffix: str = "", mask_suffix: str | None = None
 ) -> DataSet:
     """The data set in `root`, in any format that is known.
 
@@ -41,7 +41,7 @@ def folder(
 
 
 def recognise(
-    root: Path, *, val: float = 0.2, group: str | None = None, image_suffix: str = "", mask_suffix: str | None = None
+    root: Path, *, val: float = SHARE, group: str | None = None, image_suffix: str = "", mask_suffix: str | None = None
 ) -> Layout:
     """What lies in `root`, also if nothing says its classes: see `folder`.
 
@@ -63,7 +63,14 @@ def recognise(
 
 def find(root: Path, settings: Settings | None = None) -> Layout | None:
     """What lies in `root`, before val is made; None if it is no data set."""
-    return next((found for layout in LAYOUTS if (found := layout(root, settings or Settings()))), None)
+    settings = settings or Settings()
+    layout, found = next(((layout, found) for layout in LAYOUTS if (found := layout(root, settings))), (None, None))
+    if found and layout is not folders and settings != Settings():
+        warn(
+            f"{found.path} is {found.format}, which names images and masks itself: data.source.image_suffix and"
+            " data.source.mask_suffix have no effect on it"
+        )
+    return found
 
 
 def beyond_voc(root: Path) -> str | None:

@@ -13,6 +13,7 @@ from fcnseg.data import decode
 from fcnseg.data.dataset import Classes, DataSet
 from fcnseg.data.formats.classes import ClassList
 from fcnseg.data.formats.polygons import Drawing
+from fcnseg.errors import warn
 
 SETS = {  # the names that folders, files and tables give an image set
     **dict.fromkeys(("train", "training", "train2017"), "train"),
@@ -114,7 +115,10 @@ class Layout:
         return Files(self.path, self.format, class_list, self.sets, self.pairs, self.drawings)
 
 
-def split(layout: Layout, share: float = 0.2, group: str | None = None) -> None:
+SHARE = 0.2  # of the images that val gets where nothing else is said
+
+
+def split(layout: Layout, share: float = SHARE, group: str | None = None) -> None:
     """Make val out of train, or train and val out of a set without a name, if no val is there.
 
     An image goes to val by a hash of its name, or of the part of its name that `group` matches: what is added later moves no
@@ -131,6 +135,10 @@ def split(layout: Layout, share: float = 0.2, group: str | None = None) -> None:
         raise ValueError(f"data.source.group={group}: {error}; wanted a regular expression such as '^[^_]+'") from error
     sets = layout.sets
     if "val" in sets:
+        if share != SHARE or group:
+            warn(
+                f"{layout.path} names its val images itself: data.source.val and data.source.group have no effect on it"
+            )
         return
     if "train" in sets:
         whole = sets.pop("train")

@@ -195,3 +195,21 @@ def test_names_that_never_pair_are_told_with_the_remedy(tmp_path):
         formats.folder(tmp_path)
     data = formats.folder(tmp_path, image_suffix="_rgb", mask_suffix="_ids")
     assert sorted([*data.ids("train"), *data.ids("val")]) == ["street_1", "street_2"]
+
+
+@pytest.mark.parametrize("layout", [writers.voc_layout, writers.table, writers.coco, writers.labelme])
+def test_names_that_a_layout_states_need_no_endings(layout, sample, tmp_path, capsys):
+    layout(sample, tmp_path)
+    formats.folder(tmp_path)
+    assert "have no effect" not in capsys.readouterr().err
+    formats.folder(tmp_path, mask_suffix="_x")
+    assert "data.source.image_suffix and data.source.mask_suffix have no effect" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("settings", [{"val": 0.5}, {"group": "^[^_]+"}])
+def test_settings_of_val_have_no_effect_where_the_data_set_names_it(settings, sample, tmp_path, capsys):
+    writers.voc_layout(sample, tmp_path)
+    formats.folder(tmp_path)
+    assert capsys.readouterr().err == ""
+    formats.folder(tmp_path, **settings)
+    assert "data.source.val and data.source.group have no effect" in capsys.readouterr().err
