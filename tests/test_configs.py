@@ -119,6 +119,15 @@ COMMANDS = {
 }
 
 
+@pytest.mark.parametrize("group", ["data", "optimizer", "schedule"])
+def test_a_setting_of_many_choices_is_explained_in_the_same_words(group):
+    comments = {}
+    for path in (CONF / group).glob("*.yaml"):
+        for key, comment in re.findall(r"^(\w+):.*?# (.*)$", path.read_text(), re.M):
+            comments.setdefault(key, set()).add(comment)
+    assert {key for key, texts in comments.items() if len(texts) > 1} <= {"root"}
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_defaults_of_commands_are_what_they_were(name):
     cfg = OmegaConf.to_container(OmegaConf.load(CONF / f"{name}.yaml"))
