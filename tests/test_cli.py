@@ -589,3 +589,18 @@ def test_no_release_of_hydra_is_allowed_that_calls_them():
     (wanted,) = [word for word in project["dependencies"] if word.startswith("hydra-core")]
     assert "1.3.8" in wanted
     assert not [old for old in ("1.3.2", "1.3.5", "1.3.7", "1.4.0") if Requirement(wanted).specifier.contains(old)]
+
+
+@pytest.mark.parametrize(
+    ("verb", "words", "missing"),
+    [
+        (evaluate, [], "run"),
+        (export, [], "run"),
+        (predict, ["images=x"], "run"),
+        (predict, ["run=x"], "images"),
+        (train, ["data=folder"], "data.root"),
+        (check, ["data=folder"], "data.root"),
+    ],
+)
+def test_a_setting_that_must_be_given_is_asked_for(command, verb, words, missing):
+    assert refused(command(verb, *words), f"fcnseg: {missing} is missing: give {missing}=<value>")

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from typing import NoReturn
 
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from fcnseg.cli.arguments import HELP, Arguments
@@ -74,8 +74,6 @@ def explanation(error: Exception, names: Callable[[], Iterable[str]] = list) -> 
         if cause is None or isinstance(cause, ValueError) or not setting:  # which name the setting by themselves
             return str(cause or error)
         return f"{setting[1]}: {cause}"
-    if isinstance(error, MissingMandatoryValue):
-        return f"{error.full_key} is missing: give {error.full_key}=<value>"
     if isinstance(error, MissingConfigException) and error.options:
         group, _, choice = (error.missing_cfg_file or "").rpartition("/")
         return f"no {group}={choice}; {nearest(choice, error.options)}the choices are {', '.join(error.options)}"

@@ -27,8 +27,10 @@ def check_values(cfg: DictConfig, defaults: DictConfig) -> None:
         defaults: The config of the same choices as they are in the files.
 
     Raises:
-        ValueError: A value is of another kind, or a setting was added (+key=value) that nothing reads.
+        ValueError: A value is missing or of another kind, or a setting was added (+key=value) that nothing reads.
     """
+    if missing := sorted(OmegaConf.missing_keys(cfg)):
+        raise ValueError(f"{missing[0]} is missing: give {missing[0]}=<value>")
     known = list(leaves(defaults))
     given = list(leaves(cfg))
     for key in set(given) - set(known):
