@@ -252,7 +252,7 @@ def test_a_damaged_data_set_gets_one_message(command, tiny, folder, tmp_path, da
     assert refused(command(train, *args), name)
     args = of_data(args)
     assert not (tmp_path / "runs").exists()
-    outcome = command(check, *args)
+    outcome = command(check, *args, "picture=null")
     assert outcome.code == 2
     assert name in outcome.out + outcome.err
     assert "Traceback" not in outcome.err
