@@ -5,18 +5,20 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from fcnseg.benchmark import __main__
+from fcnseg.benchmark import __main__, arms
 from fcnseg.benchmark.__main__ import benchmark
 from fcnseg.benchmark.arms import check_first_losses, table
 from fcnseg.benchmark.conventional import image_loader, of_stock_layers
 from fcnseg.benchmark.process import call
 from fcnseg.benchmark.roofline import Operation, Operations, ideal_seconds, step_operations
+from fcnseg.benchmark.tables import rows
 from fcnseg.build import data as build_data
 from fcnseg.cli.configs import CONF
 from fcnseg.errors import RunFailedError
@@ -104,22 +106,24 @@ def test_torchs_own_layers_compute_the_same():
     ],
 )
 def test_first_losses_must_agree(loss, precision, agree):
-    arms = {
-        "plain": {"first_loss": 3.0, "precision": "32-true"},
-        "lightning": {"failed": "out of memory"},
-        "fcnseg": {"first_loss": loss, "precision": precision},
-    }
+    rows = [
+        {"arm": "plain", "first_loss": 3.0, "precision": "32-true"},
+        {"arm": "lightning", "failed": "out of memory"},
+        {"arm": "fcnseg", "first_loss": loss, "precision": precision},
+    ]
     if agree:
-        check_first_losses(arms)
+        check_first_losses(rows)
     else:
         with pytest.raises(RunFailedError, match=r"plain.*fcnseg"):
-            check_first_losses(arms)
+            check_first_losses(rows)
 
 
 def test_what_fails_in_a_process_is_said():
-    assert call(dict, [("arm", "plain")]) == {"arm": "plain"}
-    assert "ZeroDivisionError" in call(divmod, 1, 0)["failed"].splitlines()[-1]
-    assert "terminated abruptly" in call(os._exit, 3)["failed"]
+    assert rows(partial(call, dict), {"arm": "plain"}) == [{"arm": "plain"}]
+    (failed,), (ended,) = rows(partial(call, divmod, 1, 0), {}), rows(lambda arm: call(os._exit, 3), {"arm": "plain"})
+    assert "ZeroDivisionError" in failed["failed"].splitlines()[-1]
+    assert "terminated abruptly" in ended["failed"]
+    assert ended["arm"] == "plain"
 
 
 @pytest.mark.parametrize(
@@ -139,7 +143,7 @@ def test_refused(command, args, words):
 
 
 def test_what_our_arms_import_is_there():
-    assert subprocess.run([sys.executable, "-c", f"import {__main__.IMPORTS['fcnseg']}"]).returncode == 0
+    assert subprocess.run([sys.executable, "-c", f"import {arms.OURS}"]).returncode == 0
 
 
 def test_the_readme_names_what_there_is():
@@ -153,7 +157,7 @@ def test_the_readme_names_what_there_is():
 
 def test_comparison(command, root, tmp_path, monkeypatch):
     names = ["plain", "lightning", "fcnseg", "alternative"]
-    monkeypatch.setattr(__main__, "IMPORTS", dict.fromkeys(names, "sys"))
+    monkeypatch.setattr(arms, "IMPORTS", dict.fromkeys(names, "sys"))
     few = ["data=shapes", f"data.root={root}", "data.source.train=8", "data.source.val=4", "data.size=[32,48]"]
     small = [
         *few,
@@ -167,15 +171,15 @@ def test_comparison(command, root, tmp_path, monkeypatch):
     assert outcome.code == 0, outcome.err
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures.pop("config")["data"]["size"] == [32, 48]
-    (machine,), arms, cold, operations, parts = figures.values()
+    (machine,), trained, cold, operations, parts = figures.values()
     assert machine["cores"] > 0
-    assert [row["arm"] for row in arms] == [row["arm"] for row in cold] == names
-    assert [row["precision"] for row in arms] == ["32-true", "32-true", "32-true", "bf16-mixed"]
-    for row in arms:
+    assert [row["arm"] for row in trained] == [row["arm"] for row in cold] == names
+    assert [row["precision"] for row in trained] == ["32-true", "32-true", "32-true", "bf16-mixed"]
+    for row in trained:
         assert row.keys() >= {"images_per_s", "spread", "times_plain", "roofline", "host_mb", "gpu_mb", "precision"}
-        assert row["first_loss"] == pytest.approx(arms[0]["first_loss"], rel=1e-2)
+        assert row["first_loss"] == pytest.approx(trained[0]["first_loss"], rel=1e-2)
         assert min(row["spread"]) <= row["images_per_s"] <= max(row["spread"])
-        assert row["times_plain"] == row["images_per_s"] / arms[0]["images_per_s"]
+        assert row["times_plain"] == row["images_per_s"] / trained[0]["images_per_s"]
     for row in cold:
         seconds = [row[stage] for stage in ("start", "pack", "build", "set-up", "first step")]
         assert min(seconds) >= 0
@@ -207,12 +211,12 @@ def test_every_augmentation_beside_a_step(command, root, tmp_path):
 
 
 def test_a_row_for_each_arm():
-    arms = {
-        "plain": {"images_per_s": 2.0, "precision": "32-true", "cold": {}},
-        "lightning": {"failed": "out of memory"},
-        "fcnseg": {"images_per_s": 6.0, "precision": "bf16-mixed", "cold": {}},
-    }
-    plain, lightning, fcnseg = table(arms, {"32-true": 4.0, "bf16-mixed": 8.0})
+    trained = [
+        {"arm": "plain", "images_per_s": 2.0, "precision": "32-true", "cold": {}},
+        {"arm": "lightning", "failed": "out of memory"},
+        {"arm": "fcnseg", "images_per_s": 6.0, "precision": "bf16-mixed", "cold": {}},
+    ]
+    plain, lightning, fcnseg = table(trained, {"32-true": 4.0, "bf16-mixed": 8.0})
     assert (plain["times_plain"], plain["roofline"]) == (1, 0.5)
     assert lightning == {"arm": "lightning", "failed": "out of memory"}
     assert (fcnseg["times_plain"], fcnseg["roofline"]) == (3, 0.75)

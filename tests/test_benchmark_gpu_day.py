@@ -2,6 +2,7 @@
 
 import json
 import time
+from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 import torch
@@ -9,9 +10,13 @@ import torch
 from fcnseg.benchmark import gpu_day
 from fcnseg.benchmark.__main__ import benchmark
 from fcnseg.benchmark.process import call
-from fcnseg.benchmark.tables import markdown
+from fcnseg.benchmark.tables import cases, markdown
 
 NARROW = ["model.widths=[4,8]"]
+
+
+def day_of(seconds, folder):
+    return gpu_day.Day(lambda *overrides: None, [], folder, time.monotonic() + seconds, on_gpu=False)
 
 
 @pytest.fixture
@@ -41,30 +46,28 @@ def test_a_row_that_fails_says_why_and_the_others_go_on(monkeypatch, tmp_path):
     def work(day, divisor):
         return {"quotient": 1 / int(divisor), "rest": float("nan")}
 
-    item = gpu_day.Item("Quotients", work, [["0"], ["2"]], seconds=1)
+    item = gpu_day.Item("Quotients", work, cases(divisor=["0", "2"]), seconds=1)
     monkeypatch.setattr(gpu_day, "items", lambda: [item])
-    day = gpu_day.Day.__new__(gpu_day.Day)
-    day.end, day.on_gpu = time.monotonic() + 60, False
-    *_, figures = gpu_day.measure(day, lambda title: None)
+    *_, figures = gpu_day.measure(day_of(60, tmp_path), lambda case: None)
     failed, divided = figures["Quotients"]
     assert failed["failed"].strip().endswith("ZeroDivisionError: division by zero")
-    assert divided == {"divisor": "2", "quotient": 0.5, "rest": "nan"}
+    assert divided == {"divisor": "2", "quotient": 0.5, "rest": "NaN"}
     assert "ZeroDivisionError: division by zero |" in markdown(figures)
 
 
-def test_a_row_that_hangs_leaves_the_others_their_time(monkeypatch):
-    item = gpu_day.Item("Sleep", lambda day, seconds: day.call(time.sleep, int(seconds)), [["60"]], seconds=1)
+def test_a_row_that_hangs_leaves_the_others_their_time(monkeypatch, tmp_path):
+    item = gpu_day.Item("Sleep", lambda day, sleep: day.call(time.sleep, int(sleep)), cases(sleep=["60"]), seconds=1)
     monkeypatch.setattr(gpu_day, "items", lambda: [item])
     monkeypatch.setattr(gpu_day, "HANGS", 2)
-    day = gpu_day.Day.__new__(gpu_day.Day)
-    day.end, day.on_gpu = time.monotonic() + 50, False
-    *_, figures = gpu_day.measure(day, lambda title: None)
+    day = day_of(50, tmp_path)
+    *_, figures = gpu_day.measure(day, lambda case: None)
     assert "terminated abruptly" in figures["Sleep"][0]["failed"]
     assert day.left > 20
 
 
 def test_a_process_ends_with_its_time():
-    assert "terminated abruptly" in call(time.sleep, 60, seconds=1)["failed"]
+    with pytest.raises(BrokenProcessPool, match="terminated abruptly"):
+        call(time.sleep, 60, seconds=1)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,14 @@
 """The arms: five ways to train the same network on the same images, in the same order, which take turns."""
 
 import resource
-from collections.abc import Mapping
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
+from timeit import timeit
 from typing import Any
 
 import torch
@@ -14,8 +18,9 @@ from torch import Tensor
 
 from fcnseg import build
 from fcnseg.benchmark.conventional import StockModule, image_loader
-from fcnseg.benchmark.process import Figures, Show, call
+from fcnseg.benchmark.process import call
 from fcnseg.benchmark.roofline import now
+from fcnseg.benchmark.tables import Figures, Show, rows
 from fcnseg.data.module import VOCDataModule
 from fcnseg.errors import RunFailedError
 from fcnseg.fit import Training
@@ -25,8 +30,9 @@ from fcnseg.task import SegmentationTask
 
 FULL, REDUCED = 1e-4, 1e-2  # how far apart, relative, first losses may lie in float32, and with bfloat16
 WARMUP = 2  # steps before the timed ones, in which memory is taken and kernels are made
-OTHER = {"32-true": "bf16-mixed"}  # the precision of the arm `alternative`; for all others it is float32
 COLD = ("pack", "build", "set-up", "first step")  # the stages until the first step is done
+IMPORTS = {"plain": "torch, torchvision", "lightning": "torch, torchvision, torchmetrics, lightning"}
+OURS = "fcnseg.cli.command; fcnseg.cli.command.prepare_process(); import fcnseg.fit"  # what the other arms import
 
 
 class Clock(Callback):
@@ -61,17 +67,14 @@ class Clock(Callback):
         """Note that all is set up."""
         self.mark("set-up")
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
         """Note the end of a step."""
         self.step(outputs["loss"])
 
 
 def fabric_of(cfg: Any) -> Fabric:
     """The device that `cfg` trains on and the precision that it trains in."""
-    trainer = cfg.trainer
-    return Fabric(accelerator=trainer.accelerator, devices=trainer.devices, precision=trainer.precision)
+    return Fabric(**{key: cfg.trainer[key] for key in ("accelerator", "devices", "precision")})
 
 
 def task_of(cfg: Any, data: VOCDataModule) -> SegmentationTask:
@@ -80,31 +83,34 @@ def task_of(cfg: Any, data: VOCDataModule) -> SegmentationTask:
     return build.task(cfg, classes=data.classes, class_pixels=data.class_pixels)
 
 
-def train(cfg: Any, name: str, images: int | None = None) -> Figures:
-    """Train with an arm for `cfg.steps` timed steps after those to warm up.
+def train(cfg: Any, arm: str, *, steps: int, images: int | None = None) -> Figures:
+    """Train with an arm.
 
     Args:
-        cfg: What is trained, and for how many steps.
-        name: The name of the arm.
+        cfg: What is trained, in a precision that is not "auto".
+        arm: The name of the arm.
+        steps: The number of timed steps, which come after those to warm up.
         images: The number of images that are trained on, over and over; None stands for all.
     """
-    if name == "alternative":
-        cfg.trainer.precision = OTHER.get(cfg.trainer.precision, "32-true")
-    device, steps = fabric_of(cfg).device, WARMUP + cfg.steps
-    clock = Clock(device, steps)
+    if arm == "alternative":
+        cfg.trainer.precision = "bf16-mixed" if cfg.trainer.precision == "32-true" else "32-true"
+    device = fabric_of(cfg).device
+    clock = Clock(device, WARMUP + steps)
     data = build.data(cfg)
     data.prepare_data()
     # As many images as there are steps: an epoch's end would be timed as well.
-    data.parts["train"] = ("train", torch.arange(steps * data.batch_size) % (images or data.count("train")))
+    data.parts["train"] = ("train", torch.arange(clock.steps * data.batch_size) % (images or data.count("train")))
     clock.mark("pack")
     task = task_of(cfg, data)
+    if arm == "everything":
+        task.net.compile()
     clock.mark("build")
-    ARMS[name](cfg, data, task, clock)
+    THEIRS.get(arm, fcnseg)(cfg, data, task, clock)
     return {
-        "precision": cfg.trainer.precision if name in OURS else "32-true",
+        "precision": "32-true" if arm in THEIRS else cfg.trainer.precision,
         "first_loss": clock.first_loss,
         "cold": {stage: clock.seconds[stage] for stage in COLD},
-        "images_per_s": data.batch_size * cfg.steps / clock.seconds["timed"],
+        "images_per_s": data.batch_size * steps / clock.seconds["timed"],
         "host_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,  # the most at a time
         "gpu_mb": torch.cuda.max_memory_allocated(device) / 1e6 if device.type == "cuda" else None,
     }
@@ -145,18 +151,12 @@ def fcnseg(cfg: Any, data: Any, task: SegmentationTask, clock: Clock, val: Any =
         trainer.fit(task, data, val)
 
 
-def everything(cfg: Any, data: VOCDataModule, task: SegmentationTask, clock: Clock) -> None:
-    """Train as the arm `fcnseg`, with the network compiled."""
-    task.net.compile()
-    fcnseg(cfg, data, task, clock)
+Train = Callable[[Any, Any, SegmentationTask, Clock], None]
+THEIRS: dict[str, Train] = {"plain": plain, "lightning": lightning}  # all other arms train as `fcnseg` does
 
 
-ARMS = {"plain": plain, "lightning": lightning, "fcnseg": fcnseg, "alternative": fcnseg, "everything": everything}
-OURS = ("fcnseg", "alternative", "everything")
-
-
-def compare(cfg: Any, show: Show) -> dict[str, Figures]:
-    """Train with every arm in turns, so that what else the machine does meets all of them; give the figures by arm.
+def compare(cfg: Any, show: Show) -> list[Figures]:
+    """Train with every arm in turns, so that what else the machine does meets all of them; give the medians of each arm.
 
     Args:
         cfg: What every arm trains; `cfg.arms` are trained `cfg.repeats` times each.
@@ -165,51 +165,57 @@ def compare(cfg: Any, show: Show) -> dict[str, Figures]:
     Raises:
         RunFailedError: The arms' first losses do not agree, so that they would not train the same.
     """
-    turns: dict[str, list[Figures]] = {name: [] for name in cfg.arms}
+    turns: dict[str, list[Figures]] = {arm: [] for arm in cfg.arms}
     for number in range(cfg.repeats):
-        for name in list(turns)[:: -1 if number % 2 else 1]:  # a machine that slows down meets no arm more than another
-            show(f"{name}, turn {number + 1} of {cfg.repeats}")
-            turns[name].append(call(train, cfg, name))
-        check_first_losses({name: done[0] for name, done in turns.items()})
-    arms = {}
-    for name, done in turns.items():
-        failed = [turn for turn in done if "failed" in turn]
-        speeds = [turn.get("images_per_s", 0) for turn in done]
-        arms[name] = failed[0] if failed else {**done[0], "images_per_s": median(speeds), "spread": speeds}
-    return arms
+        for arm in list(turns)[:: -1 if number % 2 else 1]:  # a machine that slows down meets no arm more than another
+            show(f"{arm}, turn {number + 1} of {cfg.repeats}")
+            turns[arm] += rows(partial(call, train, cfg, steps=cfg.steps), {"arm": arm})
+        check_first_losses([done[0] for done in turns.values()])
+    return [_median(done) for done in turns.values()]
 
 
-def table(arms: Mapping[str, Figures], limits: Figures) -> list[Figures]:
-    """A row for each arm.
-
-    Args:
-        arms: The figures of each arm, by its name.
-        limits: The images/s that this machine could train at the most, by precision.
-    """
-    rows, plain = [], arms.get("plain", {}).get("images_per_s")
-    for name, arm in arms.items():
-        row = {"arm": name, **{key: value for key, value in arm.items() if key != "cold"}}
-        if "failed" not in arm:
-            limit = limits.get(arm["precision"])
-            row["times_plain"] = arm["images_per_s"] / plain if plain else None
-            row["roofline"] = arm["images_per_s"] / limit if limit else None
-        rows.append(row)
-    return rows
+def _median(turns: Sequence[Figures]) -> Figures:
+    """The figures of an arm's first turn that failed; else those of its first turn with the median of all speeds."""
+    if failed := [turn for turn in turns if "failed" in turn]:
+        return failed[0]
+    speeds = [turn["images_per_s"] for turn in turns]
+    return {**turns[0], "images_per_s": median(speeds), "spread": speeds}
 
 
-def check_first_losses(arms: Mapping[str, Figures]) -> None:
+def table(arms: Sequence[Figures], limits: Mapping[str, Any]) -> list[Figures]:
+    """A row for each arm, with its speed beside that of `plain` and beside the machine's limit, images/s by precision."""
+    plain = next((arm.get("images_per_s") for arm in arms if arm["arm"] == "plain"), None)
+    found = []
+    for arm in arms:
+        speed, limit = arm.get("images_per_s"), limits.get(arm.get("precision", ""))
+        shares = {"times_plain": plain and speed / plain, "roofline": limit and speed / limit} if speed else {}
+        found.append({key: value for key, value in arm.items() if key != "cold"} | shares)
+    return found
+
+
+def first_steps(arms: Sequence[Figures]) -> list[Figures]:
+    """The seconds until each arm's first step is done, from the start of a process that imports what the arm needs."""
+    found = []
+    for arm in (arm for arm in arms if "cold" in arm):
+        imports = f"import {IMPORTS.get(arm['arm'], OURS)}"
+        start = timeit(partial(subprocess.run, [sys.executable, "-c", imports], check=True), number=1)
+        stages = {"start": start, **arm["cold"]}
+        found.append({"arm": arm["arm"], **stages, "all": sum(stages.values())})
+    return found
+
+
+def check_first_losses(arms: Sequence[Figures]) -> None:
     """Hold every arm's first loss against the first arm's.
 
     Raises:
         RunFailedError: Two of them lie too far apart.
     """
-    trained = {name: arm for name, arm in arms.items() if "failed" not in arm}
-    for name, arm in trained.items():
-        first, reference = next(iter(trained.items()))
-        wanted, loss = reference["first_loss"], arm["first_loss"]
-        allowed = FULL if arm["precision"] == reference["precision"] == "32-true" else REDUCED
+    trained = [arm for arm in arms if "failed" not in arm]
+    for arm in trained:
+        first, wanted, loss = trained[0], trained[0]["first_loss"], arm["first_loss"]
+        allowed = FULL if arm["precision"] == first["precision"] == "32-true" else REDUCED
         if not abs(loss - wanted) <= allowed * abs(wanted):
             raise RunFailedError(
-                f"the first losses of {first} ({wanted:.6f}) and {name} ({loss:.6f}) differ by more than {allowed:g}."
-                " Random augmentation and dropout draw differently: set aug=none and a network without dropout"
+                f"the first losses of {first['arm']} ({wanted:.6f}) and {arm['arm']} ({loss:.6f}) differ by more than"
+                f" {allowed:g}. Random augmentation and dropout draw differently: set aug=none and a network without dropout"
             )

@@ -20,9 +20,10 @@ from torchmetrics.classification import MulticlassJaccardIndex
 from fcnseg import build
 from fcnseg.benchmark.arms import WARMUP, Clock, fabric_of, fcnseg, task_of, train
 from fcnseg.benchmark.conventional import image_loader
-from fcnseg.benchmark.process import Figures, call
+from fcnseg.benchmark.process import call
 from fcnseg.benchmark.roofline import Operations, ideal_seconds, machine_peaks, step_operations, typical
-from fcnseg.data import sides, spelled, voc
+from fcnseg.benchmark.tables import Figures
+from fcnseg.data import Size, sides, spelled
 from fcnseg.data.augment import Augmentation, EpochDraws
 from fcnseg.data.batch import Batch
 from fcnseg.data.dataset import VOID
@@ -111,26 +112,28 @@ def operations(cfg: Any) -> list[Figures]:
         figures = {"calls": in_a_step, "ms": ms, "ideal_ms": ideal_ms, "lost_ms": ms - ideal_ms}
         rows.append({"name": name, **figures, "tensors": tensors})
     rows.sort(key=lambda row: -row["lost_ms"])
-    for name, some in (("the others", rows[LISTED:]), ("all", rows[:])):
-        rows.append(
-            {"name": name, **{key: sum(row[key] for row in some) for key in ("calls", "ms", "ideal_ms", "lost_ms")}}
-        )
-    return [*rows[:LISTED], *rows[-2:], {"name": "the step", "ms": step_ms}]
+    rest, whole = (
+        {key: sum(row[key] for row in some) for key in ("calls", "ms", "ideal_ms", "lost_ms")}
+        for some in (rows[LISTED:], rows)
+    )
+    sums = [{"name": "the others", **rest}, {"name": "all", **whole}, {"name": "the step", "ms": step_ms}]
+    return [*rows[:LISTED], *sums]
 
 
-def compared(ours: Callable[[], object], theirs: Callable[[], object], device: torch.device, repeats: int) -> Figures:
-    """The milliseconds of two ways to do the same."""
-    ours_s, theirs_s = (typical(job, device, repeats) for job in (ours, theirs))
-    return {"fcnseg_ms": 1e3 * ours_s, "other_ms": 1e3 * theirs_s, "times": theirs_s / ours_s}
+def compared(
+    images: int, ours: Callable[[], object], theirs: Callable[[], object], *, device: torch.device, repeats: int
+) -> Figures:
+    """The milliseconds of two ways to do the same for so many images."""
+    return beside(images, *(typical(job, device, repeats) for job in (ours, theirs)))
+
+
+def beside(images: int, ours_s: float, theirs_s: float) -> Figures:
+    """The seconds of two ways in milliseconds, and how many times the first is as fast as the other."""
+    return {"images": images, "fcnseg_ms": 1e3 * ours_s, "other_ms": 1e3 * theirs_s, "times": theirs_s / ours_s}
 
 
 def augmentations(cfg: Any, choices: dict[str, Any]) -> list[Figures]:
-    """The milliseconds of every choice of `aug` on a batch, and their share of a training step; all take turns.
-
-    Args:
-        cfg: The config of the training step.
-        choices: The same config with another `aug`, by the choice's name.
-    """
+    """The milliseconds of every choice of `aug`, each in a config, on a batch; their share of `cfg`'s training step."""
     data, task, fabric, batch = prepare(cfg)
     image, mask, sample = fabric.to_device(next(iter(data.train_dataloader())))
     draws = EpochDraws(cfg.seed, 0, data.count("train"), fabric.device)
@@ -162,7 +165,7 @@ def data_path(cfg: Any) -> Figures:
         for batch in workers:
             fabric.to_device(batch)
 
-    return {"images": data.count("train"), **compared(ours, theirs, fabric.device, cfg.repeats)}
+    return compared(data.count("train"), ours, theirs, device=fabric.device, repeats=cfg.repeats)
 
 
 def packing(cfg: Any) -> Figures:
@@ -173,12 +176,10 @@ def packing(cfg: Any) -> Figures:
     def on(some: set[int]) -> None:
         os.sched_setaffinity(0, some)
         with TemporaryDirectory() as home:
-            for name in ("JPEGImages", "SegmentationClass", "ImageSets"):
-                (Path(home) / name).symlink_to((folder.path / name).resolve())
-            pack(voc.Folder(Path(home)), "train", data.size)
+            pack(folder, "train", data.size, cache=Path(home))
 
-    figures = compared(partial(on, cores), partial(on, {min(cores)}), CPU, repeats=1)
-    return {"images": len(folder.ids("train")), **figures}
+    jobs = partial(on, cores), partial(on, {min(cores)})
+    return compared(len(folder.ids("train")), *jobs, device=CPU, repeats=1)
 
 
 def metrics(cfg: Any) -> Figures:
@@ -190,7 +191,7 @@ def metrics(cfg: Any) -> Figures:
     logits = torch.randn(len(mask), len(data.classes), *mask.shape[1:], device=fabric.device)
     prediction = logits.max(dim=1).indices
     jobs = partial(ours.update, prediction, mask), partial(stock.update, logits, labels)
-    return {"images": len(mask), **compared(*jobs, fabric.device, cfg.repeats)}
+    return compared(len(mask), *jobs, device=fabric.device, repeats=cfg.repeats)
 
 
 def loop(cfg: Any) -> Figures:
@@ -205,8 +206,7 @@ def loop(cfg: Any) -> Figures:
     clock = Clock(CPU, TOY_STEPS)  # the host's time: it does not wait for a GPU
     fcnseg(cfg, DataLoader(copies, batch_size=None), task, clock, DataLoader(copies[:1], batch_size=None))
     in_a_run = clock.seconds["timed"] / (TOY_STEPS - WARMUP)
-    bare = typical(bare_step(task.to(fabric.device), batch, fabric), CPU, TOY_STEPS)
-    return {"images": len(images), "fcnseg_ms": 1e3 * in_a_run, "other_ms": 1e3 * bare, "times": bare / in_a_run}
+    return beside(len(images), in_a_run, typical(bare_step(task.to(fabric.device), batch, fabric), CPU, TOY_STEPS))
 
 
 def epoch(cfg: Any) -> Figures:
@@ -215,23 +215,23 @@ def epoch(cfg: Any) -> Figures:
     As many steps on two batches alone show what memory torch takes: what comes on top is the data's.
     """
     source, size, batch_size = cfg.data.source, cfg.data.size, cfg.data.batch_size
-    cfg.steps = max(1, source.train // batch_size - WARMUP)
-    few, whole = (call(train, cfg, "fcnseg", images) for images in (2 * batch_size, source.train))
-    if failed := {**few, **whole}.get("failed"):
-        return {"failed": failed}
+    steps = max(1, source.train // batch_size - WARMUP)
+    few, whole = (call(train, cfg, "fcnseg", steps=steps, images=images) for images in (2 * batch_size, source.train))
     return {
         "images": source.train,
         "size": spelled(size),
         "batch_size": batch_size,
         "epoch_s": source.train / whole["images_per_s"],
         "ms_per_image": 1e3 / whole["images_per_s"],
-        "pack_mb": 4
-        * prod(sides(size))
-        * (source.train + source.val)
-        / 1e6,  # three bytes of a pixel's colour and its label
+        "pack_mb": (source.train + source.val) * packed_bytes(size) / 1e6,
         "peak_mb": whole["host_mb"],
         "data_mb": whole["host_mb"] - few["host_mb"],
     }
+
+
+def packed_bytes(size: Size) -> int:
+    """The bytes of an image in a pack: three of each pixel's colour, and its label."""
+    return 4 * prod(sides(size))
 
 
 def beyond_memory(cfg: Any) -> Figures:
@@ -242,7 +242,7 @@ def beyond_memory(cfg: Any) -> Figures:
     """
     size, batch_size = cfg.data.size, cfg.data.batch_size
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    images = int(BEYOND * memory / (4 * prod(sides(size))))
+    images = int(BEYOND * memory / packed_bytes(size))
     with TemporaryDirectory() as folder:
         paths = Path(folder) / "images.npy", Path(folder) / "masks.npy"
         for path, channels in zip(paths, ((3,), ()), strict=True):

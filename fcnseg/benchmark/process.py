@@ -2,32 +2,30 @@
 
 import os
 import signal
-import traceback
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from typing import Any
+from typing import Any, TypeVar
 
-Figures = dict[str, Any]
-Show = Callable[[str], None]  # shows what is being measured
+T = TypeVar("T")
 
 
-def call(work: Callable[..., Any], *args: Any, seconds: int = 0) -> Any:
-    """Run `work(*args)` silently in a new process, which is killed after so many seconds (0: never).
+def call(work: Callable[..., T], *args: Any, seconds: int = 0, **named: Any) -> T:
+    """Run `work(*args, **named)` silently in a new process, which is killed after so many seconds (0: never).
 
     The process is forked from a server that has imported torch and has done nothing else: it is as good as a fresh one,
     without the seconds that importing torch takes.
 
     Returns:
-        What `work` returns; {"failed": the traceback} if it raises an error or its process is killed.
+        What `work` returns.
+
+    Raises:
+        Exception: What `work` raises; BrokenProcessPool if its process is killed.
     """
     context = get_context("forkserver")
     context.set_forkserver_preload(["fcnseg.benchmark.parts"])
     with ProcessPoolExecutor(1, context, _start, (seconds,)) as pool:
-        try:
-            return pool.submit(work, *args).result()
-        except Exception:
-            return {"failed": traceback.format_exc()}
+        return pool.submit(work, *args, **named).result()
 
 
 def _start(seconds: int) -> None:

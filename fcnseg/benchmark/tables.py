@@ -1,25 +1,78 @@
-"""The figures as tables."""
+"""The benchmark's tables: they are measured row by row, then printed, or written in Markdown."""
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+import json
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from itertools import product
+from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from fcnseg.benchmark.process import Figures
-
+Figures = dict[str, Any]  # a row: its cells by their columns
+Tables = dict[str, list[Figures]]  # rows by the title of their table
+Show = Callable[[str], None]  # shows what is being measured
 LONGEST = 100  # characters in a cell
+
+
+def cases(**choices: Iterable[Any]) -> list[Figures]:
+    """All combinations of choices, each for a row: `cases(network=("fcn", "unet"), arm=("plain", "fcnseg"))` has four."""
+    return [dict(zip(choices, values, strict=True)) for values in product(*choices.values())]
+
+
+def rows(work: Callable[..., Figures | list[Figures]], case: Figures) -> list[Figures]:
+    """The rows that `work(**case)` measures, each with the cells of its case first; one row with the reason if it fails."""
+    try:
+        found = work(**case)
+    except Exception:
+        found = {"failed": traceback.format_exc()}
+    found = json.loads(
+        json.dumps(found), parse_constant=str
+    )  # with words for NaN and infinity, which JSON does not have
+    return [case | row for row in (found if isinstance(found, list) else [found])]
+
+
+def measured(
+    show: Show,
+    title: str,
+    work: Callable[..., Figures | list[Figures]],
+    cases: Sequence[Figures] = ({},),
+    at_once: int = 1,
+) -> Iterator[Tables]:
+    """Measure a table; after each of its cases, give all its rows so far.
+
+    Args:
+        show: Shows which case is being measured.
+        title: The title of the table.
+        work: Measures the row of a case, or several rows.
+        cases: The arguments of `work`, by their names, which are the first cells of the rows.
+        at_once: The number of cases that are measured at the same time.
+    """
+
+    def measure(case: Figures) -> list[Figures]:
+        show(" ".join([f"{title}:", *map(str, case.values())]))
+        return rows(work, case)
+
+    pool = ThreadPoolExecutor(at_once)
+    try:
+        futures = [pool.submit(measure, case) for case in cases]
+        for _ in as_completed(futures):
+            yield {title: [row for future in futures if future.done() for row in future.result()]}
+    finally:
+        pool.shutdown(cancel_futures=True)  # Ctrl-C ends what would come next, too
 
 
 def tables(figures: Mapping[str, Sequence[Figures]], lines: box.Box = box.HEAVY_HEAD) -> Iterator[str | Table]:
     """A title and a table for every list of rows, with a column for each of their keys."""
-    for title, rows in figures.items():
+    for title, found in figures.items():
         table = Table(box=lines)
-        columns = list(dict.fromkeys(key for row in rows for key in row))
+        columns = list(dict.fromkeys(key for row in found for key in row))
         for number, column in enumerate(columns):
             table.add_column(column.replace("_", " "), justify="right" if number else "left", overflow="fold")
-        for row in rows:
+        for row in found:
             table.add_row(*(_shown(row.get(column, "")) for column in columns))
         yield from (f"**{title}**" if lines is box.MARKDOWN else title, table)
 
