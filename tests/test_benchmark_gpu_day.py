@@ -48,10 +48,10 @@ def test_a_row_that_fails_says_why_and_the_others_go_on(monkeypatch, tmp_path):
 
     item = gpu_day.Item("Quotients", work, cases(divisor=["0", "2"]), seconds=1)
     monkeypatch.setattr(gpu_day, "items", lambda: [item])
-    *_, figures = gpu_day.measure(day_of(60, tmp_path), lambda case: None)
+    *_, figures = gpu_day.measure(day_of(60, tmp_path))
     failed, divided = figures["Quotients"]
     assert failed["failed"].strip().endswith("ZeroDivisionError: division by zero")
-    assert divided == {"divisor": "2", "quotient": 0.5, "rest": "NaN"}
+    assert divided == {"divisor": "2", "quotient": 0.5, "rest": "nan"}
     assert "ZeroDivisionError: division by zero |" in markdown(figures)
 
 
@@ -60,7 +60,7 @@ def test_a_row_that_hangs_leaves_the_others_their_time(monkeypatch, tmp_path):
     monkeypatch.setattr(gpu_day, "items", lambda: [item])
     monkeypatch.setattr(gpu_day, "HANGS", 2)
     day = day_of(50, tmp_path)
-    *_, figures = gpu_day.measure(day, lambda case: None)
+    *_, figures = gpu_day.measure(day)
     assert "terminated abruptly" in figures["Sleep"][0]["failed"]
     assert day.left > 20
 

@@ -8,10 +8,10 @@ from tempfile import TemporaryDirectory
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from fcnseg.benchmark.process import call
-from fcnseg.benchmark.tables import Figures, Show, Tables, cases, markdown, measured, rows, tables
+from fcnseg.benchmark.tables import Tables, cases, markdown, measured, rows, tables
 from fcnseg.cli import messages
 from fcnseg.cli.arguments import parse
 from fcnseg.cli.command import command
@@ -19,22 +19,25 @@ from fcnseg.cli.configs import compose, default_config
 from fcnseg.data import check_whole_number
 from fcnseg.machine.files import write_json, write_text
 
-FACTORS = {"data.source.train": (1, 4, 16), "data.size": (1, 2, 4), "data.batch_size": (1, 2, 4)}  # times the config's
-
 
 @command("benchmark")
 def benchmark(cfg: DictConfig) -> None:
     """Measure and print tables; after every one, write all so far to `cfg.json` and, in Markdown, to a file beside it."""
     check_settings(cfg)
-    from fcnseg.benchmark.parts import machine  # imports torch, which a refused command need not wait for
+    from fcnseg import build  # which imports torch: a refused command need not wait for it
+    from fcnseg.benchmark.growth import growth
+    from fcnseg.benchmark.parts import machine
 
     console, figures = messages.console(), {"The machine": [machine()]}
-    if cfg.gpu_day and cfg.json is None:
-        cfg.json = "gpu_day.json"
     kinds = {"gpu_day": gpu_day, "growth": growth, "augment": augment}
     measure = next((kind for key, kind in kinds.items() if cfg[key]), comparison)
-    with console.status("") as status:
-        for found in measure(cfg, status.update):
+    if not cfg.gpu_day:
+        build.data(resolve(cfg)).prepare_data()  # now, where its progress is seen and its errors are the user's
+    elif cfg.json is None:
+        cfg.json = "gpu_day.json"
+    with console.status("measures") as status:
+        for number, found in enumerate(measure(cfg), 1):
+            status.update(f"{number} measured; the last one for the table: {', '.join(found)}")
             figures |= found
             if cfg.json is not None:
                 write_json(Path(cfg.json), {"config": OmegaConf.to_container(cfg), **figures})
@@ -71,58 +74,30 @@ def resolve(cfg: DictConfig) -> DictConfig:
     return cfg
 
 
-def pack(cfg: DictConfig) -> None:
-    """Pack the data set now, where its progress is seen and its errors are the user's."""
-    from fcnseg import build
-
-    build.data(resolve(cfg)).prepare_data()
-
-
-def comparison(cfg: DictConfig, show: Show) -> Iterator[Tables]:
+def comparison(cfg: DictConfig) -> Iterator[Tables]:
     """The arms in turns, their share of what the machine could do, and the parts by themselves."""
     from fcnseg.benchmark.arms import compare, first_steps, table
     from fcnseg.benchmark.parts import PARTS, limits, operations
 
-    pack(cfg)
-    show("the machine's limits")
     (speeds,) = rows(partial(call, limits, cfg), {})
-    arms = compare(cfg, show)
-    yield {"Training: medians of turns": table(arms, speeds)}
+    for arms in compare(cfg):
+        yield {"Training: medians of turns": table(arms, speeds)}
     yield {"Seconds until the first step is done": first_steps(arms)}
-    yield from measured(show, "A step's operations", partial(call, operations, cfg))
-    yield from measured(show, "Parts", lambda part: call(PARTS[part], cfg), cases(part=PARTS))
+    yield from measured("A step's operations", partial(call, operations, cfg))
+    yield from measured("Parts", lambda part: call(PARTS[part], cfg), cases(part=PARTS))
 
 
-def growth(cfg: DictConfig, show: Show) -> Iterator[Tables]:
-    """Epochs of more and more images, of larger ones and of larger batches, and a pack larger than the memory."""
-    from fcnseg.benchmark.parts import beyond_memory, epoch
-
-    def grown(growing: str) -> Figures:
-        key, _, factor = growing.partition(" x ")
-        value, point = OmegaConf.select(cfg, key), cfg.copy()
-        value = [int(factor) * side for side in value] if isinstance(value, ListConfig) else int(factor) * value
-        OmegaConf.update(point, key, value)
-        return epoch(point)
-
-    pack(cfg)
-    growing = [f"{key} x {factor}" for key, factors in FACTORS.items() for factor in factors]
-    title = "Growth of a training epoch; data MB: memory beyond that of as many steps on two batches"
-    yield from measured(show, title, grown, cases(growing=growing))
-    yield from measured(show, "A pack larger than the memory", partial(call, beyond_memory, cfg))
-
-
-def augment(cfg: DictConfig, show: Show) -> Iterator[Tables]:
+def augment(cfg: DictConfig) -> Iterator[Tables]:
     """Every choice of `aug` beside a training step."""
     from fcnseg.benchmark.parts import augmentations
 
-    pack(cfg)
     choices = {name: cfg.copy() for name in GlobalHydra.instance().config_loader().get_group_options("aug")}
     for name, choice in choices.items():
         choice.aug = compose(f"aug={name}").aug
-    yield from measured(show, "Augmentations of a batch", partial(call, augmentations, cfg, choices))
+    yield from measured("Augmentations of a batch", partial(call, augmentations, cfg, choices))
 
 
-def gpu_day(cfg: DictConfig, show: Show) -> Iterator[Tables]:
+def gpu_day(cfg: DictConfig) -> Iterator[Tables]:
     """All that a GPU must show, of all networks."""
     import torch
 
@@ -135,7 +110,7 @@ def gpu_day(cfg: DictConfig, show: Show) -> Iterator[Tables]:
     with TemporaryDirectory() as folder:
         end = time.monotonic() + cfg.budget
         day = Day(lambda *overrides: resolve(compose(*overrides)), own, Path(folder), end, on_gpu)
-        yield from measure(day, show)
+        yield from measure(day)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -19,12 +19,12 @@ from torch import Tensor
 from fcnseg import build
 from fcnseg.benchmark.conventional import StockModule, image_loader
 from fcnseg.benchmark.process import call
-from fcnseg.benchmark.roofline import now
-from fcnseg.benchmark.tables import Figures, Show, rows
+from fcnseg.benchmark.tables import Figures, rows
 from fcnseg.data.module import VOCDataModule
 from fcnseg.errors import RunFailedError
 from fcnseg.fit import Training
 from fcnseg.machine.signals import StopRequest
+from fcnseg.runs.costs import now
 from fcnseg.runs.folder import Run
 from fcnseg.task import SegmentationTask
 
@@ -155,23 +155,21 @@ Train = Callable[[Any, Any, SegmentationTask, Clock], None]
 THEIRS: dict[str, Train] = {"plain": plain, "lightning": lightning}  # all other arms train as `fcnseg` does
 
 
-def compare(cfg: Any, show: Show) -> list[Figures]:
-    """Train with every arm in turns, so that what else the machine does meets all of them; give the medians of each arm.
+def compare(cfg: Any) -> Iterator[list[Figures]]:
+    """Train with the arms `cfg.arms` in `cfg.repeats` turns each; after every turn, give the medians of each arm so far.
 
-    Args:
-        cfg: What every arm trains; `cfg.arms` are trained `cfg.repeats` times each.
-        show: Shows which arm trains.
+    They take turns so that what else the machine does meets all of them.
 
     Raises:
         RunFailedError: The arms' first losses do not agree, so that they would not train the same.
     """
-    turns: dict[str, list[Figures]] = {arm: [] for arm in cfg.arms}
+    turns: dict[str, list[Figures]] = {}
     for number in range(cfg.repeats):
-        for arm in list(turns)[:: -1 if number % 2 else 1]:  # a machine that slows down meets no arm more than another
-            show(f"{arm}, turn {number + 1} of {cfg.repeats}")
-            turns[arm] += rows(partial(call, train, cfg, steps=cfg.steps), {"arm": arm})
-        check_first_losses([done[0] for done in turns.values()])
-    return [_median(done) for done in turns.values()]
+        # Every other round in reverse: a machine that slows down meets no arm more than another.
+        for arm in list(cfg.arms)[:: -1 if number % 2 else 1]:
+            turns.setdefault(arm, []).extend(rows(partial(call, train, cfg, steps=cfg.steps), {"arm": arm}))
+            check_first_losses([done[0] for done in turns.values()])
+            yield [_median(done) for done in turns.values()]
 
 
 def _median(turns: Sequence[Figures]) -> Figures:

@@ -27,7 +27,7 @@ from torch.utils._pytree import tree_leaves
 from fcnseg.benchmark.arms import FULL, REDUCED, check_first_losses, fabric_of, table, train
 from fcnseg.benchmark.parts import bare_step, limits, prepare
 from fcnseg.benchmark.process import call
-from fcnseg.benchmark.tables import Figures, Show, Tables, cases, measured
+from fcnseg.benchmark.tables import Figures, Tables, cases, measured
 from fcnseg.data import voc
 from fcnseg.data.shapes import shapes
 from fcnseg.machine.files import read_json
@@ -61,25 +61,15 @@ class Kill(Callback):
 
 @dataclass
 class Day:
-    """What the measurements of all tables share.
+    """What the measurements of all tables share."""
 
-    Attributes:
-        compose: Makes the config of a training from overrides, for another process.
-        own: The overrides of the command line that a training takes too; they win.
-        folder: The folder for data and runs.
-        end: The time, by `time.monotonic`, at which all is to be done.
-        on_gpu: Whether there is a GPU to train on; a CPU gets less work.
-        limits: The images/s that the machine could train at the most, by network and precision.
-        trained: The figures of the arms that have trained, by network.
-    """
-
-    compose: Callable[..., Any]
-    own: Sequence[str]
-    folder: Path
-    end: float
-    on_gpu: bool
-    limits: dict[str, Figures] = field(default_factory=dict)
-    trained: dict[str, list[Figures]] = field(default_factory=dict)
+    compose: Callable[..., Any]  # makes the config of a training from overrides, for another process
+    own: Sequence[str]  # the overrides of the command line that a training takes too; they win
+    folder: Path  # for data and runs
+    end: float  # the time, by `time.monotonic`, at which all is to be done
+    on_gpu: bool  # whether there is a GPU to train on; a CPU gets less work
+    limits: dict[str, Figures] = field(default_factory=dict)  # images/s at the most, by network and precision
+    trained: dict[str, list[Figures]] = field(default_factory=dict)  # the figures of each arm so far, by network
 
     @property
     def left(self) -> float:
@@ -149,8 +139,12 @@ def exactness(day: Day, network: str) -> Figures:
     differ, differ_resumed = (
         sum(_differ(*pair) for pair in zip(once, other, strict=True)) for other in (again, resumed)
     )
-    figures = {"tensors_and_numbers": len(once), "differ_in_a_second_run": differ}
-    return {**figures, "killed_in_step": KILLED, "differ_when_resumed": differ_resumed}
+    return {
+        "tensors_and_numbers": len(once),
+        "differ_in_a_second_run": differ,
+        "killed_in_step": KILLED,
+        "differ_when_resumed": differ_resumed,
+    }
 
 
 def _end(run: Path) -> list[Any]:
@@ -238,21 +232,13 @@ def paper(day: Day, experiment: str) -> Figures:
 
 
 class Item(NamedTuple):
-    """A table of the day.
-
-    Attributes:
-        title: The heading of the table.
-        work: The function that measures a row.
-        cases: The arguments of `work` after the first, for each row.
-        seconds: A row is left out if less time than this is left; it is what the row takes on a GPU.
-        at_once: The number of rows that are measured at the same time on a GPU.
-    """
+    """A table of the day."""
 
     title: str
-    work: Callable[..., Figures]
-    cases: Sequence[Figures]
-    seconds: int
-    at_once: int = 1
+    work: Callable[..., Figures]  # measures a row
+    cases: Sequence[Figures]  # the arguments of `work` after the first, for each row
+    seconds: int  # what a row takes on a GPU; it is left out if less time is left
+    at_once: int = 1  # the rows that are measured at the same time on a GPU
 
 
 def items() -> list[Item]:
@@ -271,11 +257,11 @@ def items() -> list[Item]:
     ]
 
 
-def measure(day: Day, show: Show) -> Iterator[Tables]:
+def measure(day: Day) -> Iterator[Tables]:
     """Measure all items; after every row, give the rows so far of its table."""
     for item in items():
         at_once = item.at_once if day.on_gpu else 1
-        yield from measured(show, item.title, partial(within_time, day, item), item.cases, at_once)
+        yield from measured(item.title, partial(within_time, day, item), item.cases, at_once=at_once)
 
 
 def within_time(day: Day, item: Item, **case: str) -> Figures:

@@ -1,16 +1,14 @@
-"""What is measured beside the arms: the parts of a training by themselves, and how time and memory grow."""
+"""What is measured beside the arms: the parts of a training by themselves, each beside another way to do it."""
 
 import os
 from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
-from math import prod
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import torch
 from lightning import Fabric
 from torch import Tensor, nn
@@ -18,18 +16,15 @@ from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from fcnseg import build
-from fcnseg.benchmark.arms import WARMUP, Clock, fabric_of, fcnseg, task_of, train
+from fcnseg.benchmark.arms import WARMUP, Clock, fabric_of, fcnseg, task_of
 from fcnseg.benchmark.conventional import image_loader
-from fcnseg.benchmark.process import call
-from fcnseg.benchmark.roofline import Operations, ideal_seconds, machine_peaks, step_operations, typical
+from fcnseg.benchmark.roofline import Job, Operations, ideal_seconds, machine_peaks, step_operations, typical
 from fcnseg.benchmark.tables import Figures
-from fcnseg.data import Size, sides, spelled
 from fcnseg.data.augment import Augmentation, EpochDraws
 from fcnseg.data.batch import Batch
 from fcnseg.data.dataset import VOID
-from fcnseg.data.loader import Loader
 from fcnseg.data.module import VOCDataModule
-from fcnseg.data.packed import Pack, cores, map_array, pack
+from fcnseg.data.packed import cores, pack
 from fcnseg.machine.limits import keep_freed_memory
 from fcnseg.machine.precision import processor
 from fcnseg.metrics import SegmentationMetrics
@@ -40,8 +35,6 @@ DTYPES = {"32-true": torch.float32}  # by precision; any other has bfloat16 in i
 LISTED = 12  # operations that are shown one by one
 TOY_STEPS = 500
 FLAGS = ("avx2", "avx512_f", "avx512_bf16", "amx_bf16")  # of the processor: what multiplies, and in bfloat16
-BEYOND = 2  # a pack of this many times the machine's memory,
-GATHERED = 50  # of which so many batches are taken
 
 
 def prepare(cfg: Any) -> tuple[VOCDataModule, SegmentationTask, Fabric, Any]:
@@ -112,17 +105,14 @@ def operations(cfg: Any) -> list[Figures]:
         figures = {"calls": in_a_step, "ms": ms, "ideal_ms": ideal_ms, "lost_ms": ms - ideal_ms}
         rows.append({"name": name, **figures, "tensors": tensors})
     rows.sort(key=lambda row: -row["lost_ms"])
-    rest, whole = (
-        {key: sum(row[key] for row in some) for key in ("calls", "ms", "ideal_ms", "lost_ms")}
-        for some in (rows[LISTED:], rows)
-    )
-    sums = [{"name": "the others", **rest}, {"name": "all", **whole}, {"name": "the step", "ms": step_ms}]
-    return [*rows[:LISTED], *sums]
+    sums = [
+        {"name": name, **{key: sum(row[key] for row in some) for key in ("calls", "ms", "ideal_ms", "lost_ms")}}
+        for name, some in (("the others", rows[LISTED:]), ("all", rows))
+    ]
+    return [*rows[:LISTED], *sums, {"name": "the step", "ms": step_ms}]
 
 
-def compared(
-    images: int, ours: Callable[[], object], theirs: Callable[[], object], *, device: torch.device, repeats: int
-) -> Figures:
+def compared(images: int, ours: Job, theirs: Job, *, device: torch.device, repeats: int) -> Figures:
     """The milliseconds of two ways to do the same for so many images."""
     return beside(images, *(typical(job, device, repeats) for job in (ours, theirs)))
 
@@ -141,7 +131,7 @@ def augmentations(cfg: Any, choices: dict[str, Any]) -> list[Figures]:
     def augment(augmentation: Augmentation) -> None:
         augmentation(image, mask, draws.of(sample))
 
-    jobs: dict[str, Callable[[], object]] = {"a training step": bare_step(task, batch, fabric)}
+    jobs: dict[str, Job] = {"a training step": bare_step(task, batch, fabric)}
     jobs |= {name: partial(augment, build.data(choice).augment) for name, choice in choices.items()}
     turns = [{name: typical(job, fabric.device, 1) for name, job in jobs.items()} for _ in range(cfg.repeats)]
     ms = {name: 1e3 * median(turn[name] for turn in turns) for name in jobs}
@@ -207,59 +197,6 @@ def loop(cfg: Any) -> Figures:
     fcnseg(cfg, DataLoader(copies, batch_size=None), task, clock, DataLoader(copies[:1], batch_size=None))
     in_a_run = clock.seconds["timed"] / (TOY_STEPS - WARMUP)
     return beside(len(images), in_a_run, typical(bare_step(task.to(fabric.device), batch, fabric), CPU, TOY_STEPS))
-
-
-def epoch(cfg: Any) -> Figures:
-    """The seconds and the memory of an epoch of generated images.
-
-    As many steps on two batches alone show what memory torch takes: what comes on top is the data's.
-    """
-    source, size, batch_size = cfg.data.source, cfg.data.size, cfg.data.batch_size
-    steps = max(1, source.train // batch_size - WARMUP)
-    few, whole = (call(train, cfg, "fcnseg", steps=steps, images=images) for images in (2 * batch_size, source.train))
-    return {
-        "images": source.train,
-        "size": spelled(size),
-        "batch_size": batch_size,
-        "epoch_s": source.train / whole["images_per_s"],
-        "ms_per_image": 1e3 / whole["images_per_s"],
-        "pack_mb": (source.train + source.val) * packed_bytes(size) / 1e6,
-        "peak_mb": whole["host_mb"],
-        "data_mb": whole["host_mb"] - few["host_mb"],
-    }
-
-
-def packed_bytes(size: Size) -> int:
-    """The bytes of an image in a pack: three of each pixel's colour, and its label."""
-    return 4 * prod(sides(size))
-
-
-def beyond_memory(cfg: Any) -> Figures:
-    """The images/s taken at random from a pack larger than the memory, and what that adds to this process's own memory.
-
-    The pack is a hole in a file, which takes no room on the disk: it shows what is mapped and what is loaded, not how fast
-    the disk is.
-    """
-    size, batch_size = cfg.data.size, cfg.data.batch_size
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    images = int(BEYOND * memory / packed_bytes(size))
-    with TemporaryDirectory() as folder:
-        paths = Path(folder) / "images.npy", Path(folder) / "masks.npy"
-        for path, channels in zip(paths, ((3,), ()), strict=True):
-            np.lib.format.open_memmap(path, "w+", np.uint8, (images, *sides(size), *channels))
-        before = _own_memory()
-        pixels, labels = map(map_array, paths)
-        pack = Pack(pixels, labels, ids=(), class_pixels=torch.zeros(0), fingerprint="")
-        batches = iter(Loader(pack, torch.arange(images), batch_size=batch_size, seed=0, step=lambda: 0))
-        speed = batch_size / typical(lambda: next(batches), CPU, GATHERED)
-        own = _own_memory() - before
-    return {"memory_gb": memory / 1e9, "pack_gb": pack.nbytes / 1e9, "images_per_s": speed, "own_mb": own / 1e6}
-
-
-def _own_memory() -> int:
-    """The bytes of this process that are not pages of a file, which the system may drop at any time."""
-    kilobytes = Path("/proc/self/status").read_text().partition("RssAnon:")[2].split()[0]
-    return int(kilobytes) * 1000
 
 
 PARTS = {  # each beside another way

@@ -1,7 +1,6 @@
 """The least time that a training step could take on this machine: its operations, and the machine's own peaks."""
 
 import copy
-import time
 from collections.abc import Callable
 from functools import partial
 from statistics import median
@@ -15,7 +14,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from fcnseg.data import Size, sides
+from fcnseg.runs.costs import now
 
+Job = Callable[[], object]
 UNREAD = ("_unsafe_view", "empty", "empty_like")  # operations that move no byte, though torch does not call them views
 MATMUL = {"cpu": 2048, "cuda": 8192}  # rows of the matrices whose product shows the peak of arithmetic
 COPIED = {"cpu": 2**28, "cuda": 2**32}  # bytes of the copy that shows the peak of memory traffic
@@ -23,21 +24,13 @@ ADAM_BYTES = 28  # a parameter's traffic in float32: weight and two moments read
 
 
 class Operation(NamedTuple):
-    """One call of an operation.
+    """One call of an operation."""
 
-    Attributes:
-        name: Torch's name of it, such as "convolution_backward".
-        shapes: The shapes of the tensors that it takes.
-        flops: How many floating-point operations it does.
-        nbytes: How many bytes it moves if it reads its inputs and writes its outputs once.
-        seconds: How long it took.
-    """
-
-    name: str
-    shapes: tuple[tuple[int, ...], ...]
-    flops: float
-    nbytes: float
-    seconds: float
+    name: str  # torch's, such as "convolution_backward"
+    shapes: tuple[tuple[int, ...], ...]  # of the tensors that it takes
+    flops: float  # the floating-point operations that it does
+    nbytes: float  # the bytes that it moves if it reads its inputs and writes its outputs once
+    seconds: float  # the time that it took
 
 
 class Operations(TorchDispatchMode):
@@ -115,18 +108,11 @@ def machine_peaks(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
     return {"flops": flops, "bandwidth": 2 * copied / min(seconds(lambda: target.copy_(source), device))}
 
 
-def now(device: torch.device) -> float:
-    """The time in seconds, read after `device` has done its work."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
-def seconds(job: Callable[[], object], device: torch.device, repeats: int = 10) -> list[float]:
+def seconds(job: Job, device: torch.device, repeats: int = 10) -> list[float]:
     """The seconds of each of `repeats` calls of `job`, after one that is not counted."""
     return repeat(job, timer=partial(now, device), number=1, repeat=1 + repeats)[1:]
 
 
-def typical(job: Callable[[], object], device: torch.device, repeats: int = 10) -> float:
+def typical(job: Job, device: torch.device, repeats: int = 10) -> float:
     """The median of `seconds`."""
     return median(seconds(job, device, repeats))

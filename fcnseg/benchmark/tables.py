@@ -4,7 +4,8 @@ import io
 import json
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -14,7 +15,6 @@ from rich.table import Table
 
 Figures = dict[str, Any]  # a row: its cells by their columns
 Tables = dict[str, list[Figures]]  # rows by the title of their table
-Show = Callable[[str], None]  # shows what is being measured
 LONGEST = 100  # characters in a cell
 
 
@@ -29,40 +29,27 @@ def rows(work: Callable[..., Figures | list[Figures]], case: Figures) -> list[Fi
         found = work(**case)
     except Exception:
         found = {"failed": traceback.format_exc()}
-    found = json.loads(
-        json.dumps(found), parse_constant=str
-    )  # with words for NaN and infinity, which JSON does not have
+    # With words for NaN and infinity, which JSON does not have.
+    found = json.loads(json.dumps(found), parse_constant=lambda name: str(float(name)))
     return [case | row for row in (found if isinstance(found, list) else [found])]
 
 
 def measured(
-    show: Show,
-    title: str,
-    work: Callable[..., Figures | list[Figures]],
-    cases: Sequence[Figures] = ({},),
-    at_once: int = 1,
+    title: str, work: Callable[..., Figures | list[Figures]], cases: Sequence[Figures] = ({},), *, at_once: int = 1
 ) -> Iterator[Tables]:
     """Measure a table; after each of its cases, give all its rows so far.
 
     Args:
-        show: Shows which case is being measured.
         title: The title of the table.
         work: Measures the row of a case, or several rows.
         cases: The arguments of `work`, by their names, which are the first cells of the rows.
         at_once: The number of cases that are measured at the same time.
     """
-
-    def measure(case: Figures) -> list[Figures]:
-        show(" ".join([f"{title}:", *map(str, case.values())]))
-        return rows(work, case)
-
-    pool = ThreadPoolExecutor(at_once)
-    try:
-        futures = [pool.submit(measure, case) for case in cases]
-        for _ in as_completed(futures):
-            yield {title: [row for future in futures if future.done() for row in future.result()]}
-    finally:
-        pool.shutdown(cancel_futures=True)  # Ctrl-C ends what would come next, too
+    found: list[Figures] = []
+    with ThreadPoolExecutor(at_once) as pool:
+        for some in pool.map(partial(rows, work), cases):
+            found += some
+            yield {title: found}
 
 
 def tables(figures: Mapping[str, Sequence[Figures]], lines: box.Box = box.HEAVY_HEAD) -> Iterator[str | Table]:

@@ -36,12 +36,10 @@ def timed(net: nn.Module) -> Iterator[list[tuple[int, float]]]:
 
     def begin(_: nn.Module, images: tuple[Tensor, ...]) -> None:
         nonlocal began
-        _wait(images[0].device)
-        began = time.perf_counter()
+        began = now(images[0].device)
 
     def end(_: nn.Module, images: tuple[Tensor, ...], logits: Tensor) -> None:
-        _wait(logits.device)
-        passes.append((len(logits), time.perf_counter() - began))
+        passes.append((len(logits), now(logits.device) - began))
 
     hooks = (net.register_forward_pre_hook(begin), net.register_forward_hook(end))
     try:
@@ -60,9 +58,11 @@ def images_per_second(passes: Sequence[tuple[int, float]]) -> float | None:
     return round(sum(images for images, _ in counted) / sum(seconds for _, seconds in counted), 2) if counted else None
 
 
-def _wait(device: torch.device) -> None:
+def now(device: torch.device) -> float:
+    """The time in seconds, read after `device` has done its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def forget_peak(device: torch.device) -> None:
