@@ -244,10 +244,10 @@ class Item(NamedTuple):
 def items() -> list[Item]:
     """All tables, the most important first."""
     networks, experiments = cases(network=NETWORKS), cases(experiment=PAPER)
-    losses = cases(network=NETWORKS, precision=("32-true", "bf16-mixed"))
+    precisions = cases(network=NETWORKS, precision=("32-true", "bf16-mixed"))
     arms, compiled = (cases(network=NETWORKS, arm=arm) for arm in (("plain", "lightning", "fcnseg"), ("everything",)))
     return [
-        Item("Losses on the CPU and on the device", correctness, losses, 10),
+        Item("Losses on the CPU and on the device", correctness, precisions, 10),
         Item("Deterministic runs: repeated, and killed and resumed", exactness, networks, 40, at_once=4),
         Item("Generated images of VOC's size", images, cases(), 10),
         Item("Training: speed and memory", speed, arms, 15),
