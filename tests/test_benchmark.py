@@ -18,7 +18,7 @@ from fcnseg.benchmark.arms import check_first_losses, table
 from fcnseg.benchmark.conventional import image_loader, of_stock_layers
 from fcnseg.benchmark.process import call
 from fcnseg.benchmark.roofline import Operation, Operations, ideal_seconds, step_operations
-from fcnseg.benchmark.tables import rows
+from fcnseg.benchmark.tables import cases, measured, rows
 from fcnseg.build import data as build_data
 from fcnseg.cli.configs import CONF
 from fcnseg.errors import RunFailedError
@@ -126,6 +126,13 @@ def test_what_fails_in_a_process_is_said():
     assert ended["arm"] == "plain"
 
 
+def test_a_table_grows_case_by_case_in_their_order():
+    grown = [*measured("Sums", lambda one, two: {"sum": one + two}, cases(one=(1, 2), two=(3,)), at_once=2)]
+    (so_far,) = grown[-1].values()
+    assert len(grown) == 2
+    assert so_far == [{"one": 1, "two": 3, "sum": 4}, {"one": 2, "two": 3, "sum": 5}]
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [
@@ -200,7 +207,7 @@ def test_comparison(command, root, tmp_path, monkeypatch):
 
 def test_every_augmentation_beside_a_step(command, root, tmp_path):
     few = ["data=shapes", f"data.root={root}", "data.source.train=8", "data.source.val=4", "data.size=32"]
-    small = [*few, "data.batch_size=4", "repeats=3", "data.pack_size=48"]
+    small = [*few, "data.batch_size=4", "repeats=3", "data.pack_size=48", "aug=crop", "aug.degrees=5"]
     outcome = command(benchmark, *small, *CPU, "augment=true", "json=figures.json")
     assert outcome.code == 0, outcome.err
     _, _, (step, *rows) = json.loads((tmp_path / "figures.json").read_text()).values()

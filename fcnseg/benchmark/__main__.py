@@ -92,8 +92,8 @@ def augment(cfg: DictConfig) -> Iterator[Tables]:
     from fcnseg.benchmark.parts import augmentations
 
     choices = {name: cfg.copy() for name in GlobalHydra.instance().config_loader().get_group_options("aug")}
-    for name, choice in choices.items():
-        choice.aug = compose(f"aug={name}").aug
+    for name in choices.keys() - {cfg.choices.aug}:  # which keeps what the command line sets of it
+        choices[name].aug = compose(f"aug={name}").aug
     yield from measured("Augmentations of a batch", partial(call, augmentations, cfg, choices))
 
 
