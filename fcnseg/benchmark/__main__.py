@@ -26,7 +26,7 @@ def benchmark(cfg: DictConfig) -> None:
     check_settings(cfg)
     from fcnseg import build  # which imports torch: a refused command need not wait for it
     from fcnseg.benchmark.growth import growth
-    from fcnseg.benchmark.parts import machine
+    from fcnseg.benchmark.roofline import machine
 
     console, figures = messages.console(), {"The machine": [machine()]}
     kinds = {"gpu_day": gpu_day, "growth": growth, "augment": augment}
@@ -77,7 +77,8 @@ def resolve(cfg: DictConfig) -> DictConfig:
 def comparison(cfg: DictConfig) -> Iterator[Tables]:
     """The arms in turns, their share of what the machine could do, and the parts by themselves."""
     from fcnseg.benchmark.arms import compare, first_steps, table
-    from fcnseg.benchmark.parts import PARTS, limits, operations
+    from fcnseg.benchmark.parts import PARTS
+    from fcnseg.benchmark.roofline import limits, operations
 
     (speeds,) = rows(partial(call, limits, cfg), {})
     for arms in compare(cfg):

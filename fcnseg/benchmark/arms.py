@@ -12,13 +12,14 @@ from timeit import timeit
 from typing import Any
 
 import torch
-from lightning import Callback, Fabric, LightningModule, Trainer
+from lightning import Callback, LightningModule, Trainer
 from rich.console import Console
 from torch import Tensor
 
 from fcnseg import build
 from fcnseg.benchmark.conventional import StockModule, image_loader
 from fcnseg.benchmark.process import call
+from fcnseg.benchmark.step import fabric_of, task_of
 from fcnseg.benchmark.tables import Figures, rows
 from fcnseg.data.module import VOCDataModule
 from fcnseg.errors import RunFailedError
@@ -70,17 +71,6 @@ class Clock(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
         """Note the end of a step."""
         self.step(outputs["loss"])
-
-
-def fabric_of(cfg: Any) -> Fabric:
-    """The device that `cfg` trains on and the precision that it trains in."""
-    return Fabric(**{key: cfg.trainer[key] for key in ("accelerator", "devices", "precision")})
-
-
-def task_of(cfg: Any, data: VOCDataModule) -> SegmentationTask:
-    """The task, with weights drawn from the seed: the same ones in every process."""
-    torch.manual_seed(cfg.seed)
-    return build.task(cfg, classes=data.classes, class_pixels=data.class_pixels)
 
 
 def train(cfg: Any, arm: str, *, steps: int, images: int | None = None) -> Figures:

@@ -24,9 +24,10 @@ from torch import Tensor
 from torch.profiler import profile
 from torch.utils._pytree import tree_leaves
 
-from fcnseg.benchmark.arms import FULL, REDUCED, check_first_losses, fabric_of, table, train
-from fcnseg.benchmark.parts import bare_step, limits, prepare
+from fcnseg.benchmark.arms import FULL, REDUCED, check_first_losses, table, train
 from fcnseg.benchmark.process import call
+from fcnseg.benchmark.roofline import limits
+from fcnseg.benchmark.step import bare_step, fabric_of, prepare
 from fcnseg.benchmark.tables import Figures, Tables, cases, measured
 from fcnseg.data import voc
 from fcnseg.data.shapes import shapes

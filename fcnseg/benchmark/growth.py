@@ -13,7 +13,7 @@ import torch
 
 from fcnseg.benchmark.arms import WARMUP, train
 from fcnseg.benchmark.process import call
-from fcnseg.benchmark.roofline import typical
+from fcnseg.benchmark.step import typical
 from fcnseg.benchmark.tables import Figures, Tables, cases, measured
 from fcnseg.data import Size, sides, spelled
 from fcnseg.data.loader import Loader

@@ -1,8 +1,6 @@
 """What is measured beside the arms: the parts of a training by themselves, each beside another way to do it."""
 
 import os
-from collections import defaultdict
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -10,106 +8,23 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from lightning import Fabric
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from fcnseg import build
-from fcnseg.benchmark.arms import WARMUP, Clock, fabric_of, fcnseg, task_of
+from fcnseg.benchmark.arms import WARMUP, Clock, fcnseg
 from fcnseg.benchmark.conventional import image_loader
-from fcnseg.benchmark.roofline import Job, Operations, ideal_seconds, machine_peaks, step_operations, typical
+from fcnseg.benchmark.step import Job, bare_step, prepare, typical
 from fcnseg.benchmark.tables import Figures
 from fcnseg.data.augment import Augmentation, EpochDraws
 from fcnseg.data.batch import Batch
 from fcnseg.data.dataset import VOID
-from fcnseg.data.module import VOCDataModule
-from fcnseg.data.packed import cores, pack
-from fcnseg.machine.limits import keep_freed_memory
-from fcnseg.machine.precision import processor
+from fcnseg.data.packed import pack
 from fcnseg.metrics import SegmentationMetrics
-from fcnseg.task import SegmentationTask
 
 CPU = torch.device("cpu")
-DTYPES = {"32-true": torch.float32}  # by precision; any other has bfloat16 in it
-LISTED = 12  # operations that are shown one by one
 TOY_STEPS = 500
-FLAGS = ("avx2", "avx512_f", "avx512_bf16", "amx_bf16")  # of the processor: what multiplies, and in bfloat16
-
-
-def prepare(cfg: Any) -> tuple[VOCDataModule, SegmentationTask, Fabric, Any]:
-    """The data, the task on its device, the device and the precision, and the first batch on the device, normalised."""
-    keep_freed_memory()  # as a run does
-    data, fabric = build.data(cfg), fabric_of(cfg)
-    data.prepare_data()
-    batch = data.on_after_batch_transfer(fabric.to_device(next(iter(data.train_dataloader()))), 0)
-    return data, task_of(cfg, data).to(fabric.device).train(), fabric, batch
-
-
-def machine() -> Figures:
-    """What is measured on, and with."""
-    capabilities = torch.cpu.get_capabilities()
-    return {
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "processor": processor() or "unknown",
-        "cores": cores(),
-        "flags": ", ".join(flag for flag in FLAGS if capabilities.get(flag)),
-        "torch": torch.__version__,
-    }
-
-
-def limits(cfg: Any) -> Figures:
-    """The images/s that this machine could train at the most, in each precision that an arm trains in."""
-    data, task, fabric, _ = prepare(cfg)
-    speeds = {}
-    for precision in (cfg.trainer.precision, "32-true"):
-        dtype = DTYPES.get(precision, torch.bfloat16)
-        counted = step_operations(task.net, task.loss, batch_size=data.batch_size, size=data.size, dtype=dtype)
-        speeds[precision] = data.batch_size / ideal_seconds(counted, **machine_peaks(fabric.device, dtype))
-    return speeds
-
-
-def bare_step(task: SegmentationTask, batch: Any, fabric: Fabric) -> Callable[[], Tensor]:
-    """A training step on one batch, without Lightning's Trainer, which gives the loss."""
-    optimizer = task.optimizer(task.net)
-
-    def step() -> Tensor:
-        optimizer.zero_grad()
-        with fabric.autocast():
-            loss: Tensor = task.loss(task(batch.image), batch.mask)
-        loss.backward()
-        optimizer.step()
-        return loss
-
-    return step
-
-
-def operations(cfg: Any) -> list[Figures]:
-    """The milliseconds of a step and of its operations, where calls of one operation on the same shapes are added up."""
-    _, task, fabric, batch = prepare(cfg)
-    step = bare_step(task, batch, fabric)
-    step_ms = 1e3 * typical(step, fabric.device, cfg.repeats)
-    with Operations(fabric.device) as operations:
-        for _ in range(cfg.repeats):
-            step()
-    kinds = defaultdict(list)
-    for operation in operations.counted:
-        kinds[operation.name, operation.shapes].append(operation)
-    peaks = machine_peaks(fabric.device, DTYPES.get(cfg.trainer.precision, torch.bfloat16))
-    rows: list[Figures] = []
-    for (name, shapes), calls in kinds.items():
-        in_a_step = len(calls) // cfg.repeats
-        ms = 1e3 * in_a_step * median(operation.seconds for operation in calls)
-        ideal_ms = 1e3 * ideal_seconds(calls, **peaks) / cfg.repeats
-        tensors = "  ".join("x".join(map(str, shape)) for shape in shapes[:3] if shape)
-        figures = {"calls": in_a_step, "ms": ms, "ideal_ms": ideal_ms, "lost_ms": ms - ideal_ms}
-        rows.append({"name": name, **figures, "tensors": tensors})
-    rows.sort(key=lambda row: -row["lost_ms"])
-    sums = [
-        {"name": name, **{key: sum(row[key] for row in some) for key in ("calls", "ms", "ideal_ms", "lost_ms")}}
-        for name, some in (("the others", rows[LISTED:]), ("all", rows))
-    ]
-    return [*rows[:LISTED], *sums, {"name": "the step", "ms": step_ms}]
 
 
 def compared(images: int, ours: Job, theirs: Job, *, device: torch.device, repeats: int) -> Figures:

@@ -1,10 +1,8 @@
 """The least time that a training step could take on this machine: its operations, and the machine's own peaks."""
 
 import copy
-from collections.abc import Callable
-from functools import partial
+from collections import defaultdict
 from statistics import median
-from timeit import repeat
 from typing import Any, NamedTuple
 
 import torch
@@ -13,10 +11,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from fcnseg.benchmark.step import bare_step, prepare, seconds, typical
+from fcnseg.benchmark.tables import Figures
 from fcnseg.data import Size, sides
+from fcnseg.data.packed import cores
+from fcnseg.machine.precision import processor
 from fcnseg.runs.costs import now
 
-Job = Callable[[], object]
+FLAGS = ("avx2", "avx512_f", "avx512_bf16", "amx_bf16")  # of the processor: what multiplies, and in bfloat16
+DTYPES = {"32-true": torch.float32}  # by precision; any other has bfloat16 in it
+LISTED = 12  # operations that are shown one by one
 UNREAD = ("_unsafe_view", "empty", "empty_like")  # operations that move no byte, though torch does not call them views
 MATMUL = {"cpu": 2048, "cuda": 8192}  # rows of the matrices whose product shows the peak of arithmetic
 COPIED = {"cpu": 2**28, "cuda": 2**32}  # bytes of the copy that shows the peak of memory traffic
@@ -108,11 +112,52 @@ def machine_peaks(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
     return {"flops": flops, "bandwidth": 2 * copied / min(seconds(lambda: target.copy_(source), device))}
 
 
-def seconds(job: Job, device: torch.device, repeats: int = 10) -> list[float]:
-    """The seconds of each of `repeats` calls of `job`, after one that is not counted."""
-    return repeat(job, timer=partial(now, device), number=1, repeat=1 + repeats)[1:]
+def machine() -> Figures:
+    """What is measured on, and with."""
+    capabilities = torch.cpu.get_capabilities()
+    return {
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "processor": processor() or "unknown",
+        "cores": cores(),
+        "flags": ", ".join(flag for flag in FLAGS if capabilities.get(flag)),
+        "torch": torch.__version__,
+    }
 
 
-def typical(job: Job, device: torch.device, repeats: int = 10) -> float:
-    """The median of `seconds`."""
-    return median(seconds(job, device, repeats))
+def limits(cfg: Any) -> Figures:
+    """The images/s that this machine could train at the most, in each precision that an arm trains in."""
+    data, task, fabric, _ = prepare(cfg)
+    speeds = {}
+    for precision in (cfg.trainer.precision, "32-true"):
+        dtype = DTYPES.get(precision, torch.bfloat16)
+        counted = step_operations(task.net, task.loss, batch_size=data.batch_size, size=data.size, dtype=dtype)
+        speeds[precision] = data.batch_size / ideal_seconds(counted, **machine_peaks(fabric.device, dtype))
+    return speeds
+
+
+def operations(cfg: Any) -> list[Figures]:
+    """The milliseconds of a step and of its operations, where calls of one operation on the same shapes are added up."""
+    _, task, fabric, batch = prepare(cfg)
+    step = bare_step(task, batch, fabric)
+    step_ms = 1e3 * typical(step, fabric.device, cfg.repeats)
+    with Operations(fabric.device) as operations:
+        for _ in range(cfg.repeats):
+            step()
+    kinds = defaultdict(list)
+    for operation in operations.counted:
+        kinds[operation.name, operation.shapes].append(operation)
+    peaks = machine_peaks(fabric.device, DTYPES.get(cfg.trainer.precision, torch.bfloat16))
+    rows: list[Figures] = []
+    for (name, shapes), calls in kinds.items():
+        in_a_step = len(calls) // cfg.repeats
+        ms = 1e3 * in_a_step * median(operation.seconds for operation in calls)
+        ideal_ms = 1e3 * ideal_seconds(calls, **peaks) / cfg.repeats
+        tensors = "  ".join("x".join(map(str, shape)) for shape in shapes[:3] if shape)
+        figures = {"calls": in_a_step, "ms": ms, "ideal_ms": ideal_ms, "lost_ms": ms - ideal_ms}
+        rows.append({"name": name, **figures, "tensors": tensors})
+    rows.sort(key=lambda row: -row["lost_ms"])
+    sums = [
+        {"name": name, **{key: sum(row[key] for row in some) for key in ("calls", "ms", "ideal_ms", "lost_ms")}}
+        for name, some in (("the others", rows[LISTED:]), ("all", rows))
+    ]
+    return [*rows[:LISTED], *sums, {"name": "the step", "ms": step_ms}]
