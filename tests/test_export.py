@@ -135,7 +135,7 @@ def test_by_onnxruntime_and_numpy_alone_the_file_has_the_mean_iou_of_the_result(
 def test_the_table_shows_three_sizes_on_real_images(onnx_file, root):
     _, printed = onnx_file
     lines = printed.splitlines()
-    assert f"on test images of {root}" in printed.replace("\n", " ")
+    assert f"on test images of {root}".replace(" ", "") in "".join(printed.split())  # a long path is wrapped
     assert [line.split("│")[1].strip() for line in lines if line.startswith("│")] == ["32 x 48", "97 x 131", "64 x 96"]
 
 
