@@ -18,8 +18,8 @@ from fcnseg.callbacks.early_stopping import RunEarlyStopping
 from fcnseg.callbacks.ema import EMA
 from fcnseg.callbacks.epoch_log import EpochLog
 from fcnseg.callbacks.finite_loss import FiniteLoss
-from fcnseg.callbacks.parts import Parts
 from fcnseg.callbacks.progress import RunProgress
+from fcnseg.callbacks.sessions import Sessions
 from fcnseg.data.module import VOCDataModule
 from fcnseg.errors import LostError, warn
 from fcnseg.machine.distributed import agreed, highest, rank, together, world
@@ -122,12 +122,12 @@ class Training:
         self.checkpoints = Checkpoints(run, stop=stop, finite=finite, **cfg.checkpoint)
         epoch_log = EpochLog(self.log, hyperparameters(cfg))
         patience = [RunEarlyStopping(cfg.patience)] if cfg.patience else []
-        self.parts = Parts({})
-        ours = [*ema, finite, epoch_log, RunProgress(epoch_log, console), *patience, self.parts]
+        self.sessions = Sessions({})
+        ours = [*ema, finite, epoch_log, RunProgress(epoch_log, console), *patience, self.sessions]
         self.callbacks = [*ours, *build.callbacks(cfg), self.checkpoints]  # last: it saves the state of the others
         self.loggers = [self.log, *build.loggers(cfg)]
         self.trainer = self._make_trainer()
-        self.parts.here = {**provenance.surroundings(self.trainer), **code}
+        self.sessions.here = {**provenance.surroundings(self.trainer), **code}
         measured = cfg.trainer.precision == "auto" and self.trainer.strategy.root_device.type == "cpu"
         self.bf16_gain = bf16_gain(torch.get_num_threads()) if measured else None
         self.resumed: Path | None = None
@@ -186,14 +186,14 @@ class Training:
         # An epoch between the two is trained again, and gives best.ckpt back.
         return not opened["epoch"] <= read(best)["epoch"] < self.cfg.trainer.max_epochs
 
-    def _keep_precision(self, parts: Sequence[Mapping[str, Any]]) -> None:
-        """Train on in the precision of the part before; say what else has changed since, and cannot be kept."""
-        if not parts:  # saved by a version that did not list them
+    def _keep_precision(self, sessions: Sequence[Mapping[str, Any]]) -> None:
+        """Train on in the precision of the session before; say what else has changed since, and cannot be kept."""
+        if not sessions:  # saved by a version that did not list them
             return
-        if self.cfg.trainer.precision == "auto" and parts[-1]["precision"] != str(self.trainer.precision):
-            self.trainer = self._make_trainer(kept_precision=parts[-1]["precision"])
-        self.parts.here = {**self.parts.here, "precision": str(self.trainer.precision)}
-        if changes := provenance.changes(parts[-1], self.parts.here):
+        if self.cfg.trainer.precision == "auto" and sessions[-1]["precision"] != str(self.trainer.precision):
+            self.trainer = self._make_trainer(kept_precision=sessions[-1]["precision"])
+        self.sessions.here = {**self.sessions.here, "precision": str(self.trainer.precision)}
+        if changes := provenance.changes(sessions[-1], self.sessions.here):
             warn(
                 f"{self.run.path} is resumed with {', '.join(changes)}: the last digits of its numbers may differ from"
                 " those of an unbroken run"
@@ -257,7 +257,7 @@ class Training:
             "predicted_per_s": costs.images_per_second(passes),
             "peak_memory": peak,  # bytes, in training
             "giga_macs": costs.giga_macs(task.net, data.size),
-            "parts": self.parts.up_to_now(self.trainer),
+            "parts": self.sessions.up_to_now(self.trainer),
             "bf16_gain": self.bf16_gain,
             **provenance.provenance(self.trainer, best),
         }

@@ -223,7 +223,7 @@ class Data:
         mask = torch.tensor([[0, 5, 0, 255]] * 4, dtype=torch.uint8)[None]
         pack = type("Pack", (), {"images": image, "masks": mask, "ids": ("a",)})
         self.size, self.classes = 4, VOC
-        self.packs, self.parts = {"val": pack}, {"test": ("val", torch.arange(1))}
+        self.packs, self.stages = {"val": pack}, {"test": ("val", torch.arange(1))}
 
 
 def test_every_picture_of_a_gallery():

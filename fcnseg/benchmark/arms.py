@@ -89,7 +89,7 @@ def train(cfg: Any, arm: str, *, steps: int, images: int | None = None) -> Figur
     data = build.data(cfg)
     data.prepare_data()
     # As many images as there are steps: an epoch's end would be timed as well.
-    data.parts["train"] = ("train", torch.arange(clock.steps * data.batch_size) % (images or data.count("train")))
+    data.stages["train"] = ("train", torch.arange(clock.steps * data.batch_size) % (images or data.count("train")))
     clock.mark("pack")
     task = task_of(cfg, data)
     if arm == "everything":

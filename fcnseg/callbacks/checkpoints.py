@@ -223,7 +223,7 @@ def extend_schedule(trainer: Trainer) -> None:
     before = optimizer.param_groups[0]["lr"]
     restored, schedule = trainer.lr_scheduler_configs[0].scheduler, planned["lr_scheduler"]["scheduler"]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the optimiser took its steps in the earlier part of the run
+        warnings.simplefilter("ignore")  # the optimiser took its steps in the earlier session
         # By epochs it is one more than there are, if the run was stopped before a validation.
         for _ in range(restored.last_epoch):
             schedule.step()

@@ -42,7 +42,7 @@ class EMA(Callback):
         checkpoint["state_dict"].update({f"net.{name}": value for name, value in (self._in_training or {}).items()})
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin with the first weights, or with the average of an earlier part of the run."""
+        """Begin with the first weights, or with the average of an earlier session of the run."""
         self.average = _copy(_net(pl_module))
         for name, value in self._restored.items():
             self.average[name].copy_(value)

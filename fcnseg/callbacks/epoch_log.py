@@ -42,7 +42,7 @@ class EpochLog(AfterEpoch):
         self.images = 0
         self.began = self._epoch_began = self._trained = 0.0
         self._rates: dict[str, float] = {}  # the learning rates that this epoch began with
-        self._restored: dict[str, Any] | None = None  # the state of the run log in an earlier part of the run
+        self._restored: dict[str, Any] | None = None  # the state of the run log in an earlier session of the run
         self._places: list[tuple[int, int]] = []  # the batch of every image in the panel, and its place in it
         self._samples: list[tuple[int, tuple[Tensor, Tensor, Tensor, list[str]]]] = []  # these images, by batch
 
@@ -64,7 +64,7 @@ class EpochLog(AfterEpoch):
         self._restored = checkpoint.get("run_log", self._restored)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take over the log of an earlier part of the run, also if no epoch is left to train."""
+        """Take over the log of an earlier session of the run, also if no epoch is left to train."""
         self.run_log.begin(self._restored)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

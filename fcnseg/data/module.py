@@ -81,7 +81,7 @@ class VOCDataModule(LightningDataModule):
         self.batch_size, self.augment, self.seed, self.limit, self.only = batch_size, augment, seed, limit, only
         self.cache, self.download = None if cache is None else Path(os.path.expanduser(cache)), download
         self.packs: dict[str, Pack] = {}
-        self.parts: dict[str, tuple[str, Tensor]] = {}
+        self.stages: dict[str, tuple[str, Tensor]] = {}
 
     def prepare_data(self) -> None:
         """Find, pack and check the data set, when it is called for the first time.
@@ -95,7 +95,7 @@ class VOCDataModule(LightningDataModule):
         self.classes = folder.classes
         if self.only is not None:
             self.packs = {self.only: pack(folder, self.only, self.size, cache=self.cache)}
-            self.parts = {"test": (self.only, torch.arange(len(self.packs[self.only].ids)))}
+            self.stages = {"test": (self.only, torch.arange(len(self.packs[self.only].ids)))}
         else:
             self._prepare_train_and_val(folder)
         pixels, background = next(iter(self.packs.values())).class_pixels[:-1], self.classes.background
@@ -115,7 +115,7 @@ class VOCDataModule(LightningDataModule):
             warn(f"the images are kept, decoded and resized, in {home}; data.cache=<folder> chooses another place")
         train, val = (torch.arange(len(pack.ids)) for pack in packs.values())
         first, second = _halves(packs["val"].ids) if self.split == "halves" else (val, val)
-        self.parts = {"train": ("train", train), "val": ("val", first), "test": ("val", second)}
+        self.stages = {"train": ("train", train), "val": ("val", first), "test": ("val", second)}
         self.packs = packs
 
     def setup(self, stage: str | None = None) -> None:
@@ -146,16 +146,16 @@ class VOCDataModule(LightningDataModule):
 
     def count(self, stage: str) -> int:
         """The number of images in "train", "val" or "test"."""
-        return len(self.parts[stage][1])
+        return len(self.stages[stage][1])
 
     def names(self, stage: str, sample: Tensor) -> list[str]:
         """The names of a batch's images, from the indices in `Batch.sample`."""
-        ids = self.packs[self.parts[stage][0]].ids
+        ids = self.packs[self.stages[stage][0]].ids
         return [ids[i] for i in sample.tolist()]
 
     def shown(self, stage: str, count: int) -> list[int]:
         """The places, in a stage's order, of `count` images to show: chosen by their names alone, the same in every run."""
-        return _by_hash(self.names(stage, self.parts[stage][1]))[:count]
+        return _by_hash(self.names(stage, self.stages[stage][1]))[:count]
 
     def original_masks(self, sample: Tensor) -> Iterator[Tensor]:
         """The masks of a test batch's images at their own sizes, (1, H, W) uint8 each, read from their files.
@@ -177,7 +177,7 @@ class VOCDataModule(LightningDataModule):
         return self.names("train", loader.batches(loader.order(epoch))[batch])
 
     def _loader(self, stage: str) -> Loader:
-        image_set, samples = self.parts[stage]
+        image_set, samples = self.stages[stage]
         training = stage == "train"
         return Loader(
             self.packs[image_set],

@@ -76,7 +76,11 @@ def photographs(run: Run, *, root: str | None, trust: bool) -> tuple[list[Image.
     with TemporaryDirectory() as folder:
         try:
             data = retest.data(run.config, root=root, trust=trust)
-            found, names, source = data.folder, data.names("test", data.parts["test"][1]), f"test images of {data.root}"
+            found, names, source = (
+                data.folder,
+                data.names("test", data.stages["test"][1]),
+                f"test images of {data.root}",
+            )
         except (ValueError, OSError) as error:
             if root is not None:
                 raise

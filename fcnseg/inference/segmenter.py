@@ -40,34 +40,34 @@ class _Work:
     Attributes:
         prediction: What has been predicted so far; or the error that says why the photograph cannot be read.
         pixels: (h, w, 3) uint8: the photograph, squashed to the network's size unless the network sees tiles.
-        parts: Where the network looks: at all of it, or at tiles.
-        unseen: The number of parts that the network has not seen yet.
+        tiles: What the network sees of it at a time; one tile of all of it unless the network sees tiles.
+        unseen: The number of tiles that the network has not seen yet.
         jobs: The threads' work on what the network has seen.
     """
 
     prediction: Prediction | ValueError
     pixels: Tensor = field(default_factory=lambda: torch.empty(0))
-    parts: list[Tile] = field(default_factory=list)
+    tiles: list[Tile] = field(default_factory=list)
     jobs: list[Future[None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.unseen = len(self.parts)
+        self.unseen = len(self.tiles)
 
     @property
     def size(self) -> int:
         """The pixels of its mask."""
         return self.prediction.labels.size if isinstance(self.prediction, Prediction) else 0
 
-    def window(self, part: Tile) -> Tensor:
-        """The (h, w, 3) pixels of a part, as the network is given them; the only part may be squashed."""
-        return self.pixels if len(self.parts) == 1 else self.pixels[part.seen]
+    def window(self, tile: Tile) -> Tensor:
+        """The (h, w, 3) pixels of a tile, as the network is given them; the only tile may be squashed."""
+        return self.pixels if len(self.tiles) == 1 else self.pixels[tile.seen]
 
-    def place(self, part: Tile, logits: Tensor) -> None:
-        """Enlarge the logits of a part, and keep what they mean."""
+    def place(self, tile: Tile, logits: Tensor) -> None:
+        """Enlarge the logits of a tile, and keep what they mean."""
         assert isinstance(self.prediction, Prediction)
-        self.prediction.labels[part.kept] = enlarge.labels(logits, *part.size)[part.inner].numpy()
+        self.prediction.labels[tile.kept] = enlarge.labels(logits, *tile.size)[tile.inner].numpy()
         if self.prediction.scores.size:
-            self.prediction.scores[part.kept] = enlarge.scores(logits, *part.size)[part.inner].numpy()
+            self.prediction.scores[tile.kept] = enlarge.scores(logits, *tile.size)[tile.inner].numpy()
 
     def done(self) -> Prediction | ValueError:
         """The prediction, when all threads have done their work on it."""
@@ -188,7 +188,7 @@ class Segmenter:
             most = 2 if self.tile else 2 * self.batch_size  # a photograph that is seen in tiles is kept whole
             for work in ahead(pool, partial(self._begin, scores=scores), images, most):
                 waiting.append(work)
-                yield from ((work, part) for part in work.parts)
+                yield from ((work, tile) for tile in work.tiles)
 
         with ThreadPoolExecutor(cores()) as pool:
             for batch in _batches(windows(), self.batch_size):
@@ -211,18 +211,18 @@ class Segmenter:
         if self.tile is None:
             rows, columns = self.size
             photograph = photograph.resize((columns, rows), Image.Resampling.BILINEAR)
-        parts = tiles(height, width, self.tile or max(height, width), self.overlap)
+        seen = tiles(height, width, self.tile or max(height, width), self.overlap)
         labels = np.empty((height, width), np.uint8)
         found = np.empty(labels.shape if scores else (0, 0), np.float32)
         prediction = Prediction(labels, found, self.classes, source, orientation)
-        return _Work(prediction, torch.from_numpy(np.array(photograph)), parts)
+        return _Work(prediction, torch.from_numpy(np.array(photograph)), seen)
 
     def _see(self, batch: Sequence[tuple[_Work, Tile]], pool: ThreadPoolExecutor) -> None:
         """Give the network a batch, and have threads place what it gives."""
-        images = torch.stack([work.window(part) for work, part in batch]).permute(0, 3, 1, 2)
-        for (work, part), logits in zip(batch, self.logits(images), strict=True):
+        images = torch.stack([work.window(tile) for work, tile in batch]).permute(0, 3, 1, 2)
+        for (work, tile), logits in zip(batch, self.logits(images), strict=True):
             work.unseen -= 1
-            work.jobs.append(pool.submit(work.place, part, logits))
+            work.jobs.append(pool.submit(work.place, tile, logits))
 
 
 def load(
@@ -277,10 +277,10 @@ def ahead(pool: ThreadPoolExecutor, function: Callable[[T], U], items: Iterable[
 def _batches(windows: Iterable[tuple[_Work, Tile]], most: int) -> Iterator[list[tuple[_Work, Tile]]]:
     """Windows of one shape that follow one another, at most so many."""
     batch: list[tuple[_Work, Tile]] = []
-    for work, part in windows:
-        if batch and (len(batch) == most or work.window(part).shape != batch[0][0].window(batch[0][1]).shape):
+    for work, tile in windows:
+        if batch and (len(batch) == most or work.window(tile).shape != batch[0][0].window(batch[0][1]).shape):
             yield batch
             batch = []
-        batch.append((work, part))
+        batch.append((work, tile))
     if batch:
         yield batch

@@ -95,7 +95,7 @@ def _identity(entry: Entry) -> dict[str, str]:
     return {key: str(value) for key, value in settings.items() if value is not None}
 
 
-def of_parts(found: Iterable[Experiment]) -> list[list[Experiment]]:
+def by_train_images(found: Iterable[Experiment]) -> list[list[Experiment]]:
     """Experiments that differ in nothing but the number of train images, where there are several such numbers."""
     groups: dict[str, list[Experiment]] = {}
     for each in found:

@@ -67,21 +67,21 @@ def sections(
     losses = training.losses([*detailed, *begun[:MOST_DETAILED]])
     against = pair.compared(*pair.chosen(known, compare), shown) if compare else []
     side_by_side = predictions.side_by_side(detailed, images, shown)
-    parts = [
+    possible = [
         Section("Results", [*_results(sets), *_left_to_the_tables(finished, begun)]),
         Section("Two runs against each other", against),
         Section("Not finished", [unfinished] if unfinished else []),
         Section("What each step added", _of_each(sets, ablation)),
         Section("Training and validation loss (the paper's Figures 2-8)", losses, small=True),
         Section("Predictions (the paper's Figures 9-11)", side_by_side),
-        Section("IoU of every class", _of_each(sets, lambda found: map(heat_map, predictions.in_parts(found)))),
+        Section("IoU of every class", _of_each(sets, lambda found: map(heat_map, predictions.in_rows(found)))),
         Section("Confusion matrices", _confusions(detailed)),
         *_image_by_image(known, shown),
         Section("Cost", [*([Text(cost.ABOUT)] if sets else []), *_of_each(sets, cost.costs)]),
         Section("What more images bring", _of_each(sets, efficiency.over_images)),
         Section("Training curves laid over each other", _of_each(sets, training.overlaid), small=True),
     ]
-    return [section for section in parts if section.blocks]
+    return [section for section in possible if section.blocks]
 
 
 def _of_each(

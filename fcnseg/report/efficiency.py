@@ -6,14 +6,14 @@ from functools import partial
 import numpy as np
 
 from fcnseg.report import charts
-from fcnseg.report.compare import Experiment, of_parts, titled
+from fcnseg.report.compare import Experiment, by_train_images, titled
 from fcnseg.report.document import Block, Chart, Table
 from fcnseg.report.study import Numbers
 
 
 def over_images(found: Sequence[Experiment]) -> list[Block]:
     """The curve of every group of experiments on one test set, made with data.limit, and its numbers; nothing without any."""
-    groups = of_parts(found)
+    groups = by_train_images(found)
     lines, rows = {}, []
     for group, named in zip(groups, titled([group[0] for group in groups]), strict=True):
         numbers, values = _scores(group)

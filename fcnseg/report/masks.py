@@ -66,7 +66,7 @@ def pixels(data: VOCDataModule, name: str) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: There is no such image.
     """
-    pack = data.packs[data.parts["test"][0]]
+    pack = data.packs[data.stages["test"][0]]
     if name not in pack.ids:
         raise ValueError(
             f"{name} is not among the {len(pack.ids)} images of {data.root}: data.root=<where they are now>"
@@ -77,7 +77,7 @@ def pixels(data: VOCDataModule, name: str) -> tuple[Tensor, Tensor]:
 
 def test_names(data: Sequence[VOCDataModule]) -> list[str]:
     """The names of the test images that all of the data share, in the order of the first one's image set."""
-    first, *others = [each.names("test", each.parts["test"][1]) for each in data]
+    first, *others = [each.names("test", each.stages["test"][1]) for each in data]
     return [name for name in first if all(name in names for names in others)]
 
 

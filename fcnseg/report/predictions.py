@@ -140,12 +140,12 @@ def _galleries(
         with _left_out(experiment.title, blocks):
             segmenter = networks.network(experiment.first.path)
             predictions[experiment.title] = masks.predict(segmenter, data[experiment.title], names)
-    parts = in_parts([*predictions.items()])
-    return blocks + [masks.gallery(name, data, dict(part)) for name in names for part in parts]
+    rows = in_rows([*predictions.items()])
+    return blocks + [masks.gallery(name, data, dict(row)) for name in names for row in rows]
 
 
-def in_parts(items: Sequence[T]) -> list[Sequence[T]]:
-    """The items, in parts that one chart has room for: a column for each of a hundred runs would be a chart of 200 MB."""
+def in_rows(items: Sequence[T]) -> list[Sequence[T]]:
+    """The items, in rows that one chart has room for: a column for each of a hundred runs would be a chart of 200 MB."""
     return [items[start : start + MOST_COLUMNS] for start in range(0, len(items), MOST_COLUMNS)]
 
 

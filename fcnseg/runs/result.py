@@ -42,7 +42,7 @@ def measure(trainer: Trainer, task: SegmentationTask, data: VOCDataModule) -> di
         "floor_class": data.classes.names[data.floor_class],
         "classes": data.classes.plain(),
         "split": data.only or data.split,
-        "images": {stage: data.count(stage) for stage in data.parts},
+        "images": {stage: data.count(stage) for stage in data.stages},
         "size": "original" if task.original_masks else spelled(data.size),
         "data_fingerprint": data.fingerprint,
         "parameters": sum(parameter.numel() for parameter in task.net.parameters()),
@@ -68,7 +68,7 @@ def per_image(task: SegmentationTask, data: VOCDataModule) -> PerImage | None:
     pixels, confidence, right = torch.cat(found.calibration).cpu().unbind(-1)
     near, boundary, softmin = (torch.cat(each).cpu() for each in (found.near, found.boundary, found.softmin))
     counts = (each.int().numpy() for each in (cells, pixels, right, near, boundary))
-    names = np.array(data.names("test", data.parts["test"][1]), dtype=np.str_)
+    names = np.array(data.names("test", data.stages["test"][1]), dtype=np.str_)
     return PerImage(
         names,
         **dict(zip(("cells", "pixels", "right", "near", "boundary"), counts, strict=True)),

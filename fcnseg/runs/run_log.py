@@ -86,7 +86,7 @@ class RunLog(Logger):
         return {"rows": list(self.rows), "written": self._written, "pending": dict(self.pending)}
 
     def begin(self, state: Mapping[str, Any] | None) -> None:
-        """Take over the rows of an earlier part of the run; what the files have of epochs that are repeated is dropped.
+        """Take over the rows of an earlier session of the run; what the files have of epochs that are repeated is dropped.
 
         Args:
             state: What `state_dict` gave when the run was saved; None for a run from the beginning.
@@ -164,7 +164,7 @@ class RunLog(Logger):
 
 
 def _date_back(folder: Path, now: int) -> None:
-    """Date the event files of earlier parts of a run before `now`, in seconds since 1970.
+    """Date the event files of earlier sessions of a run before `now`, in seconds since 1970.
 
     TensorBoard reads them in the order of the dates in their names. After a clock was set back the new file would come first,
     and would not replace what comes after it.

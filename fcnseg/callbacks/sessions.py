@@ -1,4 +1,4 @@
-"""The callback that lists the parts of a run: what each process that trained it ran on."""
+"""The callback that lists the sessions in which a run was trained: the epochs of each, and what it ran on."""
 
 from collections.abc import Mapping
 from math import ceil
@@ -7,14 +7,14 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 
 
-class Parts(Callback):
-    """Lists, in every checkpoint, the epochs that each process has trained, and what it ran on.
+class Sessions(Callback):
+    """Lists, in every checkpoint, the sessions of a run: one for each time that it was started or resumed.
 
     Args:
-        here: What this process runs on: see `provenance.surroundings`.
+        here: What this session runs on: see `provenance.surroundings`.
 
     Attributes:
-        earlier: The parts that other processes have trained.
+        earlier: The sessions before this one.
     """
 
     def __init__(self, here: Mapping[str, Any]) -> None:
@@ -22,16 +22,17 @@ class Parts(Callback):
         self.earlier: list[dict[str, Any]] = []
         self._first_step = 0
 
+    # In checkpoints, and in result.json, they are called "parts": so earlier versions stored them.
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Take over the parts before, and the step at which this one begins."""
+        """Take over the sessions before, and the step at which this one begins."""
         self.earlier, self._first_step = checkpoint.get("parts", []), checkpoint["global_step"]
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Save the parts up to here."""
+        """Save the sessions up to here."""
         checkpoint["parts"] = self.up_to_now(trainer)
 
     def up_to_now(self, trainer: Trainer) -> list[dict[str, Any]]:
-        """The parts in their order: `epochs`, the first and the last one, counted from 1, and what they ran on."""
+        """The sessions in their order: `epochs`, the first and the last one, counted from 1, and what they ran on."""
         if trainer.global_step == self._first_step:
             return self.earlier
         epoch = trainer.num_training_batches
