@@ -63,11 +63,11 @@ def fit(cfg: DictConfig, run: Run, console: Console, describe: Describe) -> None
         task = build.task(cfg, classes=data.classes, class_pixels=data.class_pixels)
         check_optimizer(task, cfg.trainer.max_epochs, len(data.train_dataloader()))
         training = Training(cfg, run, stop, console, code)
-        with ExitStack() as folder:
-            if agreed(partial(_take, run, cfg, folder)):
+        with ExitStack() as held:
+            if agreed(partial(_lock_unless_finished, run, cfg, held)):
                 training.resume(task, data)
                 if rank() == 0:
-                    folder.enter_context(run.recorded(cfg, data.fingerprint))
+                    held.enter_context(run.recorded(cfg, data.fingerprint))
                 precision = str(training.trainer.precision)
                 with together(), limits_explained(data.batch_size, data.size, precision):
                     training.fit(task, data)
@@ -78,10 +78,10 @@ def fit(cfg: DictConfig, run: Run, console: Console, describe: Describe) -> None
                         write_json(run.path / RESULT, found)
 
 
-def _take(run: Run, cfg: DictConfig, folder: ExitStack) -> bool:
-    """Keep other commands out of a run's folder until `folder` is closed; whether the run is still to be trained."""
+def _lock_unless_finished(run: Run, cfg: DictConfig, held: ExitStack) -> bool:
+    """Lock the run's folder until `held` is closed. Returns whether the run is still to be trained."""
     # Not before the data set is packed: it makes the folder, and packing may take minutes.
-    folder.enter_context(run.locked())
+    held.enter_context(run.locked())
     return not run.is_finished(cfg)  # by another process, since this one looked
 
 

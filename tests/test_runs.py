@@ -203,7 +203,7 @@ def test_evaluate_measures_what_training_measured(command, again, run, root, tmp
 def test_evaluate_says_that_the_data_have_changed(command, run, root, tmp_path):
     """Without a word, the numbers of a result and of its own test would differ."""
     moved = shutil.copytree(root / "VOCdevkit", tmp_path / "elsewhere" / "VOCdevkit", ignore=lambda *_: ["packs"])
-    shapes = retest.data(runs.Run(run).config).folder.path.parents[1].name
+    shapes = retest.data(runs.Run(run).config).data_set.path.parents[1].name
     (tmp_path / shapes).mkdir()
     moved.rename(tmp_path / shapes / "VOCdevkit")
     args = [f"run={run}", f"data.root={tmp_path}"]

@@ -43,23 +43,23 @@ def check(cfg: DictConfig) -> None:
         from fcnseg.check.classes import ready
 
         say(f"{layout.path}: {layout.format}")
-        folder, alone = ready(layout, say, write=cfg.write), tuple(layout.alone)
+        data_set, alone = ready(layout, say, write=cfg.write), tuple(layout.alone)
     elif cfg.write:
         raise ValueError(f"write=true: the classes of data={cfg.choices.data} are known; leave it out")
     else:
-        folder, alone = find(source, root, cfg.data.get("download")), ()
-        say(f"{folder.path}")
-    if folder is None:
+        data_set, alone = find(source, root, cfg.data.get("download")), ()
+        say(f"{data_set.path}")
+    if data_set is None:
         sys.exit(WRONG_USE)
 
     from fcnseg.check.survey import compare, render, survey  # imports torch, which a refusal does not wait for
 
-    surveys = [survey(folder, "train"), survey(folder, "val", "train")]
+    surveys = [survey(data_set, "train"), survey(data_set, "val", "train")]
     render(surveys, [*alone, *compare(*surveys)], console)
     if cfg.picture:
         from fcnseg.check.picture import save
 
-        if save(Path(cfg.picture), folder, surveys):
+        if save(Path(cfg.picture), data_set, surveys):
             say(f"pairs and shares are in {cfg.picture}")
     if any(survey.problems for survey in surveys):
         sys.exit(WRONG_USE)

@@ -24,7 +24,7 @@ BARS = 40  # the classes with the most pixels that the chart shows
 SIDE = 320  # pixels of the longer side of an image
 
 
-def save(path: Path, folder: DataSet, surveys: Sequence[Survey]) -> bool:
+def save(path: Path, data_set: DataSet, surveys: Sequence[Survey]) -> bool:
     """Write the contact sheet as a PNG; the result is false if no image could be read.
 
     Raises:
@@ -34,14 +34,14 @@ def save(path: Path, folder: DataSet, surveys: Sequence[Survey]) -> bool:
     chosen = random.Random(0).sample(names, min(PAIRS, len(names)))
     if not chosen:
         return False
-    rows, bars = math.ceil(len(chosen) / COLUMNS), min(BARS, len(folder.classes))
+    rows, bars = math.ceil(len(chosen) / COLUMNS), min(BARS, len(data_set.classes))
     figure = Figure(figsize=(13, 3.1 * rows + 1.2 + 0.25 * bars), layout="constrained")
     above, below = cast(Sequence[SubFigure], figure.subfigures(2, 1, height_ratios=[3.1 * rows, 1.2 + 0.25 * bars]))
     axes = above.subplots(rows, COLUMNS, squeeze=False).flatten()
     for ax in axes:
         ax.axis("off")
     for ax, name in zip(axes, chosen, strict=False):
-        ax.imshow(_overlay(folder, name))
+        ax.imshow(_overlay(data_set, name))
         ax.set_title(name if len(name) <= 28 else f"...{name[-25:]}", fontsize=8, parse_math=False)
     _shares(below.subplots(), surveys, bars)
     try:
@@ -52,16 +52,16 @@ def save(path: Path, folder: DataSet, surveys: Sequence[Survey]) -> bool:
     return True
 
 
-def _overlay(folder: DataSet, name: str) -> npt.NDArray[np.uint8]:
+def _overlay(data_set: DataSet, name: str) -> npt.NDArray[np.uint8]:
     """(H, W or more, 3) an image, and the same with the colours of its classes over it."""
-    image = decode.read_image(folder.image(name))
-    mask = folder.read_mask(name, image)
+    image = decode.read_image(data_set.image(name))
+    mask = data_set.read_mask(name, image)
     scale = SIDE / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     shown = np.asarray(image.resize(size))
     labels = np.asarray(mask.resize(size, Image.Resampling.NEAREST))
-    colours = folder.classes.palette[labels]
-    plain = labels == (VOID if folder.classes.background is None else folder.classes.background)
+    colours = data_set.classes.palette[labels]
+    plain = labels == (VOID if data_set.classes.background is None else data_set.classes.background)
     mixed = np.where(plain[..., None], shown, 0.35 * shown + 0.65 * colours).astype(np.uint8)
     return np.concatenate([shown, mixed], axis=int(size[0] >= size[1]) ^ 1)
 

@@ -78,15 +78,15 @@ class Survey:
         return tuple(class_weights(torch.tensor(self.classes.with_void(self.pixels))).tolist())
 
 
-def survey(folder: DataSet, image_set: str, *others: str) -> Survey:
+def survey(data_set: DataSet, image_set: str, *others: str) -> Survey:
     """Read every image and mask of an image set, and count what is in them; no name may be in one of `others`, too.
 
     Raises:
         ValueError: There is no such image set, or its list cannot be read.
     """
-    listed = tuple(dict.fromkeys(folder.ids(image_set)))
+    listed = tuple(dict.fromkeys(data_set.ids(image_set)))
     with ThreadPoolExecutor() as pool:
-        looks = list(with_progress(pool.map(lambda name: _look(folder, name), listed), image_set, len(listed)))
+        looks = list(with_progress(pool.map(lambda name: _look(data_set, name), listed), image_set, len(listed)))
     sizes, counts, problems, by_colour, contents = zip(*looks, strict=True)
     sound = [size for size in sizes if size]
     return Survey(
@@ -96,9 +96,9 @@ def survey(folder: DataSet, image_set: str, *others: str) -> Survey:
         height=_span(height for _, height in sound),
         pixels=tuple(np.sum(counts, axis=0).tolist()),
         holding=tuple(np.count_nonzero(counts, axis=0).tolist()),
-        problems=(*folder.repeated(image_set, *others), *chain(*problems)),
+        problems=(*data_set.repeated(image_set, *others), *chain(*problems)),
         by_colour=sum(by_colour),
-        classes=folder.classes,
+        classes=data_set.classes,
         contents={name: content for name, content in zip(listed, contents, strict=True) if content},
     )
 
@@ -155,22 +155,22 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + f" and {len(names) - 3} more" * (len(names) > 3)
 
 
-def _look(folder: DataSet, name: str) -> Look:
+def _look(data_set: DataSet, name: str) -> Look:
     """What one image and its mask hold. If they have a problem, there is no size and nothing is counted."""
     image, problems = None, []
     try:
-        image = decode.read_image(path := folder.image(name))
+        image = decode.read_image(path := data_set.image(name))
     except ValueError as error:
         problems.append(f"{name}{path.suffix}: {error}")
     try:
-        path = folder.mask(name)
-        mask = folder.read_mask(name, image)
+        path = data_set.mask(name)
+        mask = data_set.read_mask(name, image)
     except ValueError as error:
         problems.append(f"{name}{path.suffix}: {error}")
     if image is None or problems:
-        return None, [0] * (len(folder.classes) + 1), problems, False, ""
+        return None, [0] * (len(data_set.classes) + 1), problems, False, ""
     content = sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
-    return image.size, folder.classes.count_pixels(mask), [], mask.info["by_colour"], content
+    return image.size, data_set.classes.count_pixels(mask), [], mask.info["by_colour"], content
 
 
 def _span(lengths: Iterable[int]) -> Span:

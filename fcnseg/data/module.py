@@ -49,12 +49,12 @@ class VOCDataModule(LightningDataModule):
         ValueError: A setting is out of its range.
 
     Attributes:
-        folder: The data set, once `prepare_data` has found it.
+        data_set: The data set, once `prepare_data` has found it.
         classes: The classes that its masks label, in the order of the labels.
         floor_class: The class that the floor predicts everywhere: background, or without one the most frequent of train.
     """
 
-    folder: DataSet
+    data_set: DataSet
     classes: Classes
     floor_class: int
 
@@ -91,26 +91,26 @@ class VOCDataModule(LightningDataModule):
         """
         if self.packs:
             return
-        folder = self.folder = find(self.source, self.root, self.download)
-        self.classes = folder.classes
+        data_set = self.data_set = find(self.source, self.root, self.download)
+        self.classes = data_set.classes
         if self.only is not None:
-            self.packs = {self.only: pack(folder, self.only, self.size, cache=self.cache)}
+            self.packs = {self.only: pack(data_set, self.only, self.size, cache=self.cache)}
             self.stages = {"test": (self.only, torch.arange(len(self.packs[self.only].ids)))}
         else:
-            self._prepare_train_and_val(folder)
+            self._prepare_train_and_val(data_set)
         pixels, background = next(iter(self.packs.values())).class_pixels[:-1], self.classes.background
         self.floor_class = int(pixels.argmax()) if background is None else background
 
-    def _prepare_train_and_val(self, folder: DataSet) -> None:
-        if repeated := [*folder.repeated("train"), *folder.repeated("val", "train")]:
+    def _prepare_train_and_val(self, data_set: DataSet) -> None:
+        if repeated := [*data_set.repeated("train"), *data_set.repeated("val", "train")]:
             raise ValueError(f"images are listed more than once, wanted every image once:\n{some(repeated)}")
-        ids = {"train": _limited(folder.ids("train"), self.limit), "val": folder.ids("val")}
+        ids = {"train": _limited(data_set.ids("train"), self.limit), "val": data_set.ids("val")}
         if self.batch_size > (n := len(ids["train"])):
             raise ValueError(f"data.batch_size={self.batch_size} is larger than the train split's {n} images: lower it")
-        home = default_home(folder)
-        silent = self.cache or folder.generated or home.exists()
+        home = default_home(data_set)
+        silent = self.cache or data_set.generated or home.exists()
         sizes = {"train": self.pack_size, "val": self.size}
-        packs = {name: pack(folder, name, sizes[name], ids=ids[name], cache=self.cache) for name in ids}
+        packs = {name: pack(data_set, name, sizes[name], ids=ids[name], cache=self.cache) for name in ids}
         if not silent:
             warn(f"the images are kept, decoded and resized, in {home}; data.cache=<folder> chooses another place")
         train, val = (torch.arange(len(pack.ids)) for pack in packs.values())
@@ -167,7 +167,7 @@ class VOCDataModule(LightningDataModule):
             ValueError: A file is gone or broken.
         """
         for name in self.names("test", sample):
-            mask = self.folder.read_mask(name, decode.read_image(self.folder.image(name)))
+            mask = self.data_set.read_mask(name, decode.read_image(self.data_set.image(name)))
             yield torch.from_numpy(np.array(mask))[None]
 
     def trained_on(self, step: int) -> list[str]:

@@ -64,12 +64,12 @@ class Pack:
 
 
 def pack(
-    folder: DataSet, image_set: str, size: Size, *, ids: Sequence[str] | None = None, cache: Path | None = None
+    data_set: DataSet, image_set: str, size: Size, *, ids: Sequence[str] | None = None, cache: Path | None = None
 ) -> Pack:
     """The pack of an image set; it is built first if the data set is new or its files have changed.
 
     Args:
-        folder: The data set whose images and masks are packed.
+        data_set: The data set whose images and masks are packed.
         image_set: The name of the image set.
         size: The side in pixels of the square that images are resized to; or [height, width].
         ids: The names of its images that are packed; None: all of them.
@@ -79,16 +79,16 @@ def pack(
         ValueError: Files are missing or broken or do not fit one another (the message names them), the disk is full, or the
             pack is damaged.
     """
-    ids = folder.ids(image_set) if ids is None else ids
-    if missing := [str(path) for path in folder.missing(ids)]:
+    ids = data_set.ids(image_set) if ids is None else ids
+    if missing := [str(path) for path in data_set.missing(ids)]:
         suffixes = f"(a photograph ends in {', '.join(SUFFIXES)})"
         raise ValueError(
             f"{len(missing)} files of the image set '{image_set}' are missing {suffixes}:\n{some(missing)}"
         )
-    packs = cache or default_home(folder)
-    home = packs / f"{image_set}-{spelled(size)}-{_key(folder, ids, size, packs)}"
+    packs = cache or default_home(data_set)
+    home = packs / f"{image_set}-{spelled(size)}-{_key(data_set, ids, size, packs)}"
     try:
-        build_once(home, partial(_build, folder, ids, size, f"Packing {image_set} at {spelled(size)} px"))
+        build_once(home, partial(_build, data_set, ids, size, f"Packing {image_set} at {spelled(size)} px"))
     except OSError as error:
         raise ValueError(
             f"cannot write the pack of {len(ids)} images at {spelled(size)} px to {home.parent}: {error.strerror};"
@@ -103,32 +103,32 @@ def some(lines: Sequence[str]) -> str:
     return "\n".join([*lines[:SHOWN], *more])
 
 
-def default_home(folder: DataSet) -> Path:
-    """Where the packs of `folder` go: beside its images, or into the user's cache if it is marked or mounted read-only."""
-    if os.access(folder.path, os.W_OK) and folder.path.stat().st_mode & 0o200:
-        return folder.path / "packs"
+def default_home(data_set: DataSet) -> Path:
+    """Where the packs of a data set go: beside its images, or into the user's cache if it is marked or mounted read-only."""
+    if os.access(data_set.path, os.W_OK) and data_set.path.stat().st_mode & 0o200:
+        return data_set.path / "packs"
     try:
         return user_cache() / "packs"
     except ValueError as error:
         raise ValueError(
-            f"{folder.path} is read-only, and there is no home: choose a folder for packs with data.cache="
+            f"{data_set.path} is read-only, and there is no home: choose a folder for packs with data.cache="
         ) from error
 
 
-def _key(folder: DataSet, ids: Sequence[str], size: Size, packs: Path) -> str:
+def _key(data_set: DataSet, ids: Sequence[str], size: Size, packs: Path) -> str:
     """A hash of all that a pack is made from: it changes when a file is added, changed or touched.
 
     Archives and images of disks give all their files one time. So the end of each file counts, too: it is a PNG's checksum,
     and in a JPEG it depends on the last rows. Where data sets share a folder of packs, each has its own.
     """
-    home = None if packs.is_relative_to(folder.path) else str(folder.path.resolve())
-    files = [_trace(path) for name in ids for path in (folder.image(name), folder.mask(name))]
-    made_from = [FORMAT, size, home, list(ids), files, *_rules(folder)]
+    home = None if packs.is_relative_to(data_set.path) else str(data_set.path.resolve())
+    files = [_trace(path) for name in ids for path in (data_set.image(name), data_set.mask(name))]
+    made_from = [FORMAT, size, home, list(ids), files, *_rules(data_set)]
     return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:12]
 
 
-def _rules(folder: DataSet) -> list[str]:
-    return [folder.rules] if folder.rules else []
+def _rules(data_set: DataSet) -> list[str]:
+    return [data_set.rules] if data_set.rules else []
 
 
 def _trace(path: Path) -> tuple[int, int, str]:
@@ -139,12 +139,12 @@ def _trace(path: Path) -> tuple[int, int, str]:
         return stat.st_size, stat.st_mtime_ns, file.read().hex()
 
 
-def _build(folder: DataSet, ids: Sequence[str], size: Size, title: str, home: Path) -> None:
+def _build(data_set: DataSet, ids: Sequence[str], size: Size, title: str, home: Path) -> None:
     """Write the pack of `ids` into `home`, decoding on every core."""
     images = _new_array(home / "images.npy", (len(ids), *sides(size), 3))
     masks = _new_array(home / "masks.npy", (len(ids), *sides(size)))
     with ThreadPoolExecutor(cores()) as pool:
-        results = list(with_progress(pool.map(partial(_write, folder, images, masks), count(), ids), title, len(ids)))
+        results = list(with_progress(pool.map(partial(_write, data_set, images, masks), count(), ids), title, len(ids)))
     if errors := [str(result) for result in results if isinstance(result, ValueError)]:
         raise ValueError(some(errors))
     pixels, digests, by_colour = zip(*(result for result in results if not isinstance(result, ValueError)), strict=True)
@@ -153,7 +153,7 @@ def _build(folder: DataSet, ids: Sequence[str], size: Size, title: str, home: Pa
     meta = {
         "ids": list(ids),
         "class_pixels": np.sum(pixels, axis=0).tolist(),
-        "fingerprint": hashlib.sha256(json.dumps([list(ids), digests, *_rules(folder)]).encode()).hexdigest()[:12],
+        "fingerprint": hashlib.sha256(json.dumps([list(ids), digests, *_rules(data_set)]).encode()).hexdigest()[:12],
     }
     images.flush()
     masks.flush()
@@ -166,24 +166,24 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS lacks it
 
 
-def _write(folder: DataSet, images: Array, masks: Array, row: int, name: str) -> Packed | ValueError:
+def _write(data_set: DataSet, images: Array, masks: Array, row: int, name: str) -> Packed | ValueError:
     """Write the image `name` and its mask into a row of the arrays; if one of them is broken, the result is the error.
 
     Several threads may call it at once, since Pillow frees Python's lock.
     """
     try:
-        image = decode.read_image(folder.image(name))
-        mask = folder.read_mask(name, image)
+        image = decode.read_image(data_set.image(name))
+        mask = data_set.read_mask(name, image)
     except ValueError as error:
         return error
-    pixels = folder.classes.count_pixels(mask)
+    pixels = data_set.classes.count_pixels(mask)
     if sum(pixels) != mask.width * mask.height:  # of a data set that somebody else wrote
-        wanted = f"wanted 0..{len(folder.classes) - 1} and {VOID} for void"
-        return ValueError(f"mask {folder.mask(name)} is read with labels that are of no class, {wanted}")
+        wanted = f"wanted 0..{len(data_set.classes) - 1} and {VOID} for void"
+        return ValueError(f"mask {data_set.mask(name)} is read with labels that are of no class, {wanted}")
     height, width = masks.shape[1:]
     images[row] = np.asarray(image.resize((width, height), Resampling.BILINEAR))
     masks[row] = np.asarray(mask.resize((width, height), Resampling.NEAREST))
-    digest = hashlib.sha256(folder.image(name).read_bytes() + folder.mask_bytes(name))
+    digest = hashlib.sha256(data_set.image(name).read_bytes() + data_set.mask_bytes(name))
     return pixels, digest.hexdigest(), mask.info.get("by_colour", False)
 
 

@@ -132,5 +132,5 @@ def sbd(
         import scipy.io  # noqa: F401 (before gigabytes are downloaded)
     except ImportError as error:
         raise ValueError(f'data=sbd needs a package that is not installed ({error}): pip install ".[sbd]"') from error
-    folder = voc2012(root, urls=urls, md5=md5, download=download)
-    return TrainAug(find_or_download(ARCHIVE, root, urls=sbd_urls, md5=sbd_md5, download=download), folder)
+    of_voc = voc2012(root, urls=urls, md5=md5, download=download)
+    return TrainAug(find_or_download(ARCHIVE, root, urls=sbd_urls, md5=sbd_md5, download=download), of_voc)

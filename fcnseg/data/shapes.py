@@ -67,15 +67,15 @@ def shapes(root: Path, *, train: int, val: int, seed: int) -> voc.Folder:
 
 def _generate(numbers: dict[str, int], home: Path) -> None:
     """Draw the data set with these numbers into `home`."""
-    folder = voc.Folder(home / "VOCdevkit" / "VOC2012")
-    image_sets = folder.path / "ImageSets" / "Segmentation"
-    for path in (folder.path / "JPEGImages", folder.path / "SegmentationClass", image_sets):
+    data_set = voc.Folder(home / "VOCdevkit" / "VOC2012")
+    image_sets = data_set.path / "ImageSets" / "Segmentation"
+    for path in (data_set.path / "JPEGImages", data_set.path / "SegmentationClass", image_sets):
         path.mkdir(parents=True)
 
     def save(index: int) -> None:
         image, mask = _draw(numbers["seed"], index)
-        image.save(folder.image(_name(index)), quality=90)
-        mask.save(folder.mask(_name(index)))
+        image.save(data_set.image(_name(index)), quality=90)
+        mask.save(data_set.mask(_name(index)))
 
     trainval = range(numbers["train"] + numbers["val"])
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -84,7 +84,7 @@ def _generate(numbers: dict[str, int], home: Path) -> None:
     for image_set, indices in (("train", train), ("val", val), ("trainval", trainval)):
         lines = "".join(f"{_name(index)}\n" for index in indices)
         (image_sets / f"{image_set}.txt").write_text(lines, encoding="utf-8")
-    (folder.path / "shapes.json").write_text(json.dumps(numbers) + "\n", encoding="utf-8")
+    (data_set.path / "shapes.json").write_text(json.dumps(numbers) + "\n", encoding="utf-8")
 
 
 def _name(index: int) -> str:

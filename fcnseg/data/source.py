@@ -19,15 +19,15 @@ def find(source: Source, root: Path, download: bool | None = None) -> DataSet:
         ValueError: There is no data set, or `source` does not give one, or it takes no `download`.
     """
     try:
-        folder = source(root) if download is None else source(root, download=download)
+        data_set = source(root) if download is None else source(root, download=download)
     except OSError as error:
         raise ValueError(f"data.root={root}: {error}; give a folder that can be read and written") from error
     except TypeError as error:
         raise ValueError(f"data.source cannot be called with a folder: {error}; leave data.source as it is") from error
-    if not isinstance(folder, DataSet):
-        kind = type(folder).__name__
+    if not isinstance(data_set, DataSet):
+        kind = type(data_set).__name__
         raise ValueError(f"data.source gave a {kind}, wanted a fcnseg.data.dataset.DataSet: leave data.source as it is")
-    return folder
+    return data_set
 
 
 def nothing_found(root: Path) -> str:

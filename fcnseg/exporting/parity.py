@@ -77,7 +77,7 @@ def photographs(run: Run, *, root: str | None, trust: bool) -> tuple[list[Image.
         try:
             data = retest.data(run.config, root=root, trust=trust)
             found, names, source = (
-                data.folder,
+                data.data_set,
                 data.names("test", data.stages["test"][1]),
                 f"test images of {data.root}",
             )

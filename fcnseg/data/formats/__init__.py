@@ -17,6 +17,8 @@ def folder(
 ) -> DataSet:
     """The data set in `root`, in any format that is known.
 
+    It has its name from `data=folder`; the configs of stored runs contain it.
+
     Args:
         root: The folder that holds the data set.
         val: The share of the images that becomes val, where the data set names none.
@@ -86,6 +88,6 @@ def is_voc(root: Path) -> bool:
     return (found := Folder.find(root)) is not None and _own_classes(found) is None
 
 
-def _own_classes(folder: Folder) -> Path | None:
+def _own_classes(data_set: Folder) -> Path | None:
     """The file in a folder of VOC's layout that says other classes than VOC's."""
-    return next((path for name in READERS if (path := folder.path / name).is_file()), None)
+    return next((path for name in READERS if (path := data_set.path / name).is_file()), None)
