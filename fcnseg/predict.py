@@ -32,9 +32,9 @@ def predict(cfg: DictConfig) -> None:
     for path in found.others:
         warn(f"{path} is skipped: photographs are {', '.join(decode.FORMATS)} files")
     segmenter = inference.load(run.path, **{key: cfg[key] for key in LOADED}).to(cfg.device)
-    home = out / submission.place(config, segmenter.classes, str(cfg.images)) if cfg.format == "voc" else out
+    folder = out / submission.place(config, segmenter.classes, str(cfg.images)) if cfg.format == "voc" else out
     key = key_of(run, segmenter, oriented=cfg.oriented)
-    masks = Masks(home, out, key, cfg.overlay, cfg.scores, cfg.oriented)
+    masks = Masks(folder, out, key, cfg.overlay, cfg.scores, cfg.oriented)
     masks.check_places(found.files, overwrite=cfg.overwrite)
     todo = {name: path for name, path in found.files.items() if not masks.has(name, path)}
     began, broken = time.perf_counter(), []
@@ -45,13 +45,13 @@ def predict(cfg: DictConfig) -> None:
     speed, there = len(todo) / (time.perf_counter() - began), len(found.files) - len(todo)
     before, rate = f", {there} of them were there already" * bool(there), f"; {speed:.1f} images/s" * bool(todo)
     output = console()
-    output.print(f"{len(found.files) - len(broken)} masks are in {home}{before}{rate}", soft_wrap=True)
+    output.print(f"{len(found.files) - len(broken)} masks are in {folder}{before}{rate}", soft_wrap=True)
     if cfg.table:
         output.print(f"the classes' shares are in {masks.write_shares(found.files, segmenter.classes)}", soft_wrap=True)
     if broken:
         raise RunFailedError(f"{len(broken)} of {len(found.files)} photographs could not be read, the others are done")
     if cfg.format == "voc":
-        path = submission.archive(out, home, found.files)
+        path = submission.archive(out, folder, found.files)
         output.print(
             f"{path} is what VOC's server takes: {len(found.files)} indexed masks, one for each image of {cfg.images}, each of"
             f" its photograph's size with labels 0..{len(segmenter.classes) - 1}",

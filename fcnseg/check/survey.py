@@ -106,12 +106,14 @@ def survey(data_set: DataSet, image_set: str, *others: str) -> Survey:
 def compare(train: Survey, val: Survey) -> list[str]:
     """A line for each thing that does not stop training, but may spoil it."""
     lines = [*_twins(train, train), *_twins(val, val), *_twins(train, val)]
-    homes = {PurePosixPath(name).name: name for name in train.contents}
-    alike = [name for name in val.contents if name not in train.contents and PurePosixPath(name).name in homes]
-    if other := [name for name in alike if val.contents[name] != train.contents[homes[PurePosixPath(name).name]]]:
+    by_file_name = {PurePosixPath(name).name: name for name in train.contents}
+    alike = [name for name in val.contents if name not in train.contents and PurePosixPath(name).name in by_file_name]
+    if other := [
+        name for name in alike if val.contents[name] != train.contents[by_file_name[PurePosixPath(name).name]]
+    ]:
         lines.append(
             f"{_some(other)}: images of val with the names of other images of train, such as"
-            f" {homes[PurePosixPath(other[0]).name]}"
+            f" {by_file_name[PurePosixPath(other[0]).name]}"
         )
     if not train.contents:  # nothing could be read
         return lines

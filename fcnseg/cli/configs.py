@@ -136,14 +136,14 @@ def setting_names(config_name: str, folders: Sequence[Path]) -> list[str]:
     return sorted(found)
 
 
-def _settings_of_choice(path: Path, homes: Sequence[Path], prefix: str) -> Iterator[str]:
+def _settings_of_choice(path: Path, folders: Sequence[Path], prefix: str) -> Iterator[str]:
     """The full name of every setting of a choice, with those of the choices that it is made of, such as `crop@crop`."""
     cfg = OmegaConf.load(path)
     if not isinstance(cfg, DictConfig):
         return
     for entry in cfg.pop("defaults", []):
         inner, _, package = str(entry).partition("@")
-        for part in (home / f"{inner}.yaml" for home in homes if package):
-            if part.is_file():
-                yield from _settings_of_choice(part, homes, f"{prefix}{package}.")
+        for file in (folder / f"{inner}.yaml" for folder in folders if package):
+            if file.is_file():
+                yield from _settings_of_choice(file, folders, f"{prefix}{package}.")
     yield from leaves(cfg, prefix)

@@ -16,7 +16,7 @@ from fcnseg.data.augment import Augmentation, EpochDraws, partners
 from fcnseg.data.batch import Batch, normalize, resize
 from fcnseg.data.dataset import Classes, DataSet
 from fcnseg.data.loader import Loader
-from fcnseg.data.packed import Pack, default_home, pack, some
+from fcnseg.data.packed import Pack, default_packs_folder, pack, some
 from fcnseg.data.source import Source, find
 from fcnseg.errors import warn
 from fcnseg.machine.distributed import world
@@ -107,12 +107,14 @@ class VOCDataModule(LightningDataModule):
         ids = {"train": _limited(data_set.ids("train"), self.limit), "val": data_set.ids("val")}
         if self.batch_size > (n := len(ids["train"])):
             raise ValueError(f"data.batch_size={self.batch_size} is larger than the train split's {n} images: lower it")
-        home = default_home(data_set)
-        silent = self.cache or data_set.generated or home.exists()
+        packs_folder = default_packs_folder(data_set)
+        silent = self.cache or data_set.generated or packs_folder.exists()
         sizes = {"train": self.pack_size, "val": self.size}
         packs = {name: pack(data_set, name, sizes[name], ids=ids[name], cache=self.cache) for name in ids}
         if not silent:
-            warn(f"the images are kept, decoded and resized, in {home}; data.cache=<folder> chooses another place")
+            warn(
+                f"the images are kept, decoded and resized, in {packs_folder}; data.cache=<folder> chooses another place"
+            )
         train, val = (torch.arange(len(pack.ids)) for pack in packs.values())
         first, second = _halves(packs["val"].ids) if self.split == "halves" else (val, val)
         self.stages = {"train": ("train", train), "val": ("val", first), "test": ("val", second)}

@@ -85,16 +85,16 @@ def pack(
         raise ValueError(
             f"{len(missing)} files of the image set '{image_set}' are missing {suffixes}:\n{some(missing)}"
         )
-    packs = cache or default_home(data_set)
-    home = packs / f"{image_set}-{spelled(size)}-{_key(data_set, ids, size, packs)}"
+    packs_folder = cache or default_packs_folder(data_set)
+    pack_folder = packs_folder / f"{image_set}-{spelled(size)}-{_key(data_set, ids, size, packs_folder)}"
     try:
-        build_once(home, partial(_build, data_set, ids, size, f"Packing {image_set} at {spelled(size)} px"))
+        build_once(pack_folder, partial(_build, data_set, ids, size, f"Packing {image_set} at {spelled(size)} px"))
     except OSError as error:
         raise ValueError(
-            f"cannot write the pack of {len(ids)} images at {spelled(size)} px to {home.parent}: {error.strerror};"
+            f"cannot write the pack of {len(ids)} images at {spelled(size)} px to {packs_folder}: {error.strerror};"
             " make room there, or lower data.size, or choose another folder with data.cache="
         ) from error
-    return _open(home)
+    return _open(pack_folder)
 
 
 def some(lines: Sequence[str]) -> str:
@@ -103,7 +103,7 @@ def some(lines: Sequence[str]) -> str:
     return "\n".join([*lines[:SHOWN], *more])
 
 
-def default_home(data_set: DataSet) -> Path:
+def default_packs_folder(data_set: DataSet) -> Path:
     """Where the packs of a data set go: beside its images, or into the user's cache if it is marked or mounted read-only."""
     if os.access(data_set.path, os.W_OK) and data_set.path.stat().st_mode & 0o200:
         return data_set.path / "packs"
@@ -115,15 +115,15 @@ def default_home(data_set: DataSet) -> Path:
         ) from error
 
 
-def _key(data_set: DataSet, ids: Sequence[str], size: Size, packs: Path) -> str:
+def _key(data_set: DataSet, ids: Sequence[str], size: Size, packs_folder: Path) -> str:
     """A hash of all that a pack is made from: it changes when a file is added, changed or touched.
 
     Archives and images of disks give all their files one time. So the end of each file counts, too: it is a PNG's checksum,
     and in a JPEG it depends on the last rows. Where data sets share a folder of packs, each has its own.
     """
-    home = None if packs.is_relative_to(data_set.path) else str(data_set.path.resolve())
+    data_path = None if packs_folder.is_relative_to(data_set.path) else str(data_set.path.resolve())
     files = [_trace(path) for name in ids for path in (data_set.image(name), data_set.mask(name))]
-    made_from = [FORMAT, size, home, list(ids), files, *_rules(data_set)]
+    made_from = [FORMAT, size, data_path, list(ids), files, *_rules(data_set)]
     return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:12]
 
 
@@ -139,10 +139,10 @@ def _trace(path: Path) -> tuple[int, int, str]:
         return stat.st_size, stat.st_mtime_ns, file.read().hex()
 
 
-def _build(data_set: DataSet, ids: Sequence[str], size: Size, title: str, home: Path) -> None:
-    """Write the pack of `ids` into `home`, decoding on every core."""
-    images = _new_array(home / "images.npy", (len(ids), *sides(size), 3))
-    masks = _new_array(home / "masks.npy", (len(ids), *sides(size)))
+def _build(data_set: DataSet, ids: Sequence[str], size: Size, title: str, pack_folder: Path) -> None:
+    """Write the pack of `ids` into `pack_folder`, decoding on every core."""
+    images = _new_array(pack_folder / "images.npy", (len(ids), *sides(size), 3))
+    masks = _new_array(pack_folder / "masks.npy", (len(ids), *sides(size)))
     with ThreadPoolExecutor(cores()) as pool:
         results = list(with_progress(pool.map(partial(_write, data_set, images, masks), count(), ids), title, len(ids)))
     if errors := [str(result) for result in results if isinstance(result, ValueError)]:
@@ -157,8 +157,8 @@ def _build(data_set: DataSet, ids: Sequence[str], size: Size, title: str, home: 
     }
     images.flush()
     masks.flush()
-    checksum = {"checksum": _checksum(meta, images, masks), "stats": _stats(home)}
-    (home / "pack.json").write_text(json.dumps({**meta, **checksum}), encoding="utf-8")
+    checksum = {"checksum": _checksum(meta, images, masks), "stats": _stats(pack_folder)}
+    (pack_folder / "pack.json").write_text(json.dumps({**meta, **checksum}), encoding="utf-8")
 
 
 def cores() -> int:
@@ -204,13 +204,13 @@ def _checksum(meta: dict[str, Any], *arrays: npt.NDArray[np.uint8]) -> int:
     return checksum
 
 
-def _stats(home: Path) -> list[list[int]]:
+def _stats(pack_folder: Path) -> list[list[int]]:
     """The sizes and times of a pack's array files."""
-    stats = [(home / f"{name}.npy").stat() for name in ("images", "masks")]
+    stats = [(pack_folder / f"{name}.npy").stat() for name in ("images", "masks")]
     return [[stat.st_size, stat.st_mtime_ns] for stat in stats]
 
 
-def _open(home: Path) -> Pack:
+def _open(pack_folder: Path) -> Pack:
     """Map a finished pack into memory, when its checksum is right.
 
     A pack that is larger than `READ_WHOLE` is read for that only if its files have been written to since they were built. A
@@ -221,15 +221,17 @@ def _open(home: Path) -> Pack:
         ValueError: The pack is damaged.
     """
     try:
-        meta = json.loads((home / "pack.json").read_text(encoding="utf-8"))
+        meta = json.loads((pack_folder / "pack.json").read_text(encoding="utf-8"))
         checksum, stats = meta.pop("checksum"), meta.pop("stats")
-        images, masks = (map_array(home / f"{name}.npy") for name in ("images", "masks"))
-        looked_at = images.nbytes <= READ_WHOLE or stats != _stats(home)
+        images, masks = (map_array(pack_folder / f"{name}.npy") for name in ("images", "masks"))
+        looked_at = images.nbytes <= READ_WHOLE or stats != _stats(pack_folder)
         if looked_at and checksum != _checksum(meta, images.numpy(), masks.numpy()):
             raise ValueError("its checksum is wrong")
         return Pack(images, masks, tuple(meta["ids"]), torch.tensor(meta["class_pixels"]), meta["fingerprint"])
     except (OSError, ValueError, EOFError, LookupError, TypeError, AttributeError) as error:
-        raise ValueError(f"the pack {home} is damaged ({error}): remove this folder, and it is built anew") from error
+        raise ValueError(
+            f"the pack {pack_folder} is damaged ({error}): remove this folder, and it is built anew"
+        ) from error
 
 
 def map_array(path: Path) -> Tensor:

@@ -60,14 +60,14 @@ def shapes(root: Path, *, train: int, val: int, seed: int) -> voc.Folder:
     numbers = {"train": train, "val": val, "seed": seed}
     for key, least in (("train", 1), ("val", 1), ("seed", 0)):
         check_whole_number(f"data.source.{key}", numbers[key], least)
-    home = root / f"shapes-v{FORMAT}-{train}-{val}-{seed}"
-    build_once(home, partial(_generate, {"format": FORMAT, **numbers}))
-    return voc.Folder(home / "VOCdevkit" / "VOC2012", generated=True)
+    folder = root / f"shapes-v{FORMAT}-{train}-{val}-{seed}"
+    build_once(folder, partial(_generate, {"format": FORMAT, **numbers}))
+    return voc.Folder(folder / "VOCdevkit" / "VOC2012", generated=True)
 
 
-def _generate(numbers: dict[str, int], home: Path) -> None:
-    """Draw the data set with these numbers into `home`."""
-    data_set = voc.Folder(home / "VOCdevkit" / "VOC2012")
+def _generate(numbers: dict[str, int], folder: Path) -> None:
+    """Draw the data set with these numbers into `folder`."""
+    data_set = voc.Folder(folder / "VOCdevkit" / "VOC2012")
     image_sets = data_set.path / "ImageSets" / "Segmentation"
     for path in (data_set.path / "JPEGImages", data_set.path / "SegmentationClass", image_sets):
         path.mkdir(parents=True)

@@ -24,7 +24,7 @@ class Masks(NamedTuple):
     """A folder of masks.
 
     Attributes:
-        home: Where the masks are.
+        folder: The folder that the masks are in.
         beside: Where what is written beside them goes: `overlays`, `scores` and `shares.csv`.
         key: What the masks depend on besides their photographs, as `key_of` gives it.
         overlay: Whether there are pictures of the masks over the photographs, too.
@@ -32,7 +32,7 @@ class Masks(NamedTuple):
         oriented: Whether all are upright; otherwise their pixels lie as those in the photographs' files do.
     """
 
-    home: Path
+    folder: Path
     beside: Path
     key: str
     overlay: bool
@@ -41,7 +41,7 @@ class Masks(NamedTuple):
 
     def mask(self, name: str) -> Path:
         """The file of a mask."""
-        return self.home / f"{name}.png"
+        return self.folder / f"{name}.png"
 
     def check_places(self, files: Mapping[str, Path], *, overwrite: bool) -> None:
         """Refuse to write over a photograph, another file of this command or, without `overwrite`, what it has not written.
@@ -63,7 +63,7 @@ class Masks(NamedTuple):
         foreign = [path for path in map(self.mask, files) if path.exists() and not _note(path).startswith(self.key)]
         if foreign and not overwrite:
             raise ValueError(
-                f"{len(foreign)} files in {self.home} have the names of masks, and were not written by this command with"
+                f"{len(foreign)} files in {self.folder} have the names of masks, and were not written by this command with"
                 f" these settings, such as {foreign[0]}: choose another out=, or replace them with overwrite=true"
             )
 
@@ -97,7 +97,7 @@ class Masks(NamedTuple):
             self._write(name, photograph, prediction)
         except OSError as error:
             raise ValueError(
-                f"cannot write into {self.home}: {error.strerror}; make room there, or choose another out="
+                f"cannot write into {self.folder}: {error.strerror}; make room there, or choose another out="
             ) from error
         return None
 
