@@ -11,6 +11,8 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
+from fcnseg.models.weights import NET
+
 
 class EMA(Callback):
     """Averages the network's weights, and the statistics of its batch norms, after every step.
@@ -39,7 +41,7 @@ class EMA(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Save the weights in training, also in a validation."""
-        checkpoint["state_dict"].update({f"net.{name}": value for name, value in (self._in_training or {}).items()})
+        checkpoint["state_dict"].update({f"{NET}{name}": value for name, value in (self._in_training or {}).items()})
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin with the first weights, or with the average of an earlier session of the run."""
@@ -75,7 +77,7 @@ class EMA(Callback):
 def validated_weights(trainer: Trainer, pl_module: LightningModule) -> dict[str, Tensor]:
     """The state dict of the module, with the network's weights that are validated: the average, if there is one."""
     averages = [callback.average for callback in trainer.callbacks if isinstance(callback, EMA)]  # type: ignore[attr-defined]
-    return {**pl_module.state_dict(), **{f"net.{name}": value for one in averages for name, value in one.items()}}
+    return {**pl_module.state_dict(), **{f"{NET}{name}": value for one in averages for name, value in one.items()}}
 
 
 def _net(pl_module: LightningModule) -> nn.Module:

@@ -19,7 +19,7 @@ from fcnseg.data import MIN_SIZE, sides
 from fcnseg.exporting.graph import Graph
 from fcnseg.models import SMP, Torchvision
 from fcnseg.models.backbones import OnBackbone
-from fcnseg.models.weights import METADATA, WHOLE, of_network
+from fcnseg.models.weights import METADATA, NET, of_network
 from fcnseg.runs.folder import Run
 from fcnseg.runs.rebuild import Trained
 
@@ -178,7 +178,7 @@ def write_weights(graph: Graph, metadata: Metadata, file: BinaryIO) -> None:
     known = (
         net.backbone if isinstance(net, OnBackbone) else net.net if isinstance(net, (Torchvision, SMP)) else nn.Module()
     )
-    whole = {f"{WHOLE}{name}": value for name, value in net.state_dict().items()}
+    whole = {f"{NET}{name}": value for name, value in net.state_dict().items()}
     torch.save({**known.state_dict(), **whole, METADATA: dict(metadata)}, file)
 
 

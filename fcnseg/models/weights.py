@@ -15,7 +15,8 @@ from torchvision import models
 from fcnseg.errors import warn
 
 WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # an environment variable that torch.load reads
-METADATA, WHOLE = "metadata", "net."  # in a file of `fcnseg.export`: one name, and the beginnings of others
+METADATA = "metadata"  # a name in a file of `fcnseg.export`, beside those of its weights
+NET = "net."  # names of weights begin with it in a whole task: the name of the network there, `SegmentationTask.net`
 BEST = "checkpoints/best.ckpt"  # in the folder of a run: fcnseg.runs, which says so, may not be imported from here
 SHOWN = 8  # names of weights in one message
 
@@ -89,7 +90,7 @@ def read(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # a damaged file can raise any error
         raise ValueError(f"cannot read model.weights={path}: {error}") from error
     if isinstance(state, dict) and METADATA in state:  # the weights by a library's own names are enough
-        state = {name: value for name, value in state.items() if name != METADATA and not str(name).startswith(WHOLE)}
+        state = {name: value for name, value in state.items() if name != METADATA and not str(name).startswith(NET)}
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise ValueError(f"model.weights={path} holds a {type(state).__name__}, wanted a state dict of tensors by name")
     return state
@@ -97,7 +98,7 @@ def read(path: Path) -> dict[str, Tensor]:
 
 def of_network(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state dict of the network alone, from that of a task, which has its loss and its metrics beside it."""
-    return {name.removeprefix(WHOLE): value for name, value in state.items() if name.startswith(WHOLE)}
+    return {name.removeprefix(NET): value for name, value in state.items() if name.startswith(NET)}
 
 
 def shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
