@@ -14,8 +14,8 @@ from torchvision.transforms import InterpolationMode, v2
 from fcnseg.data import sides
 from fcnseg.data.dataset import MEAN, STD, VOID
 from fcnseg.data.module import VOCDataModule
-from fcnseg.data.packed import cores
 from fcnseg.data.voc import NUM_CLASSES
+from fcnseg.machine.cores import cores
 from fcnseg.task import SegmentationTask
 
 

@@ -18,6 +18,7 @@ from fcnseg.data import decode
 from fcnseg.data.dataset import BY_COLOUR, VOID, Classes, DataSet
 from fcnseg.data.progress import with_progress
 from fcnseg.losses import class_weights
+from fcnseg.machine.cores import cores
 from fcnseg.metrics import scores
 
 Span = tuple[int, int, int]  # the least, the median and the greatest of some lengths in pixels; zeros without any
@@ -85,7 +86,7 @@ def survey(data_set: DataSet, image_set: str, *others: str) -> Survey:
         ValueError: There is no such image set, or its list cannot be read.
     """
     listed = tuple(dict.fromkeys(data_set.ids(image_set)))
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         looks = list(with_progress(pool.map(lambda name: _look(data_set, name), listed), image_set, len(listed)))
     sizes, counts, problems, by_colour, contents = zip(*looks, strict=True)
     sound = [size for size in sizes if size]

@@ -24,6 +24,7 @@ from fcnseg.data import Size, decode, sides, spelled
 from fcnseg.data.dataset import BY_COLOUR, SUFFIXES, VOID, DataSet
 from fcnseg.data.progress import with_progress
 from fcnseg.errors import warn
+from fcnseg.machine.cores import cores
 from fcnseg.machine.files import build_once, user_cache
 
 FORMAT = 2  # goes up when the same files would be packed in another way
@@ -159,11 +160,6 @@ def _build(data_set: DataSet, ids: Sequence[str], size: Size, title: str, pack_f
     masks.flush()
     checksum = {"checksum": _checksum(meta, images, masks), "stats": _stats(pack_folder)}
     (pack_folder / "pack.json").write_text(json.dumps({**meta, **checksum}), encoding="utf-8")
-
-
-def cores() -> int:
-    """The number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS lacks it
 
 
 def _write(data_set: DataSet, images: Array, masks: Array, row: int, name: str) -> Packed | ValueError:

@@ -6,7 +6,6 @@ Twenty kinds of object stand for VOC's twenty classes. Each has an outline (one 
 
 import colorsys
 import json
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -18,6 +17,7 @@ from PIL import Image, ImageFilter
 
 from fcnseg.data import check_whole_number, voc
 from fcnseg.data.dataset import VOID
+from fcnseg.machine.cores import cores
 from fcnseg.machine.files import build_once
 
 FORMAT = 1  # goes up when a seed draws other images than before: each format has folders of its own
@@ -78,7 +78,7 @@ def _generate(numbers: dict[str, int], folder: Path) -> None:
         mask.save(data_set.mask(_name(index)))
 
     trainval = range(numbers["train"] + numbers["val"])
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         list(pool.map(save, trainval))
     train, val = trainval[: numbers["train"]], trainval[numbers["train"] :]
     for image_set, indices in (("train", train), ("val", val), ("trainval", trainval)):

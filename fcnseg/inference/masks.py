@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image
 
 from fcnseg.data.dataset import Classes
-from fcnseg.data.packed import cores
 from fcnseg.inference.prediction import NOTE, Prediction
 from fcnseg.inference.segmenter import Segmenter, ahead
+from fcnseg.machine.cores import cores
 from fcnseg.machine.files import csv_text, replacing, write_text
 from fcnseg.runs.checkpoint import sha256
 from fcnseg.runs.folder import BEST, Run

@@ -18,9 +18,9 @@ from torch.nn import functional as F
 from fcnseg.data import MIN_SIZE, SPLITS, Size, check_settings, check_whole_number, sides
 from fcnseg.data.batch import normalize
 from fcnseg.data.dataset import Classes
-from fcnseg.data.packed import cores
 from fcnseg.inference.prediction import Prediction, Source, photograph_of
 from fcnseg.inference.tiles import Tile, tiles
+from fcnseg.machine.cores import cores
 from fcnseg.machine.precision import bf16_wins
 from fcnseg.models import enlarge
 from fcnseg.models.averaged import averaged

@@ -12,6 +12,7 @@ from fcnseg.data import decode, voc
 from fcnseg.data.dataset import VOID
 from fcnseg.data.formats.classes import FILE
 from fcnseg.data.formats.files import Layout
+from fcnseg.machine.cores import cores
 from fcnseg.machine.files import write_text
 
 MOST = 64  # up to so many colours, each is taken for a class; of more, only those with LEAST of the pixels are
@@ -45,7 +46,7 @@ def look(masks: Iterable[Path]) -> Stored:
     pixels: Counter[int | decode.Colour] = Counter()
     holding: Counter[int | decode.Colour] = Counter()
     problems, read = [], 0
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         for one in pool.map(_look, masks):
             if isinstance(one, ValueError):
                 problems.append(str(one))
