@@ -26,7 +26,7 @@ from fcnseg.data.module import VOCDataModule
 from fcnseg.errors import KINDS
 from fcnseg.machine import limits
 from fcnseg.machine.precision import bf16_wins
-from fcnseg.machine.processes import count, environment
+from fcnseg.machine.processes import devices_and_machines, environment
 from fcnseg.models.layers import memory_format
 from fcnseg.models.weights import load, path_of, read
 from fcnseg.optimizers import optimizer
@@ -230,7 +230,7 @@ def trainer(
 
 def _processes(trainer: DictConfig) -> dict[str, Any]:
     """The arguments of Lightning's Trainer for a run on several devices."""
-    devices, nodes = count(trainer)
+    devices, nodes = devices_and_machines(trainer)
     if devices * nodes == 1:
         return {}
     is_cuda = _device(trainer.accelerator) == "cuda"

@@ -22,11 +22,11 @@ from fcnseg.callbacks.progress import RunProgress
 from fcnseg.callbacks.sessions import Sessions
 from fcnseg.data.module import VOCDataModule
 from fcnseg.errors import LostError, warn
-from fcnseg.machine.distributed import agreed, highest, rank, together, world
+from fcnseg.machine.distributed import failures_explained, from_first_process, highest, rank, world
 from fcnseg.machine.files import write_json
 from fcnseg.machine.limits import limits_explained
 from fcnseg.machine.precision import bf16_gain
-from fcnseg.machine.processes import start
+from fcnseg.machine.processes import start_processes
 from fcnseg.machine.signals import StopRequest, stop_requests
 from fcnseg.runs import costs, provenance, result
 from fcnseg.runs.checkpoint import Checkpoint, damage, load_weights, newest_good, read, sha256
@@ -64,12 +64,12 @@ def fit(cfg: DictConfig, run: Run, console: Console, describe: Describe) -> None
         check_optimizer(task, cfg.trainer.max_epochs, len(data.train_dataloader()))
         training = Training(cfg, run, stop, console, code)
         with ExitStack() as held:
-            if agreed(partial(_lock_unless_finished, run, cfg, held)):
+            if from_first_process(partial(_lock_unless_finished, run, cfg, held)):
                 training.resume(task, data)
                 if rank() == 0:
                     held.enter_context(run.recorded(cfg, data.fingerprint))
                 precision = str(training.trainer.precision)
-                with together(), limits_explained(data.batch_size, data.size, precision):
+                with failures_explained(), limits_explained(data.batch_size, data.size, precision):
                     training.fit(task, data)
                     found = {**training.test(task, data), **code}
                     if rank() == 0:
@@ -141,7 +141,7 @@ class Training:
             checkpoint_io=self.checkpoint_io,
             kept_precision=kept_precision,
         )
-        start(made)
+        start_processes(made)
         return made
 
     def resume(self, task: SegmentationTask, data: VOCDataModule) -> None:
@@ -155,7 +155,7 @@ class Training:
             self._open(task, data)
             return self.resumed, self.epoch, str(self.trainer.precision)
 
-        self.resumed, self.epoch, precision = agreed(opened)
+        self.resumed, self.epoch, precision = from_first_process(opened)
         if precision != str(self.trainer.precision):
             self.trainer = self._make_trainer(kept_precision=precision)
 

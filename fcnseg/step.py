@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from fcnseg.data.batch import Batch
 from fcnseg.losses import TINY, divisor
-from fcnseg.machine.distributed import in_turn, total, world
+from fcnseg.machine.distributed import interleaved, total, world
 
 
 class DividedStep(LightningModule):
@@ -76,6 +76,6 @@ class DividedStep(LightningModule):
         lists = [*found]
         on_cpu = [[each.cpu() if isinstance(each, Tensor) else each for each in one] for one in lists]
         loader: Any = getattr(self.trainer, f"{stage}_dataloaders")
-        items = in_turn(zip(*on_cpu, strict=True))[: len(loader.sizes)]  # some batches are there twice
-        for one, together in zip(lists, zip(*items, strict=True), strict=True):
-            one[:] = together
+        items = interleaved(zip(*on_cpu, strict=True))[: len(loader.sizes)]  # some batches are there twice
+        for one, whole in zip(lists, zip(*items, strict=True), strict=True):
+            one[:] = whole

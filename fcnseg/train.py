@@ -27,9 +27,9 @@ def train(cfg: DictConfig) -> float | None:
         cfg.resume = "auto"  # resume=never would start over each time
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         check_one_device(cfg.trainer)
-    number = processes.number(cfg.trainer)
-    with processes.following(number):
-        return _train(cfg, is_first=number == 0)
+    rank = processes.rank_before_connecting(cfg.trainer)
+    with processes.silent_unless_first(rank):
+        return _train(cfg, is_first=rank == 0)
 
 
 def _train(cfg: DictConfig, *, is_first: bool) -> float | None:

@@ -30,7 +30,7 @@ def world() -> int:
 
 
 @contextmanager
-def together() -> Iterator[None]:
+def failures_explained() -> Iterator[None]:
     """Say in plain words which process of the run has failed in the `with` block.
 
     Raises:
@@ -50,7 +50,7 @@ def together() -> Iterator[None]:
         raise
 
 
-def agreed(function: Callable[[], T]) -> T:
+def from_first_process(function: Callable[[], T]) -> T:
     """What a function gives in the first process, for all of them; if it raises there, the others exit silently."""
     if world() == 1:
         return function()
@@ -90,7 +90,7 @@ def gathered(item: T) -> list[T]:
     return found
 
 
-def in_turn(items: Iterable[T]) -> list[T]:
+def interleaved(items: Iterable[T]) -> list[T]:
     """The items of all processes, which have equally many: the first of each, the second of each, ..."""
     return [*chain(*zip(*gathered([*items]), strict=True))]
 

@@ -24,7 +24,7 @@ PARENT = "FCNSEG_PARENT"  # the environment variable that tells a process which 
 GRACE = 30  # seconds that the first process has to end by itself after another one has failed
 
 
-def count(trainer: Mapping[Any, Any]) -> tuple[int, int]:
+def devices_and_machines(trainer: Mapping[Any, Any]) -> tuple[int, int]:
     """The devices of each machine, and the machines, that the settings of a trainer ask for."""
     devices = trainer["devices"]
     several = isinstance(devices, Sequence) and not isinstance(devices, str)
@@ -59,18 +59,18 @@ def environment(devices: int, nodes: int) -> "ClusterEnvironment":
     return found
 
 
-def number(trainer: Mapping[Any, Any]) -> int:
+def rank_before_connecting(trainer: Mapping[Any, Any]) -> int:
     """The number of this process in its run, from 0, before the processes are connected.
 
     Raises:
         ValueError: See `environment`.
     """
-    if count(trainer) == (1, 1) and TORCHRUN not in os.environ:
+    if devices_and_machines(trainer) == (1, 1) and TORCHRUN not in os.environ:
         return 0
-    return environment(*count(trainer)).global_rank()
+    return environment(*devices_and_machines(trainer)).global_rank()
 
 
-def start(trainer: "Trainer") -> None:
+def start_processes(trainer: "Trainer") -> None:
     """Start the other processes of a run, unless torchrun or srun has, and connect all; nothing for a run on one device.
 
     Raises:
@@ -119,13 +119,13 @@ def _end_with_parent() -> None:
 
 
 @contextmanager
-def following(number: int) -> Iterator[None]:
+def silent_unless_first(rank: int) -> Iterator[None]:
     """Print nothing in the `with` block in any process but the first, except why this process alone has failed.
 
     Args:
-        number: The number of this process, which is not connected yet.
+        rank: The number of this process, which is not connected yet.
     """
-    if number == 0:
+    if rank == 0:
         yield
         return
     if "LOCAL_RANK" in os.environ:  # another process of ours, or torchrun's, has started this one

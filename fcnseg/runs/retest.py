@@ -20,7 +20,7 @@ from fcnseg.data import augment
 from fcnseg.data.module import VOCDataModule
 from fcnseg.errors import warn
 from fcnseg.machine.files import nothing_built
-from fcnseg.machine.processes import count
+from fcnseg.machine.processes import devices_and_machines
 from fcnseg.models.layers import memory_format
 from fcnseg.runs.checkpoint import check_weights, read
 from fcnseg.runs.folder import BEST, Run
@@ -120,7 +120,7 @@ def trainer(cfg: DictConfig, *, kept_precision: str | None) -> Trainer:
         ValueError: One of the values names a class.
     """
     own = {key: cfg.trainer[key] for key in TRAINER if key in cfg.trainer}
-    if count(cfg.trainer) != (1, 1):
+    if devices_and_machines(cfg.trainer) != (1, 1):
         own["devices"] = 1  # its test finds the same on one device
     if "_target_" in f"{own} {kept_precision}":
         raise ValueError(

@@ -3,7 +3,7 @@
 from omegaconf import DictConfig, ListConfig
 
 from fcnseg.data import check_whole_number
-from fcnseg.machine.processes import count
+from fcnseg.machine.processes import devices_and_machines
 
 BY_LIGHTNING = "a run on several devices uses Lightning's ddp; trainer.devices and +trainer.num_nodes say how many"
 WHOLE_EPOCHS = "a run trains on all images and validates after every epoch; trainer.max_epochs says for how long"
@@ -85,7 +85,7 @@ def _check_parts(trainer: DictConfig, batch_size: int) -> None:
         raise ValueError(f"trainer.devices={devices}: wanted a whole number from 1 up, or a list of GPUs: [0,1]")
     check_whole_number("trainer.num_nodes", trainer.get("num_nodes", 1), 1)
     check_whole_number("trainer.accumulate_grad_batches", accumulate, 1)
-    each, nodes = count(trainer)
+    each, nodes = devices_and_machines(trainer)
     parts = each * nodes * accumulate
     if batch_size % parts:
         below = batch_size // parts * parts
@@ -102,7 +102,7 @@ def check_one_device(trainer: DictConfig) -> None:
     Raises:
         ValueError: The settings ask for several.
     """
-    if count(trainer) != (1, 1):
+    if devices_and_machines(trainer) != (1, 1):
         raise ValueError(
             f"trainer.devices={trainer.devices}: a job of a sweep trains on one device, since the processes for the others"
             " would start the whole sweep again; leave out -m for one run on several, or hydra/launcher=gpus gives every job"
