@@ -97,7 +97,7 @@ def check_optimizer(task: SegmentationTask, epochs: int, epoch_steps: int) -> No
         ValueError: A setting is out of its range, of another kind, or unknown to them.
     """
     try:
-        task.planned(epochs, epoch_steps)
+        task.optimizer_and_schedule(epochs, epoch_steps)
     except (TypeError, RuntimeError) as error:
         raise ValueError(f"optimizer or schedule: {error}") from error
 

@@ -31,13 +31,13 @@ def optimizer(
     """
     backbone = getattr(net, "backbone", nn.Module()) if backbone_lr not in (None, 1) else None
     groups = _groups(net, backbone, norms_apart=decay_norms is False)
-    named = [{"name": name, "params": parameters} for name, parameters in groups.items()]
-    made = make(named if groups.keys() != {"net"} else groups["net"])
     if backbone is not None and "backbone" not in groups:
         raise ValueError(
             f"optimizer.backbone_lr={backbone_lr}: {type(net).__name__} has no backbone, or a frozen one; wanted null, or a"
             " network that is trained on a pretrained backbone, such as model=transfer"
         )
+    named = [{"name": name, "params": parameters} for name, parameters in groups.items()]
+    made = make(named if groups.keys() != {"net"} else groups["net"])
     if decay_norms is False and not made.defaults.get("weight_decay"):
         raise ValueError("optimizer.decay_norms=false has no effect without a weight decay: set optimizer.weight_decay")
     for group in made.param_groups:

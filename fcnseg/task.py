@@ -152,9 +152,9 @@ class SegmentationTask(DividedStep):
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimiser and the schedule of the trainer's run."""
         epochs = self.trainer.max_epochs or 1
-        return self.planned(epochs, int(self.trainer.estimated_stepping_batches) // epochs)
+        return self.optimizer_and_schedule(epochs, int(self.trainer.estimated_stepping_batches) // epochs)
 
-    def planned(self, epochs: int, epoch_steps: int) -> OptimizerLRSchedulerConfig:
+    def optimizer_and_schedule(self, epochs: int, epoch_steps: int) -> OptimizerLRSchedulerConfig:
         """The optimiser and the schedule of a run of so many epochs of so many steps."""
         optimizer = self.optimizer(self.net)
         return {"optimizer": optimizer, "lr_scheduler": self.schedule(optimizer, epochs, epoch_steps)}

@@ -139,14 +139,14 @@ class Checkpoints(AfterEpoch, Checkpoint):
             )
         raise StopError(signum)
 
-    def _agreed(self, is_due: bool = False) -> bool:
+    def _must_save(self, is_due: bool = False) -> bool:
         """Whether in any process a save is due, or a signal has come."""
         return bool(highest(is_due or self.stop.signum is not None)[0])
 
     def _due(self, trainer: Trainer) -> bool:
         steps = self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0
         seconds = self.every_n_seconds is not None and time.monotonic() - self._saved_at >= self.every_n_seconds
-        return self._agreed(steps or bool(seconds))
+        return self._must_save(steps or bool(seconds))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save if it is time or the run is to stop."""
@@ -155,7 +155,7 @@ class Checkpoints(AfterEpoch, Checkpoint):
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
         """Save if the run is to stop; the resumed run repeats the validation from its start."""
-        if self._agreed():
+        if self._must_save():
             self._save_before_validation(trainer)
 
     def _save_before_validation(self, trainer: Trainer) -> None:
@@ -173,7 +173,7 @@ class Checkpoints(AfterEpoch, Checkpoint):
             }
             self._best_unsaved = {"state_dict": weights, "epoch": epoch, "global_step": trainer.global_step}
             pl_module.on_save_checkpoint(self._best_unsaved)
-        if self._agreed(time.monotonic() - self._saved_at >= self.min_seconds):
+        if self._must_save(time.monotonic() - self._saved_at >= self.min_seconds):
             begin_next_epoch(trainer)
             self._save_last(trainer)
         self._stop_if_asked()

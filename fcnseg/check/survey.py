@@ -7,6 +7,7 @@ from hashlib import sha256
 from itertools import chain
 from pathlib import PurePosixPath
 from statistics import median_low
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,9 +23,25 @@ from fcnseg.machine.cores import cores
 from fcnseg.metrics import scores
 
 Span = tuple[int, int, int]  # the least, the median and the greatest of some lengths in pixels; zeros without any
-# Of an image: its size, the pixels of C + 1 labels, problems, whether its mask is read by its colours, a hash of its pixels.
-Look = tuple[tuple[int, int] | None, list[int], list[str], bool, str]
 RARE = 0.0001  # the share of train's pixels below which a class is almost empty
+
+
+class Look(NamedTuple):
+    """What one image and its mask hold. If they have a problem, there is no size and nothing is counted.
+
+    Attributes:
+        size: The image's width and height.
+        pixels: The number of pixels of each of the C classes, then of void.
+        problems: One line for each problem, which begins with the name of the file.
+        by_colour: Whether the mask's palette holds the classes' colours at other indices than their labels.
+        content: A hash of the image's pixels.
+    """
+
+    size: tuple[int, int] | None
+    pixels: list[int]
+    problems: list[str]
+    by_colour: bool
+    content: str
 
 
 @dataclass(frozen=True)
@@ -76,7 +93,7 @@ class Survey:
     @property
     def weights(self) -> tuple[float, ...]:
         """The C class weights of the paper's eq. (2), were this the train set."""
-        return tuple(class_weights(torch.tensor(self.classes.with_void(self.pixels))).tolist())
+        return tuple(class_weights(torch.tensor(self.classes.void_as_background(self.pixels))).tolist())
 
 
 def survey(data_set: DataSet, image_set: str, *others: str) -> Survey:
@@ -88,8 +105,8 @@ def survey(data_set: DataSet, image_set: str, *others: str) -> Survey:
     listed = tuple(dict.fromkeys(data_set.ids(image_set)))
     with ThreadPoolExecutor(cores()) as pool:
         looks = list(with_progress(pool.map(lambda name: _look(data_set, name), listed), image_set, len(listed)))
-    sizes, counts, problems, by_colour, contents = zip(*looks, strict=True)
-    sound = [size for size in sizes if size]
+    sound = [look.size for look in looks if look.size]
+    counts = [look.pixels for look in looks]
     return Survey(
         name=image_set,
         images=len(listed),
@@ -97,16 +114,16 @@ def survey(data_set: DataSet, image_set: str, *others: str) -> Survey:
         height=_span(height for _, height in sound),
         pixels=tuple(np.sum(counts, axis=0).tolist()),
         holding=tuple(np.count_nonzero(counts, axis=0).tolist()),
-        problems=(*data_set.repeated(image_set, *others), *chain(*problems)),
-        by_colour=sum(by_colour),
+        problems=(*data_set.repeated(image_set, *others), *chain(*(look.problems for look in looks))),
+        by_colour=sum(look.by_colour for look in looks),
         classes=data_set.classes,
-        contents={name: content for name, content in zip(listed, contents, strict=True) if content},
+        contents={name: look.content for name, look in zip(listed, looks, strict=True) if look.content},
     )
 
 
 def compare(train: Survey, val: Survey) -> list[str]:
     """A line for each thing that does not stop training, but may spoil it."""
-    lines = [*_twins(train, train), *_twins(val, val), *_twins(train, val)]
+    lines = [*_duplicates(train, train), *_duplicates(val, val), *_duplicates(train, val)]
     by_file_name = {PurePosixPath(name).name: name for name in train.contents}
     alike = [name for name in val.contents if name not in train.contents and PurePosixPath(name).name in by_file_name]
     if other := [
@@ -141,16 +158,16 @@ def compare(train: Survey, val: Survey) -> list[str]:
     return lines
 
 
-def _twins(one: Survey, other: Survey) -> list[str]:
+def _duplicates(one: Survey, other: Survey) -> list[str]:
     """A line for the images of two image sets, or of one, that are the same picture under two names."""
     first: dict[str, str] = {}
     for name, content in one.contents.items():
         first.setdefault(content, name)
-    twins = [
+    duplicates = [
         f"{name} and {first[content]}" for name, content in other.contents.items() if first.get(content, name) != name
     ]
     where = f"in {one.name}, too" if one is not other else f"twice in {one.name}"
-    return [f"{_some(twins)}: the same image under two names, {other.name}'s is {where}"] if twins else []
+    return [f"{_some(duplicates)}: the same image under two names, {other.name}'s is {where}"] if duplicates else []
 
 
 def _some(names: Sequence[str]) -> str:
@@ -159,7 +176,6 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _look(data_set: DataSet, name: str) -> Look:
-    """What one image and its mask hold. If they have a problem, there is no size and nothing is counted."""
     image, problems = None, []
     try:
         image = decode.read_image(path := data_set.image(name))
@@ -171,9 +187,9 @@ def _look(data_set: DataSet, name: str) -> Look:
     except ValueError as error:
         problems.append(f"{name}{path.suffix}: {error}")
     if image is None or problems:
-        return None, [0] * (len(data_set.classes) + 1), problems, False, ""
+        return Look(None, [0] * (len(data_set.classes) + 1), problems, by_colour=False, content="")
     content = sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
-    return image.size, data_set.classes.count_pixels(mask), [], mask.info["by_colour"], content
+    return Look(image.size, data_set.classes.count_pixels(mask), [], mask.info["by_colour"], content)
 
 
 def _span(lengths: Iterable[int]) -> Span:

@@ -100,7 +100,7 @@ class Classes:
         pixels = mask.histogram()  # (256,), by label
         return [*pixels[: len(self)], pixels[VOID]]
 
-    def with_void(self, pixels: Sequence[int]) -> list[int]:
+    def void_as_background(self, pixels: Sequence[int]) -> list[int]:
         """The C numbers of pixels that eq. (2) takes, from the C + 1 of `count_pixels`: void counts as background.
 
         Without a background, void is left out.

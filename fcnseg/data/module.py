@@ -132,7 +132,7 @@ class VOCDataModule(LightningDataModule):
     @property
     def class_pixels(self) -> Tensor:
         """(C,) int64, the pixels of every class in train; those of void count as background if there is one."""
-        return torch.tensor(self.classes.with_void(self.packs["train"].class_pixels.tolist()))
+        return torch.tensor(self.classes.void_as_background(self.packs["train"].class_pixels.tolist()))
 
     @property
     def fingerprint(self) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +33,20 @@ READ_WHOLE = 2**30  # bytes up to which a pack's checksum is looked at whenever 
 NORESERVE = 0x4000 if sys.platform == "linux" else 0  # MAP_NORESERVE, which Python's mmap has from 3.13 on
 
 Array = np.memmap[Any, np.dtype[np.uint8]]
-Packed = tuple[list[int], str, bool]  # of one image: pixels by class, void last; hash of its files; mask read by colour
+
+
+class PackedImage(NamedTuple):
+    """What is known of an image that has been written into a pack.
+
+    Attributes:
+        pixels: The number of pixels of each of the C classes, then of void, before resizing.
+        digest: A hash of the bytes of its files.
+        by_colour: Whether its mask's palette holds the classes' colours at other indices than their labels.
+    """
+
+    pixels: list[int]
+    digest: str
+    by_colour: bool
 
 
 @dataclass(frozen=True)
@@ -148,12 +161,13 @@ def _build(data_set: DataSet, ids: Sequence[str], size: Size, title: str, pack_f
         results = list(with_progress(pool.map(partial(_write, data_set, images, masks), count(), ids), title, len(ids)))
     if errors := [str(result) for result in results if isinstance(result, ValueError)]:
         raise ValueError(some(errors))
-    pixels, digests, by_colour = zip(*(result for result in results if not isinstance(result, ValueError)), strict=True)
-    if any(by_colour):
-        warn(f"{sum(by_colour)} of {len(ids)} masks hold {BY_COLOUR}")
+    written = [result for result in results if isinstance(result, PackedImage)]
+    if by_colour := sum(each.by_colour for each in written):
+        warn(f"{by_colour} of {len(ids)} masks hold {BY_COLOUR}")
+    digests = [each.digest for each in written]
     meta = {
         "ids": list(ids),
-        "class_pixels": np.sum(pixels, axis=0).tolist(),
+        "class_pixels": np.sum([each.pixels for each in written], axis=0).tolist(),
         "fingerprint": hashlib.sha256(json.dumps([list(ids), digests, *_rules(data_set)]).encode()).hexdigest()[:12],
     }
     images.flush()
@@ -162,7 +176,7 @@ def _build(data_set: DataSet, ids: Sequence[str], size: Size, title: str, pack_f
     (pack_folder / "pack.json").write_text(json.dumps({**meta, **checksum}), encoding="utf-8")
 
 
-def _write(data_set: DataSet, images: Array, masks: Array, row: int, name: str) -> Packed | ValueError:
+def _write(data_set: DataSet, images: Array, masks: Array, row: int, name: str) -> PackedImage | ValueError:
     """Write the image `name` and its mask into a row of the arrays; if one of them is broken, the result is the error.
 
     Several threads may call it at once, since Pillow frees Python's lock.
@@ -180,7 +194,7 @@ def _write(data_set: DataSet, images: Array, masks: Array, row: int, name: str) 
     images[row] = np.asarray(image.resize((width, height), Resampling.BILINEAR))
     masks[row] = np.asarray(mask.resize((width, height), Resampling.NEAREST))
     digest = hashlib.sha256(data_set.image(name).read_bytes() + data_set.mask_bytes(name))
-    return pixels, digest.hexdigest(), mask.info.get("by_colour", False)
+    return PackedImage(pixels, digest.hexdigest(), mask.info.get("by_colour", False))
 
 
 def _new_array(path: Path, shape: tuple[int, ...]) -> Array:

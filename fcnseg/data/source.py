@@ -9,7 +9,7 @@ from fcnseg.data import formats, voc
 from fcnseg.data.dataset import DataSet
 
 Source = Callable[..., DataSet]  # of a folder, and of `download` if that is set
-MANY = 1000  # folders that are looked at for a data set nearby
+MOST_FOLDERS = 1000  # folders that are looked at for a data set nearby
 
 
 def find(source: Source, root: Path, download: bool | None = None) -> DataSet:
@@ -39,7 +39,7 @@ def nothing_found(root: Path) -> str:
         found = "there is no such folder"
     if other := formats.beyond_voc(root):
         return f"no VOC-2012 in data.root={root}: found {other}; add data=folder, which reads it"
-    if near := next((path for path in islice(_nearby(root), MANY) if voc.Folder.find(path)), None):
+    if near := next((path for path in islice(_nearby(root), MOST_FOLDERS) if voc.Folder.find(path)), None):
         remedy = f"data.root={near} would work"
     elif (root / "JPEGImages").is_dir():
         remedy = "write the names of its images into ImageSets/Segmentation/train.txt and val.txt, one a line"

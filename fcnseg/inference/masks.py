@@ -13,7 +13,7 @@ from PIL import Image
 
 from fcnseg.data.dataset import Classes
 from fcnseg.inference.prediction import NOTE, Prediction
-from fcnseg.inference.segmenter import Segmenter, ahead
+from fcnseg.inference.segmenter import Segmenter, map_ahead
 from fcnseg.machine.cores import cores
 from fcnseg.machine.files import csv_text, replacing, write_text
 from fcnseg.runs.checkpoint import sha256
@@ -87,7 +87,7 @@ class Masks(NamedTuple):
         """
         with ThreadPoolExecutor(cores()) as pool:
             found = segmenter.stream(photographs.values(), scores=self.scores)
-            yield from ahead(pool, self._keep, zip(photographs.items(), found, strict=True), segmenter.batch_size)
+            yield from map_ahead(pool, self._keep, zip(photographs.items(), found, strict=True), segmenter.batch_size)
 
     def _keep(self, predicted: tuple[tuple[str, Path], Prediction | ValueError]) -> ValueError | None:
         (name, photograph), prediction = predicted

@@ -30,7 +30,7 @@ from fcnseg.runs.folder import Run
 
 T = TypeVar("T")
 U = TypeVar("U")
-MANY = 2**25  # pixels of masks that are kept while the network goes on
+MOST_PIXELS = 2**25  # pixels of masks that are kept while the network goes on
 
 
 @dataclass
@@ -186,7 +186,7 @@ class Segmenter:
 
         def windows() -> Iterator[tuple[_Work, Tile]]:
             most = 2 if self.tile else 2 * self.batch_size  # a photograph that is seen in tiles is kept whole
-            for work in ahead(pool, partial(self._begin, scores=scores), images, most):
+            for work in map_ahead(pool, partial(self._begin, scores=scores), images, most):
                 waiting.append(work)
                 yield from ((work, tile) for tile in work.tiles)
 
@@ -199,7 +199,7 @@ class Segmenter:
             yield from (work.done() for work in waiting)
 
     def _are_many(self, waiting: Collection[_Work]) -> bool:
-        return len(waiting) > 2 * self.batch_size or sum(work.size for work in waiting) > MANY
+        return len(waiting) > 2 * self.batch_size or sum(work.size for work in waiting) > MOST_PIXELS
 
     def _begin(self, source: Source, *, scores: bool) -> _Work:
         """Read a photograph, in a thread."""
@@ -264,7 +264,7 @@ def load(
     )
 
 
-def ahead(pool: ThreadPoolExecutor, function: Callable[[T], U], items: Iterable[T], most: int) -> Iterator[U]:
+def map_ahead(pool: ThreadPoolExecutor, function: Callable[[T], U], items: Iterable[T], most: int) -> Iterator[U]:
     """The function's results in order, of which at most so many are computed before they are asked for."""
     waiting = iter(items)
     futures = deque(pool.submit(function, item) for item in islice(waiting, most))

@@ -149,16 +149,16 @@ def _title(entry: Entry, varied: Iterable[str] = CHOICES) -> str:
     return entry.choice("experiment") or "-".join(filter(None, map(entry.choice, ("model", *varied))))
 
 
-def _distinguishing(twins: Sequence[Mapping[str, str]]) -> list[str]:
-    """A few settings by which any two of `twins` can be distinguished: in each step the one that distinguishes most."""
+def _distinguishing(same_title: Sequence[Mapping[str, str]]) -> list[str]:
+    """A few settings by which any two experiments of one title can be distinguished: each time the one that distinguishes most."""
     chosen: list[str] = []
-    keys = list(dict.fromkeys([*KNOWN_BEST, *(key for twin in twins for key in twin)]))
+    keys = list(dict.fromkeys([*KNOWN_BEST, *(key for one in same_title for key in one)]))
 
     def kinds(key: str) -> int:
-        """How many kinds of twins there are by what was chosen so far and this setting."""
-        return len({tuple(twin.get(each) for each in (*chosen, key)) for twin in twins})
+        """How many kinds of experiments there are by what was chosen so far and this setting."""
+        return len({tuple(one.get(each) for each in (*chosen, key)) for one in same_title})
 
-    while keys and len({tuple(map(twin.get, chosen)) for twin in twins}) < max(map(kinds, keys)):
+    while keys and len({tuple(map(one.get, chosen)) for one in same_title}) < max(map(kinds, keys)):
         chosen.append(max(keys, key=kinds))
     return chosen
 
@@ -169,10 +169,10 @@ def titled(found: Sequence[Experiment]) -> list[Experiment]:
     varied = [group for group in CHOICES if len({entry.choice(group) for entry in unnamed}) > 1]
     titles = [_title(each.first, varied) for each in found]
     identities = [_identity(each.first) for each in found]
-    twins: dict[str, list[dict[str, str]]] = {}
+    same_title: dict[str, list[dict[str, str]]] = {}
     for title, identity in zip(titles, identities, strict=True):
-        twins.setdefault(title, []).append(identity)
-    settings = {title: _distinguishing(those) for title, those in twins.items()}
+        same_title.setdefault(title, []).append(identity)
+    settings = {title: _distinguishing(those) for title, those in same_title.items()}
     made: dict[tuple[str, str], Experiment] = {}
     for each, title, identity in zip(found, titles, identities, strict=True):
         added = [line(f"{_name(key)} {_value(identity, key)}", TITLE) for key in settings[title] if key in identity]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fcnseg.report.document import Block, Links, Table, Text, address
-from fcnseg.report.predictions import Shown
+from fcnseg.report.predictions import Galleries
 from fcnseg.report.study import Numbers, Study
 
 LISTED, EXAMPLES, PICTURED = 100, 8, 3
@@ -36,7 +36,7 @@ def taken(truth: str, predicted: str) -> str:
     return f"{truth} taken for {predicted}"
 
 
-def examples(study: Study, shown: Shown) -> list[Block]:
+def examples(study: Study, galleries: Galleries) -> list[Block]:
     """The confusion matrix of the best run, whose numbers lead to the images that make them up; pictures of the first ones."""
     best = study.best
     names, count = best.entry.classes.names, len(best.entry.classes)
@@ -61,12 +61,12 @@ def examples(study: Study, shown: Shown) -> list[Block]:
         f"that make it up, most pixels first. {study.test_set}."
     )
     columns = ("confusion", "pixels", "share of the truth", "images", "most pixels in")
-    galleries = [block for name in dict.fromkeys(pictured[:PICTURED]) for block in shown.gallery(name, [best])]
+    pictures = [block for name in dict.fromkeys(pictured[:PICTURED]) for block in galleries.gallery(name, [best])]
     counts = totals.reshape(count, count) + np.diag(both)
     below = (
         f"The {len(rows)} largest of {np.count_nonzero(totals)} confusions, and the images with most of their pixels:"
     )
     return [
         *(Text(about), matrix(names, counts, rows_of), Text(below)),
-        *(Table(columns, rows, words=(0, 4), rows_are=rows_of), *galleries),
+        *(Table(columns, rows, words=(0, 4), rows_are=rows_of), *pictures),
     ]

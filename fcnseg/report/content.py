@@ -24,7 +24,7 @@ from fcnseg.report import (
 from fcnseg.report.collect import STATES, Entry
 from fcnseg.report.compare import Experiment, by_test_set, experiments
 from fcnseg.report.document import Block, Chart, Section, Table, Text
-from fcnseg.report.predictions import Shown
+from fcnseg.report.predictions import Galleries
 from fcnseg.report.study import Study, studies
 from fcnseg.scores import PAPER_BATCH
 
@@ -63,10 +63,10 @@ def sections(
     finished = experiments([entry for entry in entries if entry.state == "finished"])
     begun = experiments([entry for entry in entries if entry.state != "finished" and entry.config])
     sets, unfinished, detailed = by_test_set(finished), tables.unfinished(entries), _best(finished)
-    known, shown = studied(entries), Shown(root, trust=trust, wanted=images is None or bool(images))
+    known, galleries = studied(entries), Galleries(root, trust=trust, wanted=images is None or bool(images))
     losses = training.losses([*detailed, *begun[:MOST_DETAILED]])
-    against = pair.compared(*pair.chosen(known, compare), shown) if compare else []
-    side_by_side = predictions.side_by_side(detailed, images, shown)
+    against = pair.compared(*pair.chosen(known, compare), galleries) if compare else []
+    side_by_side = predictions.side_by_side(detailed, images, galleries)
     possible = [
         Section("Results", [*_results(sets), *_left_to_the_tables(finished, begun)]),
         Section("Two runs against each other", against),
@@ -76,7 +76,7 @@ def sections(
         Section("Predictions (the paper's Figures 9-11)", side_by_side),
         Section("IoU of every class", _of_each(sets, lambda found: map(heat_map, predictions.in_rows(found)))),
         Section("Confusion matrices", _confusions(detailed)),
-        *_image_by_image(known, shown),
+        *_image_by_image(known, galleries),
         Section("Cost", [*([Text(cost.ABOUT)] if sets else []), *_of_each(sets, cost.costs)]),
         Section("What more images bring", _of_each(sets, efficiency.over_images)),
         Section("Training curves laid over each other", _of_each(sets, training.overlaid), small=True),
@@ -111,15 +111,15 @@ def studied(entries: Sequence[Entry]) -> list[Study]:
     return studies(by_test_set(experiments([entry for entry in entries if entry.state == "finished"])))
 
 
-def _image_by_image(known: Sequence[Study], shown: Shown) -> list[Section]:
+def _image_by_image(known: Sequence[Study], galleries: Galleries) -> list[Section]:
     """The sections that read images.npz; of many test sets, those with the most runs."""
     chosen = sorted(known, key=lambda study: -len(study.runs))[:MOST_STUDIES]
     of_kinds = {
-        "Images, worst first": lambda study: imagewise.worst_first(study, shown),
-        "Images on which the runs disagree": lambda study: imagewise.disputed(study, shown),
-        "Labels to look at again": lambda study: suspects.labels_to_look_at(study, shown),
+        "Images, worst first": lambda study: imagewise.worst_first(study, galleries),
+        "Images on which the runs disagree": lambda study: imagewise.disputed(study, galleries),
+        "Labels to look at again": lambda study: suspects.labels_to_look_at(study, galleries),
         "Sure or not": sure.reliability,
-        "Confusions with examples": lambda study: confused.examples(study, shown),
+        "Confusions with examples": lambda study: confused.examples(study, galleries),
         "Boundaries": edges.boundaries,
     }
     return [Section(title, [b for study in chosen for b in made(study)]) for title, made in of_kinds.items()]

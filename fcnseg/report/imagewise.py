@@ -6,13 +6,13 @@ import numpy as np
 
 from fcnseg.machine.files import csv_text
 from fcnseg.report.document import Block, Table, Text
-from fcnseg.report.predictions import Shown
+from fcnseg.report.predictions import Galleries
 from fcnseg.report.study import Study
 
 MOST_ROWS, MOST_RUNS, OF_A_KIND, MOST_DISPUTED = 1000, 12, 3, 10
 
 
-def worst_first(study: Study, shown: Shown) -> list[Block]:
+def worst_first(study: Study, shown: Galleries) -> list[Block]:
     """The IoU of every image and run, and pictures of the worst, the median and the best images."""
     order, best = study.ranked, study.best
     if not order:
@@ -40,7 +40,7 @@ def worst_first(study: Study, shown: Shown) -> list[Block]:
     return blocks
 
 
-def disputed(study: Study, shown: Shown) -> list[Block]:
+def disputed(study: Study, shown: Galleries) -> list[Block]:
     """The images on which the runs differ most in their IoU; nothing for a single run."""
     if len(study.runs) < 2:
         return []

@@ -7,7 +7,7 @@ import numpy as np
 
 from fcnseg.report import charts
 from fcnseg.report.document import Block, Chart, Table, Text
-from fcnseg.report.predictions import Shown
+from fcnseg.report.predictions import Galleries
 from fcnseg.report.study import Measured, Numbers, Study, iou
 
 DRAWS = 1000  # of the bootstrap
@@ -33,7 +33,7 @@ def chosen(studies: Sequence[Study], names: Sequence[str]) -> tuple[Study, Measu
     )
 
 
-def compared(study: Study, one: Measured, other: Measured, shown: Shown) -> list[Block]:
+def compared(study: Study, one: Measured, other: Measured, galleries: Galleries) -> list[Block]:
     """Differences per class with their intervals, images gained and lost, and settings that differ."""
     values, classes = _differences(one.parts, other.parts), one.entry.classes.names
     titles = ["mean of classes", *classes]
@@ -53,7 +53,7 @@ def compared(study: Study, one: Measured, other: Measured, shown: Shown) -> list
         chart,
         Table(columns, rows, words=(0, 6)),
         *_settings(one, other),
-        *_images(study, one, other, shown),
+        *_images(study, one, other, galleries),
     ]
 
 
@@ -105,7 +105,7 @@ def _settings(one: Measured, other: Measured) -> list[Block]:
     return [Text("The settings that differ:"), Table(("setting", "first", "second"), rows, words=(0, 1, 2))]
 
 
-def _images(study: Study, one: Measured, other: Measured, shown: Shown) -> list[Block]:
+def _images(study: Study, one: Measured, other: Measured, galleries: Galleries) -> list[Block]:
     """The images whose IoU rose most, and those whose IoU fell most."""
     gain = other.iou - one.iou
     order = [int(n) for n in np.argsort(-gain, kind="stable") if not np.isnan(gain[n]) and gain[n]]
@@ -120,5 +120,5 @@ def _images(study: Study, one: Measured, other: Measured, shown: Shown) -> list[
         ]
         if rows:
             blocks.append(Table((f"most {title}", "first", "second", "difference"), rows))
-            blocks += [block for n in numbers[:PICTURED] for block in shown.gallery(study.names[n], [one, other])]
+            blocks += [block for n in numbers[:PICTURED] for block in galleries.gallery(study.names[n], [one, other])]
     return blocks

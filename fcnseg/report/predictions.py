@@ -32,7 +32,7 @@ def _has_weights(entry: Entry) -> bool:
     return (Run(entry.path).checkpoints / BEST).is_file()
 
 
-class Shown:
+class Galleries:
     """Galleries of test images with what runs predict for them; a run is read when it is first asked for.
 
     Args:
@@ -90,13 +90,13 @@ class Shown:
         return [*made, replace(masks.gallery(name, data, predictions), with_errors=True)]
 
 
-def side_by_side(finished: Sequence[Experiment], wanted: Sequence[object] | None, networks: Shown) -> list[Block]:
+def side_by_side(finished: Sequence[Experiment], wanted: Sequence[object] | None, galleries: Galleries) -> list[Block]:
     """A gallery for every image shown of every data set; runs of one data set may differ in their split and size.
 
     Raises:
         ValueError: No run was tested on one of the images that are wanted.
     """
-    if not networks.wanted:
+    if not galleries.wanted:
         return []
     lost = [each.title for each in finished if not _has_weights(each.first)]
     finished = [each for each in finished if each.title not in lost]
@@ -113,7 +113,7 @@ def side_by_side(finished: Sequence[Experiment], wanted: Sequence[object] | None
         data: dict[str, VOCDataModule] = {}
         for experiment in found:
             with _left_out(experiment.title, blocks):
-                data[experiment.title] = networks.data(experiment.first)
+                data[experiment.title] = galleries.data(experiment.first)
                 if changed := data[experiment.title].changed_since(experiment.first.result["data_fingerprint"]):
                     blocks.append(Text(f"Predictions of {experiment.title}: {changed}.", warning=True))
         if data:
@@ -121,7 +121,7 @@ def side_by_side(finished: Sequence[Experiment], wanted: Sequence[object] | None
             names = masks.test_names([*data.values()])
             known += names
             shown = masks.chosen(wanted, names) if wanted is not None else masks.pick(next(iter(data.values())), names)
-            blocks += _galleries([each for each in found if each.title in data], shown, data, networks)
+            blocks += _galleries([each for each in found if each.title in data], shown, data, galleries)
     # A name may be in one data set and not in another; it must be in one of them.
     if known and (missing := [item for item in wanted or () if not masks.chosen([item], known)]):
         raise ValueError(f"images={missing}: wanted names of test images, such as {', '.join(known[:3])}")
@@ -129,7 +129,7 @@ def side_by_side(finished: Sequence[Experiment], wanted: Sequence[object] | None
 
 
 def _galleries(
-    found: Sequence[Experiment], names: Sequence[str], data: Mapping[str, "VOCDataModule"], networks: Shown
+    found: Sequence[Experiment], names: Sequence[str], data: Mapping[str, "VOCDataModule"], galleries: Galleries
 ) -> list[Block]:
     """A gallery for every name, after a warning for every experiment whose network cannot be loaded."""
     from fcnseg.report import masks
@@ -138,7 +138,7 @@ def _galleries(
     predictions: dict[str, dict[str, Tensor]] = {}
     for experiment in found:
         with _left_out(experiment.title, blocks):
-            segmenter = networks.network(experiment.first.path)
+            segmenter = galleries.network(experiment.first.path)
             predictions[experiment.title] = masks.predict(segmenter, data[experiment.title], names)
     rows = in_rows([*predictions.items()])
     return blocks + [masks.gallery(name, data, dict(row)) for name in names for row in rows]

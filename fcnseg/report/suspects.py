@@ -3,14 +3,14 @@
 import numpy as np
 
 from fcnseg.report.document import Block, Table, Text
-from fcnseg.report.predictions import Shown
+from fcnseg.report.predictions import Galleries
 from fcnseg.report.study import Study
 from fcnseg.runs.printed import beats_floor
 
 LISTED, PICTURED = 40, 8
 
 
-def labels_to_look_at(study: Study, shown: Shown) -> list[Block]:
+def labels_to_look_at(study: Study, galleries: Galleries) -> list[Block]:
     """The images with the lowest soft minimum of the probability of their labels, and pictures of the first of them."""
     best = study.best
     order = [int(n) for n in np.argsort(best.images.softmin, kind="stable") if not np.isnan(best.images.softmin[n])]
@@ -26,7 +26,7 @@ def labels_to_look_at(study: Study, shown: Shown) -> list[Block]:
         f"that is right, the mask is worth a second look; the network being wrong is as common. {study.test_set}."
     )
     columns = ("image", "soft minimum", "IoU", "the mask's label and the network's")
-    pictures = [block for n in order[:PICTURED] for block in shown.gallery(study.names[n], [best])]
+    pictures = [block for n in order[:PICTURED] for block in galleries.gallery(study.names[n], [best])]
     weak = f"{best.title} is not better than predicting {best.entry.floor_class} everywhere: its doubts say little."
     caveat = [] if beats_floor(best.entry.result) else [Text(weak, warning=True)]
     return [Text(about), *caveat, Table(columns, rows, words=(0, 3), rows_are="image"), *pictures]

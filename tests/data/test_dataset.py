@@ -25,7 +25,7 @@ def classes(background):
     [(0, [6, 3, 1], [0.4, 0.7, 0.9]), (1, [4, 5, 1], [0.6, 0.5, 0.9]), (None, [4, 3, 1], [4 / 8, 5 / 8, 7 / 8])],
 )
 def test_void_counts_as_background_if_there_is_one(background, pixels, weights):
-    found = classes(background).with_void(PIXELS)
+    found = classes(background).void_as_background(PIXELS)
     assert found == pixels
     assert class_weights(torch.tensor(found)).tolist() == pytest.approx(weights)
     assert PIXELS == [4, 3, 1, 2]

@@ -91,7 +91,7 @@ def test_photographs_of_any_sizes_come_back_in_their_order():
 
 
 def test_large_photographs_do_not_wait_for_one_another(monkeypatch):
-    monkeypatch.setattr(segmenter, "MANY", 1)
+    monkeypatch.setattr(segmenter, "MOST_PIXELS", 1)
     images = [np.full((40 + n, 60, 3), n, np.uint8) for n in range(5)]
     for settings in ({"batch_size": 1}, {"batch_size": 3}, {"batch_size": 2, "tile": 32}):
         found = Segmenter(Colours(), THREE, 32, **settings).stream([*images, "none.jpg", images[0]])
