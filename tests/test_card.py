@@ -37,7 +37,7 @@ def test_the_numbers_are_those_of_the_result(run):
 
 def test_the_examples_show_three_test_images(run):
     data = retest.data(Run(run).config)
-    shown = masks.pick(data, data.names("test", data.stages["test"][1]))
+    shown = masks.pick(data, data.test_names())
     assert len(shown) == 3
     predicted = masks.predict(fcnseg.load(run), data, shown)
     samples = (torch.stack(each) for each in zip(*(masks.pixels(data, name) for name in shown), strict=True))

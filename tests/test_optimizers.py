@@ -7,6 +7,7 @@ from torch import nn
 
 from fcnseg import build
 from fcnseg.data.voc import VOC
+from fcnseg.optimizers import optimizer
 
 CLIPPED = ["optimizer=sgd", "optimizer.lr=1", "optimizer.momentum=0", "optimizer.weight_decay=0"]
 OTHERS = {  # networks with a backbone, without a download
@@ -84,6 +85,8 @@ def test_a_factor_of_no_weight_is_refused(optimizer_of):
         with pytest.raises(ValueError, match=r"optimizer\.backbone_lr=0\.1: \w+ has no backbone, or a frozen one"):
             optimizer_of(*args, "optimizer.backbone_lr=0.1")
     optimizer_of("model=fcn", "optimizer.backbone_lr=1")  # for a sweep over both kinds of networks
+    with pytest.raises(ValueError, match="Linear has no backbone"):  # before anything is made
+        optimizer(torch.nn.Linear(2, 2), make=lambda _: pytest.fail("made"), backbone_lr=0.1)
 
 
 def test_without_a_weight_decay_there_is_none_to_leave_out(optimizer_of):

@@ -50,6 +50,9 @@ class VOCDataModule(LightningDataModule):
 
     Attributes:
         data_set: The data set, once `prepare_data` has found it.
+        packs: The pack of every image set that is used, by its name: train and val, or the only one.
+        stages: For "train", "val" and "test" the name of the image set that the stage's images come from, and their indices in
+            its pack, (n,) int64. With `only`, there is only "test".
         classes: The classes that its masks label, in the order of the labels.
         floor_class: The class that the floor predicts everywhere: background, or without one the most frequent of train.
     """
@@ -154,6 +157,10 @@ class VOCDataModule(LightningDataModule):
         """The names of a batch's images, from the indices in `Batch.sample`."""
         ids = self.packs[self.stages[stage][0]].ids
         return [ids[i] for i in sample.tolist()]
+
+    def test_names(self) -> list[str]:
+        """The names of all test images, in the order in which they are tested."""
+        return self.names("test", self.stages["test"][1])
 
     def shown(self, stage: str, count: int) -> list[int]:
         """The places, in a stage's order, of `count` images to show: chosen by their names alone, the same in every run."""

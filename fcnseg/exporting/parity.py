@@ -78,7 +78,7 @@ def photographs(run: Run, *, root: str | None, trust: bool) -> tuple[list[Image.
             data = retest.data(run.config, root=root, trust=trust)
             found, names, source = (
                 data.data_set,
-                data.names("test", data.stages["test"][1]),
+                data.test_names(),
                 f"test images of {data.root}",
             )
         except (ValueError, OSError) as error:

@@ -117,7 +117,7 @@ def _of_classes(result: Mapping[str, Any]) -> Table:
 
 def _examples(run: Run, data: VOCDataModule) -> Chart:
     """Three test images, chosen so that they show many classes."""
-    names = pick(data, data.names("test", data.stages["test"][1]))
+    names = pick(data, data.test_names())
     segmenter = inference.load(run.path, trust=True)  # the run that this process has trained
     labels = torch.stack([*predict(segmenter, data, names).values()])
     images, truths = (torch.stack(each) for each in zip(*(pixels(data, name) for name in names), strict=True))

@@ -150,7 +150,7 @@ def _title(entry: Entry, varied: Iterable[str] = CHOICES) -> str:
 
 
 def _distinguishing(same_title: Sequence[Mapping[str, str]]) -> list[str]:
-    """A few settings by which any two experiments of one title can be distinguished: each time the one that distinguishes most."""
+    """A few settings that tell any two experiments of one title apart: in each step the one that distinguishes most."""
     chosen: list[str] = []
     keys = list(dict.fromkeys([*KNOWN_BEST, *(key for one in same_title for key in one)]))
 

@@ -75,9 +75,9 @@ def pixels(data: VOCDataModule, name: str) -> tuple[Tensor, Tensor]:
     return pack.images[at].permute(2, 0, 1), pack.masks[at]
 
 
-def test_names(data: Sequence[VOCDataModule]) -> list[str]:
+def shared_test_names(data: Sequence[VOCDataModule]) -> list[str]:
     """The names of the test images that all of the data share, in the order of the first one's image set."""
-    first, *others = [each.names("test", each.stages["test"][1]) for each in data]
+    first, *others = [each.test_names() for each in data]
     return [name for name in first if all(name in names for names in others)]
 
 

@@ -118,7 +118,7 @@ def side_by_side(finished: Sequence[Experiment], wanted: Sequence[object] | None
                     blocks.append(Text(f"Predictions of {experiment.title}: {changed}.", warning=True))
         if data:
             # A split may leave some of the images out of the test set: only what all networks were tested on is shown.
-            names = masks.test_names([*data.values()])
+            names = masks.shared_test_names([*data.values()])
             known += names
             shown = masks.chosen(wanted, names) if wanted is not None else masks.pick(next(iter(data.values())), names)
             blocks += _galleries([each for each in found if each.title in data], shown, data, galleries)

@@ -68,7 +68,7 @@ def per_image(task: SegmentationTask, data: VOCDataModule) -> PerImage | None:
     pixels, confidence, right = torch.cat(found.calibration).cpu().unbind(-1)
     near, boundary, softmin = (torch.cat(each).cpu() for each in (found.near, found.boundary, found.softmin))
     counts = (each.int().numpy() for each in (cells, pixels, right, near, boundary))
-    names = np.array(data.names("test", data.stages["test"][1]), dtype=np.str_)
+    names = np.array(data.test_names(), dtype=np.str_)
     return PerImage(
         names,
         **dict(zip(("cells", "pixels", "right", "near", "boundary"), counts, strict=True)),
