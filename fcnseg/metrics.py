@@ -110,7 +110,10 @@ class SegmentationMetrics(Metric):
         return torch.cat(list(self.matrices))
 
     def compute(self) -> dict[str, Tensor]:
-        """The scores: see `scores`; `miou` is torchmetrics', in float32, in which equal epochs stay equal."""
+        """The scores: see `scores`. But `miou`, by which the best epoch is chosen, is torchmetrics' own.
+
+        It is computed in float32: of epochs that differ only in digits beyond that, the first one stays the best.
+        """
         matrices = self.all_matrices().cpu()
         jaccard = PooledJaccardIndex(len(self.classes), validate_args=False, sync_on_compute=False)
         jaccard.update(matrices[:, :-1])

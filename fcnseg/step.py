@@ -49,11 +49,8 @@ class DividedStep(LightningModule):
         value = total(own)
         loader: Any = self.trainer.train_dataloader
         images = loader.sizes[batch_idx] if world() > 1 else len(batch.mask)
-        return (
-            loss + (value - loss).detach(),
-            value,
-            images,
-        )  # the gradient of the last part, the value of the whole batch
+        # Lightning computes the gradient of the last part; the value that it logs is that of the whole batch.
+        return loss + (value - loss).detach(), value, images
 
     def parts(self, share: Tensor) -> list[Tensor]:
         """A share of a batch, cut into at most `accumulate` parts."""

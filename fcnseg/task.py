@@ -20,7 +20,7 @@ from fcnseg.step import DividedStep
 class SegmentationTask(DividedStep):
     """A network, its loss, its optimiser and its schedule: the steps that turn batches into gradients and scores.
 
-    It logs once an epoch: `train/loss`; `val/loss`, `val/miou`, `val/pixel_acc`, ... (see `metrics.SCORES`); the same under
+    It logs once an epoch: `train/loss`; `val/loss`, `val/miou`, `val/pixel_acc`, ... (see `fcnseg.scores`); the same under
     `test/`. If the loss or a logit of the validation or the test was NaN or infinite, all its values are NaN.
 
     Args:

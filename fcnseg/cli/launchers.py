@@ -32,9 +32,7 @@ def prepare_launcher(name: str, journal: Journal) -> None:
             prepare(journal)
     except ImportError as error:
         extra = "ray" if name == "gpus" else "slurm"
-        raise ValueError(
-            f"hydra/launcher={name} is not installed ({error}): add it with uv sync --extra {extra}"
-        ) from error
+        raise ValueError(f'hydra/launcher={name} is not installed ({error}): pip install ".[{extra}]"') from error
 
 
 def _prepare_ray(journal: Journal) -> None:

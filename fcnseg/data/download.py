@@ -71,8 +71,8 @@ def voc2012(root: Path, *, urls: Sequence[str], md5: str, download: bool | None 
     """Find VOC-2012 under `root`, or download it there (2 GB): see `find_or_download`.
 
     Raises:
-        ValueError: As there; or the data set in `root` has classes of its own.
-        OSError: As there.
+        ValueError: See `find_or_download`; or the data set in `root` has classes of its own.
+        OSError: See `find_or_download`.
     """
     path = find_or_download(VOC, root, urls=urls, md5=md5, download=download)
     if other := formats.beyond_voc(root):

@@ -24,8 +24,8 @@ class Loader:
         pack: The images and masks; batches are made on the device that they are on.
         samples: (n,) int64, the indices of this split's images in the pack.
         batch_size: The number of images in a batch. The last batch may have fewer; but in training, a single image joins
-            the batch before it, since batch norm cannot train on one value.
-        seed: The seed of the order in training; None keeps the order of `samples`.
+            the batch before it: a network of the user's own may have a batch norm that refuses one value.
+        seed: The seed of the order in training; None in validation and test, which keep the order of `samples`.
         step: Gives the number of batches that the run has trained on.
         partners: The samples before its own that a process gets with its part, in a ring: see `fcnseg.data.augment`.
     """
@@ -42,9 +42,10 @@ class Loader:
     ) -> None:
         self.pack, self.samples, self.batch_size = pack, samples, batch_size
         self.seed, self.step, self.partners = seed, step, partners
+        self.is_training = seed is not None
 
     def __len__(self) -> int:
-        return len(self.sizes) if self.seed is not None else ceil(len(self.sizes) / world())
+        return len(self.sizes) if self.is_training else ceil(len(self.sizes) / world())
 
     @cached_property
     def sizes(self) -> list[int]:
@@ -54,13 +55,13 @@ class Loader:
     def batches(self, samples: Tensor) -> list[Tensor]:
         """(n,) samples, cut into batches."""
         batches = list(samples.split(self.batch_size))
-        if self.seed is not None and len(batches) > 1 and len(batches[-1]) == 1 < self.batch_size:
+        if self.is_training and len(batches) > 1 and len(batches[-1]) == 1 < self.batch_size:
             batches[-2:] = [torch.cat(batches[-2:])]
         return batches
 
     def order(self, epoch: int) -> Tensor:
         """The (n,) samples in the order of an epoch."""
-        if self.seed is None:
+        if not self.is_training:
             return self.samples
         # A hash of both: seed + epoch would give seed 1 the orders of seed 0, an epoch later. 12 digits fit into 64 bits.
         generator = torch.Generator().manual_seed(int(sha256(f"{self.seed}/{epoch}".encode()).hexdigest()[:12], 16))
@@ -71,17 +72,20 @@ class Loader:
         samples = self.order(epoch).to(self.pack.images.device)
         batches = self.batches(samples)
         for number in range(done, len(self)):
-            if self.seed is not None:
-                sample, is_lent = self._part(batches[number])
+            if self.is_training:
+                sample, is_borrowed = self._part(batches[number])
             else:  # in the last round, some processes get one of the first batches again
-                sample, is_lent = batches[(number * world() + rank()) % len(batches)], False
+                sample, is_borrowed = batches[(number * world() + rank()) % len(batches)], False
             image, mask = (pixels.index_select(0, sample) for pixels in (self.pack.images, self.pack.masks))
-            if is_lent:
+            if is_borrowed:
                 mask = torch.full_like(mask, VOID)  # so that it counts for nothing
             yield Batch(image.permute(0, 3, 1, 2), mask, sample)  # (N, 3, H, W), channels_last
 
     def _part(self, batch: Tensor) -> tuple[Tensor, bool]:
-        """This process's part of a training batch, with partners; whether it has none, and is lent a sample of another's."""
+        """The samples of this process, its partners first; and whether the batch has none for it.
+
+        Then it borrows a sample of another process, whose mask becomes void.
+        """
         if world() == 1:
             return batch, False
         first, end = (len(batch) * number // world() for number in (rank(), rank() + 1))

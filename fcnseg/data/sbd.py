@@ -125,8 +125,8 @@ def sbd(
         download: Whether they may be downloaded.
 
     Raises:
-        ValueError: As there; or scipy is not installed.
-        OSError: As there.
+        ValueError: See `find_or_download`; or scipy is not installed.
+        OSError: See `find_or_download`.
     """
     try:
         import scipy.io  # noqa: F401 (before gigabytes are downloaded)

@@ -30,11 +30,11 @@ Opened = Callable[[Tensor], tuple[Tensor, ...]]  # (N, 3, H, W) uint8 images to 
 
 
 class Format(NamedTuple):
-    """A format.
+    """How a kind of file is written, and opened again to be compared with PyTorch.
 
     Attributes:
         write: Writes a graph and its metadata into an open file.
-        open: Opens the file again; it is given an equal graph with other weights, which a file of weights alone needs.
+        open: Opens the file again; it is given an equal graph with other weights, which a file of only weights needs.
     """
 
     write: Callable[[Graph, Metadata, BinaryIO], None]

@@ -13,10 +13,11 @@ from fcnseg.data.packed import some
 
 
 class Photographs(NamedTuple):
-    """Photographs.
+    """The files that `images=` of `fcnseg.predict` means.
 
     Attributes:
-        files: The file of each, by the name of its mask without the suffix: its place below the folder that was given.
+        files: The file of each photograph, by the name of its mask without the suffix: its place below the folder that was
+            given.
         others: Files in the folder that have no suffix of a photograph.
     """
 

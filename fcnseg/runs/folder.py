@@ -27,7 +27,7 @@ BEST, LAST, PREVIOUS = "best.ckpt", "last.ckpt", "previous.ckpt"  # in its check
 
 @dataclass(frozen=True)
 class Run:
-    """A run.
+    """A run, finished or not, as its folder has it: everything is read from its files when it is asked for.
 
     Attributes:
         path: Its folder, which may not be there yet.

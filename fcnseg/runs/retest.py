@@ -53,7 +53,7 @@ def task(folder: str | Path, data: VOCDataModule, *, trust: bool = False) -> Seg
         trust: Whether the config may name any code.
 
     Raises:
-        ValueError: As `load`, or the data have other classes.
+        ValueError: See `rebuild.load`; or the data have other classes.
     """
     run = Run(Path(folder))
     cfg, path = run.config, run.checkpoints / BEST
