@@ -15,7 +15,7 @@ FACTS = {
     "fcnseg.data",
     "fcnseg.data.voc",
     "fcnseg.data.dataset",
-}  # "fcnseg.data" alone imports nothing
+}  # "fcnseg.data" by itself imports nothing
 NETWORKS = {"torch", "torchvision", "torchmetrics"}  # all that networks, losses, metrics, augmentations use
 
 

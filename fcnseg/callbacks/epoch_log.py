@@ -104,7 +104,7 @@ class EpochLog(AfterEpoch):
             torch.cuda.synchronize(pl_module.device)
         self._trained = time.perf_counter()
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        shown = data.shown("val", SHOWN) if data else []  # the benchmark's trainer has loaders alone
+        shown = data.shown("val", SHOWN) if data else []  # the benchmark's trainer has only loaders
         self._places = [divmod(at, data.batch_size) for at in shown]
         self._samples = []
 

@@ -46,7 +46,7 @@ class Look(NamedTuple):
 
 @dataclass(frozen=True)
 class Survey:
-    """What was counted in one image set. An image with a problem is in `images` alone.
+    """What was counted in one image set. An image with a problem is only in `images`.
 
     Attributes:
         name: The name of the image set.

@@ -39,7 +39,7 @@ def _compose_once(config_name: str, overrides: tuple[str, ...], with_hydra: bool
 def _composed(config_name: str, *overrides: str, with_hydra: bool = False) -> DictConfig:
     """The config that overrides lead to in the running job, not to be changed.
 
-    The package's own files stay as they are while a process runs: what they alone lead to is composed once, since Hydra
+    The package's own files stay as they are while a process runs: what depends only on them is composed once, since Hydra
     takes a tenth of a second for it.
     """
     sources = {source.path for source in HydraConfig.get().runtime.config_sources if source.provider != "schema"}

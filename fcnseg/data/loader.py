@@ -1,4 +1,4 @@
-"""Batches of a pack, in an order that depends on the seed and the epoch alone."""
+"""Batches of a pack, in an order that depends only on the seed and the epoch."""
 
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -15,7 +15,7 @@ from fcnseg.machine.distributed import rank, world
 
 
 class Loader:
-    """Batches gathered from a pack, in an order that depends on (seed, epoch) alone.
+    """Batches gathered from a pack, in an order that depends only on (seed, epoch).
 
     A run that is resumed within an epoch gets the rest of that epoch, in the same order. Of several processes, each gets a part
     of every training batch; the other batches are dealt out whole, so that their scores are those of one process.

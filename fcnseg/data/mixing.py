@@ -55,7 +55,7 @@ class CutMix(Box):
     """A box of some samples, replaced with the same box of the sample before it in the batch, together with its mask.
 
     The first sample's partner is the last one. So a partner depends on the order of the samples and on the size of the batch,
-    which depend on the seed, the epoch and `data.batch_size` alone. A sample that is alone in its batch stays as it is.
+    which depend only on the seed, the epoch and `data.batch_size`. A sample that is alone in its batch stays as it is.
     """
 
     partners = 1

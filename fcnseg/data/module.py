@@ -38,7 +38,7 @@ class VOCDataModule(LightningDataModule):
         batch_size: The number of images in a batch.
         augment: Augments the training batches.
         seed: The seed of the order of samples and of the augmentation.
-        limit: The number of train images that are used, chosen by their names alone: 50 are among the 100. None: all.
+        limit: The number of train images that are used, chosen only by their names: 50 are among the 100. None: all.
         pack_size: The size that train's images are kept and augmented at, for crops that show details; None: `size`. Those
             that are not of `size` then are resized to it.
         cache: The folder for packs; None: `packs` in the data set, or the user's cache if the data set is read-only.
@@ -163,7 +163,7 @@ class VOCDataModule(LightningDataModule):
         return self.names("test", self.stages["test"][1])
 
     def shown(self, stage: str, count: int) -> list[int]:
-        """The places, in a stage's order, of `count` images to show: chosen by their names alone, the same in every run."""
+        """The places, in a stage's order, of `count` images to show: chosen only by their names, the same in every run."""
         return _by_hash(self.names(stage, self.stages[stage][1]))[:count]
 
     def original_masks(self, sample: Tensor) -> Iterator[Tensor]:
@@ -226,7 +226,7 @@ def _plain(size: int | Sequence[int]) -> Size:
 
 
 def _by_hash(names: Sequence[str]) -> list[int]:
-    """The indices of some names in an order that depends on the names alone, and that no version of a library changes."""
+    """The indices of some names in an order that depends only on the names, and that no version of a library changes."""
     return sorted(range(len(names)), key=lambda i: sha256(names[i].encode()).hexdigest())
 
 
@@ -238,7 +238,7 @@ def _limited(names: Sequence[str], limit: int | None) -> list[str]:
 
 
 def _halves(names: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Indices of two halves of some images, which depend on their names alone: each as (n,) int64, ascending."""
+    """Indices of two halves of some images, which depend only on their names: each as (n,) int64, ascending."""
     if len(names) < 2:
         raise ValueError(f"data.split=halves: val has {len(names)} image, wanted 2 or more; try data.split=official")
     shuffled = _by_hash(names)

@@ -29,7 +29,7 @@ from fcnseg.machine.files import build_once, user_cache
 
 FORMAT = 2  # goes up when the same files would be packed in another way
 SHOWN = 10  # files named in one message
-READ_WHOLE = 2**30  # bytes up to which a pack's checksum is looked at whenever the pack is opened
+READ_WHOLE = 2**30  # bytes up to which a pack's checksum is verified whenever the pack is opened
 NORESERVE = 0x4000 if sys.platform == "linux" else 0  # MAP_NORESERVE, which Python's mmap has from 3.13 on
 
 Array = np.memmap[Any, np.dtype[np.uint8]]
@@ -234,8 +234,8 @@ def _open(pack_folder: Path) -> Pack:
         meta = json.loads((pack_folder / "pack.json").read_text(encoding="utf-8"))
         checksum, stats = meta.pop("checksum"), meta.pop("stats")
         images, masks = (map_array(pack_folder / f"{name}.npy") for name in ("images", "masks"))
-        looked_at = images.nbytes <= READ_WHOLE or stats != _stats(pack_folder)
-        if looked_at and checksum != _checksum(meta, images.numpy(), masks.numpy()):
+        is_verified = images.nbytes <= READ_WHOLE or stats != _stats(pack_folder)
+        if is_verified and checksum != _checksum(meta, images.numpy(), masks.numpy()):
             raise ValueError("its checksum is wrong")
         return Pack(images, masks, tuple(meta["ids"]), torch.tensor(meta["class_pixels"]), meta["fingerprint"])
     except (OSError, ValueError, EOFError, LookupError, TypeError, AttributeError) as error:

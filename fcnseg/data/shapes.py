@@ -46,7 +46,7 @@ PATTERNS: tuple[Callable[[Reals, Reals], Bools], ...] = (
 def shapes(root: Path, *, train: int, val: int, seed: int) -> voc.Folder:
     """The generated data set with these numbers, which is drawn first if it is not there yet.
 
-    An image depends on the seed and its name alone: its bytes are the same on every generation.
+    An image depends only on the seed and its name: its bytes are the same on every generation.
 
     Args:
         root: The folder for generated data sets; each set of numbers has a folder of its own in it.

@@ -9,7 +9,7 @@ from fcnseg.data import formats, voc
 from fcnseg.data.dataset import DataSet
 
 Source = Callable[..., DataSet]  # of a folder, and of `download` if that is set
-MOST_FOLDERS = 1000  # folders that are looked at for a data set nearby
+MOST_FOLDERS = 1000  # folders that are searched for a data set nearby
 
 
 def find(source: Source, root: Path, download: bool | None = None) -> DataSet:

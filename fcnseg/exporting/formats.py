@@ -76,7 +76,7 @@ def _explained(graph: Graph) -> Iterator[None]:
     except Exception as error:  # there is no class that they share
         why = str(error).strip().partition("\n")[0]
         raise ValueError(
-            f"torch cannot export {type(graph.net).__name__} ({why}): format=weights writes its weights alone"
+            f"torch cannot export {type(graph.net).__name__} ({why}): format=weights writes only its weights"
         ) from error
 
 
@@ -132,7 +132,7 @@ def write_onnx(graph: Graph, metadata: Metadata, file: BinaryIO) -> None:
             dynamic_shapes=(SIZES,),  # for their names
             verbose=False,
         )
-        assert program is not None  # it is for dynamo=False alone
+        assert program is not None  # it is only for dynamo=False
         for output in program.model.graph.outputs:
             assert output.shape is not None
             # In place of a formula of both with the padding that is cut off again.

@@ -11,7 +11,7 @@ class Graph(nn.Module):
 
     Args:
         net: The network, in evaluation mode: normalised images to logits.
-        raw: Whether the graph gives the logits alone.
+        raw: Whether the graph gives only the logits.
 
     Shape:
         image (N, 3, H, W), uint8 RGB, H and W from 32 up -> labels (N, H, W), uint8, and their scores (N, H, W), which are

@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 def rank() -> int:
-    """The number of this process in its run, from 0; the first one alone writes and prints."""
+    """The number of this process in its run, from 0; only the first one writes and prints."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch norm that normalises by its running statistics where a channel has one value alone.
+    """Batch norm that normalises by its running statistics where a channel has only one value.
 
     In training, torch's own refuses one image whose map has one pixel: the variance of one value is zero.
     """

@@ -97,7 +97,7 @@ def read(path: Path) -> dict[str, Tensor]:
 
 
 def of_network(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict of the network alone, from that of a task, which has its loss and its metrics beside it."""
+    """The state dict of only the network, from that of a task, which has its loss and its metrics beside it."""
     return {name.removeprefix(NET): value for name, value in state.items() if name.startswith(NET)}
 
 

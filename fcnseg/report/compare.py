@@ -41,7 +41,7 @@ class Stat(NamedTuple):
 
 @dataclass(frozen=True)
 class Experiment:
-    """Runs that differ in their seeds alone.
+    """Runs that differ only in their seeds.
 
     Attributes:
         title: A title that no other experiment of the report has.

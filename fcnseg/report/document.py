@@ -101,8 +101,8 @@ class Chart:
     Attributes:
         name: The name of its file, without a suffix; `render` adds a number where several charts have the same.
         caption: The sentence below it, which is also read out in its place.
-        draw: Draws it with `fcnseg.report.charts`, or as a picture, which Markdown alone shows; it is called when the chart is
-            written, so that few figures are in memory.
+        draw: Draws it with `fcnseg.report.charts`, or as a picture, the only kind that Markdown shows; it is called when the
+            chart is written, so that few figures are in memory.
         title: The words that unfold the chart when they are clicked; a chart without a title is always shown.
         numbers: What the chart shows, as a table, which the page folds.
     """

@@ -1,4 +1,4 @@
-"""What more images would bring: mIoU over the number of train images, of runs that differ in it alone."""
+"""What more images would bring: mIoU over the number of train images, of runs that differ only in it."""
 
 from collections.abc import Sequence
 from functools import partial

@@ -143,7 +143,7 @@ class Run:
             raise self._unwritable(error) from error
 
     def _check_no_links(self) -> None:
-        """Refuse a folder with links in it, which may come from somebody else: a run writes into its own folder alone."""
+        """Refuse a folder with links in it, which may come from somebody else: a run writes only into its own folder."""
         folders = (self.path, self.path / ".hydra", self.checkpoints)
         inside = [path for folder in folders if folder.is_dir() for path in folder.iterdir()]
         if links := [path for path in inside if path.is_symlink()]:

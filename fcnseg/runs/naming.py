@@ -34,7 +34,7 @@ def run_name(
 ) -> str:
     """The name of a run's folder, such as `wilson-flip-lr0.002-seed0` or `paper-weighted-seed0`.
 
-    It depends on what differs from the defaults alone: the same command means the same folder, and a later version that adds
+    It depends only on what differs from the defaults: the same command means the same folder, and a later version that adds
     settings does not rename a run. Choices and short values are spelled out. Everything else (paths, lists, what would make
     the name too long) goes into one hash at the end.
 

@@ -25,12 +25,12 @@ from fcnseg.runs.folder import METRICS, Run
 from fcnseg.scores import SCORES
 
 FINAL = dict.fromkeys((f"test/{name}" for name in (*SCORES, "loss")), 0.0)  # HPARAMS shows these beside hyperparameters
-CLASSES = "iou/"  # what the names of the IoU of the classes begin with, which TensorBoard alone gets
+CLASSES = "iou/"  # what the names of the IoU of the classes begin with, which only TensorBoard gets
 NOT_DRAWN = ("epoch", "step", "seconds")  # columns of metrics.csv that TensorBoard does not get
 
 
 class RunLog(Logger):
-    """`metrics.csv` and TensorBoard's event files. Of several processes, the first one alone writes them.
+    """`metrics.csv` and TensorBoard's event files. Of several processes, only the first one writes them.
 
     Args:
         run: The run that is logged; the files go into its folder.

@@ -76,7 +76,7 @@ def test_a_data_set_of_ones_own_needs_no_more_than_its_methods(make):
 def test_the_floor_is_background_or_the_most_frequent_class_of_train(make):
     assert make(number=3, background=2).floor_class == 2
     assert make(number=3).floor_class == 1
-    assert make(number=3, labels=[2, 0, VOID, VOID]).floor_class == 0  # labelled pixels alone
+    assert make(number=3, labels=[2, 0, VOID, VOID]).floor_class == 0  # only labelled pixels
 
 
 def test_other_classes_are_another_pack(make):

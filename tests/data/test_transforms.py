@@ -1,4 +1,4 @@
-"""Augmentations that change pixels: image and mask agree afterwards, values are torchvision's, draws alone decide."""
+"""Augmentations that change pixels: image and mask agree afterwards, values are torchvision's, only draws decide."""
 
 import inspect
 from itertools import chain, repeat

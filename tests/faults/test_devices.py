@@ -60,7 +60,7 @@ def finish_in(cwd, world, *args, **how):
     """The folder of a run that all processes have finished without an error."""
     outcomes = run_in(cwd, world, *args, **how)
     assert [outcome.code for outcome in outcomes] == [0] * world, [outcome.err for outcome in outcomes]
-    assert "".join(outcome.out + outcome.err for outcome in outcomes[1:]) == ""  # the first alone prints
+    assert "".join(outcome.out + outcome.err for outcome in outcomes[1:]) == ""  # only the first prints
     return cwd / "runs" / "run"
 
 

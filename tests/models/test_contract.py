@@ -76,7 +76,7 @@ def test_padding_is_zeros_below_and_to_the_right_and_is_cropped_away(net):
     trained(net)
     with torch.no_grad():
         by_hand = net(F.pad(image, (0, 96 - 65, 0, 64 - 37)))[..., :37, :65]
-        if isinstance(net, UNet):  # pads to 16 alone
+        if isinstance(net, UNet):  # pads only to 16
             by_hand = net(F.pad(image, (0, 80 - 65, 0, 48 - 37)))[..., :37, :65]
         torch.testing.assert_close(net(image), by_hand)
 

@@ -102,7 +102,7 @@ def polygon(points: Points, size: tuple[int, int]) -> Inside:
 
 
 def _fill(found: Inside, points: Points) -> None:
-    """Set the pixels of a polygon in (H, W) `found`; work is done in the rows and columns that it reaches alone.
+    """Set the pixels of a polygon in (H, W) `found`; work is done only in the rows and columns that it reaches.
 
     A pixel is inside if an odd number of edges cross its row at the left of its centre. Edges are taken in blocks: one after
     the other takes nine times as long for a thousand of them, and all at once might take any memory.
