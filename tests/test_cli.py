@@ -18,7 +18,7 @@ from fcnseg.cli.arguments import parse, quoted
 from fcnseg.cli.configs import CONF
 from fcnseg.data import download, voc
 from fcnseg.evaluate import evaluate
-from fcnseg.export import export
+from fcnseg.export.__main__ import export
 from fcnseg.predict import predict
 from fcnseg.report.__main__ import report
 from fcnseg.task import SegmentationTask

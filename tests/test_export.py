@@ -13,11 +13,11 @@ from omegaconf import OmegaConf
 from PIL import Image
 from torchvision.models import get_model
 
-from fcnseg import export as module
 from fcnseg.cli.configs import CONF
-from fcnseg.export import export
-from fcnseg.exporting import formats, parity
-from fcnseg.exporting.graph import Graph
+from fcnseg.export import __main__ as module
+from fcnseg.export import formats, parity
+from fcnseg.export.__main__ import export
+from fcnseg.export.graph import Graph
 from fcnseg.models import Torchvision, Transfer
 from fcnseg.models.weights import of_network
 from fcnseg.runs import rebuild, retest

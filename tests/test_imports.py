@@ -43,7 +43,7 @@ ROOMS = (  # from the ground up: a room imports itself and the rooms before it, 
         "schedules",
         "build",
     ),
-    *("runs", "inference", "callbacks", "fit", "cli", "exporting", "report", "benchmark"),
+    *("runs", "inference", "callbacks", "fit", "cli", "report", "benchmark"),
     *("train", "evaluate", "predict", "export", "check", "__main__"),
 )
 
@@ -80,8 +80,8 @@ def libraries(name):
 
 def test_every_command_is_known():
     assert {name.removeprefix("fcnseg.") for name in COMMANDS} == {
-        *("train", "evaluate", "predict", "export"),
-        *("report.__main__", "benchmark.__main__", "check.__main__"),
+        *("train", "evaluate", "predict"),
+        *("export.__main__", "check.__main__", "report.__main__", "benchmark.__main__"),
     }
 
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from fcnseg.data.decode import read_image
 from fcnseg.data.shapes import shapes
-from fcnseg.exporting.formats import Opened
-from fcnseg.exporting.graph import Graph
+from fcnseg.export.formats import Opened
+from fcnseg.export.graph import Graph
 from fcnseg.models import Wilson
 from fcnseg.runs import retest
 from fcnseg.runs.folder import Run

@@ -16,7 +16,7 @@ from torch.fx.experimental import _config as shapes
 from torchvision.models import shufflenetv2
 
 from fcnseg.data import MIN_SIZE, sides
-from fcnseg.exporting.graph import Graph
+from fcnseg.export.graph import Graph
 from fcnseg.models import SMP, Torchvision
 from fcnseg.models.backbones import OnBackbone
 from fcnseg.models.weights import METADATA, NET, of_network

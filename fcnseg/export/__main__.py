@@ -24,8 +24,8 @@ def export(cfg: DictConfig) -> None:
     beside = out.with_name(f"{out.name}.json")
     if not cfg.overwrite and (taken := [path for path in (out, beside) if path.exists()]):
         raise ValueError(f"{taken[0]} is there already: choose another file with out=, or give overwrite=true")
-    from fcnseg.exporting import formats, parity  # import torch, which a refused command need not wait for
-    from fcnseg.exporting.graph import Graph
+    from fcnseg.export import formats, parity  # import torch, which a refused command need not wait for
+    from fcnseg.export.graph import Graph
     from fcnseg.runs import rebuild
 
     trained = rebuild.load(run.path, trust=cfg.trust)
