@@ -469,7 +469,7 @@ def test_a_run_whose_checkpoint_is_gone_is_left_out_of_the_pictures(tmp_path, fi
     shutil.copytree(finished, tmp_path / "runs")
     next(tmp_path.glob("runs/paper-transfer*/checkpoints/best.ckpt")).unlink()
     found = experiments(collect(str(tmp_path / "runs")))
-    blocks = predictions.side_by_side(found, None, predictions.Shown(None))
+    blocks = predictions.side_by_side(found, None, predictions.Galleries(None))
     assert blocks[0].text.startswith("No predictions of transfer")
     assert list(blocks[1].predictions) == ["baseline", "fcn"]
     assert all(labels.shape == (48, 48) for labels in [blocks[1].truth, *blocks[1].predictions.values()])
@@ -477,10 +477,12 @@ def test_a_run_whose_checkpoint_is_gone_is_left_out_of_the_pictures(tmp_path, fi
 
 def test_pictures_of_data_that_have_changed_say_so(finished):
     found = experiments(collect(str(finished / "paper-transfer*")))
-    assert not any(isinstance(block, Text) for block in predictions.side_by_side(found, None, predictions.Shown(None)))
+    assert not any(
+        isinstance(block, Text) for block in predictions.side_by_side(found, None, predictions.Galleries(None))
+    )
     trained_on = found[0].first.result
     trained_on["data_fingerprint"] = trained_on["data_fingerprint"].split("-")[0] + "-0"
-    first, *pictures = predictions.side_by_side(found, None, predictions.Shown(None))
+    first, *pictures = predictions.side_by_side(found, None, predictions.Galleries(None))
     assert re.match(
         r"Predictions of transfer: the images or masks of val have changed since it was trained", first.text
     )

@@ -37,7 +37,7 @@ from fcnseg.report import tables as tables_
 from fcnseg.report.collect import Entry, read
 from fcnseg.report.compare import by_test_set, experiments
 from fcnseg.report.document import Chart, Gallery, Table, Text, address
-from fcnseg.report.predictions import Shown
+from fcnseg.report.predictions import Galleries
 from fcnseg.report.study import Measured, Study
 from fcnseg.runs import costs, per_image
 from fcnseg.runs.per_image import PerImage
@@ -53,7 +53,7 @@ SETS = {  # the names of classes, and the background
 
 
 class Pictures:
-    """In the place of `masks.Shown`: it keeps what it is asked for."""
+    """In the place of `predictions.Galleries`: it keeps what it is asked for."""
 
     def __init__(self):
         self.asked = []
@@ -439,10 +439,10 @@ def test_a_broken_file_is_a_remark_and_a_missing_one_is_nothing(run):
 def test_pictures_of_a_run_without_its_checkpoint_are_missed_once(run, tmp_path):
     shutil.copytree(run, tmp_path / "run")
     (tmp_path / "run" / "checkpoints" / "best.ckpt").unlink()
-    (whole, lost), shown = (read(path) for path in (run, tmp_path / "run")), Shown(None)
+    (whole, lost), galleries = (read(path) for path in (run, tmp_path / "run")), Galleries(None)
     runs = [Measured("lost", lost, lost.images), Measured("whole", whole, whole.images)]
     for wanted in (["Text", "Gallery"], ["Gallery"]):
-        blocks = shown.gallery(str(whole.images.names[0]), runs)
+        blocks = galleries.gallery(str(whole.images.names[0]), runs)
         assert [type(block).__name__ for block in blocks] == wanted
         assert list(blocks[-1].predictions) == ["whole"]
         assert blocks[-1].with_errors
