@@ -46,7 +46,7 @@ def test_its_decay_rises_to_the_one_given_and_no_further():
     for n, value in enumerate(values):
         decay = min(0.5, (1 + n) / (10 + n))
         average = decay * average + (1 - decay) * value
-    assert ema.average["weight"].item() == pytest.approx(average, rel=1e-5)
+    assert ema.average["weight"].item() == pytest.approx(average, rel=1e-5, abs=1e-6)  # a sum may be near 0
 
 
 def test_a_network_has_the_average_while_it_validates_and_not_in_what_is_saved():
