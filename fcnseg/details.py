@@ -1,5 +1,6 @@
 """What the test finds out about every image besides its confusion matrix: how sure the network is, and its boundaries."""
 
+from collections.abc import Iterable
 from math import hypot
 
 import torch
@@ -8,6 +9,7 @@ from torch.nn import functional as F
 
 from fcnseg.data.dataset import Classes
 from fcnseg.metrics import SegmentationMetrics
+from fcnseg.models import enlarge
 
 BINS = 15  # of confidence, from 0 to 1
 UNIT = 1 << 20  # confidence is summed up in whole parts of this size: integers have the same sum in any order
@@ -106,6 +108,11 @@ class DetailedMetrics(SegmentationMetrics):
         near, boundary = boundaries(prediction, mask, len(self.classes))
         self.near.append(near)
         self.boundary.append(boundary)
+
+    def update_at_their_sizes(self, logits: Tensor, masks: Iterable[Tensor]) -> None:
+        """Add a batch, enlarged to the images' own sizes: logits (N, C, H, W); a mask (1, H, W) for each image."""
+        for one, mask in zip(logits.cpu(), masks, strict=True):
+            self.update(enlarge.labels(one, *mask.shape[-2:])[None], mask)
 
     def add_certainty(self, logits: Tensor, mask: Tensor) -> None:
         """Add how sure the network is of a batch, at the size of the batch: logits (N, C, H, W), mask (N, H, W)."""

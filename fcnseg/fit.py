@@ -1,8 +1,7 @@
 """One run from its config to its result: seed, build, fit, test, write."""
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -56,20 +55,13 @@ def fit(cfg: DictConfig, run: Run, console: Console, describe: Describe) -> None
     code = provenance.code()  # now: a commit made while the run trains is not its code
     build.check_arguments(cfg)
     with stop_requests() as stop:
-        data = build.data(cfg)
-        console.print(f"{run.path.name}: reads the data set", soft_wrap=True)
-        data.prepare_data()  # may take minutes
-        seed_everything(cfg.seed, verbose=False)
-        task = build.task(cfg, classes=data.classes, class_pixels=data.class_pixels)
-        check_optimizer(task, cfg.trainer.max_epochs, len(data.train_dataloader()))
+        data, task = _data_and_task(cfg, run, console)
         training = Training(cfg, run, stop, console, code)
-        with ExitStack() as held:
-            if from_first_process(partial(_lock_unless_finished, run, cfg, held)):
+        # Not before the data set is packed: it makes the folder.
+        with _locked(run, cfg) as is_to_train:
+            if is_to_train:
                 training.resume(task, data)
-                if rank() == 0:
-                    held.enter_context(run.recorded(cfg, data.fingerprint))
-                precision = str(training.trainer.precision)
-                with failures_explained(), limits_explained(data.batch_size, data.size, precision):
+                with training.recorded(data):
                     training.fit(task, data)
                     found = {**training.test(task, data), **code}
                     if rank() == 0:
@@ -78,11 +70,27 @@ def fit(cfg: DictConfig, run: Run, console: Console, describe: Describe) -> None
                         write_json(run.path / RESULT, found)
 
 
-def _lock_unless_finished(run: Run, cfg: DictConfig, held: ExitStack) -> bool:
-    """Lock the run's folder until `held` is closed. Returns whether the run is still to be trained."""
-    # Not before the data set is packed: it makes the folder, and packing may take minutes.
-    held.enter_context(run.locked())
-    return not run.is_finished(cfg)  # by another process, since this one looked
+def _data_and_task(cfg: DictConfig, run: Run, console: Console) -> tuple[VOCDataModule, SegmentationTask]:
+    """The data set, packed; and the task, with weights drawn from the seed."""
+    data = build.data(cfg)
+    console.print(f"{run.path.name}: reads the data set", soft_wrap=True)
+    data.prepare_data()  # may take minutes
+    seed_everything(cfg.seed, verbose=False)
+    task = build.task(cfg, classes=data.classes, class_pixels=data.class_pixels)
+    check_optimizer(task, cfg.trainer.max_epochs, len(data.train_dataloader()))
+    return data, task
+
+
+@contextmanager
+def _locked(run: Run, cfg: DictConfig) -> Iterator[bool]:
+    """Make the run's folder and lock it, in the first process. Gives all of them whether the run is still to be trained."""
+    with ExitStack() as held:
+
+        def lock() -> bool:
+            held.enter_context(run.locked())
+            return not run.is_finished(cfg)  # by another process, since this one looked
+
+        yield from_first_process(lock)
 
 
 def check_optimizer(task: SegmentationTask, epochs: int, epoch_steps: int) -> None:
@@ -198,6 +206,18 @@ class Training:
                 f"{self.run.path} is resumed with {', '.join(changes)}: the last digits of its numbers may differ from"
                 " those of an unbroken run"
             )
+
+    @contextmanager
+    def recorded(self, data: VOCDataModule) -> Iterator[None]:
+        """Keep the run's status up to date, in the first process, and have failures say their reason and remedy.
+
+        Raises:
+            RunFailedError: The block failed, or the folder cannot be written.
+        """
+        status = self.run.recorded(self.cfg, data.fingerprint) if rank() == 0 else nullcontext()
+        limits = limits_explained(data.batch_size, data.size, str(self.trainer.precision))
+        with status, failures_explained(), limits:
+            yield
 
     def fit(self, task: SegmentationTask, data: VOCDataModule) -> None:
         """Train, from the opened checkpoint on if there is one.

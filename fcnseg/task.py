@@ -13,7 +13,6 @@ from fcnseg.data.dataset import Classes
 from fcnseg.details import DetailedMetrics
 from fcnseg.machine.distributed import same_buffers
 from fcnseg.metrics import RunningMean, SegmentationMetrics
-from fcnseg.models import enlarge
 from fcnseg.step import DividedStep
 
 
@@ -95,8 +94,7 @@ class SegmentationTask(DividedStep):
         if stage == "test":
             self.details.add_certainty(logits, batch.mask)
         if stage == "test" and self.original_masks:
-            for one, mask in zip(logits.cpu(), self.original_masks(batch.sample), strict=True):
-                self.metrics[stage].update(enlarge.labels(one, *mask.shape[-2:])[None], mask)
+            self.details.update_at_their_sizes(logits, self.original_masks(batch.sample))
         else:
             self.metrics[stage].update(prediction, batch.mask)
         return prediction
