@@ -262,7 +262,7 @@ def test_a_run_is_no_better_than_itself(study):
     assert {row[3] for row in classes.rows} <= {"+0.0000", "-"}
 
 
-@pytest.mark.parametrize("names", [["run 0"], ["run 0", "run 9"], ["run 0", "run 1", "run 2"]])
+@pytest.mark.parametrize("names", [["run 0"], ["run 0", "run 0"], ["run 0", "run 9"], ["run 0", "run 1", "run 2"]])
 def test_two_runs_that_are_not_there_are_refused(study, names):
     with pytest.raises(ValueError, match=r"compare=.*wanted"):
         pair.chosen([study.study], names)

@@ -20,8 +20,8 @@ def chosen(studies: Sequence[Study], names: Sequence[str]) -> tuple[Study, Measu
     Raises:
         ValueError: There are not two names, no such run, or the runs were not tested on the same images.
     """
-    if len(names) != 2:
-        raise ValueError(f"compare={','.join(names)}: wanted the names of two runs, as in compare=[a,b]")
+    if len(names) != 2 or names[0] == names[1]:
+        raise ValueError(f"compare={','.join(names)}: wanted the names of two different runs, as in compare=[a,b]")
     for study in studies:
         found = {run.entry.name: run for run in study.runs}
         if all(name in found for name in names):
