@@ -133,8 +133,12 @@ def compare(train: Survey, val: Survey) -> list[str]:
             f"{_some(other)}: images of val with the names of other images of train, such as"
             f" {by_file_name[PurePosixPath(other[0]).name]}"
         )
-    if not train.contents:  # nothing could be read
-        return lines
+    return lines + _rare_classes(train, val) if train.contents else lines  # without: nothing could be read
+
+
+def _rare_classes(train: Survey, val: Survey) -> list[str]:
+    """A line for the classes that are nowhere, in val only or almost empty in train; and for masks of 0 and 255."""
+    lines: list[str] = []
     unseen: list[str] = []
     empty: list[str] = []
     rare: list[str] = []
@@ -176,6 +180,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _look(data_set: DataSet, name: str) -> Look:
+    """Read an image and its mask, in a thread. What is broken is a problem with a line, and ends nothing."""
     image, problems = None, []
     try:
         image = decode.read_image(path := data_set.image(name))

@@ -69,6 +69,7 @@ class Masks(NamedTuple):
 
     def has(self, name: str, photograph: Path) -> bool:
         """Whether a mask, and what goes beside it, are there, and its photograph is the same as then."""
+        # A note may name more than is wanted now: what an earlier command has put beside the mask does no harm.
         are_there = all(path.exists() for path in (photograph, *self._more(name).values()))
         return are_there and {*self._note_of(photograph).split()} <= {*_note(self.mask(name)).split()}
 
@@ -132,6 +133,7 @@ class Masks(NamedTuple):
         return {kind: self.beside / kind / f"{name}.{suffix}" for kind, suffix in wanted.items()}
 
     def _note_of(self, photograph: Path) -> str:
+        """What is written into a mask, to know it again: its settings, its photograph's size and time, what is beside it."""
         stat = photograph.stat()
         return " ".join([self.key, str(stat.st_size), str(stat.st_mtime_ns), *self._more("")])
 

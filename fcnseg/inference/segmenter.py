@@ -199,6 +199,7 @@ class Segmenter:
             yield from (work.done() for work in waiting)
 
     def _are_many(self, waiting: Collection[_Work]) -> bool:
+        """Whether the photographs that wait are more than the memory should hold: in number, or in pixels."""
         return len(waiting) > 2 * self.batch_size or sum(work.size for work in waiting) > MOST_PIXELS
 
     def _begin(self, source: Source, *, scores: bool) -> _Work:

@@ -65,6 +65,7 @@ def class_list(
     by_colour = {colour: label[name] for name, colour in given.items()}
     if len(by_colour) < len(given):
         raise ValueError(f"{source} gives two classes one colour, wanted another for each")
+    # A map of numbers is complete: a number that it leaves out is a mistake in a mask, and no class by its place.
     values = {} if any(isinstance(key, int) for key in mapped) else {value: label[names[value]] for value in names}
     words = dict.fromkeys(IGNORED, VOID) | {name: i for i, name in enumerate(ordered)}
     for key, name in (*dict.fromkeys(void).items(), *mapped.items()):

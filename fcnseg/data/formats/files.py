@@ -150,6 +150,7 @@ def split(layout: Layout, share: float = SHARE, group: str | None = None) -> Non
         found = pattern.search(PurePosixPath(name).name) if group else None
         return found[0] if found else name
 
+    # Hashes from 0 to 1: those below `share` are val's, but at least one group and not all of them.
     hashes = {key(name): int(sha256(key(name).encode()).hexdigest(), 16) / 2**256 for name in whole}
     ordered = sorted(hashes, key=lambda one: hashes[one])
     if len(ordered) < 2:

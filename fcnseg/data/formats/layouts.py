@@ -54,6 +54,7 @@ def _format(kind: str, found: str, class_list: ClassList | None) -> str:
 
 def _holds(folder: voc.Folder, name: str) -> bool:
     path = folder.path / "ImageSets" / "Segmentation" / f"{name}.txt"
+    # An export of CVAT has empty lists of sets that it lacks; its own set may be called "default".
     return name in ("train", "val", "default") or path.stat().st_size > 0
 
 
