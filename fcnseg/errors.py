@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from typing import TextIO
 
 # How messages name the types of values.
@@ -34,6 +35,19 @@ class StopError(BaseException):
     def __init__(self, signum: int) -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name}")
         self.signum = signum
+
+
+def first_of(found: Sequence[object], most: int = 10, *, in_line: bool = False) -> str:
+    """The first of what a message names, and how many more there are.
+
+    Args:
+        found: Names or lines.
+        most: How many of them are shown.
+        in_line: Whether they stand beside each other, with commas; else a line each.
+    """
+    separator, more = (", ", " and") if in_line else ("\n", "\n... and")
+    shown = separator.join(map(str, found[:most]))
+    return shown + f"{more} {len(found) - most} more" * (len(found) > most)
 
 
 def warn(message: str) -> None:

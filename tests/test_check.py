@@ -137,7 +137,7 @@ STOPS = {
     "turned": ("images", turn, "has the EXIF orientation 1, its image 3"),
     "JPEG": ("masks", as_jpeg, "is a JPEG file, whose compression changes labels"),
     "smooth": ("masks", smooth, "is a picture of colours, but no class has a colour"),
-    "number": ("masks", number, "holds the labels [77], wanted 0..2 and 255 for void"),
+    "number": ("masks", number, "holds the labels 77, wanted 0..2 and 255 for void"),
 }
 
 
@@ -164,7 +164,7 @@ def test_smoothed_masks_are_told_by_their_many_colours(command, mine):
     Image.fromarray(np.linspace(3, 250, 120).reshape(10, 12).astype(np.uint8)).save(grey)
     outcome = command(check, f"data.root={mine}", "picture=null")
     assert outcome.code == 2
-    assert "/03.png holds the labels [3, 5, 7, 9, 11, 13, 15, 17, 19, 21] and 110 more, wanted" in outcome.out
+    assert "/03.png holds the labels 3, 5, 7, 9, 11, 13, 15, 17, 19, 21 and 110 more, wanted" in outcome.out
     assert warnings(outcome) == []
     assert "so many come from smoothed edges: export the masks without anti-aliasing" in outcome.out
 

@@ -128,8 +128,8 @@ DAMAGES = {
     "empty image": ("image", lambda path: path.write_bytes(b""), "broken image"),
     "mask of another size": ("mask", resize, "50x40"),
     "colour mask": ("mask", recolour, "RGB"),
-    "label 21": ("mask", relabel(21), "labels [21]"),
-    "label 254": ("mask", relabel(254), "labels [254]"),
+    "label 21": ("mask", relabel(21), "labels 21,"),
+    "label 254": ("mask", relabel(254), "labels 254,"),
 }
 
 

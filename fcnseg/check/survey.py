@@ -18,6 +18,7 @@ from rich.table import Table
 from fcnseg.data import decode
 from fcnseg.data.dataset import BY_COLOUR, VOID, Classes, DataSet
 from fcnseg.data.progress import with_progress
+from fcnseg.errors import first_of
 from fcnseg.losses import class_weights
 from fcnseg.machine.cores import cores
 from fcnseg.metrics import scores
@@ -130,7 +131,7 @@ def compare(train: Survey, val: Survey) -> list[str]:
         name for name in alike if val.contents[name] != train.contents[by_file_name[PurePosixPath(name).name]]
     ]:
         lines.append(
-            f"{_some(other)}: images of val with the names of other images of train, such as"
+            f"{first_of(other, 3, in_line=True)}: images of val with the names of other images of train, such as"
             f" {by_file_name[PurePosixPath(other[0]).name]}"
         )
     return lines + _rare_classes(train, val) if train.contents else lines  # without: nothing could be read
@@ -171,12 +172,11 @@ def _duplicates(one: Survey, other: Survey) -> list[str]:
         f"{name} and {first[content]}" for name, content in other.contents.items() if first.get(content, name) != name
     ]
     where = f"in {one.name}, too" if one is not other else f"twice in {one.name}"
-    return [f"{_some(duplicates)}: the same image under two names, {other.name}'s is {where}"] if duplicates else []
-
-
-def _some(names: Sequence[str]) -> str:
-    """The first three names, and how many more there are."""
-    return ", ".join(names[:3]) + f" and {len(names) - 3} more" * (len(names) > 3)
+    return (
+        [f"{first_of(duplicates, 3, in_line=True)}: the same image under two names, {other.name}'s is {where}"]
+        if duplicates
+        else []
+    )
 
 
 def _look(data_set: DataSet, name: str) -> Look:

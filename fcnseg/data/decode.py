@@ -13,6 +13,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from fcnseg.data.dataset import VOID
+from fcnseg.errors import first_of
 
 # Whatever a file's suffix is: of Pillow's other formats, EPS would be handed to Ghostscript, a program of its own.
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
@@ -32,7 +33,6 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 Colour = tuple[int, int, int]  # RGB
 UNKNOWN = 254  # in tables of labels: no class and not void
-SHOWN = 10  # numbers that one message names
 SMOOTH = "; so many come from smoothed edges: export the masks without anti-aliasing"
 MANY = 16  # numbers or colours of no class in one mask, from which on they come from smoothed edges
 LOSSLESS = ("PNG", "BMP", "TIFF")
@@ -232,9 +232,10 @@ def _meant(path: Path, mask: Image.Image, used: list[int], legend: Legend) -> li
                 " class's colour: wanted indices that are the labels, or colours that are the classes' throughout"
             )
     if strays := [value for value, label in zip(used, own, strict=True) if label is None]:
-        more = f" and {len(strays) - SHOWN} more" * (len(strays) > SHOWN)
         smooth = SMOOTH * (len(strays) > MANY)
-        raise ValueError(f"mask {path} holds the labels {strays[:SHOWN]}{more}, wanted {legend.wanted}{smooth}")
+        raise ValueError(
+            f"mask {path} holds the labels {first_of(strays, in_line=True)}, wanted {legend.wanted}{smooth}"
+        )
     return [label for label in own if label is not None]
 
 

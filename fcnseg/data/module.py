@@ -16,9 +16,9 @@ from fcnseg.data.augment import Augmentation, EpochDraws, partners
 from fcnseg.data.batch import Batch, normalize, resize
 from fcnseg.data.dataset import Classes, DataSet
 from fcnseg.data.loader import Loader
-from fcnseg.data.packed import Pack, default_packs_folder, pack, some
+from fcnseg.data.packed import Pack, default_packs_folder, pack
 from fcnseg.data.source import Source, find
-from fcnseg.errors import warn
+from fcnseg.errors import first_of, warn
 from fcnseg.machine.distributed import world
 
 _epoch_draws = lru_cache(maxsize=1)(EpochDraws)
@@ -106,7 +106,7 @@ class VOCDataModule(LightningDataModule):
 
     def _prepare_train_and_val(self, data_set: DataSet) -> None:
         if repeated := [*data_set.repeated("train"), *data_set.repeated("val", "train")]:
-            raise ValueError(f"images are listed more than once, wanted every image once:\n{some(repeated)}")
+            raise ValueError(f"images are listed more than once, wanted every image once:\n{first_of(repeated)}")
         ids = {"train": _limited(data_set.ids("train"), self.limit), "val": data_set.ids("val")}
         if self.batch_size > (n := len(ids["train"])):
             raise ValueError(f"data.batch_size={self.batch_size} is larger than the train split's {n} images: lower it")

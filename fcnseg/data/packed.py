@@ -23,12 +23,11 @@ from torch import Tensor
 from fcnseg.data import Size, decode, sides, spelled
 from fcnseg.data.dataset import BY_COLOUR, SUFFIXES, VOID, DataSet
 from fcnseg.data.progress import with_progress
-from fcnseg.errors import warn
+from fcnseg.errors import first_of, warn
 from fcnseg.machine.cores import cores
 from fcnseg.machine.files import build_once, user_cache
 
 FORMAT = 2  # goes up when the same files would be packed in another way
-SHOWN = 10  # files named in one message
 READ_WHOLE = 2**30  # bytes up to which a pack's checksum is verified whenever the pack is opened
 NORESERVE = 0x4000 if sys.platform == "linux" else 0  # MAP_NORESERVE, which Python's mmap has from 3.13 on
 
@@ -97,7 +96,7 @@ def pack(
     if missing := [str(path) for path in data_set.missing(ids)]:
         suffixes = f"(a photograph ends in {', '.join(SUFFIXES)})"
         raise ValueError(
-            f"{len(missing)} files of the image set '{image_set}' are missing {suffixes}:\n{some(missing)}"
+            f"{len(missing)} files of the image set '{image_set}' are missing {suffixes}:\n{first_of(missing)}"
         )
     packs_folder = cache or default_packs_folder(data_set)
     pack_folder = packs_folder / f"{image_set}-{spelled(size)}-{_key(data_set, ids, size, packs_folder)}"
@@ -109,12 +108,6 @@ def pack(
             " make room there, or lower data.size, or choose another folder with data.cache="
         ) from error
     return _open(pack_folder)
-
-
-def some(lines: Sequence[str]) -> str:
-    """The first lines of many."""
-    more = [f"... and {len(lines) - SHOWN} more"] * (len(lines) > SHOWN)
-    return "\n".join([*lines[:SHOWN], *more])
 
 
 def default_packs_folder(data_set: DataSet) -> Path:
@@ -160,7 +153,7 @@ def _build(data_set: DataSet, ids: Sequence[str], size: Size, title: str, pack_f
     with ThreadPoolExecutor(cores()) as pool:
         results = list(with_progress(pool.map(partial(_write, data_set, images, masks), count(), ids), title, len(ids)))
     if errors := [str(result) for result in results if isinstance(result, ValueError)]:
-        raise ValueError(some(errors))
+        raise ValueError(first_of(errors))
     written = [result for result in results if isinstance(result, PackedImage)]
     if by_colour := sum(each.by_colour for each in written):
         warn(f"{by_colour} of {len(ids)} masks hold {BY_COLOUR}")

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from fcnseg.data import voc
 from fcnseg.data.dataset import SUFFIXES
-from fcnseg.data.packed import some
+from fcnseg.errors import first_of
 
 
 class Photographs(NamedTuple):
@@ -53,7 +53,7 @@ def photographs(images: str, without: Path) -> Photographs:
     files = [each for each in found if each.suffix.lower() in SUFFIXES]
     others = sorted(set(found) - set(files))
     if not files:
-        names = some([str(each) for each in others])
+        names = first_of(others)
         raise ValueError(f"images={images}: none of these is a photograph ({', '.join(SUFFIXES)}):\n{names}")
     return Photographs(_named(sorted(files), top), others)
 

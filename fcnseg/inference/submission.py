@@ -10,7 +10,7 @@ from PIL import Image
 
 from fcnseg.data import voc
 from fcnseg.data.dataset import Classes
-from fcnseg.data.packed import some
+from fcnseg.errors import first_of
 from fcnseg.inference.photographs import image_set
 from fcnseg.machine.files import replacing
 from fcnseg.runs.settings import flatten
@@ -56,7 +56,7 @@ def archive(top: Path, masks: Path, photographs: Mapping[str, Path]) -> Path:
         f"{name}: {wrong}" for name, each in photographs.items() if (wrong := _wrong(masks / f"{name}.png", each))
     ]
     if problems:
-        raise ValueError(f"the server would refuse {len(problems)} masks in {masks}:\n{some(problems)}")
+        raise ValueError(f"the server would refuse {len(problems)} masks in {masks}:\n{first_of(problems)}")
     with replacing(path := top / "results.tgz") as file, tarfile.open(fileobj=file, mode="w:gz") as tar:
         for name in photographs:
             mask = masks / f"{name}.png"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from fcnseg.errors import warn
+from fcnseg.errors import first_of, warn
 
 WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # an environment variable that torch.load reads
 METADATA = "metadata"  # a name in a file of `fcnseg.export`, beside those of its weights
@@ -115,9 +115,8 @@ def refusal(title: str, names: Sequence[str], found: Mapping[str, object], wante
         found: The shapes of the weights, by name.
         wanted: The shapes of the network's own weights, by name.
     """
-    rows = [f"  {name}: found {found.get(name, 'none')}, wanted {wanted.get(name, 'none')}" for name in names[:SHOWN]]
-    more = [f"  ... and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
-    return ValueError("\n".join([title, *rows, *more]))
+    rows = [f"  {name}: found {found.get(name, 'none')}, wanted {wanted.get(name, 'none')}" for name in names]
+    return ValueError(f"{title}\n{first_of(rows, SHOWN)}")
 
 
 def load(

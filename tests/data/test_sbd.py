@@ -201,7 +201,7 @@ HARMS = {
         lambda path: save_mat(path, np.zeros((30, 40, 3), np.uint8)),
         r"GTcls\.Segmentation is no matrix of bytes",
     ),
-    "label": (lambda path: save_mat(path, np.full((30, 40), 21, np.uint8)), r"holds the labels \[21\], wanted 0\.\.20"),
+    "label": (lambda path: save_mat(path, np.full((30, 40), 21, np.uint8)), r"holds the labels 21, wanted 0\.\.20"),
     "bomb": (
         lambda path: path.write_bytes(path.read_bytes() + bytes(2 << 20)),
         r"it has 2,\d+,\d+ bytes, wanted up to",

@@ -78,8 +78,8 @@ BROKEN = {
     "zero-byte PNG": ("mask", empty, "broken mask"),
     "truncated PNG": ("mask", truncate, "broken mask"),
     "RGB mask": ("mask", colour, "is a picture of mode RGB, wanted labels"),
-    "label 21": ("mask", label(21), "holds the labels [21], wanted 0..20 and 255"),
-    "label 254": ("mask", label(254), "holds the labels [254], wanted 0..20 and 255"),
+    "label 21": ("mask", label(21), "holds the labels 21, wanted 0..20 and 255"),
+    "label 254": ("mask", label(254), "holds the labels 254, wanted 0..20 and 255"),
     "mask of another size": ("mask", crop, "make them one size"),
     "missing image": ("image", Path.unlink, "are missing"),
 }
