@@ -335,3 +335,8 @@ def test_of_losses_looked_at_together_the_first_bad_one_is_named(monkeypatch):
         with pytest.raises(DivergedError, match=r"the loss of step 7 \(epoch 3\) .*image of step 7"):
             finite.check(trainer)
     assert min(finite._unchecked) == 5
+    trainer.optimizers = []
+    finite.on_validation_start(trainer, None)  # by itself, as `evaluate` validates
+    trainer.optimizers = ["one"]
+    with pytest.raises(DivergedError, match="the loss of step 7"):
+        finite.on_validation_start(trainer, None)
