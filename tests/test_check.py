@@ -156,6 +156,16 @@ def test_what_stops_training(command, mine, kind):
         assert "no class has 77: 0.06% of the pixels, in 1 of 14 masks" in lines(outcome)
 
 
+def test_the_number_with_the_most_pixels_is_told_first(command, mine):
+    path = mine / "train" / "masks" / "03.png"
+    labels = np.asarray(Image.open(path)).copy()
+    labels[0, :2], labels[1, :5], labels[2, :3] = 77, 78, 79
+    Image.fromarray(labels).save(path)
+    outcome = command(check, f"data.root={mine}", "picture=null")
+    found = [line.split(":")[0] for line in lines(outcome) if line.startswith("no class has")]
+    assert found == ["no class has 78", "no class has 79", "no class has 77"]
+
+
 def test_smoothed_masks_are_told_by_their_many_colours(command, mine):
     (mine / "classes.yaml").write_text(CLASSES + "colors: [[0, 0, 0], [255, 128, 0], [1, 2, 3]]\n")
     for path in mine.glob("*/masks/*.png"):

@@ -211,9 +211,11 @@ def test_hydras_own_word_for_a_sweep_is_one(command, root):
 def test_a_job_whose_process_died_early_is_a_row(tmp_path, capsys):
     launch = journal.Journal(tmp_path / "runs")
     launch.add_lost(0, ["seed=0"], RuntimeError("head\nno such module"))
+    launch.add_lost(0, ["seed=0"], RuntimeError("a later word on it"))
     assert not launch.close(Console(width=100))
     out = capsys.readouterr().out
     assert all(word in out for word in ("seed=0", "failed", "no such module"))
+    assert "a later word" not in out
 
 
 def test_a_folder_that_cannot_be_written_is_refused(launch, tmp_path):

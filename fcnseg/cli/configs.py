@@ -120,7 +120,7 @@ def leaves(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
             yield name
 
 
-def setting_names(config_name: str, folders: Sequence[Path]) -> list[str]:
+def setting_names(config_name: str, folders: Sequence[Path]) -> set[str]:
     """The full names of all settings that a command can have, under any choices, and of its groups.
 
     Args:
@@ -133,7 +133,7 @@ def setting_names(config_name: str, folders: Sequence[Path]) -> list[str]:
     for group in set(groups) - {*PRESETS}:
         for path in (path for folder in folders for path in folder.glob(f"{group}/*.yaml")):
             found |= {*_settings_of_choice(path, [folder / group for folder in folders], f"{group}.")}
-    return sorted(found)
+    return found
 
 
 def _settings_of_choice(path: Path, folders: Sequence[Path], prefix: str) -> Iterator[str]:
