@@ -136,6 +136,7 @@ def test_the_table_shows_three_sizes_on_real_images(onnx_file, root):
     _, printed = onnx_file
     lines = printed.splitlines()
     assert f"on test images of {root}".replace(" ", "") in "".join(printed.split())  # a long path is wrapped
+    assert {"allowed", "ties", "beyond"} <= {*printed.split()}
     assert [line.split("│")[1].strip() for line in lines if line.startswith("│")] == ["32 x 48", "97 x 131", "64 x 96"]
 
 
@@ -151,6 +152,7 @@ def test_metadata_of_the_other_formats(run, form, command, tmp_path):
     beside = json.loads((tmp_path / "to" / "here.json").read_text())
     assert {**about, "parity": beside["parity"]} == beside
     assert about["names"][:2] == ["background", "aeroplane"]
+    assert ("inputs" in about, "outputs" in about) == (form == "torch", form == "torch")
 
 
 @pytest.mark.parametrize("raw", [True, False])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fcnseg.machine.files import build_once, replacing, sync_folder
+from fcnseg.machine.files import LARGEST, build_once, read_json, replacing, sync_folder
 
 
 def test_a_new_file_is_on_the_disk_before_its_name_and_the_name_before_the_end(tmp_path, monkeypatch):
@@ -81,3 +81,13 @@ def test_what_a_killed_build_left_is_not_in_the_folder(tmp_path):
     (tmp_path / ".folder.draft" / "stray").touch()
     build_once(tmp_path / "folder", write)
     assert [path.name for path in (tmp_path / "folder").iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"), [(b"{", "Expecting"), (b" " * (LARGEST + 1), "larger"), (b"[]", "a list")]
+)
+def test_a_damaged_file_is_told_once(tmp_path, content, told):
+    (path := tmp_path / "status.json").write_bytes(content)
+    with pytest.raises(ValueError, match=told) as caught:
+        read_json(path)
+    assert str(caught.value).count(f"{path} is damaged") == str(caught.value).count("remove it") == 1

@@ -488,7 +488,9 @@ def test_a_damaged_config_is_told(again, as_if, content):
     assert "Traceback" not in outcome.err
 
 
-@pytest.mark.parametrize(("seconds", "lines"), [(1, []), (30, [(1, 2), (2, 2)]), (70, [(1, 1), (1, 2), (2, 1), (2, 2)])])
+@pytest.mark.parametrize(
+    ("seconds", "lines"), [(1, []), (30, [(1, 2), (2, 2)]), (70, [(1, 1), (1, 2), (2, 1), (2, 2)])]
+)
 def test_a_log_file_gets_a_line_a_minute(command, tiny, tmp_path, monkeypatch, seconds, lines):
     """By a clock that goes on by so many seconds whenever it is read: once a step, and at an epoch's ends."""
     now = itertools.count(0, seconds)

@@ -213,3 +213,15 @@ def test_settings_of_val_have_no_effect_where_the_data_set_names_it(settings, sa
     assert capsys.readouterr().err == ""
     formats.folder(tmp_path, **settings)
     assert "data.source.val and data.source.group have no effect" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["training", "train2017"])
+@pytest.mark.parametrize("other", ["valid", "validation", "val2017"])
+def test_image_sets_have_many_names(sample, tmp_path, name, other):
+    writers.folders_of_sets(sample, tmp_path)
+    data = formats.folder(tmp_path)
+    (tmp_path / "train").rename(tmp_path / name)
+    (tmp_path / "val").rename(tmp_path / other)
+    assert [formats.folder(tmp_path).ids(each) for each in ("train", "val")] == [
+        data.ids(each) for each in ("train", "val")
+    ]
