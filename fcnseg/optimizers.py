@@ -15,7 +15,7 @@ def optimizer(
     make: Callable[[Iterable[Any]], Optimizer],
     backbone_lr: float | None = None,
     decay_norms: bool | None = None,
-    clips: bool = False,
+    clips: bool,
 ) -> Optimizer:
     """The optimiser of the parameters that are not frozen.
 

@@ -32,6 +32,8 @@ def test_the_numbers_are_those_of_the_result(run):
     assert f"| aeroplane | {result['iou']['aeroplane']:.4f} |" in text or "| aeroplane | - |" in text
     for fact in (result["data_fingerprint"], result["commit"], f"{result['parameters']:,}", "# my run &lt;b&gt;"):
         assert fact in text
+    headings = re.findall(r"^## (.*)$", text, re.M)
+    assert headings == ["Scores", "Examples", "IoU of every class", "Use", "Data", "Training", "Limits"]
     assert "It is not better than predicting background everywhere" in text
 
 

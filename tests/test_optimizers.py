@@ -86,7 +86,7 @@ def test_a_factor_of_no_weight_is_refused(optimizer_of):
             optimizer_of(*args, "optimizer.backbone_lr=0.1")
     optimizer_of("model=fcn", "optimizer.backbone_lr=1")  # for a sweep over both kinds of networks
     with pytest.raises(ValueError, match="Linear has no backbone"):  # before anything is made
-        optimizer(torch.nn.Linear(2, 2), make=lambda _: pytest.fail("made"), backbone_lr=0.1)
+        optimizer(torch.nn.Linear(2, 2), make=lambda _: pytest.fail("made"), backbone_lr=0.1, clips=False)
 
 
 def test_without_a_weight_decay_there_is_none_to_leave_out(optimizer_of):

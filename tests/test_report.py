@@ -31,7 +31,14 @@ CHOSEN = (
         "versions in the result has markup",
         "an alias bomb",
     ),
-    *("seed is list", "choices.aug has mathtext", "a surrogate in the config", "error has escape", "tall losses"),
+    *(
+        "seed is list",
+        "patience is list",
+        "choices.aug has mathtext",
+        "a surrogate in the config",
+        "error has escape",
+        "tall losses",
+    ),
     *(
         "an interpolation",
         "choices is text",
@@ -532,6 +539,17 @@ def test_a_folder_whose_name_has_brackets_is_no_pattern(finished, tmp_path):
     run = shutil.copytree(next(finished.glob("paper-baseline*seed0*")), tmp_path / "lr[small]")
     assert [entry.path for entry in collect(str(run))] == [run]
     assert [entry.path for entry in collect(str(tmp_path / "lr*"))] == [run]
+
+
+def test_pictures_beside_the_page_are_those_of_the_page(tmp_path, monkeypatch):
+    monkeypatch.setattr(render, "MOST_INSIDE", 10)
+    mask = torch.zeros(8, 8, dtype=torch.uint8)
+    for networks in (("fcn", "unet", "wilson"), ("fcn",)):
+        galleries = [Gallery("x", mask.expand(3, 8, 8), mask, dict.fromkeys(networks, mask), VOC)]
+        assert "in the folder pictures" in render.write_html(tmp_path, "title", "", [Section("Images", galleries)])
+        named = set(re.findall(r"pictures/\d+\.webp", (tmp_path / "index.html").read_text()))
+        assert named == {f"pictures/{path.name}" for path in (tmp_path / "pictures").iterdir()}
+        assert len(named) == 2 + 2 * len(networks)
 
 
 def test_every_folder_is_read_behind_one_fence(runs, tmp_path):

@@ -192,6 +192,15 @@ def test_calibration_is_numpys(study):
         assert row[3:] == [f"{x:.4f}", f"{y:.4f}"]
 
 
+def test_of_many_classes_those_that_are_confused_most_are_shown():
+    names = [f"class {label}" for label in range(confused.MOST_CLASSES + 2)]
+    pixels = np.eye(len(names), dtype=np.int64)
+    pixels[0, 0] = pixels[1, 1] = 1000  # always right
+    for label in range(2, len(names)):
+        pixels[label, 2 + (label - 1) % (len(names) - 2)] = 3
+    assert confused.matrix(names, pixels).columns[1:] == tuple(names[2:])
+
+
 def test_confusions_name_the_images_that_make_them_up(study):
     matrix, table = tables(confused.examples(study.study, Pictures()))
     names, guess = study.study.best.entry.classes.names, study.guesses[0]
