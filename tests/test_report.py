@@ -152,6 +152,12 @@ def plain(entry, cfg, name):
     return replace(entry, config=config | choices, result={**entry.result, "images": paper.IMAGES})
 
 
+def test_all_that_differs_from_the_paper_is_in_one_cell(compose, entries):
+    cfg = compose("experiment=flip", "data.size=64", "patience=null")
+    (row,) = tables.differences_from_the_paper(experiments([plain(entries[0], cfg, "flip")])).rows
+    assert row[1] == "patience none (paper: 9); size in pixels 64 (paper: 224)"
+
+
 @pytest.mark.parametrize("name", paper.EXPERIMENTS)
 def test_the_paper_s_own_experiment_differs_in_nothing(compose, entries, name):
     cfg = compose(f"experiment={name}", "seed=7", "data.root=/elsewhere", "trainer.devices=2", "name=mine")

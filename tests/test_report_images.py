@@ -173,6 +173,7 @@ def test_labels_are_ranked_by_the_best_run(study):
 def test_calibration_is_numpys(study):
     blocks = sure.reliability(study.study)
     (errors_of,) = tables(blocks)
+    assert errors_of.columns == ("run", "expected calibration error", "mean confidence", "share of pixels right")
     for run, row in zip(study.study.runs, errors_of.rows, strict=True):
         pixels, confidence, right = (getattr(run.images, name).sum(0) for name in ("pixels", "confidence", "right"))
         error = sum(

@@ -16,7 +16,8 @@ from fcnseg.runs.identity import WATCHERS
 from fcnseg.runs.naming import run_name
 from fcnseg.train import train
 
-MONITOR = "lightning.pytorch.callbacks.LearningRateMonitor"
+LIGHTNINGS = "lightning.pytorch.callbacks"
+ONLY_WATCH = ("DeviceStatsMonitor", "LearningRateMonitor", "RichModelSummary", "ModelCheckpoint", "ThroughputMonitor")
 
 
 @pytest.fixture
@@ -111,7 +112,7 @@ def test_a_name_does_not_grow_without_end(name_of):
         ["data.cache=/elsewhere"],
         ["data.download=true"],
         ["callbacks=lr_monitor"],
-        [f"+callbacks.x._target_={MONITOR}"],
+        *([f"+callbacks.x._target_={LIGHTNINGS}.{name}"] for name in ONLY_WATCH),
         ["+callbacks.x._target_=mine.Watcher", "+callbacks.x.only_watches=true"],
         ["+logger.x._target_=lightning.pytorch.loggers.CSVLogger", "+logger.x.save_dir=."],
     ],
