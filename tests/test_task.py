@@ -112,6 +112,13 @@ def test_memory_format(task_of, model, layout):
     assert all(conv.weight.is_contiguous(memory_format=layout) for conv in convolutions)
 
 
+@pytest.mark.parametrize(("flags", "finite"), [([True, True], True), ([True, False], False), ([False, True], False)])
+def test_one_batch_that_is_not_finite_is_enough(task_of, flags, finite):
+    task = task_of("data=shapes", "model=fcn")
+    task.finite["val"] = [torch.tensor(flag) for flag in flags]
+    assert task.was_finite("val") == finite
+
+
 @pytest.mark.parametrize("freeze", [True, False])
 def test_frozen_weights_are_not_optimised(task_of, freeze):
     task = task_of(*SCRATCH, f"model.freeze={freeze}")
