@@ -136,6 +136,7 @@ def test_evaluate_and_the_report_show_the_classes_of_a_run(trained, command, tmp
     again = command(evaluate, f"run={run}", "trust=true")
     assert again.code == 0, again.err
     assert rows(again.out) == [row for row in rows(printed) if "epoch" not in row]
+    assert re.search("┃ +this run +┃ +the floor +┃", again.out)
     assert {"mIoU", "kind-0", "kind-2"} <= set(re.findall(r"[\w-]+", "".join(rows(again.out))))
 
     outcome = command(report, "trust=true")

@@ -95,6 +95,7 @@ WRONG = [  # arguments, and words of the message
     (["schedule=onecycle", "schedule.pct_start=2.0"], ["schedule.pct_start=2.0: wanted a number from 0 to 1"]),
     (["hydra/launcher=gpus"], ["hydra/launcher has an effect on a sweep only: add -m"]),
     (["hydra.launcher.n_jobs=2"], ["hydra.launcher.n_jobs has an effect on a sweep only: add -m"]),
+    (["optimizer=adam", "+optimizer.betas=3"], ["optimizer or schedule: "]),
     (["data.size=[32]"], ["data.size=[32]: wanted a whole number from 32 up, or [height,width]"]),
     (
         ["data.pack_size=[40,50,60]"],

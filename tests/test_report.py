@@ -395,6 +395,7 @@ def test_the_page_is_whole_and_needs_nothing_else(out):
     assert page.pictures
     assert all(page.pictures)
     words = " ".join(page.words)
+    assert "nan" not in words.lower().split()  # a class in neither truth nor prediction has a dash
     for phrase in (
         "11 runs: 5 finished, 1 interrupted, 1 failed, 4 broken",
         "2 test sets: compare within a table, not across.",

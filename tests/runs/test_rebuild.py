@@ -171,6 +171,14 @@ def test_a_missing_data_set_is_neither_downloaded_nor_generated_nor_packed(compo
         retest.data(voc, root=str(tmp_path / "none"))
 
 
+def test_a_stored_config_has_few_brackets(command, folder):
+    text = (folder / CONFIG).read_text()
+    for count, code in ((500, 0), (1001, 2)):
+        (folder / CONFIG).write_text(f"{text}\nmore: [{'[],' * count}]\n")
+        outcome = command(evaluate, f"run={folder}")
+        assert (outcome.code, "more than 1000 brackets" in outcome.err) == (code, code == 2), outcome
+
+
 def test_a_stored_config_cannot_read_the_environment(command, folder, tmp_path, monkeypatch):
     monkeypatch.setenv("SECRET", "hunter2")
     text = (folder / CONFIG).read_text()
