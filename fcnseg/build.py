@@ -39,7 +39,7 @@ REFUSED_CALLBACKS = {  # of Lightning's: the reason and the remedy
     "BatchSizeFinder": f"{UNLIKE_A_RUN}; set data.batch_size",
     "GradientAccumulationScheduler": f"{UNLIKE_A_RUN}; +trainer.accumulate_grad_batches divides data.batch_size",
     "LearningRateFinder": f"{UNLIKE_A_RUN}; set optimizer.lr",
-    "ProgressBar": "is not needed: a run shows its own progress bar, only on a terminal",
+    "ProgressBar": "is not needed: a run shows its own progress bar if its output is a terminal",
     "Timer": "would end a run early; Ctrl-C or SLURM's time limit stops it, and the same command resumes it",
 }
 

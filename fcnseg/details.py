@@ -109,7 +109,7 @@ class DetailedMetrics(SegmentationMetrics):
         self.near.append(near)
         self.boundary.append(boundary)
 
-    def update_at_their_sizes(self, logits: Tensor, masks: Iterable[Tensor]) -> None:
+    def update_at_original_sizes(self, logits: Tensor, masks: Iterable[Tensor]) -> None:
         """Add a batch, enlarged to the images' own sizes: logits (N, C, H, W); a mask (1, H, W) for each image."""
         for one, mask in zip(logits.cpu(), masks, strict=True):
             self.update(enlarge.labels(one, *mask.shape[-2:])[None], mask)

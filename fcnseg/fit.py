@@ -57,7 +57,7 @@ def fit(cfg: DictConfig, run: Run, console: Console, describe: Describe) -> None
     with stop_requests() as stop:
         data, task = _data_and_task(cfg, run, console)
         training = Training(cfg, run, stop, console, code)
-        # Not before the data set is packed: it makes the folder.
+        # Only now: locking makes the run's folder, and a data set that is refused should leave none.
         with _locked(run, cfg) as is_to_train:
             if is_to_train:
                 training.resume(task, data)
@@ -83,7 +83,7 @@ def _data_and_task(cfg: DictConfig, run: Run, console: Console) -> tuple[VOCData
 
 @contextmanager
 def _locked(run: Run, cfg: DictConfig) -> Iterator[bool]:
-    """Make the run's folder and lock it, in the first process. Gives all of them whether the run is still to be trained."""
+    """Make the run's folder and lock it, in the first process; tell all processes whether the run is still to be trained."""
     with ExitStack() as held:
 
         def lock() -> bool:
@@ -209,10 +209,11 @@ class Training:
 
     @contextmanager
     def recorded(self, data: VOCDataModule) -> Iterator[None]:
-        """Keep the run's status up to date, in the first process, and have failures say their reason and remedy.
+        """Keep the run's status up to date, in the first process, and explain failures: who failed, or what to lower.
 
         Raises:
             RunFailedError: The block failed, or the folder cannot be written.
+            StopError: A signal came.
         """
         status = self.run.recorded(self.cfg, data.fingerprint) if rank() == 0 else nullcontext()
         limits = limits_explained(data.batch_size, data.size, str(self.trainer.precision))

@@ -16,7 +16,7 @@ def poly(optimizer: Optimizer, *, steps: int, power: float) -> PolynomialLR:
     """The learning rate times (1 - the share of the steps that are done) to the power of `power`.
 
     Raises:
-        ValueError: `power` is below 0, with which the rate would have no end.
+        ValueError: `power` is below 0: the learning rate would grow without bound.
     """
     check_number("schedule.power", power, 0, inf)
     return PolynomialLR(optimizer, total_iters=steps, power=power)

@@ -94,7 +94,7 @@ class SegmentationTask(DividedStep):
         if stage == "test":
             self.details.add_certainty(logits, batch.mask)
         if stage == "test" and self.original_masks:
-            self.details.update_at_their_sizes(logits, self.original_masks(batch.sample))
+            self.details.update_at_original_sizes(logits, self.original_masks(batch.sample))
         else:
             self.metrics[stage].update(prediction, batch.mask)
         return prediction

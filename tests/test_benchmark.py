@@ -95,6 +95,41 @@ def test_torchs_own_layers_compute_the_same():
     assert nn.ConvTranspose2d in {type(module) for module in net.modules()}
 
 
+class Losses(arms.Clock):
+    """Keeps the loss of every step."""
+
+    def __init__(self, steps):
+        super().__init__(torch.device("cpu"), steps)
+        self.losses = []
+
+    def step(self, loss):
+        self.losses.append(loss.item())
+        super().step(loss)
+
+
+def test_the_arms_train_the_same(root, compose):
+    """Step by step: gradients that were not set to zero, or another optimiser, would show in the second one."""
+    small = [
+        "data.size=32",
+        "data.batch_size=4",
+        "data.source.train=8",
+        "data.source.val=4",
+        "trainer.precision=32-true",
+    ]
+    losses = {}
+    for train in (arms.plain, arms.lightning, arms.fcnseg):
+        cfg = compose("data=shapes", f"data.root={root}", *small, *CPU).copy()
+        cfg.checkpoint.min_seconds, cfg.choices = 3600, dict.fromkeys(cfg.choices, "any")
+        data, clock = build_data(cfg), Losses(steps=4)
+        data.prepare_data()
+        data.stages["train"] = ("train", torch.arange(16) % 8)
+        train(cfg, data, arms.task_of(cfg, data), clock)
+        losses[train] = clock.losses
+    assert len(set(losses[arms.plain])) == 4
+    for train in (arms.lightning, arms.fcnseg):
+        assert losses[train] == pytest.approx(losses[arms.plain], rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("loss", "precision", "agree"),
     [
@@ -103,6 +138,7 @@ def test_torchs_own_layers_compute_the_same():
         (3.02, "bf16-mixed", True),
         (3.04, "bf16-mixed", False),
         (float("nan"), "bf16-mixed", False),
+        ("nan", "bf16-mixed", False),  # as a table has it
     ],
 )
 def test_first_losses_must_agree(loss, precision, agree):

@@ -2,7 +2,9 @@
 
 import json
 import time
+from collections import Counter
 from concurrent.futures.process import BrokenProcessPool
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -81,6 +83,38 @@ def test_a_process_ends_with_its_time():
 )
 def test_what_differs(one, other, differ):
     assert gpu_day._differ(one, other) is differ
+
+
+def test_exactness_compares_a_second_and_a_resumed_run_with_the_first(tmp_path):
+    commands, weights = [], iter((1.0, 1.0, 2.0, 3.0))
+
+    class Recorded(gpu_day.Day):
+        def command(self, name, *settings, code=0):
+            commands.append((name, code, any(".Kill" in word for word in settings)))
+            (run := tmp_path / name / "checkpoints").mkdir(parents=True, exist_ok=True)
+            torch.save({"state_dict": {"w": torch.tensor(next(weights))}, "optimizer_states": []}, run / "last.ckpt")
+            (run.parent / "result.json").write_text('{"metrics": {"test/miou": 0.5}, "confusion": [[1, 2]]}')
+            return run.parent
+
+    day = Recorded(lambda *overrides: None, [], tmp_path, time.monotonic() + 60, on_gpu=False)
+    assert gpu_day.exactness(day, "fcn") == {
+        **{"tensors_and_numbers": 4, "differ_in_a_second_run": 0},
+        **{"killed_in_step": 13, "differ_when_resumed": 1},
+    }
+    runs = [("fcn-once", 0, False), ("fcn-again", 0, False), ("fcn-killed", -9, True), ("fcn-killed", 0, False)]
+    assert commands == runs
+
+
+def test_the_host_s_calls_are_those_of_a_step(monkeypatch):
+    cfg = SimpleNamespace(data=SimpleNamespace(batch_size=4))
+    calls = {"cudaLaunchKernel": 7, "cudaMemcpyAsync": 2, "cudaStreamSynchronize": 1, "aten::add": 9}
+    monkeypatch.setattr(gpu_day, "train", lambda cfg, arm, steps: {"images_per_s": 40.0})
+    monkeypatch.setattr(gpu_day, "fabric_of", lambda cfg: SimpleNamespace(device=torch.device("cuda")))
+    monkeypatch.setattr(gpu_day, "_calls", lambda _, steps: Counter({key: 5 + n * steps for key, n in calls.items()}))
+    assert gpu_day.host_step(cfg, 3) == {"host_ms": 100.0, "kernels": 7, "copies": 2, "synchronisations": 1}
+    monkeypatch.setattr(gpu_day, "_calls", lambda _, steps: Counter({"aten::add": steps}))
+    with pytest.raises(RuntimeError, match="has seen no kernel"):
+        gpu_day.host_step(cfg, 3)
 
 
 @pytest.mark.slow

@@ -93,8 +93,8 @@ WRONG = [  # arguments, and words of the message
     (["schedule=cosine", "schedule.factor=2.0"], ["no setting 'schedule.factor' with these choices"]),
     (["schedule=poly", "schedule.power=-1"], ["schedule.power=-1: wanted a number from 0 up"]),
     (["schedule=onecycle", "schedule.pct_start=2.0"], ["schedule.pct_start=2.0: wanted a number from 0 to 1"]),
-    (["hydra/launcher=gpus"], ["hydra/launcher has an effect on a sweep only: add -m"]),
-    (["hydra.launcher.n_jobs=2"], ["hydra.launcher.n_jobs has an effect on a sweep only: add -m"]),
+    (["hydra/launcher=gpus"], ["hydra/launcher has an effect only on a sweep (python -m fcnseg.train -m)"]),
+    (["hydra.launcher.n_jobs=2"], ["hydra.launcher.n_jobs has an effect only on a sweep"]),
     (["optimizer=adam", "+optimizer.betas=3"], ["optimizer or schedule: "]),
     (["data.size=[32]"], ["data.size=[32]: wanted a whole number from 32 up, or [height,width]"]),
     (

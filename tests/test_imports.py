@@ -124,10 +124,11 @@ def test_a_piece_knows_torch_and_the_facts(name):
             "fcnseg.task",
             {
                 *("fcnseg.metrics", "fcnseg.details", "fcnseg.step", "fcnseg.machine.distributed"),
-                *("fcnseg.models.enlarge", "fcnseg.data.batch", "fcnseg.data.dataset"),
+                *("fcnseg.data.batch", "fcnseg.data.dataset"),
             },
         ),
         ("fcnseg.step", {"fcnseg.data.batch", "fcnseg.machine.distributed", "fcnseg.losses"}),
+        ("fcnseg.details", {"fcnseg.metrics", "fcnseg.models.enlarge", "fcnseg.data.dataset"}),
         ("fcnseg.pictures", FACTS),
         ("fcnseg.data.transforms", {"fcnseg.data", "fcnseg.data.dataset", "fcnseg.data.augment", "fcnseg.data.batch"}),
         (

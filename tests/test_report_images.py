@@ -139,11 +139,17 @@ def test_images_are_listed_worst_first(study):
 
 
 def test_the_csv_has_every_image_and_run(study):
-    rows = list(csv.reader(io.StringIO(imagewise.as_csv([study.study]))))
-    assert rows[0] == ["test set", "image", "mean", "run 0", "run 1", "run 2"]
-    assert len(rows) == 7
+    one = study.study
+    other = Study("another set", one.runs[:1])  # whose run may have the title of one of the first set
+    rows = list(csv.reader(io.StringIO(imagewise.as_csv([one, other]))))
+    assert rows[0] == ["test set", "image", "mean", *(run.entry.name for run in [*one.runs, *other.runs])]
+    assert [len(row) for row in rows] == [7] * 13
+    assert {(row[0], tuple(map(bool, row[3:]))) for row in rows[1:]} == {
+        (one.test_set, (True, True, True, False)),
+        ("another set", (False, False, False, True)),
+    }
     worst = study.study.ranked[0]
-    assert rows[1][1:] == [f"{worst}<i>", *(f"{x:.4f}" for x in (study.study.mean[worst], *study.study.iou[:, worst]))]
+    assert rows[1][1:6] == [f"{worst}<i>", *(f"{x:.4f}" for x in (study.study.mean[worst], *study.study.iou[:, worst]))]
 
 
 def test_runs_disagree_where_their_iou_is_furthest_apart(study):

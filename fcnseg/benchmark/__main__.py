@@ -11,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from fcnseg.benchmark.process import call
-from fcnseg.benchmark.tables import Tables, cases, markdown, measured, rows, tables
+from fcnseg.benchmark.tables import Figures, Tables, cases, markdown, measured, rows, tables
 from fcnseg.cli import messages
 from fcnseg.cli.arguments import parse
 from fcnseg.cli.command import command
@@ -32,12 +32,13 @@ def benchmark(cfg: DictConfig) -> None:
     kinds = {"gpu_day": gpu_day, "growth": growth, "augment": augment}
     measure = next((kind for key, kind in kinds.items() if cfg[key]), comparison)
     if not cfg.gpu_day:
-        build.data(resolve(cfg)).prepare_data()  # now, where its progress is seen and its errors are the user's
+        resolve(cfg)
+        build.data(cfg).prepare_data()  # now, where its progress is seen and its errors are the user's
     elif cfg.json is None:
         cfg.json = "gpu_day.json"
-    with console.status("measures") as status:
+    with console.status("measuring") as status:
         for number, found in enumerate(measure(cfg), 1):
-            status.update(f"{number} measured; the last one for the table: {', '.join(found)}")
+            status.update(f"measuring; {number} done, the last for the table {', '.join(found)}")
             figures |= found
             if cfg.json is not None:
                 write_json(Path(cfg.json), {"config": OmegaConf.to_container(cfg), **figures})
@@ -60,6 +61,8 @@ def check_settings(cfg: DictConfig) -> None:
         raise ValueError(
             f"growth=true with data={cfg.choices.data}: wanted data=shapes, whose number of images can be set"
         )
+    if len(kinds := [f"{key}=true" for key in ("gpu_day", "growth", "augment") if cfg[key]]) > 1:
+        raise ValueError(f"{' and '.join(kinds)}: wanted one of them")
     given = parse(HydraConfig.get().overrides.task)
     if cfg.gpu_day and (chosen := [each.input_line for each in given if each.key_or_group in ("model", "experiment")]):
         raise ValueError(f"gpu_day=true trains every network and experiment: leave out {' '.join(map(str, chosen))}")
@@ -81,6 +84,9 @@ def comparison(cfg: DictConfig) -> Iterator[Tables]:
     from fcnseg.benchmark.roofline import limits, operations
 
     (speeds,) = rows(partial(call, limits, cfg), {})
+    if "failed" in speeds:
+        yield {"The machine's limits": [speeds]}
+    arms: list[Figures] = []  # with arms=[], only the parts are measured
     for arms in compare(cfg):
         yield {"Training: medians of turns": table(arms, speeds)}
     yield {"Seconds until the first step is done": first_steps(arms)}
@@ -93,7 +99,7 @@ def augment(cfg: DictConfig) -> Iterator[Tables]:
     from fcnseg.benchmark.parts import augmentations
 
     choices = {name: cfg.copy() for name in GlobalHydra.instance().config_loader().get_group_options("aug")}
-    for name in choices.keys() - {cfg.choices.aug}:  # which keeps what the command line sets of it
+    for name in choices.keys() - {cfg.choices.aug}:  # the chosen one keeps what the command line sets of it
         choices[name].aug = compose(f"aug={name}").aug
     yield from measured("Augmentations of a batch", partial(call, augmentations, cfg, choices))
 

@@ -200,7 +200,7 @@ def check_first_losses(arms: Sequence[Figures]) -> None:
     """
     trained = [arm for arm in arms if "failed" not in arm]
     for arm in trained:
-        first, wanted, loss = trained[0], trained[0]["first_loss"], arm["first_loss"]
+        first, wanted, loss = trained[0], float(trained[0]["first_loss"]), float(arm["first_loss"])
         allowed = FULL if arm["precision"] == first["precision"] == "32-true" else REDUCED
         if not abs(loss - wanted) <= allowed * abs(wanted):
             raise RunFailedError(

@@ -31,13 +31,13 @@ from fcnseg.benchmark.step import bare_step, fabric_of, prepare
 from fcnseg.benchmark.tables import Figures, Tables, cases, measured
 from fcnseg.data import voc
 from fcnseg.data.shapes import shapes
+from fcnseg.machine.cores import cores
 from fcnseg.machine.files import read_json
 from fcnseg.paper import EXPERIMENTS
 
 T = TypeVar("T")
-NETWORKS: dict[str, Sequence[str]] = {  # their settings: pretrained weights cannot be downloaded everywhere
-    **{"fcn": (), "transfer": ("model.weights=null",), "wilson": (), "unet": ()}
-}
+# By network, its settings: pretrained weights cannot be downloaded everywhere.
+NETWORKS: dict[str, Sequence[str]] = {"fcn": (), "transfer": ("model.weights=null",), "wilson": (), "unet": ()}
 PAPER = {experiment: NETWORKS.get(experiment, ()) for experiment in EXPERIMENTS}
 VOC, LONG_SIDE = {"train": 1464, "val": 1449}, 500  # the numbers of its images; their longer side in pixels
 FEW = {"train": 32, "val": 8}  # on a CPU
@@ -161,17 +161,17 @@ def _differ(one: Any, other: Any) -> bool:
 
 def images(day: Day) -> Figures:
     """Write generated images of VOC's number and size, in as many processes as there are cores."""
-    cores, start = os.cpu_count() or 1, time.monotonic()
+    processes, start = cores(), time.monotonic()
     folder = day.folder / "VOCdevkit" / "VOC2012"
     for name in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (folder / name).mkdir(parents=True)
-    counts = {image_set: -(-count // cores) for image_set, count in (VOC if day.on_gpu else FEW).items()}
-    with ThreadPoolExecutor(cores) as pool:
-        parts = list(pool.map(lambda part: day.call(_write_part, voc.Folder(folder), part, **counts), range(cores)))
+    counts = {image_set: -(-count // processes) for image_set, count in (VOC if day.on_gpu else FEW).items()}
+    with ThreadPoolExecutor(processes) as pool:
+        parts = list(pool.map(lambda part: day.call(_write_part, voc.Folder(folder), part, **counts), range(processes)))
     for image_set in counts:
         names = [name for part in parts for name in part[image_set]]
         (folder / "ImageSets" / "Segmentation" / f"{image_set}.txt").write_text("\n".join(names))
-    written = {image_set: cores * count for image_set, count in counts.items()}
+    written = {image_set: processes * count for image_set, count in counts.items()}
     return {**written, "seconds": time.monotonic() - start}
 
 
@@ -205,7 +205,8 @@ def host(day: Day, network: str) -> Figures:
 def host_step(cfg: Any, steps: int) -> Figures:
     """The milliseconds of a step, and how often it starts a kernel, copies, and waits for the device."""
     images_per_s = train(cfg, "fcnseg", steps=steps)["images_per_s"]
-    more = _calls(cfg, 30) - _calls(cfg, 10)  # without what is done once
+    fewer = _calls(cfg, 10)
+    more = _calls(cfg, 30) - fewer  # without what is done once
     kinds = {"kernels": "LaunchKernel", "copies": "MemcpyAsync", "synchronisations": "Synchronize"}
     found = {
         kind: sum(more[key] for key in more if key.startswith("cu") and word in key) for kind, word in kinds.items()

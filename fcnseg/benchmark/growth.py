@@ -20,8 +20,8 @@ from fcnseg.data.loader import Loader
 from fcnseg.data.packed import Pack, map_array
 
 FACTORS = {"data.source.train": (1, 4, 16), "data.size": (1, 2, 4), "data.batch_size": (1, 2, 4)}  # times the config's
-BEYOND = 2  # a pack of this many times the machine's memory,
-GATHERED = 50  # of which so many batches are taken
+BEYOND = 2  # times the machine's memory: the size of the large pack
+GATHERED = 50  # batches that are taken from it
 
 
 def growth(cfg: Any) -> Iterator[Tables]:

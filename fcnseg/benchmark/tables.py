@@ -26,18 +26,21 @@ def cases(**choices: Iterable[Any]) -> list[Figures]:
 def rows(work: Callable[..., Figures | list[Figures]], case: Figures) -> list[Figures]:
     """The rows that `work(**case)` measures, each with the cells of its case first; one row with the reason if it fails."""
     try:
-        found = work(**case)
+        found = json.loads(json.dumps(work(**case)), parse_constant=_word)
     except Exception:
         found = {"failed": traceback.format_exc()}
-    # With words for NaN and infinity, which JSON does not have.
-    found = json.loads(json.dumps(found), parse_constant=lambda name: str(float(name)))
     return [case | row for row in (found if isinstance(found, list) else [found])]
+
+
+def _word(constant: str) -> str:
+    """NaN and infinity as text, since JSON has no such numbers."""
+    return str(float(constant))
 
 
 def measured(
     title: str, work: Callable[..., Figures | list[Figures]], cases: Sequence[Figures] = ({},), *, at_once: int = 1
 ) -> Iterator[Tables]:
-    """Measure a table; after each of its cases, give all its rows so far.
+    """Measure a table; after each of its cases, in their order, give all its rows so far.
 
     Args:
         title: The title of the table.

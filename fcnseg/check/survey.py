@@ -134,11 +134,13 @@ def compare(train: Survey, val: Survey) -> list[str]:
             f"{first_of(other, 3, in_line=True)}: images of val with the names of other images of train, such as"
             f" {by_file_name[PurePosixPath(other[0]).name]}"
         )
-    return lines + _rare_classes(train, val) if train.contents else lines  # without: nothing could be read
+    if not train.contents:  # nothing could be read, so that every class would seem to be missing
+        return lines
+    return lines + _rare_classes(train, val)
 
 
 def _rare_classes(train: Survey, val: Survey) -> list[str]:
-    """A line for the classes that are nowhere, in val only or almost empty in train; and for masks of 0 and 255."""
+    """A line each for the classes in no image, only in val, or almost empty in train; and one for masks of 0 and 255."""
     lines: list[str] = []
     unseen: list[str] = []
     empty: list[str] = []
@@ -180,7 +182,7 @@ def _duplicates(one: Survey, other: Survey) -> list[str]:
 
 
 def _look(data_set: DataSet, name: str) -> Look:
-    """Read an image and its mask, in a thread. What is broken is a problem with a line, and ends nothing."""
+    """Read an image and its mask, in a thread. A broken file becomes a problem in the result, and stops nothing."""
     image, problems = None, []
     try:
         image = decode.read_image(path := data_set.image(name))

@@ -54,7 +54,7 @@ class Arguments:
         """Whether the command line asks for a sweep."""
         return self.flags.multirun or self.values.get("hydra.mode") == "MULTIRUN"
 
-    def check_no_launcher(self) -> None:
+    def check_no_sweep_settings(self) -> None:
         """Refuse settings of a sweep where none is asked for: they would have no effect.
 
         Raises:
@@ -62,7 +62,7 @@ class Arguments:
         """
         for key in self.values:
             if key.startswith(("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper", "hydra.sweep.")):
-                raise ValueError(f"{key} has an effect on a sweep only: add -m, or leave it out")
+                raise ValueError(f"{key} has an effect only on a sweep (python -m fcnseg.train -m): leave it out")
 
     @property
     def folders(self) -> list[Path]:

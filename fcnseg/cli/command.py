@@ -56,7 +56,7 @@ class Command:
             if arguments.flags.help:
                 say(help_text(_typed(self.job), self.config_name, arguments), sys.stdout)
             elif not arguments.sweeps:
-                arguments.check_no_launcher()
+                arguments.check_no_sweep_settings()
                 _launch(self.job, self.config_name, arguments.flags)
             elif self.can_sweep:
                 sweep(arguments, partial(_launch, self.job, self.config_name))
@@ -87,7 +87,7 @@ class Command:
         try:
             if arguments.sweeps:
                 raise ValueError("a sweep is started on the command line: leave out -m")
-            arguments.check_no_launcher()
+            arguments.check_no_sweep_settings()
             _launch(job, self.config_name, arguments.flags)
         except (HydraException, OmegaConfBaseException) as error:
             raise ValueError(explanation(error, lambda: setting_names(self.config_name, arguments.folders))) from error

@@ -4,8 +4,8 @@ An augmentation is a callable of (image, mask, draw), which works on the device 
 image, (N, 3, H, W) uint8, and the mask, (N, H, W) uint8; a crop changes H and W, and nothing else does. `draw()` gives each
 sample of the batch its next random number. Those that change pixels are in `transforms` and `mixing`.
 
-An augmentation that mixes samples has an attribute `partners`: how many of the samples before it each sample uses (the last
-sample comes before the first). On several devices, each gets that many more samples in front of its own.
+An augmentation that mixes samples has an attribute `partners`: the number of samples before each one that it looks at
+(before the first comes the last). On several devices, each device gets so many samples more, in front of its own.
 """
 
 from collections.abc import Callable

@@ -38,7 +38,8 @@ class VOCDataModule(LightningDataModule):
         batch_size: The number of images in a batch.
         augment: Augments the training batches.
         seed: The seed of the order of samples and of the augmentation.
-        limit: The number of train images that are used, chosen only by their names: 50 are among the 100. None: all.
+        limit: The number of train images that are used; None: all. Only their names choose them: those of limit=50 are among
+            those of limit=100.
         pack_size: The size that train's images are kept and augmented at, for crops that show details; None: `size`. Those
             that are not of `size` then are resized to it.
         cache: The folder for packs; None: `packs` in the data set, or the user's cache if the data set is read-only.
@@ -163,7 +164,7 @@ class VOCDataModule(LightningDataModule):
         return self.names("test", self.stages["test"][1])
 
     def shown(self, stage: str, count: int) -> list[int]:
-        """The places, in a stage's order, of `count` images to show: chosen only by their names, the same in every run."""
+        """The places, in a stage's order, of `count` images to show: chosen by their names, the same ones in every run."""
         return _by_hash(self.names(stage, self.stages[stage][1]))[:count]
 
     def original_masks(self, sample: Tensor) -> Iterator[Tensor]:

@@ -34,7 +34,7 @@ class Format(NamedTuple):
 
     Attributes:
         write: Writes a graph and its metadata into an open file.
-        open: Opens the file again; it is given an equal graph with other weights, which a file of only weights needs.
+        open: Opens the file again; it is given an equal graph with other weights, which a file without a graph needs.
     """
 
     write: Callable[[Graph, Metadata, BinaryIO], None]
@@ -76,7 +76,7 @@ def _explained(graph: Graph) -> Iterator[None]:
     except Exception as error:  # there is no class that they share
         why = str(error).strip().partition("\n")[0]
         raise ValueError(
-            f"torch cannot export {type(graph.net).__name__} ({why}): format=weights writes only its weights"
+            f"torch cannot export {type(graph.net).__name__} ({why}): format=weights writes the weights without a graph"
         ) from error
 
 

@@ -76,11 +76,7 @@ def photographs(run: Run, *, root: str | None, trust: bool) -> tuple[list[Image.
     with TemporaryDirectory() as folder:
         try:
             data = retest.data(run.config, root=root, trust=trust)
-            found, names, source = (
-                data.data_set,
-                data.test_names(),
-                f"test images of {data.root}",
-            )
+            found, names, source = data.data_set, data.test_names(), f"test images of {data.root}"
         except (ValueError, OSError) as error:
             if root is not None:
                 raise

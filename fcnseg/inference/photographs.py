@@ -13,7 +13,7 @@ from fcnseg.errors import first_of
 
 
 class Photographs(NamedTuple):
-    """The files that `images=` of `fcnseg.predict` means.
+    """The photographs that `images=` of the command `predict` stands for.
 
     Attributes:
         files: The file of each photograph, by the name of its mask without the suffix: its place below the folder that was

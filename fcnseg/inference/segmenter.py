@@ -40,7 +40,7 @@ class _Work:
     Attributes:
         prediction: What has been predicted so far; or the error that says why the photograph cannot be read.
         pixels: (h, w, 3) uint8: the photograph, squashed to the network's size unless the network sees tiles.
-        tiles: What the network sees of it at a time; one tile of all of it unless the network sees tiles.
+        tiles: What the network sees of it, one at a time; without `Segmenter.tile`, one tile that is all of it.
         unseen: The number of tiles that the network has not seen yet.
         jobs: The threads' work on what the network has seen.
     """

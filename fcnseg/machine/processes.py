@@ -120,7 +120,7 @@ def _end_with_parent() -> None:
 
 @contextmanager
 def silent_unless_first(rank: int) -> Iterator[None]:
-    """Print nothing in the `with` block in any process but the first, except why only this process has failed.
+    """Print nothing in the `with` block in any process but the first, except the reason if no other process has failed.
 
     Args:
         rank: The number of this process, which is not connected yet.

@@ -16,7 +16,7 @@ from fcnseg.errors import first_of, warn
 
 WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # an environment variable that torch.load reads
 METADATA = "metadata"  # a name in a file of `fcnseg.export`, beside those of its weights
-NET = "net."  # names of weights begin with it in a whole task: the name of the network there, `SegmentationTask.net`
+NET = "net."  # the prefix of the network's weights in the state dict of a task, whose attribute `net` it is
 BEST = "checkpoints/best.ckpt"  # in the folder of a run: fcnseg.runs, which says so, may not be imported from here
 SHOWN = 8  # names of weights in one message
 
@@ -97,7 +97,7 @@ def read(path: Path) -> dict[str, Tensor]:
 
 
 def of_network(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict of only the network, from that of a task, which has its loss and its metrics beside it."""
+    """The network's part of a task's state dict, which has the loss and the metrics beside it."""
     return {name.removeprefix(NET): value for name, value in state.items() if name.startswith(NET)}
 
 

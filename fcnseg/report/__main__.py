@@ -20,7 +20,7 @@ def report(cfg: DictConfig) -> None:
     out, entries = Path(cfg.out), collect(cfg.runs)
     # images=name gives one name, images=[name, name] a list.
     images = list(cfg.images) if isinstance(cfg.images, ListConfig) else cfg.images and [cfg.images]
-    compare = list(cfg.compare) if isinstance(cfg.compare, ListConfig) else []
+    compare = list(cfg.compare) if isinstance(cfg.compare, ListConfig) else [str(cfg.compare)] if cfg.compare else []
     sections = content.sections(entries, images=images, root=cfg.data.root, trust=cfg.trust, compare=compare)
     lead = f"{content.summary(entries)}, from {cfg.runs}."
     try:

@@ -12,7 +12,7 @@ from fcnseg.report.study import Study
 MOST_ROWS, MOST_RUNS, OF_A_KIND, MOST_DISPUTED = 1000, 12, 3, 10
 
 
-def worst_first(study: Study, shown: Galleries) -> list[Block]:
+def worst_first(study: Study, galleries: Galleries) -> list[Block]:
     """The IoU of every image and run, and pictures of the worst, the median and the best images."""
     order, best = study.ranked, study.best
     if not order:
@@ -36,11 +36,11 @@ def worst_first(study: Study, shown: Galleries) -> list[Block]:
         seen |= set(fresh)
         if fresh:
             blocks.append(Text(f"The {kind} images, as {best.title} sees them, which is the best run here:"))
-            blocks += [block for n in fresh for block in shown.gallery(study.names[n], [best])]
+            blocks += [block for n in fresh for block in galleries.gallery(study.names[n], [best])]
     return blocks
 
 
-def disputed(study: Study, shown: Galleries) -> list[Block]:
+def disputed(study: Study, galleries: Galleries) -> list[Block]:
     """The images on which the runs differ most in their IoU; nothing for a single run."""
     if len(study.runs) < 2:
         return []
@@ -55,18 +55,16 @@ def disputed(study: Study, shown: Galleries) -> list[Block]:
     ]
     columns = ("image", "difference", "highest in", "IoU", "lowest in", "its IoU")
     about = f"The images whose IoU differs most between the {len(study.runs)} runs. {study.test_set}."
-    pictures = [block for n in order[:OF_A_KIND] for block in shown.gallery(study.names[n], ends[n])]
+    pictures = [block for n in order[:OF_A_KIND] for block in galleries.gallery(study.names[n], ends[n])]
     return [Text(about), Table(columns, rows, words=(0, 2, 4), rows_are="image"), *pictures]
 
 
 def as_csv(studies: Iterable[Study]) -> str:
-    """The IoU of every test image, worst first, in a column for every run; empty for a run on another test set."""
+    """The IoU of every test image, worst first, in a column for every run's folder; empty for a run on another test set."""
     studies = list(studies)
-    titles = [run.title for study in studies for run in study.runs]
-    rows = [["test set", "image", "mean", *titles]]
+    rows = [["test set", "image", "mean", *(run.entry.name for study in studies for run in study.runs)]]
     for study in studies:
         for n in study.ranked:
-            iou = {run.title: f"{run.iou[n]:.4f}" for run in study.runs}
-            cells = (iou.get(title, "") for title in titles)
+            cells = (f"{run.iou[n]:.4f}" if other is study else "" for other in studies for run in other.runs)
             rows.append([study.test_set, study.names[n], f"{study.mean[n]:.4f}", *cells])
     return csv_text(rows)

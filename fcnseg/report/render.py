@@ -56,8 +56,9 @@ def write_html(folder: Path, title: str, lead: str, sections: Sequence[Section])
             f"The pictures, of {size / 1e6:.0f} MB, are in the folder {PICTURES} beside index.html, which needs them."
         )
         (folder / PICTURES).mkdir(exist_ok=True)
-        for old in (folder / PICTURES).glob("[0-9]*.webp"):  # of an earlier report
-            old.unlink()
+        for old in (folder / PICTURES).glob("*.webp"):
+            if old.stem.isdecimal():  # of an earlier report
+                old.unlink()
 
         def place(picture: bytes) -> str:
             name = f"{PICTURES}/{next(numbers)}.webp"

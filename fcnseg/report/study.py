@@ -20,7 +20,7 @@ class Measured:
     """A finished run and what its test found in every image.
 
     Attributes:
-        title: A title that no other run of the report has.
+        title: A title that no other run on the same test set has.
         entry: The run's folder, as it was read.
         images: What its images.npz holds, of N images and C classes.
     """

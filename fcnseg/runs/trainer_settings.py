@@ -40,7 +40,7 @@ REFUSED = {
     "max_time": "Ctrl-C, SIGTERM or SLURM's time limit stops a run, and the same command resumes it",
     "callbacks": "callbacks=lr_monitor or +callbacks.x._target_=... adds one",
     "plugins": "a run brings the one that reads and writes its checkpoints; trainer.precision chooses the precision",
-    "enable_progress_bar": "a run shows its own progress bar, only on a terminal",
+    "enable_progress_bar": "a run shows its own progress bar if its output is a terminal",
     "enable_model_summary": "callbacks=model_summary prints one",
     "reload_dataloaders_every_n_epochs": "the order of the images depends on seed and epoch already",
 }

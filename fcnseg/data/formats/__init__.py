@@ -7,7 +7,7 @@ from fcnseg.data.formats.classes import FILE, READERS
 from fcnseg.data.formats.files import SHARE, Layout, split
 from fcnseg.data.formats.layouts import IMAGES, LAYOUTS, MASKS, Settings, folders
 from fcnseg.data.voc import Folder
-from fcnseg.errors import warn
+from fcnseg.errors import first_of, warn
 
 CHECK = "python -m fcnseg.check data=folder data.root={} write=true"
 
@@ -17,7 +17,7 @@ def folder(
 ) -> DataSet:
     """The data set in `root`, in any format that is known.
 
-    It has its name from `data=folder`; the configs of stored runs contain it.
+    It is named after `data=folder`. The configs of stored runs name it, so that the name has to stay.
 
     Args:
         root: The folder that holds the data set.
@@ -37,8 +37,7 @@ def folder(
             f" (README, Your data), or have it written by {CHECK.format(root)}"
         )
     if layout.alone:
-        more = f" and {len(layout.alone) - 1} more" * (len(layout.alone) > 1)
-        warn(f"left out, as python -m fcnseg.check shows: {layout.alone[0]}{more}")
+        warn(f"left out, as python -m fcnseg.check shows: {first_of(layout.alone, 1, in_line=True)}")
     return layout.data_set(layout.class_list)
 
 
