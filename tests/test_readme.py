@@ -13,8 +13,9 @@ import pytest
 import torch
 import yaml
 
-from fcnseg import evaluate, export, losses, predict, train
+from fcnseg import evaluate, losses, predict, train
 from fcnseg.check import __main__ as check
+from fcnseg.export import __main__ as export
 from fcnseg.data import augment, voc
 from fcnseg.data.formats.classes import find_class_list
 from fcnseg.report import __main__ as report

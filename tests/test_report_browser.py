@@ -288,17 +288,17 @@ def of_runs(tmp_path_factory, train_in):
     return page.as_uri()
 
 
-@pytest.mark.parametrize("theme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
-def test_axe_finds_no_serious_fault(browser, written, of_runs, theme):
+@pytest.mark.parametrize("kind", ["written", pytest.param("of_runs", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_no_serious_fault(browser, request, kind, theme):
     axe = pytest.importorskip("axe_selenium_python", reason="axe-selenium-python is not installed")
-    for address in (written, of_runs):
-        browser.get(address)
-        browser.execute_script("document.documentElement.dataset.theme = arguments[0]", theme)
-        browser.execute_script("for (const each of document.querySelectorAll('details')) each.open = true")
-        checker = axe.Axe(browser)
-        checker.inject()
-        found = [(each["id"], each["impact"], each["nodes"][0]["html"][:300]) for each in checker.run()["violations"]]
-        assert [each for each in found if each[1] in ("serious", "critical")] == []
+    browser.get(request.getfixturevalue(kind))
+    browser.execute_script("document.documentElement.dataset.theme = arguments[0]", theme)
+    browser.execute_script("for (const each of document.querySelectorAll('details')) each.open = true")
+    checker = axe.Axe(browser)
+    checker.inject()
+    found = [(each["id"], each["impact"], each["nodes"][0]["html"][:300]) for each in checker.run()["violations"]]
+    assert [each for each in found if each[1] in ("serious", "critical")] == []
 
 
 @pytest.mark.parametrize("kind", ["written", "of_runs"])
