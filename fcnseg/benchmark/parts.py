@@ -76,15 +76,15 @@ def data_path(cfg: Any) -> Figures:
 def packing(cfg: Any) -> Figures:
     """Building the pack of the train split from nothing on all cores, and on one."""
     data, cores = build.data(cfg), os.sched_getaffinity(0)
-    folder = data.source(data.root)
+    data_set = data.source(data.root)
 
     def on(some: set[int]) -> None:
         os.sched_setaffinity(0, some)
-        with TemporaryDirectory() as home:
-            pack(folder, "train", data.size, cache=Path(home))
+        with TemporaryDirectory() as cache:
+            pack(data_set, "train", data.size, cache=Path(cache))
 
     jobs = partial(on, cores), partial(on, {min(cores)})
-    return compared(len(folder.ids("train")), *jobs, device=CPU, repeats=1)
+    return compared(len(data_set.ids("train")), *jobs, device=CPU, repeats=1)
 
 
 def metrics(cfg: Any) -> Figures:

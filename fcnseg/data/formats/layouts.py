@@ -38,12 +38,12 @@ class Settings:
 
 def lists(root: Path, _: Settings) -> Layout | None:
     """VOC's layout: also CVAT's "Segmentation mask 1.1"."""
-    if (folder := voc.Folder.find(root)) is None:
+    if (found := voc.Folder.find(root)) is None:
         return None
-    sets = {SETS.get(name, name): list(folder.ids(name)) for name in folder.image_sets() if _holds(folder, name)}
-    pairs = {name: (folder.image(name), folder.mask(name)) for names in sets.values() for name in names}
-    class_list = find_class_list(folder.path)
-    return Layout(folder.path, _format("VOC's layout", "ImageSets/Segmentation", class_list), sets, pairs, class_list)
+    sets = {SETS.get(name, name): list(found.ids(name)) for name in found.image_sets() if _holds(found, name)}
+    pairs = {name: (found.image(name), found.mask(name)) for names in sets.values() for name in names}
+    class_list = find_class_list(found.path)
+    return Layout(found.path, _format("VOC's layout", "ImageSets/Segmentation", class_list), sets, pairs, class_list)
 
 
 def _format(kind: str, found: str, class_list: ClassList | None) -> str:
@@ -52,8 +52,8 @@ def _format(kind: str, found: str, class_list: ClassList | None) -> str:
     return f"{program}, by {class_list.source.name} and {found}" if class_list and program else f"{kind}, by {found}"
 
 
-def _holds(folder: voc.Folder, name: str) -> bool:
-    path = folder.path / "ImageSets" / "Segmentation" / f"{name}.txt"
+def _holds(data_set: voc.Folder, name: str) -> bool:
+    path = data_set.path / "ImageSets" / "Segmentation" / f"{name}.txt"
     # An export of CVAT has empty lists of sets that it lacks; its own set may be called "default".
     return name in ("train", "val", "default") or path.stat().st_size > 0
 
@@ -144,7 +144,7 @@ def _pair(images: Path, masks: Path, settings: Settings) -> tuple[dict[str, tupl
     """The pairs in two folders, and what is alone there."""
     endings = ENDINGS if settings.mask_suffix is None else (settings.mask_suffix,)
     best: tuple[dict[str, tuple[Path, Path]], list[str]] | None = None
-    files = [list(home.glob("*") if images == masks else home.rglob("*")) for home in (images, masks)]
+    files = [list(folder.glob("*") if images == masks else folder.rglob("*")) for folder in (images, masks)]
     for ending in endings:
         if images == masks and not ending:
             continue  # every image would be its own mask
@@ -194,9 +194,9 @@ def coco(root: Path, _: Settings) -> Layout | None:
 def _photograph(root: Path, source: Path, image_set: str, file: str) -> Path:
     """The image that annotations name; the first of the places where images lie, if it is in none."""
     inside = _inside(root, file, source)
-    homes = [*(root / "images" / name for name in (image_set, f"{image_set}2017", "")), source.parent]
-    homes += [root / name for name in (image_set, f"{image_set}2017", "JPEGImages", "")]
-    return next((path for home in homes if (path := home / file).is_file()), inside)
+    places = [*(root / "images" / name for name in (image_set, f"{image_set}2017", "")), source.parent]
+    places += [root / name for name in (image_set, f"{image_set}2017", "JPEGImages", "")]
+    return next((path for place in places if (path := place / file).is_file()), inside)
 
 
 def labelme(root: Path, _: Settings) -> Layout | None:
@@ -204,18 +204,18 @@ def labelme(root: Path, _: Settings) -> Layout | None:
     layout = Layout(root, "", {}, {})
     words: dict[str, None] = {}
     below = _folders(root)
-    home = next((path for name, path in below.items() if name in IMAGES), root)
+    top = next((path for name, path in below.items() if name in IMAGES), root)
     places = [root, *(path for name, path in below.items() if name in SETS)]
-    files = home.rglob("*.json") if home != root else chain(*(place.glob("*.json") for place in places))
+    files = top.rglob("*.json") if top != root else chain(*(place.glob("*.json") for place in places))
     for path in sorted(files):
         content = _json(path)
         if not isinstance(content, dict) or not {"shapes", "imageWidth", "imageHeight"} <= content.keys():
             continue
         photographs = (path.with_suffix(suffix) for suffix in SUFFIXES)
         photograph = next((file for file in photographs if file.is_file()), path.with_suffix(".jpg"))
-        name = path.relative_to(home).with_suffix("").as_posix()
-        top = name.split("/")[0].lower()
-        layout.sets.setdefault(SETS.get(top, ""), []).append(name)
+        name = path.relative_to(top).with_suffix("").as_posix()
+        first = name.split("/")[0].lower()
+        layout.sets.setdefault(SETS.get(first, ""), []).append(name)
         layout.pairs[name] = (photograph, path)
         layout.drawings[name] = _as(path, "a JSON file of labelme's", polygons.labelme, content)
         words |= dict.fromkeys(word for word, _ in layout.drawings[name].shapes)
