@@ -394,6 +394,8 @@ def test_the_page_is_whole_and_needs_nothing_else(out):
     assert all(address.startswith(("data:", "#")) for address in page.addresses)
     assert page.pictures
     assert all(page.pictures)
+    assert all(labels := re.findall('aria-label="Table: ([^"]*)"', (out / "index.html").read_text()))
+    assert len(labels) > 3
     words = " ".join(page.words)
     assert "nan" not in words.lower().split()  # a class in neither truth nor prediction has a dash
     for phrase in (
