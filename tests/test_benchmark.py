@@ -175,6 +175,7 @@ def test_a_table_grows_case_by_case_in_their_order():
         (["steps=0"], ["steps=0", "1"]),
         (["arms=[plain,fast]"], ["fast", "fcnseg"]),
         (["growth=true"], ["growth", "data=shapes"]),
+        (["growth=true", "augment=true", "data=shapes"], ["growth=true and augment=true: wanted one of them"]),
         (["gpu_day=true", "model=wilson"], ["gpu_day", "every network", "model=wilson"]),
         (["setps=3"], ["setps", "steps?"]),
     ],
