@@ -1,6 +1,7 @@
 """All that a GPU must show is measured on the CPU here, with small networks; no test asserts a time."""
 
 import json
+import signal
 import time
 from collections import Counter
 from concurrent.futures.process import BrokenProcessPool
@@ -103,6 +104,14 @@ def test_exactness_compares_a_second_and_a_resumed_run_with_the_first(tmp_path):
     }
     runs = [("fcn-once", 0, False), ("fcn-again", 0, False), ("fcn-killed", -9, True), ("fcn-killed", 0, False)]
     assert commands == runs
+
+
+def test_a_run_is_killed_after_its_step_and_no_other(monkeypatch):
+    steps, kill = [], gpu_day.Kill(3)
+    for step in range(1, 6):
+        monkeypatch.setattr(gpu_day.os, "kill", lambda _, number, step=step: steps.append((step, number)))
+        kill.on_train_batch_end(SimpleNamespace(global_step=step), None)
+    assert steps == [(3, signal.SIGKILL)]
 
 
 def test_the_host_s_calls_are_those_of_a_step(monkeypatch):
