@@ -373,6 +373,11 @@ def test_what_runs_do_not_share_is_listed(entries):
     assert ["size", "32 px", "32 px", "48 px"] in table.rows
     assert len({row[0] for row in table.rows}) == len(table.rows)
     assert tables.differences_between(experiments(entries[:1])) is None
+    one, *_ = entries
+    seeds = [
+        replace(one, config={**one.config, "seed": n}, result={**one.result, "hardware": f"GPU {n}"}) for n in (7, 8)
+    ]
+    assert tables.differences_between(experiments(seeds)).rows == [["hardware", "GPU 7; GPU 8"]]
 
 
 def test_the_csv_has_every_run(out, runs):

@@ -498,6 +498,7 @@ def test_a_log_file_gets_a_line_a_minute(command, tiny, tmp_path, monkeypatch, s
     out = command(train, *tiny("trainer.max_epochs=2")).out
     found = re.findall(r"^epoch (\d)/2  step (\d) of 2  loss \d", out, re.M)
     assert [(int(epoch), int(step)) for epoch, step in found] == lines, out
+    assert re.findall(r"^epoch (\d)/2  train/loss", out, re.M) == ["1", "2"]
 
 
 def test_the_floor_of_a_result_is_that_of_its_masks(run):
