@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 
 from fcnseg.benchmark import __main__, arms
 from fcnseg.benchmark.__main__ import benchmark
 from fcnseg.benchmark.arms import check_first_losses, table
 from fcnseg.benchmark.conventional import image_loader, of_stock_layers
+from fcnseg.benchmark.growth import grown
 from fcnseg.benchmark.process import call
 from fcnseg.benchmark.roofline import Operation, Operations, ideal_seconds, step_operations
 from fcnseg.benchmark.tables import cases, measured, rows
@@ -93,6 +95,13 @@ def test_torchs_own_layers_compute_the_same():
         ours = net(image)
         torch.testing.assert_close(of_stock_layers(net)(image), ours)
     assert nn.ConvTranspose2d in {type(module) for module in net.modules()}
+
+
+def test_one_number_grows():
+    cfg = OmegaConf.create({"data": {"size": [32, 48], "source": {"train": 8}}})
+    assert grown(cfg, "data.source.train x 4").data == {"size": [32, 48], "source": {"train": 32}}
+    assert grown(cfg, "data.size x 2").data == {"size": [64, 96], "source": {"train": 8}}
+    assert cfg.data == {"size": [32, 48], "source": {"train": 8}}
 
 
 class Losses(arms.Clock):
