@@ -496,6 +496,7 @@ def test_a_page_of_real_runs_has_every_section(command, run, train_in):
     assert "No predictions of" not in text
     assert len((folder / "images.csv").read_text().splitlines()) == 5
     assert command(report, f"runs={run.parent}", "compare=[a,b]").code == 2
+    assert "wanted the names of two different runs" in command(report, f"runs={run.parent}", "compare=a").err
 
 
 @pytest.mark.parametrize(
