@@ -60,7 +60,8 @@ def launch(folder, args):
 
 def soak(folder, net, kills, rng):
     """(kills, kills whose run ended as the unbroken one, seconds to the first new step after each, what differed)."""
-    drawn = {key: rng.choice(values) for key, values in DRAWN.items()}
+    own = {setting.partition("=")[0] for setting in NETS[net]}
+    drawn = {key: rng.choice(values) for key, values in DRAWN.items() if key not in own}
     print(net, *(f"{key}={value}" for key, value in drawn.items()), flush=True)
     data = folder / "data"
     args = [argument for argument in tiny(data, net) if argument.partition("=")[0] not in drawn]
