@@ -41,7 +41,7 @@ def first_of(found: Sequence[object], most: int = 10, *, in_line: bool = False) 
     """The first of what a message names, and how many more there are.
 
     Args:
-        found: Names or lines.
+        found: The names of files or weights, or the lines of problems, that would make the whole message too long.
         most: How many of them are shown.
         in_line: Whether they stand beside each other, with commas; else a line each.
     """

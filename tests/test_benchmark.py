@@ -172,9 +172,9 @@ def test_what_fails_in_a_process_is_said():
 
 
 def test_a_table_grows_case_by_case_in_their_order():
-    grown = [*measured("Sums", lambda one, two: {"sum": one + two}, cases(one=(1, 2), two=(3,)), at_once=2)]
-    (so_far,) = grown[-1].values()
-    assert len(grown) == 2
+    tables = [*measured("Sums", lambda one, two: {"sum": one + two}, cases(one=(1, 2), two=(3,)), at_once=2)]
+    (so_far,) = tables[-1].values()
+    assert len(tables) == 2
     assert so_far == [{"one": 1, "two": 3, "sum": 4}, {"one": 2, "two": 3, "sum": 5}]
 
 

@@ -173,12 +173,10 @@ def _duplicates(one: Survey, other: Survey) -> list[str]:
     duplicates = [
         f"{name} and {first[content]}" for name, content in other.contents.items() if first.get(content, name) != name
     ]
+    if not duplicates:
+        return []
     where = f"in {one.name}, too" if one is not other else f"twice in {one.name}"
-    return (
-        [f"{first_of(duplicates, 3, in_line=True)}: the same image under two names, {other.name}'s is {where}"]
-        if duplicates
-        else []
-    )
+    return [f"{first_of(duplicates, 3, in_line=True)}: the same image under two names, {other.name}'s is {where}"]
 
 
 def _look(data_set: DataSet, name: str) -> Look:
