@@ -90,6 +90,9 @@ def test_train_from_python_does_what_the_command_does(tiny, tmp_path, monkeypatc
         fcnseg.train(*tiny("optimizer.lr=-1"))
     with pytest.raises(ValueError, match="leave out -m"):
         fcnseg.train("-m", "seed=1,2")
+    for flag in ("--cfg=job", "--info", "--help"):
+        with pytest.raises(ValueError, match=f"{flag} is a flag of the command line: leave it out"):
+            fcnseg.train(flag)
 
 
 def test_other_attributes_are_not_there():

@@ -56,6 +56,7 @@ WRONG = [  # arguments, and words of the message
     (["data.size"], ["cannot read 'data.size'", "setting=value"]),
     (["--patience=3"], ["--patience=3", "setting=value"]),
     (["--config-dir", "no/where"], ["no/where"]),
+    (["--config-name=evaluate"], ["--config-name", "--config-dir"]),
     (["data.size=0"], ["data.size=0", "32"]),
     (["data.size=-5"], ["data.size=-5", "32"]),
     (["data.size=16"], ["data.size=16", "32"]),

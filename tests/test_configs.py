@@ -51,7 +51,7 @@ MEANING = {  # of the table's words, by the paper's Tables 1 to 4 and Sections 3
     "flip": {"_target_": "fcnseg.data.augment.Flip", "horizontal": 0.5, "vertical": 0.5},
     "ce": {"_target_": "fcnseg.losses.CrossEntropy", "weighted": False},
     "weighted": {"_target_": "fcnseg.losses.CrossEntropy", "weighted": True},
-    "constant": {"_target_": "torch.optim.lr_scheduler.ConstantLR", "factor": 1.0, "warmup": None},
+    "constant": {"_target_": "torch.optim.lr_scheduler.ConstantLR", "factor": 1.0, "total_iters": 0, "warmup": None},
     "cosine": {
         **{"_target_": "torch.optim.lr_scheduler.CosineAnnealingLR", "T_max": "${trainer.max_epochs}"},
         "warmup": None,
@@ -254,6 +254,7 @@ def test_one_word_for_a_network(name):
     ("schedule", "expected"),
     [
         ("constant", [0.01, 0.01, 0.01, 0.01]),
+        ("constant schedule.factor=0.5", [0.005] * 7),  # PyTorch's own default ends the factor after five epochs
         ("cosine", [0.01 / 2 * (1 + math.cos(math.pi * epoch / 4)) for epoch in range(4)]),  # eq. (1), T = max_epochs
         ("poly", [0.01 * (1 - epoch / 4) ** 0.9 for epoch in range(4)]),
         # Steps 0, 2, 4 and 6 of 8, of which 1.4 is the highest: from 1/25 up, then down to 1/250000.
@@ -261,7 +262,8 @@ def test_one_word_for_a_network(name):
     ],
 )
 def test_learning_rates(tmp_path, train_in, schedule, expected):
-    run = train_in(tmp_path, f"schedule={schedule}", "optimizer.lr=0.01", "trainer.max_epochs=4", "patience=null")
+    settings = [*f"schedule={schedule}".split(), f"trainer.max_epochs={len(expected)}"]
+    run = train_in(tmp_path, *settings, "optimizer.lr=0.01", "patience=null")
     with (run / "metrics.csv").open() as file:
         assert [float(row["lr"]) for row in csv.DictReader(file)] == pytest.approx(expected, rel=1e-4)
 

@@ -33,12 +33,15 @@ class Arguments:
         """Hydra's flags, and the words between them as `overrides`.
 
         Raises:
-            ValueError: There is a flag that Hydra does not have.
+            ValueError: There is a flag that Hydra does not have, or that would replace the package's configs.
         """
         parser = get_args_parser()
         cast(Any, parser).error = _raise  # argparse would print all of Hydra's flags and exit
         words = [_with_home(word) for word in self.words]
-        return parser.parse_intermixed_args(words)  # flags may stand behind overrides, as they may not in Hydra
+        flags = parser.parse_intermixed_args(words)  # flags may stand behind overrides, as they may not in Hydra
+        if flags.config_name or flags.config_path:
+            _raise("--config-name and --config-path would replace the package's configs: use --config-dir to add your own")
+        return flags
 
     @cached_property
     def values(self) -> dict[str, Any]:

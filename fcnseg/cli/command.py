@@ -3,6 +3,7 @@
 import gc
 import inspect
 import os
+import re
 import sys
 import tempfile
 from argparse import Namespace
@@ -73,7 +74,7 @@ class Command:
             The config that they led to.
 
         Raises:
-            ValueError: A setting is wrong, or asks for a sweep.
+            ValueError: A setting is wrong, asks for a sweep, or is a flag other than --config-dir.
             RunFailedError: The run failed while it trained.
         """
         arguments, configs = Arguments(settings, CONF), []
@@ -87,6 +88,8 @@ class Command:
         try:
             if arguments.sweeps:
                 raise ValueError("a sweep is started on the command line: leave out -m")
+            if flag := next((word for word in settings if re.match("-(?!-config-dir|cd)", word)), None):
+                raise ValueError(f"{flag} is a flag of the command line: leave it out")
             arguments.check_no_sweep_settings()
             _launch(job, self.config_name, arguments.flags)
         except (HydraException, OmegaConfBaseException) as error:

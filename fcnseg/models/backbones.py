@@ -27,7 +27,7 @@ class OnBackbone(nn.Module):
         self.backbone = make_backbone(backbone, weights)
         if weights is None:
             xavier_init(self.backbone)
-        self.backbone.requires_grad_(not freeze)
+        self.backbone.requires_grad_(not freeze).train(not freeze)  # Lightning keeps the mode that it finds
 
     def train(self, mode: bool = True) -> "OnBackbone":
         """Set the training mode, in which the batch norms of a frozen backbone stay as they are."""
@@ -81,6 +81,7 @@ def pyramid(backbone: nn.Module, name: str) -> dict[int, tuple[int, int]]:
     """
     found = {}
     x = torch.zeros(1, 3, 2 * STRIDE, 2 * STRIDE)
+    trains = backbone.training
     backbone.eval()
     try:
         with torch.no_grad():
@@ -94,7 +95,7 @@ def pyramid(backbone: nn.Module, name: str) -> dict[int, tuple[int, int]]:
             f"model.backbone={name} has no feature map to decode ({error}): choose resnet34 or another CNN"
         ) from error
     finally:
-        backbone.train()
+        backbone.train(trains)
     if x.shape[2:] != (2, 2):
         wanted = "wanted (C, 2, 2), stride 32: choose resnet34"
         raise ValueError(f"model.backbone={name} gives a map {tuple(x.shape[1:])} of 64x64, {wanted}")

@@ -256,8 +256,11 @@ def test_a_damaged_download_names_the_url(state, site, tmp_path, monkeypatch, da
 
 @pytest.mark.parametrize("network", [Transfer, FPN])
 @pytest.mark.parametrize("freeze", [True, False])
-def test_freeze(state, save, freeze, network):
-    net = network(21, backbone=SMALL, weights=save(state), freeze=freeze).train()
+@pytest.mark.parametrize("mode", ["new", "after validation"])
+def test_freeze(state, save, freeze, network, mode):
+    net = network(21, backbone=SMALL, weights=save(state), freeze=freeze)
+    if mode == "after validation":
+        net.eval().train()
     before = {name: value.clone() for name, value in net.backbone.state_dict().items()}
     net(torch.randn(2, 3, 64, 64)).square().mean().backward()
     assert {m.training for m in net.backbone.modules()} == {not freeze}
