@@ -24,7 +24,7 @@ def evaluate(cfg: DictConfig) -> float | None:
         raise ValueError(f"at={cfg.at}: wanted one of {', '.join(SIZES)}")
     run = Run(Path(str(cfg.run)))
     stored = run.config
-    from fcnseg.models.averaged import averaged
+    from fcnseg.models.tta import averaged
     from fcnseg.runs import provenance, result, retest  # import torch, which a refused command need not wait for
 
     if cfg.verify:

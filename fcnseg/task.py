@@ -10,16 +10,16 @@ from torch.optim import Optimizer
 
 from fcnseg.data.batch import Batch
 from fcnseg.data.dataset import Classes
-from fcnseg.details import DetailedMetrics
+from fcnseg.divided_step import DividedStep
+from fcnseg.image_metrics import DetailedMetrics
 from fcnseg.machine.distributed import same_buffers
 from fcnseg.metrics import RunningMean, SegmentationMetrics
-from fcnseg.step import DividedStep
 
 
 class SegmentationTask(DividedStep):
     """A network, its loss, its optimiser and its schedule: the steps that turn batches into gradients and scores.
 
-    It logs once an epoch: `train/loss`; `val/loss`, `val/miou`, `val/pixel_acc`, ... (see `fcnseg.scores`); the same under
+    It logs once an epoch: `train/loss`; `val/loss`, `val/miou`, `val/pixel_acc`, ... (see `fcnseg.score_names`); the same under
     `test/`. If the loss or a logit of the validation or the test was NaN or infinite, all its values are NaN.
 
     Args:

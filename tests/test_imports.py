@@ -11,7 +11,7 @@ import fcnseg
 
 PACKAGE = Path(fcnseg.__file__).parent
 FACTS = {
-    "fcnseg.scores",
+    "fcnseg.score_names",
     "fcnseg.data",
     "fcnseg.data.voc",
     "fcnseg.data.dataset",
@@ -29,16 +29,16 @@ ROOMS = (  # from the ground up: a room imports itself and the rooms before it, 
     *(
         "errors",
         "paper",
-        "scores",
+        "score_names",
         "machine",
         "optimizers",
         "data",
         "models",
         "metrics",
-        "details",
+        "image_metrics",
         "losses",
         "pictures",
-        "step",
+        "divided_step",
         "task",
         "schedules",
         "build",
@@ -123,12 +123,12 @@ def test_a_piece_knows_torch_and_the_facts(name):
         (
             "fcnseg.task",
             {
-                *("fcnseg.metrics", "fcnseg.details", "fcnseg.step", "fcnseg.machine.distributed"),
+                *("fcnseg.metrics", "fcnseg.image_metrics", "fcnseg.divided_step", "fcnseg.machine.distributed"),
                 *("fcnseg.data.batch", "fcnseg.data.dataset"),
             },
         ),
-        ("fcnseg.step", {"fcnseg.data.batch", "fcnseg.machine.distributed", "fcnseg.losses"}),
-        ("fcnseg.details", {"fcnseg.metrics", "fcnseg.models.enlarge", "fcnseg.data.dataset"}),
+        ("fcnseg.divided_step", {"fcnseg.data.batch", "fcnseg.machine.distributed", "fcnseg.losses"}),
+        ("fcnseg.image_metrics", {"fcnseg.metrics", "fcnseg.models.enlarge", "fcnseg.data.dataset"}),
         ("fcnseg.pictures", FACTS),
         ("fcnseg.data.transforms", {"fcnseg.data", "fcnseg.data.dataset", "fcnseg.data.augment", "fcnseg.data.batch"}),
         (

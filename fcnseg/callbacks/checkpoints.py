@@ -24,7 +24,7 @@ from fcnseg.machine.distributed import gathered, highest, rank
 from fcnseg.machine.signals import StopRequest
 from fcnseg.runs.checkpoint import save
 from fcnseg.runs.folder import BEST, LAST, Run
-from fcnseg.scores import MONITOR
+from fcnseg.score_names import MONITOR
 
 
 class Checkpoints(AfterEpoch, Checkpoint):

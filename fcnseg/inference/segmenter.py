@@ -23,8 +23,8 @@ from fcnseg.inference.tiles import Tile, tiles
 from fcnseg.machine.cores import cores
 from fcnseg.machine.precision import bf16_wins
 from fcnseg.models import enlarge
-from fcnseg.models.averaged import averaged
 from fcnseg.models.layers import memory_format
+from fcnseg.models.tta import averaged
 from fcnseg.runs import rebuild
 from fcnseg.runs.folder import Run
 
@@ -87,7 +87,7 @@ class Segmenter:
         net: A network in evaluation mode: normalised (N, 3, H, W) images to (N, C, H, W) logits.
         classes: The classes that the C channels of the logits stand for.
         size: The size that photographs are squashed to: the side in pixels of a square, or [height, width].
-        tta: none, flip or multiscale: see `models.averaged`.
+        tta: none, flip or multiscale: see `models.tta`.
         tile: The side of a tile in pixels; None to squash.
         overlap: The pixels that neighbouring tiles share, of which each keeps the half next to it; None: a quarter of a tile.
         batch_size: The number of photographs, or tiles, that the network is given at once.

@@ -17,7 +17,7 @@ from fcnseg.report.masks import pick, pixels, predict
 from fcnseg.report.render import write_markdown
 from fcnseg.runs.folder import Run
 from fcnseg.runs.printed import as_text, beats_floor
-from fcnseg.scores import SCORES
+from fcnseg.score_names import SCORES
 
 CARD = "README.md"
 LICENCES = {  # of the images, by the choice of `data`

@@ -19,7 +19,7 @@ from fcnseg.runs.identity import without_watchers
 from fcnseg.runs.per_image import IMAGES, PerImage
 from fcnseg.runs.settings import flatten
 from fcnseg.runs.stored import classes_of
-from fcnseg.scores import SCORES
+from fcnseg.score_names import SCORES
 
 T = TypeVar("T")
 Config = dict[str, Any]  # full names of settings, such as trainer.max_epochs, to their values

@@ -26,7 +26,7 @@ from fcnseg.report.compare import Experiment, by_test_set, experiments
 from fcnseg.report.document import Block, Chart, Section, Table, Text
 from fcnseg.report.predictions import Galleries
 from fcnseg.report.study import Study, studies
-from fcnseg.scores import PAPER_BATCH
+from fcnseg.score_names import PAPER_BATCH
 
 MOST_DETAILED = 12  # experiments with charts of their own: those of two hundred take minutes, and nobody reads them
 MOST_STUDIES = 3  # test sets that are shown image by image: each has some thirty pictures

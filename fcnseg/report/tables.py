@@ -12,7 +12,7 @@ from fcnseg.report.compare import Experiment, Stat, differences
 from fcnseg.report.document import Table
 from fcnseg.runs.printed import as_text, beats_floor
 from fcnseg.runs.settings import flatten
-from fcnseg.scores import SCORES
+from fcnseg.score_names import SCORES
 
 # The scores that the paper does not print.
 VOC_SCORES = [name for name in SCORES if name not in paper.FLOOR]

@@ -10,7 +10,7 @@ from fcnseg.report.collect import Entry
 from fcnseg.report.compare import Experiment
 from fcnseg.report.document import Block, Chart, Table, Text
 from fcnseg.report.study import Numbers
-from fcnseg.scores import MONITOR
+from fcnseg.score_names import MONITOR
 
 MOST_CURVES, MOST_EPOCHS = 8, 10  # in one chart; in its table
 SHOWN = {

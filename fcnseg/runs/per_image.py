@@ -36,7 +36,7 @@ class PerImage:
         pixels: (N, B) labelled pixels in each of B bins of confidence, of equal width from 0 to 1.
         confidence: (N, B) the sum of their confidence.
         right: (N, B) how many of them are right.
-        softmin: (N,) the soft minimum of the probability of the given labels: see `fcnseg.details.softmin`.
+        softmin: (N,) the soft minimum of the probability of the given labels: see `fcnseg.image_metrics.softmin`.
         near: (N, 2) the labelled pixels near a true boundary, and how many of them are wrong.
         boundary: (N, C, 3) the pixels of a class near its boundary: in both, in the truth, in the prediction.
     """

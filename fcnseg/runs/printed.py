@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from fcnseg.scores import PAPER_SCORES, SCORES
+from fcnseg.score_names import PAPER_SCORES, SCORES
 
 
 def beats_floor(result: Mapping[str, Any]) -> bool:

@@ -9,10 +9,10 @@ from lightning import Trainer
 
 from fcnseg.data import spelled
 from fcnseg.data.module import VOCDataModule
-from fcnseg.details import UNIT
+from fcnseg.image_metrics import UNIT
 from fcnseg.metrics import everywhere, iou_per_class, scores
 from fcnseg.runs.per_image import PerImage
-from fcnseg.scores import SCORES
+from fcnseg.score_names import SCORES
 from fcnseg.task import SegmentationTask
 
 

@@ -22,7 +22,7 @@ from fcnseg.machine.distributed import rank
 from fcnseg.machine.files import write_text
 from fcnseg.pictures import Picture
 from fcnseg.runs.folder import METRICS, Run
-from fcnseg.scores import SCORES
+from fcnseg.score_names import SCORES
 
 FINAL = dict.fromkeys((f"test/{name}" for name in (*SCORES, "loss")), 0.0)  # HPARAMS shows these beside hyperparameters
 CLASSES = "iou/"  # what the names of the IoU of the classes begin with, which only TensorBoard gets

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from fcnseg.data.dataset import Classes
-from fcnseg.details import BINS, TEMPERATURE, UNIT, DetailedMetrics, boundaries, calibration, softmin
 from fcnseg.evaluate import evaluate
+from fcnseg.image_metrics import BINS, TEMPERATURE, UNIT, DetailedMetrics, boundaries, calibration, softmin
 from fcnseg.runs import per_image
 from fcnseg.runs.folder import Run
 

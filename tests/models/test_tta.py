@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from fcnseg.models.averaged import averaged
+from fcnseg.models.tta import averaged
 
 
 class Left(nn.Module):
