@@ -77,7 +77,10 @@ def _data_and_task(cfg: DictConfig, run: Run, console: Console) -> tuple[VOCData
     data.prepare_data()  # may take minutes
     seed_everything(cfg.seed, verbose=False)
     task = build.task(cfg, classes=data.classes, class_pixels=data.class_pixels)
-    check_optimizer(task, cfg.trainer.max_epochs, len(data.train_dataloader()))
+    try:  # once before training, so that a wrong setting is refused
+        task.schedule(task.optimizer(task.net), cfg.trainer.max_epochs, len(data.train_dataloader()))
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(f"optimizer or schedule: {error}; correct or leave out the setting named here") from error
     return data, task
 
 
@@ -91,23 +94,6 @@ def _locked(run: Run, cfg: DictConfig) -> Iterator[bool]:
             return not run.is_finished(cfg)  # by another process, since this one looked
 
         yield from_first_process(lock)
-
-
-def check_optimizer(task: SegmentationTask, epochs: int, epoch_steps: int) -> None:
-    """Make the optimiser and the schedule once, so that a wrong setting of theirs is refused before training.
-
-    Args:
-        task: The task that will be trained.
-        epochs: The epochs of the run.
-        epoch_steps: The steps of an epoch.
-
-    Raises:
-        ValueError: A setting is out of its range, of another kind, or unknown to them.
-    """
-    try:
-        task.optimizer_and_schedule(epochs, epoch_steps)
-    except (TypeError, RuntimeError) as error:
-        raise ValueError(f"optimizer or schedule: {error}") from error
 
 
 class Training:

@@ -1,22 +1,22 @@
 """Training any network on any data: `SegmentationTask`."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, cast
 
 import torch
+from lightning import LightningModule
 from lightning.pytorch.utilities.types import LRSchedulerConfigType, OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fcnseg.data.batch import Batch
 from fcnseg.data.dataset import Classes
-from fcnseg.divided_step import DividedStep
+from fcnseg.divided_step import gather, is_whole, parts, train_on
 from fcnseg.image_metrics import DetailedMetrics
 from fcnseg.machine.distributed import same_buffers
 from fcnseg.metrics import RunningMean, SegmentationMetrics
 
 
-class SegmentationTask(DividedStep):
+class SegmentationTask(LightningModule):
     """A network, its loss, its optimiser and its schedule: the steps that turn batches into gradients and scores.
 
     It logs once an epoch: `train/loss`; `val/loss`, `val/miou`, `val/pixel_acc`, ... (see `fcnseg.score_names`); the same under
@@ -34,11 +34,9 @@ class SegmentationTask(DividedStep):
     Attributes:
         original_masks: Gives, for the samples of a test batch, their masks (1, H, W) at the images' own sizes; the test then
             scores there. None: at the size of the batch.
+        details: The scores of the test, with what it found in every image.
         finite: For "val" and "test", a flag for each batch so far: whether its loss and all its logits were finite.
     """
-
-    losses: Mapping[str, RunningMean]
-    metrics: Mapping[str, SegmentationMetrics]
 
     def __init__(
         self,
@@ -51,18 +49,16 @@ class SegmentationTask(DividedStep):
         memory_format: torch.memory_format = torch.contiguous_format,
         accumulate: int = 1,
     ) -> None:
-        super().__init__(loss, accumulate)
-        self.net, self.classes = net.to(memory_format=memory_format), classes
+        super().__init__()
+        self.net, self.loss, self.classes = net.to(memory_format=memory_format), loss, classes
+        self.accumulate, self.details = accumulate, DetailedMetrics(classes)
         self.optimizer, self.schedule, self.memory_format = optimizer, schedule, memory_format
-        self.losses = nn.ModuleDict({f"{stage}/loss": RunningMean() for stage in ("train", "val", "test")})  # type: ignore[assignment]
-        self.metrics = nn.ModuleDict({"val": SegmentationMetrics(classes), "test": DetailedMetrics(classes)})  # type: ignore[assignment]
+        means = nn.ModuleDict({f"{stage}/loss": RunningMean() for stage in ("train", "val", "test")})
+        self.losses: Mapping[str, RunningMean] = means  # type: ignore[assignment]
+        metrics = nn.ModuleDict({"val": SegmentationMetrics(classes), "test": self.details})
+        self.metrics: Mapping[str, SegmentationMetrics] = metrics  # type: ignore[assignment]
         self.finite: dict[str, list[Tensor]] = {"val": [], "test": []}
         self.original_masks: Callable[[Tensor], Iterable[Tensor]] | None = None
-
-    @property
-    def details(self) -> DetailedMetrics:
-        """The scores of the test, with what it found in every image."""
-        return cast(DetailedMetrics, self.metrics["test"])
 
     def forward(self, image: Tensor) -> Tensor:
         """Normalised images (N, 3, H, W) to logits (N, num_classes, H, W)."""
@@ -71,7 +67,7 @@ class SegmentationTask(DividedStep):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of a batch."""
-        loss, value, images = self.train_on(batch, batch_idx)
+        loss, value, images = train_on(self, batch, batch_idx)
         self.losses["train/loss"].add(value, images)
         return loss
 
@@ -84,8 +80,8 @@ class SegmentationTask(DividedStep):
         return self._score(batch, "test")
 
     def _score(self, batch: Batch, stage: str) -> Tensor:
-        parts = [self(part) for part in self.parts(batch.image)]
-        logits = torch.cat(parts) if len(parts) > 1 else parts[0]
+        found = [self(part) for part in parts(batch.image, self.accumulate)]
+        logits = torch.cat(found) if len(found) > 1 else found[0]
         loss = self.loss(logits, batch.mask)
         self.losses[f"{stage}/loss"].add(loss, len(batch.mask))
         lowest, highest = logits.aminmax()  # a quarter of the time of logits.isfinite() on the CPU
@@ -127,8 +123,8 @@ class SegmentationTask(DividedStep):
 
     def _log_scores(self, stage: str) -> None:
         metric, mean = self.metrics[stage], self.losses[f"{stage}/loss"]
-        states = [getattr(metric, name) for name in metric._defaults]
-        self.gather(stage, [*states, self.finite[stage], mean.values, mean.counts])
+        states = [getattr(metric, name) for name in metric._defaults]  # torchmetrics' list of what a metric adds up
+        gather(self, stage, [*states, self.finite[stage], mean.values, mean.counts])
         values = {"loss": mean.pop(), **metric.compute()}
         if not self.was_finite(stage):  # the largest of NaN logits would still be some class
             values = {name: torch.full_like(value, torch.nan) for name, value in values.items()}
@@ -143,16 +139,13 @@ class SegmentationTask(DividedStep):
         """Whether the loss and all logits of "val" or "test" have been finite since it began. It waits for the GPU."""
         return bool(torch.stack(self.finite[stage]).all())
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put the classes into a checkpoint: what the channels of the logits mean."""
-        checkpoint["classes"] = self.classes.plain()
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
+        """Lightning calls it after the step, in which the gradients of all parts but the last have been computed."""
+        if is_whole(self):
+            super().optimizer_zero_grad(epoch, batch_idx, optimizer)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimiser and the schedule of the trainer's run."""
-        epochs = self.trainer.max_epochs or 1
-        return self.optimizer_and_schedule(epochs, int(self.trainer.estimated_stepping_batches) // epochs)
-
-    def optimizer_and_schedule(self, epochs: int, epoch_steps: int) -> OptimizerLRSchedulerConfig:
-        """The optimiser and the schedule of a run of so many epochs of so many steps."""
-        optimizer = self.optimizer(self.net)
+        epochs, optimizer = self.trainer.max_epochs or 1, self.optimizer(self.net)
+        epoch_steps = int(self.trainer.estimated_stepping_batches) // epochs
         return {"optimizer": optimizer, "lr_scheduler": self.schedule(optimizer, epochs, epoch_steps)}

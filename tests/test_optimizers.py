@@ -24,7 +24,7 @@ def optimizer_of(compose):
 
     def optimizer_of(*overrides):
         task = build.task(compose(*overrides), classes=VOC, class_pixels=torch.ones(21))
-        return task.net, task.optimizer_and_schedule(2, 10)["optimizer"].param_groups
+        return task.net, task.optimizer(task.net).param_groups
 
     return optimizer_of
 

@@ -122,7 +122,7 @@ def test_one_batch_that_is_not_finite_is_enough(task_of, flags, finite):
 @pytest.mark.parametrize("freeze", [True, False])
 def test_frozen_weights_are_not_optimised(task_of, freeze):
     task = task_of(*SCRATCH, f"model.freeze={freeze}")
-    optimizer = task.optimizer_and_schedule(1, 1)["optimizer"]
+    optimizer = task.optimizer(task.net)
     trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
     backbone = {id(p) for p in task.net.backbone.parameters()}
     assert trained == {id(p) for p in task.net.parameters()} - (backbone if freeze else set())
@@ -148,7 +148,7 @@ class NoDouble(TorchDispatchMode):
 def test_a_step_computes_nothing_in_double_precision(made, model, loss):
     data, task, _, _ = made(*model, f"loss={loss}", "aug=flip")
     assert torch.float64 not in {value.dtype for value in (*task.buffers(), *task.parameters())}
-    optimizer = task.optimizer_and_schedule(1, 1)["optimizer"]
+    optimizer = task.optimizer(task.net)
     data.trainer = SimpleNamespace(training=True, current_epoch=1, global_step=0)
     with NoDouble("cpu"):
         batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)

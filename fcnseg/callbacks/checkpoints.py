@@ -1,4 +1,4 @@
-"""The callback that saves a run so that it resumes exactly: the same weights, logs and learning rates as if never stopped.
+"""The callback that saves a run so that it resumes exactly: with the weights, logs and learning rates of an unbroken run.
 
 Lightning's ModelCheckpoint does not keep that promise: it saves no state of the random number generators, saves after an
 epoch with counters from which the next epoch is skipped, and writes over the last good file (pytorch-lightning#18780, #21253).
@@ -76,6 +76,10 @@ class Checkpoints(AfterEpoch, Checkpoint):
         generators = {"cpu": torch.get_rng_state(), "cuda": cuda, **({"others": self._others} if self._others else {})}
         best = {"best_score": self.best_score, "best_epoch": self.best_epoch, "best_sha256": self.best_sha256}
         return {**best, "max_epochs": self._max_epochs, "generators": generators}
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Put the classes into a checkpoint: what the channels of the logits mean."""
+        checkpoint["classes"] = pl_module.classes.plain()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what `state_dict` saved; the generators at the start of training."""
@@ -172,7 +176,7 @@ class Checkpoints(AfterEpoch, Checkpoint):
                 name: value.to("cpu", copy=True) for name, value in validated_weights(trainer, pl_module).items()
             }
             self._best_unsaved = {"state_dict": weights, "epoch": epoch, "global_step": trainer.global_step}
-            pl_module.on_save_checkpoint(self._best_unsaved)
+            self.on_save_checkpoint(trainer, pl_module, self._best_unsaved)
         if self._must_save(time.monotonic() - self._saved_at >= self.min_seconds):
             begin_next_epoch(trainer)
             self._save_last(trainer)
