@@ -1,4 +1,4 @@
-"""What the test finds out about every image besides its confusion matrix: how sure the network is, and its boundaries."""
+"""What the test measures on every image besides its confusion matrix: confidence, and boundaries."""
 
 from collections.abc import Iterable
 from math import hypot
@@ -11,9 +11,9 @@ from fcnseg.data.dataset import Classes
 from fcnseg.metrics import SegmentationMetrics
 from fcnseg.models import enlarge
 
-BINS = 15  # of confidence, from 0 to 1
+BINS = 15  # the number of bins of confidence, which is from 0 to 1
 UNIT = 1 << 20  # confidence is summed up in whole parts of this size: integers have the same sum in any order
-TEMPERATURE = 0.1  # of the soft minimum, as cleanlab has it
+TEMPERATURE = 0.1  # the temperature of the soft minimum, cleanlab's default
 NEAR = 0.02  # the share of an image's diagonal that counts as near
 
 
@@ -29,7 +29,7 @@ def calibration(logits: Tensor, mask: Tensor) -> Tensor:
     labelled = mask < logits.shape[1]
     facts = torch.stack([labelled.long(), (confidence * UNIT).round().long(), (prediction == mask).long()], -1)
     facts = (facts * labelled[..., None]).flatten(1, 2)  # (N, H*W, 3)
-    place = number.flatten(1)[..., None].expand_as(facts)
+    place = number.flatten(1)[..., None].expand_as(facts)  # (N, H*W, 3)
     return facts.new_zeros(len(mask), BINS, 3).scatter_add_(1, place, facts)
 
 
@@ -50,8 +50,8 @@ def softmin(logits: Tensor, mask: Tensor) -> Tensor:
 def boundaries(prediction: Tensor, mask: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
     """Labelled pixels near a true boundary, and what boundary IoU is made of.
 
-    A pixel is near a boundary if the square that reaches 2 % of the diagonal from it has another label in it. Void is a label
-    here: VOC draws it around objects. The edge of the image is not a boundary, unlike in the paper on boundary IoU.
+    A pixel is near a boundary if a pixel with another label lies within 2 % of the diagonal of it, horizontally and vertically.
+    Void is a label here: VOC draws it around objects. Unlike in the paper on boundary IoU, the image's edge is no boundary.
 
     Shape:
         prediction and mask (N, H, W) -> (N, 2) int64: pixels near a true boundary, and those of them that are wrong;
@@ -60,13 +60,13 @@ def boundaries(prediction: Tensor, mask: Tensor, num_classes: int) -> tuple[Tens
     reach = max(1, round(NEAR * hypot(*mask.shape[1:])))
     labelled, right = mask < num_classes, prediction == mask
     truth, guess = _near_others(mask, reach) & labelled, _near_others(prediction, reach) & labelled
-    near = torch.stack([truth, truth & ~right], 1).flatten(2).sum(2)
+    near = torch.stack([truth, truth & ~right], 1).flatten(2).sum(2)  # (N, 2)
     label, predicted = mask.clamp_max(num_classes - 1).long(), prediction.long()
     pairs = ((label, truth & guess & right), (label, truth), (predicted, guess))
     sums = [
-        near.new_zeros(len(mask), num_classes).scatter_add_(1, of.flatten(1), each.flatten(1).long())
-        for of, each in pairs
-    ]
+        near.new_zeros(len(mask), num_classes).scatter_add_(1, classes.flatten(1), chosen.flatten(1).long())
+        for classes, chosen in pairs
+    ]  # three of (N, C)
     return near, torch.stack(sums, -1)
 
 
@@ -111,8 +111,8 @@ class DetailedMetrics(SegmentationMetrics):
 
     def update_at_original_sizes(self, logits: Tensor, masks: Iterable[Tensor]) -> None:
         """Add a batch, enlarged to the images' own sizes: logits (N, C, H, W); a mask (1, H, W) for each image."""
-        for one, mask in zip(logits.cpu(), masks, strict=True):
-            self.update(enlarge.labels(one, *mask.shape[-2:])[None], mask)
+        for image_logits, mask in zip(logits.cpu(), masks, strict=True):
+            self.update(enlarge.labels(image_logits, *mask.shape[-2:])[None], mask)
 
     def add_certainty(self, logits: Tensor, mask: Tensor) -> None:
         """Add how sure the network is of a batch, at the size of the batch: logits (N, C, H, W), mask (N, H, W)."""

@@ -56,10 +56,10 @@ class Loss(nn.Module):
         super().__init__()
 
     def divisor(self, mask: Tensor) -> Tensor:
-        """What the loss divides by: so much a part of a batch counts beside others, on other devices or accumulated.
+        """The number that the loss was divided by, by which a part of a batch is weighted beside the other parts.
 
-        Parts of a mean then have the loss and the gradient of the whole batch. OHEM, Dice and Lovasz are no means over
-        pixels: theirs is the mean over the parts, weighted by labelled pixels.
+        The parts together then give the loss and the gradient of the whole batch. Only OHEM, Dice and Lovasz, which are not
+        means over pixels, become means over the parts, weighted by their labelled pixels.
         """
         return labelled(mask)
 
@@ -132,8 +132,8 @@ class OHEM(Loss):
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
         rows, labels = pixel_rows(logits, mask)
         losses = F.cross_entropy(rows, labels, ignore_index=VOID, reduction="none")  # 0 where void
-        # As many as all pixels would give, then those beyond the share of the labelled: their number stays on the device.
-        hardest = losses.topk(math.ceil(self.share * len(losses))).values
+        # The share of all pixels, then without those beyond the share of the labelled: no number is read from the device.
+        hardest = losses.topk(math.ceil(self.share * len(losses))).values  # (share*N*H*W,)
         counted = torch.arange(len(hardest), device=losses.device) < self.share * (labels != VOID).sum()
         return (hardest * counted).sum() / counted.sum().clamp_min(1)
 
@@ -161,7 +161,7 @@ class Lovasz(Loss):
         p, truth, size = _labelled_softmax(logits, mask)
         errors, order = (truth.float() - p).abs().T.sort(dim=1, descending=True)  # (C, N*H*W)
         # Whole numbers: exact, and deterministic on CUDA.
-        missed = truth.T.gather(1, order).cumsum(1, dtype=torch.int32)
+        missed = truth.T.gather(1, order).cumsum(1, dtype=torch.int32)  # (C, N*H*W)
         # Pixels with this error or a larger one.
         wrong = torch.arange(1, len(p) + 1, dtype=torch.int32, device=p.device)
         jaccard = 1 - (size[:, None] - missed) / (size[:, None] + wrong - missed)  # 1 - intersection / union

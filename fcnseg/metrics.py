@@ -13,7 +13,7 @@ from fcnseg.score_names import PAPER_BATCH
 
 
 def confusion(prediction: Tensor, mask: Tensor, num_classes: int) -> Tensor:
-    """One confusion matrix an image, without waiting for a GPU, as `torch.bincount` would.
+    """One confusion matrix an image. It does not wait for a GPU; `torch.bincount` would.
 
     Shape:
         prediction (N, H, W) integer, 0..C-1; mask (N, H, W) uint8, 0..C-1 or 255

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from fcnseg import losses
 from fcnseg.data import voc
 from fcnseg.data.dataset import VOID
-from fcnseg.losses import OHEM, CrossEntropy, Dice, Focal, Lovasz, Sum, class_weights
+from fcnseg.losses import OHEM, CrossEntropy, Dice, Focal, Loss, Lovasz, Sum, class_weights
 
 # Counted from the official masks of VOC-2012's train set: 21 classes, void counted as background.
 VOC_TRAIN = torch.tensor([
@@ -32,6 +33,12 @@ LOSSES = {
 LOSSES["sum"] = partial(
     Sum, terms={name: {"weight": weight, "loss": LOSSES[name]} for name, weight in (("weighted", 0.5), ("dice", 2.0))}
 )
+
+
+def test_no_loss_is_left_out():
+    tested = {make.func if isinstance(make, partial) else make for make in LOSSES.values()}
+    there = {value for value in vars(losses).values() if isinstance(value, type) and issubclass(value, Loss)}
+    assert tested == {*there, Sum} - {Loss}
 
 
 @pytest.fixture(params=LOSSES)

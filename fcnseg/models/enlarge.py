@@ -9,8 +9,8 @@ BAND = 2**20  # pixels that are enlarged at once: they need no more memory for a
 def labels(logits: Tensor, height: int, width: int) -> Tensor:
     """The classes of the highest logits, which are enlarged bilinearly, in float64, before the arg max.
 
-    Between four neighbours of one class, all is of this class: the values in between are weighted means of theirs. So only the
-    pixels between neighbours of several classes are computed, one in ten in most photographs.
+    If the four neighbours of a new pixel have the same class, so has the pixel: bilinear weights are positive and sum to 1. So
+    only the pixels between neighbours of several classes are computed, one in ten in most photographs.
 
     Shape:
         logits (C, h, w), on the CPU -> (height, width) uint8.
@@ -23,15 +23,17 @@ def labels(logits: Tensor, height: int, width: int) -> Tensor:
     below = (torch.arange(len(winners)) + 1).clamp(max=len(winners) - 1)
     # (h, w): whether the four neighbours of what lies between a place and the next agree.
     alike = right_same & right_same[below] & (winners == winners[below])
-    found = winners[top][:, left]
+    found = winners[top][:, left]  # (height, width)
     for rows in torch.arange(height).split(max(BAND // width, 1)):
-        row, column = (~alike[top[rows]][:, left]).nonzero(as_tuple=True)
+        row, column = (~alike[top[rows]][:, left]).nonzero(as_tuple=True)  # (pixels,) each
         row += rows[0]
         upper, lower = top[row] * winners.shape[1], bottom[row] * winners.shape[1]
-        x, y = across[column, None], down[row, None]
+        x, y = across[column, None], down[row, None]  # (pixels, 1)
         corners = (line + side[column] for line in (upper, lower) for side in (left, right))
         upper_left, upper_right, lower_left, lower_right = (table[place].double() for place in corners)  # (pixels, C)
-        enlarged = torch.lerp(torch.lerp(upper_left, upper_right, x), torch.lerp(lower_left, lower_right, x), y)
+        enlarged = torch.lerp(
+            torch.lerp(upper_left, upper_right, x), torch.lerp(lower_left, lower_right, x), y
+        )  # (pixels, C)
         found[row, column] = enlarged.max(1).indices.byte()
     return found
 
@@ -43,11 +45,11 @@ def scores(logits: Tensor, height: int, width: int) -> Tensor:
         logits (C, h, w), on the CPU -> (height, width) float32, 1/C to 1.
     """
     table, (top, bottom, down), (left, right, across) = _neighbours(logits.float(), height, width)
-    table = table.view(*logits.shape[1:], -1)
+    table = table.view(*logits.shape[1:], -1)  # (h, w, C)
     wide = torch.lerp(table[:, left], table[:, right], across[:, None].float())  # (h, width, C)
     found = torch.empty(height, width)
     for rows in torch.arange(height).split(max(BAND // width, 1)):
-        enlarged = torch.lerp(wide[top[rows]], wide[bottom[rows]], down[rows, None, None].float())
+        enlarged = torch.lerp(wide[top[rows]], wide[bottom[rows]], down[rows, None, None].float())  # (rows, width, C)
         found[rows] = (enlarged.amax(2) - enlarged.logsumexp(2)).exp()
     return found
 

@@ -55,7 +55,7 @@ class FPN(OnBackbone):
     def forward(self, image: Tensor) -> Tensor:
         x = padded = pad_to_multiple(image, STRIDE)
         if self.input_scale > 1:
-            x = F.interpolate(x, scale_factor=self.input_scale, mode="bilinear")
+            x = F.interpolate(x, scale_factor=self.input_scale, mode="bilinear")  # (N, 3, sH, sW)
         maps: list[Tensor] = []
         for place, layer in enumerate(layers(self.backbone)):
             x = layer(x)
@@ -64,6 +64,6 @@ class FPN(OnBackbone):
         x = self.blocks[0](self.laterals[0](maps.pop()))  # (N, width, H/32, W/32)
         for lateral, block in zip(self.laterals[1:], self.blocks[1:], strict=True):
             finer = lateral(maps.pop())  # (N, width, h, w)
-            x = block(finer + F.interpolate(x, size=finer.shape[-2:]))
-        logits = F.interpolate(self.classifier(x), size=padded.shape[-2:], mode="bilinear")  # padded
+            x = block(finer + F.interpolate(x, size=finer.shape[-2:]))  # (N, width, h, w)
+        logits = F.interpolate(self.classifier(x), size=padded.shape[-2:], mode="bilinear")  # (N, C, H, W), padded
         return crop_to_size(logits, image)

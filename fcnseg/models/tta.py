@@ -29,15 +29,17 @@ class Averaged(nn.Module):
         for scale in self.scales:
             sides = [max(MIN_SIZE, round(side * scale)) for side in (height, width)]
             scaled = image if scale == 1 else F.interpolate(image, sides, mode="bilinear", antialias=True)
-            for view in (scaled, scaled.flip(-1)):
-                logits = self.net(view) if view is scaled else self.net(view).flip(-1)
-                total = total + F.interpolate(logits.float(), (height, width), mode="bilinear").softmax(1)
+            for view in (scaled, scaled.flip(-1)):  # (N, 3, h, w)
+                logits = self.net(view) if view is scaled else self.net(view).flip(-1)  # (N, C, h, w)
+                total = total + F.interpolate(logits.float(), (height, width), mode="bilinear").softmax(
+                    1
+                )  # (N, C, H, W)
         mean = total / (2 * len(self.scales))
         return mean.clamp_min(torch.finfo(mean.dtype).tiny).log()
 
 
 def averaged(net: nn.Module, tta: str) -> nn.Module:
-    """The network, averaged over the views of `tta`; with `none`, itself.
+    """The network, averaged over the views of `tta`; the network itself if that is `none`.
 
     Raises:
         ValueError: There are no such views.

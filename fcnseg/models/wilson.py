@@ -23,9 +23,9 @@ def max_unpool(pooled: Tensor, indices: Tensor) -> Tensor:
     if torch.compiler.is_exporting():  # where h and w are unknown, whole pixels would need to know whether they are 1
         flat = pooled.new_zeros(n, c, 4 * h * w).scatter(2, indices.flatten(2), pooled.flatten(2))
         return flat.view(n, c, 2 * h, 2 * w)
-    values = pooled.permute(0, 2, 3, 1).reshape(n, h * w, c)
-    places = indices.permute(0, 2, 3, 1).reshape(n, h * w, c)
-    unpooled = values.new_zeros(n, 4 * h * w, c).scatter_(1, places, values)
+    values = pooled.permute(0, 2, 3, 1).reshape(n, h * w, c)  # (N, H*W, C)
+    places = indices.permute(0, 2, 3, 1).reshape(n, h * w, c)  # (N, H*W, C), each in 0..2H*2W-1
+    unpooled = values.new_zeros(n, 4 * h * w, c).scatter_(1, places, values)  # (N, 4*H*W, C)
     return unpooled.view(n, 2 * h, 2 * w, c).permute(0, 3, 1, 2)  # (N, C, 2H, 2W)
 
 

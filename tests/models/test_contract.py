@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from fcnseg import models
 from fcnseg.models import FCN, FPN, SMP, Torchvision, Transfer, UNet, Wilson
 from fcnseg.models.layers import BatchNorm, Deconv
 from fcnseg.models.wilson import max_unpool
@@ -33,6 +34,11 @@ FULL = {
     "unet": lambda: UNet(21),
 }
 CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
+
+
+def test_no_network_is_left_out():
+    tested = {type(make()).__name__ for make in NETS.values()} | {"SMP"}  # which needs an extra
+    assert tested == set(models.__all__)
 
 
 @pytest.fixture(params=NETS)
