@@ -35,7 +35,7 @@ from fcnseg.task import SegmentationTask
 
 T = TypeVar("T")
 UNLIKE_A_RUN = "changes the steps of a run, so that it could not be resumed exactly"
-REFUSED_CALLBACKS = {  # of Lightning's: the reason and the remedy
+REFUSED_CALLBACKS = {  # callbacks of Lightning's, with the reason and the remedy
     "BatchSizeFinder": f"{UNLIKE_A_RUN}; set data.batch_size",
     "GradientAccumulationScheduler": f"{UNLIKE_A_RUN}; +trainer.accumulate_grad_batches divides data.batch_size",
     "LearningRateFinder": f"{UNLIKE_A_RUN}; set optimizer.lr",
@@ -45,12 +45,10 @@ REFUSED_CALLBACKS = {  # of Lightning's: the reason and the remedy
 
 
 def check_arguments(cfg: DictConfig, key: str = "") -> None:
-    """Refuse values of another type than the arguments that they are for, in so far as these have a simple type.
+    """Check the config's values against the types of the arguments that they are passed to.
 
-    Refuse, too, what an augmentation or a source of data that is called later (`_partial_: true`) has no argument for: it
-    would fail in the run.
-
-    A value that was added, as by `+optimizer.foreach=maybe`, has no default whose kind it could be held against.
+    Only numbers, text, true, false and null are checked. Of augmentations and sources of data, which are called later
+    (`_partial_: true`), unknown arguments are refused, too: they would fail in the run.
 
     Args:
         cfg: The config, or a node of it.

@@ -125,7 +125,7 @@ class Training:
         measured = cfg.trainer.precision == "auto" and self.trainer.strategy.root_device.type == "cpu"
         self.bf16_gain = bf16_gain(torch.get_num_threads()) if measured else None
         self.resumed: Path | None = None
-        self.epoch = 0  # in which a resumed run goes on
+        self.epoch = 0  # the epoch, counted from 0, in which a resumed run goes on
 
     def _make_trainer(self, kept_precision: str | None = None) -> Trainer:
         made = build.trainer(
@@ -164,26 +164,21 @@ class Training:
             opened = self.checkpoint_io.open(last, task, self.cfg.trainer.max_epochs)
             self.run.check_data(data.fingerprint)
             if self._best_is_lost(opened):
-                warn(
-                    f"{self.run.checkpoints / BEST} is not the one that {last} goes with: the run starts from the beginning"
-                )
+                warn(f"{self.run.checkpoints / BEST} does not belong to {last}: the run starts from the beginning")
             else:
                 self.resumed, self.epoch = last, opened["epoch"]
-                self._keep_precision(opened.get("parts", []))
+                self._keep_precision(opened["parts"])
 
     def _best_is_lost(self, opened: Checkpoint) -> bool:
         """Whether best.ckpt is of a later save than the opened checkpoint, and of an epoch that is not trained again."""
         best, state = self.run.checkpoints / BEST, opened["callbacks"][self.checkpoints.state_key]
-        wanted = state.get("best_sha256")  # earlier versions did not save it
-        if state["best_epoch"] < 0 or not wanted or not best.exists() or sha256(best) == wanted:
+        if state["best_epoch"] < 0 or not best.exists() or sha256(best) == state["best_sha256"]:
             return False
         # An epoch between the two is trained again, and gives best.ckpt back.
         return not opened["epoch"] <= read(best)["epoch"] < self.cfg.trainer.max_epochs
 
     def _keep_precision(self, sessions: Sequence[Mapping[str, Any]]) -> None:
         """Train on in the precision of the session before; say what else has changed since, and cannot be kept."""
-        if not sessions:  # saved by a version that did not list them
-            return
         if self.cfg.trainer.precision == "auto" and sessions[-1]["precision"] != str(self.trainer.precision):
             self.trainer = self._make_trainer(kept_precision=sessions[-1]["precision"])
         self.sessions.here = {**self.sessions.here, "precision": str(self.trainer.precision)}
@@ -213,14 +208,13 @@ class Training:
             OSError: The last state could not be saved.
         """
         costs.forget_peak(self.trainer.strategy.root_device)
-        epoch = self.epoch + 1
-        resumed = (
-            f"goes on from epoch {epoch}" if epoch <= self.cfg.trainer.max_epochs else "has trained all its epochs"
-        )
         words = [f"{self.run.path.name}: {data.count('train')} images", str(self.trainer.precision)]
         if self.bf16_gain:
             words.append(f"bf16 is {self.bf16_gain} times as fast as fp32 on this CPU")
-        self.console.print(", ".join([*words, *([resumed] if self.resumed else [])]), soft_wrap=True)
+        if self.resumed:
+            is_done = self.epoch >= self.cfg.trainer.max_epochs
+            words.append("has trained all its epochs" if is_done else f"goes on from epoch {self.epoch + 1}")
+        self.console.print(", ".join(words), soft_wrap=True)
         norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in task.modules())
         if world() > 1 and norms and self.trainer.strategy.root_device.type == "cpu":
             warn(
@@ -243,7 +237,7 @@ class Training:
             OSError: The best epoch's weights are missing or damaged.
         """
         best = self.run.checkpoints / BEST
-        wrong, wanted = damage(best), self.checkpoints.best_sha256  # earlier versions did not save it
+        wrong, wanted = damage(best), self.checkpoints.best_sha256  # only the first process knows it
         if not wrong and wanted and sha256(best) != wanted:
             best.unlink()  # so that the same command knows it, too
             wrong = "was of another epoch than the best one"

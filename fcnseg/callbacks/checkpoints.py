@@ -84,7 +84,7 @@ class Checkpoints(AfterEpoch, Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what `state_dict` saved; the generators at the start of training."""
         self.best_score, self.best_epoch = state_dict["best_score"], state_dict["best_epoch"]
-        self.best_sha256 = state_dict.get("best_sha256", "")  # earlier versions did not save it
+        self.best_sha256 = state_dict["best_sha256"]
         self._generators, self._max_epochs = state_dict["generators"], state_dict["max_epochs"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -116,9 +116,7 @@ class Checkpoints(AfterEpoch, Checkpoint):
             if len(saved["cuda"]) == torch.cuda.device_count():
                 torch.cuda.set_rng_state_all(saved["cuda"])
             else:
-                warn(
-                    "the number of GPUs is not the one that the run began with: dropout on a GPU will draw new numbers"
-                )
+                warn("the number of GPUs is not that of the run's begin: dropout on a GPU will draw new numbers")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
@@ -139,7 +137,7 @@ class Checkpoints(AfterEpoch, Checkpoint):
             return
         if self.failed:
             raise OSError(
-                "a signal stops the run, but its state could not be saved: the same command resumes the save before"
+                "the run stops, but its state could not be saved: the same command resumes the last good save"
             )
         raise StopError(signum)
 
@@ -172,9 +170,8 @@ class Checkpoints(AfterEpoch, Checkpoint):
         score = trainer.callback_metrics[MONITOR].item()
         if score > self.best_score or self.best_epoch < 0:
             self.best_score, self.best_epoch = score, epoch
-            weights = {
-                name: value.to("cpu", copy=True) for name, value in validated_weights(trainer, pl_module).items()
-            }
+            validated = validated_weights(trainer, pl_module)
+            weights = {name: value.to("cpu", copy=True) for name, value in validated.items()}
             self._best_unsaved = {"state_dict": weights, "epoch": epoch, "global_step": trainer.global_step}
             self.on_save_checkpoint(trainer, pl_module, self._best_unsaved)
         if self._must_save(time.monotonic() - self._saved_at >= self.min_seconds):

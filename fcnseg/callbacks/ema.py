@@ -49,9 +49,7 @@ class EMA(Callback):
         for name, value in self._restored.items():
             self.average[name].copy_(value)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
         """Add this step's weights to the average; whole numbers, such as counts of batches, are taken over."""
         done = trainer.global_step
         added = 1 - min(self.decay, done / (done + 9))

@@ -19,7 +19,7 @@ from fcnseg.metrics import iou_per_class
 from fcnseg.pictures import Picture, panel
 from fcnseg.runs.run_log import CLASSES, RunLog
 
-SHOWN = 4  # images in the panel of predictions
+SHOWN = 4  # the number of images in the panel of predictions
 
 
 class EpochLog(AfterEpoch):
@@ -51,8 +51,7 @@ class EpochLog(AfterEpoch):
         return dict(self._rates)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what `state_dict` saved; the state of the run log, if an earlier version put it here."""
-        self._restored = state_dict.pop("run_log", self._restored)
+        """Restore what `state_dict` saved."""
         self._rates = dict(state_dict)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -61,7 +60,7 @@ class EpochLog(AfterEpoch):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Restore the state of the run log."""
-        self._restored = checkpoint.get("run_log", self._restored)
+        self._restored = checkpoint["run_log"]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take over the log of an earlier session of the run, also if no epoch is left to train."""
@@ -109,13 +108,7 @@ class EpochLog(AfterEpoch):
         self._samples = []
 
     def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: object
     ) -> None:
         """Keep the images of the panel."""
         batch_idx = batch_idx * world() + rank()

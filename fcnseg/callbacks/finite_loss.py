@@ -1,17 +1,16 @@
 """The callback that stops a run whose loss is NaN or infinite, before anything of it is saved or shown as a result."""
 
 from math import isfinite
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from fcnseg.data.module import VOCDataModule
 from fcnseg.errors import DivergedError
 from fcnseg.task import SegmentationTask
 
-CHECKED_EVERY = 50  # steps: on a GPU, reading a loss waits for it
+CHECKED_EVERY = 50  # the steps between two checks on a GPU, where reading a loss waits for all that it computes
 
 
 class FiniteLoss(Callback):
@@ -33,11 +32,8 @@ class FiniteLoss(Callback):
         """Remember this step's learning rate: after the last step of an epoch the schedule changes it before the check."""
         self._lr = trainer.optimizers[0].param_groups[0]["lr"]
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: object) -> None:
         """Keep this step's loss; check it at once on the CPU, and every 50 steps on a GPU."""
-        assert isinstance(outputs, dict)
         loss: Tensor = outputs["loss"]
         self._unchecked[trainer.global_step - 1] = loss
         if loss.device.type == "cpu" or trainer.global_step % CHECKED_EVERY == 0:
@@ -52,11 +48,9 @@ class FiniteLoss(Callback):
         losses = torch.stack(list(self._unchecked.values())).tolist() if self._unchecked else []
         for step, loss in zip(self._unchecked, losses, strict=True):
             if not isfinite(loss):
-                epoch = step // int(trainer.num_training_batches) + 1
-                images = _data(trainer).trained_on(step)
-                raise DivergedError(
-                    f"the loss of step {step} (epoch {epoch}) is NaN or infinite. {self._remedies(images)}"
-                )
+                epoch, data = step // int(trainer.num_training_batches) + 1, cast(Any, trainer).datamodule
+                remedies = self._remedies(data.trained_on(step))
+                raise DivergedError(f"the loss of step {step} (epoch {epoch}) is NaN or infinite. {remedies}")
         self._unchecked.clear()
 
     def _remedies(self, images: list[str]) -> str:
@@ -80,16 +74,10 @@ class FiniteLoss(Callback):
         finite = torch.stack(pl_module.finite["val"]).tolist()
         if all(finite):
             return
-        data = _data(trainer)
+        data = cast(Any, trainer).datamodule
         loader = data.val_dataloader()
         images = data.names("val", loader.batches(loader.samples)[finite.index(False)])
         raise DivergedError(
             f"the validation's loss or logits after step {trainer.global_step} are NaN or infinite, though the training's"
             f" loss ({trainer.callback_metrics.get('train/loss', 'first epoch')}) was not. {self._remedies(images)}"
         )
-
-
-def _data(trainer: Trainer) -> VOCDataModule:
-    data: object = trainer.datamodule  # type: ignore[attr-defined]
-    assert isinstance(data, VOCDataModule)
-    return data

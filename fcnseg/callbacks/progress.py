@@ -44,6 +44,7 @@ class RunProgress(AfterEpoch):
     ) -> None:
         """Move the bar twice a second: reading the loss waits for the GPU. Where no terminal is, print a line a minute."""
         now = time.perf_counter()
+        # A bar is to look alive; a log file is to grow slowly, but to show within a minute that the run goes on.
         if now - self._shown_at < (0.5 if self.console.is_terminal else 60):
             return
         self._shown_at = now

@@ -22,10 +22,10 @@ class Sessions(Callback):
         self.earlier: list[dict[str, Any]] = []
         self._first_step = 0
 
-    # In checkpoints, and in result.json, they are called "parts": so earlier versions stored them.
+    # Checkpoints and result.json have them as "parts", which is a word of the stored format.
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Take over the sessions before, and the step at which this one begins."""
-        self.earlier, self._first_step = checkpoint.get("parts", []), checkpoint["global_step"]
+        self.earlier, self._first_step = checkpoint["parts"], checkpoint["global_step"]
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Save the sessions up to here."""

@@ -34,9 +34,14 @@ class SafeCheckpointIO(TorchCheckpointIO):
         """Read the checkpoint to resume, and check that it is one of this run.
 
         Raises:
-            ValueError: The file cannot be read, has the weights of another network, or has more epochs than `max_epochs`.
+            ValueError: The file cannot be read, was saved by an earlier version of this package, has the weights of another
+                network, or has more epochs than `max_epochs`.
         """
         checkpoint = read(path)
+        if "run_log" not in checkpoint:
+            raise ValueError(
+                f"{path} was saved by an earlier version of fcnseg: resume it with that, or give resume=never"
+            )
         check_weights(checkpoint["state_dict"], task, path)
         if (done := checkpoint["epoch"]) > max_epochs:
             raise ValueError(

@@ -92,10 +92,6 @@ class RunLog(Logger):
             state: What `state_dict` gave when the run was saved; None for a run from the beginning.
         """
         state = state or {"rows": [], "written": 0, "pending": {}}
-        if "rows" not in state:  # saved by an earlier version, which left the rows in metrics.csv
-            rows = [row for row in self.run.epochs if row["epoch"] < state["epochs"]]
-            late = [row for row in state["unwritten"] if row["epoch"] >= len(rows)]
-            state = {**state, "rows": rows + late, "written": len(rows)}
         self.rows, self._written, self.pending = list(state["rows"]), state["written"], dict(state["pending"])
 
     def log_hyperparams(self, params: Mapping[str, Any]) -> None:  # type: ignore[override]

@@ -318,10 +318,10 @@ def test_a_commit_made_while_a_run_trains_is_not_its_code(tmp_path, args, checko
     assert read_json(tmp_path / "runs" / "run" / "result.json")["commit"] == commit
 
 
-def test_of_losses_looked_at_together_the_first_bad_one_is_named(monkeypatch):
+def test_of_losses_looked_at_together_the_first_bad_one_is_named():
     """As on a GPU, where they are not looked at after every step."""
-    trainer = SimpleNamespace(num_training_batches=3)
-    monkeypatch.setattr(guards, "_data", lambda _: SimpleNamespace(trained_on=lambda step: [f"image of step {step}"]))
+    data = SimpleNamespace(trained_on=lambda step: [f"image of step {step}"])
+    trainer = SimpleNamespace(num_training_batches=3, datamodule=data)
     finite = FiniteLoss()
     finite._unchecked = {step: torch.tensor(1.0) for step in range(5)}
     finite.check(trainer)
