@@ -1,5 +1,6 @@
 """Compare this package with what people write, on this machine: `python -m fcnseg.benchmark model=wilson`."""
 
+import re
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -19,23 +20,37 @@ from fcnseg.cli.configs import compose, default_config
 from fcnseg.data import check_whole_number
 from fcnseg.machine.files import write_json, write_text
 
+# What can be measured: how a message names it, and a pattern of the settings that have no effect on it.
+MODES = {
+    "gpu_day": (
+        "with gpu_day=true, which trains every network and experiment",
+        r"arms|repeats|steps|model|experiment|debug|resume|name|runs",
+    ),
+    "growth": ("with growth=true", r"arms|repeats|steps|budget|patience|resume|name|runs|trainer\.max_epochs"),
+    "augment": (
+        "with augment=true, which times steps and no run",
+        r"arms|steps|budget|patience|resume|name|runs|ema|(schedule|callbacks|logger|checkpoint)\b.*"
+        r"|trainer\.(?!accelerator|devices|precision|gradient_clip_val).*",
+    ),
+    "arms": ("on a comparison of arms", r"budget|patience|resume|name|runs|trainer\.max_epochs"),
+}
+
 
 @command("benchmark")
 def benchmark(cfg: DictConfig) -> None:
     """Measure and print tables; after every one, write all so far to `cfg.json` and, in Markdown, to a file beside it."""
-    check_settings(cfg)
+    mode = check_settings(cfg)
     from fcnseg import build  # which imports torch: a refused command need not wait for it
     from fcnseg.benchmark.growth import growth
     from fcnseg.benchmark.roofline import machine
 
     console, figures = messages.console(), {"The machine": [machine()]}
-    kinds = {"gpu_day": gpu_day, "growth": growth, "augment": augment}
-    measure = next((kind for key, kind in kinds.items() if cfg[key]), comparison)
-    if not cfg.gpu_day:
+    measure = {"gpu_day": gpu_day, "growth": growth, "augment": augment, "arms": comparison}[mode]
+    if mode == "gpu_day":
+        cfg.json = cfg.json or "gpu_day.json"
+    else:
         resolve(cfg)
         build.data(cfg).prepare_data()  # now, where its progress is seen and its errors are the user's
-    elif cfg.json is None:
-        cfg.json = "gpu_day.json"
     with console.status("measuring") as status:
         for number, found in enumerate(measure(cfg), 1):
             status.update(f"measuring; {number} done, the last for the table {', '.join(found)}")
@@ -46,26 +61,30 @@ def benchmark(cfg: DictConfig) -> None:
     console.print(*tables(figures))
 
 
-def check_settings(cfg: DictConfig) -> None:
-    """Refuse what cannot be measured.
+def check_settings(cfg: DictConfig) -> str:
+    """Refuse what cannot be measured; give the mode, one of `MODES`.
 
     Raises:
-        ValueError: A setting is out of its range, or does not go with another.
+        ValueError: A setting is out of its range, does not go with another, or has no effect.
     """
     for key in ("repeats", "steps"):
         check_whole_number(key, cfg[key], 1)
     arms = default_config("benchmark").arms
     if unknown := set(cfg.arms) - set(arms):
         raise ValueError(f"arms: there is no arm {', '.join(sorted(unknown))}; wanted some of {', '.join(arms)}")
-    if cfg.growth and cfg.choices.data != "shapes":
+    chosen = [key for key in MODES if cfg[key] is True]
+    if len(chosen) > 1:
+        raise ValueError(f"{' and '.join(f'{key}=true' for key in chosen)}: wanted one of them")
+    mode = chosen[0] if chosen else "arms"
+    if mode == "growth" and cfg.choices.data != "shapes":
         raise ValueError(
             f"growth=true with data={cfg.choices.data}: wanted data=shapes, whose number of images can be set"
         )
-    if len(kinds := [f"{key}=true" for key in ("gpu_day", "growth", "augment") if cfg[key]]) > 1:
-        raise ValueError(f"{' and '.join(kinds)}: wanted one of them")
-    given = parse(HydraConfig.get().overrides.task)
-    if cfg.gpu_day and (chosen := [each.input_line for each in given if each.key_or_group in ("model", "experiment")]):
-        raise ValueError(f"gpu_day=true trains every network and experiment: leave out {' '.join(map(str, chosen))}")
+    measured, unused = MODES[mode]
+    for override in parse(HydraConfig.get().overrides.task):
+        if re.fullmatch(unused, override.key_or_group):
+            raise ValueError(f"{override.input_line} has no effect {measured}: leave it out")
+    return mode
 
 
 def resolve(cfg: DictConfig) -> DictConfig:
@@ -79,7 +98,7 @@ def resolve(cfg: DictConfig) -> DictConfig:
 
 def comparison(cfg: DictConfig) -> Iterator[Tables]:
     """The arms in turns, their share of what the machine could do, and the parts by themselves."""
-    from fcnseg.benchmark.arms import compare, first_steps, table
+    from fcnseg.benchmark.arms import first_step, table, take_turns
     from fcnseg.benchmark.parts import PARTS
     from fcnseg.benchmark.roofline import limits, operations
 
@@ -87,20 +106,21 @@ def comparison(cfg: DictConfig) -> Iterator[Tables]:
     if "failed" in speeds:
         yield {"The machine's limits": [speeds]}
     arms: list[Figures] = []  # with arms=[], only the parts are measured
-    for arms in compare(cfg):
+    for arms in take_turns(cfg):
         yield {"Training: medians of turns": table(arms, speeds)}
-    yield {"Seconds until the first step is done": first_steps(arms)}
+    cold = {arm["arm"]: arm["cold"] for arm in arms if "cold" in arm}
+    start = "Seconds until the first step is done"
+    yield from measured(start, lambda arm: first_step(arm, cold[arm]), cases(arm=cold))
     yield from measured("A step's operations", partial(call, operations, cfg))
     yield from measured("Parts", lambda part: call(PARTS[part], cfg), cases(part=PARTS))
 
 
 def augment(cfg: DictConfig) -> Iterator[Tables]:
-    """Every choice of `aug` beside a training step."""
+    """Every choice of `aug` beside a training step; the chosen one keeps what the command line sets of it."""
     from fcnseg.benchmark.parts import augmentations
 
-    choices = {name: cfg.copy() for name in GlobalHydra.instance().config_loader().get_group_options("aug")}
-    for name in choices.keys() - {cfg.choices.aug}:  # the chosen one keeps what the command line sets of it
-        choices[name].aug = compose(f"aug={name}").aug
+    names = GlobalHydra.instance().config_loader().get_group_options("aug")
+    choices = {name: cfg.aug if name == cfg.choices.aug else compose(f"aug={name}").aug for name in names}
     yield from measured("Augmentations of a batch", partial(call, augmentations, cfg, choices))
 
 

@@ -1,24 +1,22 @@
 """The arms: five ways to train the same network on the same images, in the same order, which take turns."""
 
 import resource
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from timeit import timeit
 from typing import Any
 
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import Trainer
+from lightning.pytorch.callbacks import LambdaCallback
 from rich.console import Console
 from torch import Tensor
 
 from fcnseg import build
 from fcnseg.benchmark.conventional import StockModule, image_loader
-from fcnseg.benchmark.process import call
+from fcnseg.benchmark.process import call, python
 from fcnseg.benchmark.step import fabric_of, task_of
 from fcnseg.benchmark.tables import Figures, rows
 from fcnseg.data.module import VOCDataModule
@@ -30,14 +28,15 @@ from fcnseg.runs.folder import Run
 from fcnseg.task import SegmentationTask
 
 FULL, REDUCED = 1e-4, 1e-2  # how far apart, relative, first losses may lie in float32, and with bfloat16
-WARMUP = 2  # steps before the timed ones, in which memory is taken and kernels are made
+WARMUP = 2  # the number of steps before the timed ones, in which memory is taken and kernels are made
 COLD = ("pack", "build", "set-up", "first step")  # the stages until the first step is done
+# What a process imports before it trains with an arm.
 IMPORTS = {"plain": "torch, torchvision", "lightning": "torch, torchvision, torchmetrics, lightning"}
-OURS = "fcnseg.cli.command; fcnseg.cli.command.prepare_process(); import fcnseg.fit"  # what the other arms import
+OURS = "fcnseg.cli.command; fcnseg.cli.command.prepare_process(); import fcnseg.fit"  # for the other arms
 
 
-class Clock(Callback):
-    """Takes the time of the stages of a training: as a callback of Lightning's, or called from a loop.
+class Clock:
+    """Takes the time of the stages of a training: called from a loop, or by its callback for Lightning's Trainer.
 
     Args:
         device: The device whose work is waited for before the time is read.
@@ -45,10 +44,13 @@ class Clock(Callback):
     """
 
     def __init__(self, device: torch.device, steps: int) -> None:
-        self.device, self.steps = device, steps
-        self.done = 0
-        self.first_loss = 0.0
+        self.device, self.done, self.first_loss = device, 0, 0.0
+        self.ends = {1: "first step", WARMUP: "warm-up", steps: "timed"}  # the stages that end with a step
         self.seconds: dict[str, float] = {}  # of each stage
+        self.callback = LambdaCallback(
+            on_train_epoch_start=lambda *_: self.mark("set-up"),
+            on_train_batch_end=lambda _, task, outputs, *batch: self.step(outputs["loss"]),
+        )
         self.last = now(device)
 
     def mark(self, stage: str) -> None:
@@ -59,43 +61,31 @@ class Clock(Callback):
     def step(self, loss: Tensor) -> None:
         """Note the end of a step."""
         self.done += 1
-        if stage := {1: "first step", WARMUP: "warm-up", self.steps: "timed"}.get(self.done):
-            self.mark(stage)
+        if self.done in self.ends:
+            self.mark(self.ends[self.done])
         if self.done == 1:  # after the mark: reading it on a GPU takes time
             self.first_loss = loss.item()
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note that all is set up."""
-        self.mark("set-up")
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
-        """Note the end of a step."""
-        self.step(outputs["loss"])
-
 
 def train(cfg: Any, arm: str, *, steps: int, images: int | None = None) -> Figures:
-    """Train with an arm.
+    """Train with an arm: `steps` timed steps after those to warm up, on the first `images` images over and over.
 
-    Args:
-        cfg: What is trained, in a precision that is not "auto".
-        arm: The name of the arm.
-        steps: The number of timed steps, which come after those to warm up.
-        images: The number of images that are trained on, over and over; None stands for all.
+    None stands for all images. The precision of `cfg` is not "auto".
     """
     if arm == "alternative":
         cfg.trainer.precision = "bf16-mixed" if cfg.trainer.precision == "32-true" else "32-true"
-    device = fabric_of(cfg).device
-    clock = Clock(device, WARMUP + steps)
+    device, done = fabric_of(cfg).device, WARMUP + steps
+    clock = Clock(device, done)
     data = build.data(cfg)
     data.prepare_data()
     # As many images as there are steps: an epoch's end would be timed as well.
-    data.stages["train"] = ("train", torch.arange(clock.steps * data.batch_size) % (images or data.count("train")))
+    data.stages["train"] = ("train", torch.arange(done * data.batch_size) % (images or data.count("train")))
     clock.mark("pack")
     task = task_of(cfg, data)
     if arm == "everything":
         task.net.compile()
     clock.mark("build")
-    THEIRS.get(arm, fcnseg)(cfg, data, task, clock)
+    THEIRS.get(arm, train_as_a_run)(cfg, data, task, clock)
     return {
         "precision": "32-true" if arm in THEIRS else cfg.trainer.precision,
         "first_loss": clock.first_loss,
@@ -106,11 +96,10 @@ def train(cfg: Any, arm: str, *, steps: int, images: int | None = None) -> Figur
     }
 
 
-def plain(cfg: Any, data: VOCDataModule, task: SegmentationTask, clock: Clock) -> None:
+def train_in_a_loop(cfg: Any, data: VOCDataModule, task: SegmentationTask, clock: Clock) -> None:
     """Train in a loop of plain PyTorch, which reads the loss after every step."""
     module = StockModule(task).to(clock.device).train()
-    optimizer = module.configure_optimizers()
-    loader = image_loader(data, clock.device)
+    optimizer, loader = module.configure_optimizers(), image_loader(data, clock.device)
     running = 0.0  # what such loops print
     clock.mark("set-up")
     for image, mask in loader:
@@ -123,29 +112,29 @@ def plain(cfg: Any, data: VOCDataModule, task: SegmentationTask, clock: Clock) -
         clock.step(loss)
 
 
-def lightning(cfg: Any, data: VOCDataModule, task: SegmentationTask, clock: Clock) -> None:
+def train_with_lightning(cfg: Any, data: VOCDataModule, task: SegmentationTask, clock: Clock) -> None:
     """Train a stock Lightning module with Lightning's defaults."""
     where = {"accelerator": cfg.trainer.accelerator, "devices": cfg.trainer.devices}
     with TemporaryDirectory() as folder:
-        trainer = Trainer(max_epochs=1, default_root_dir=folder, callbacks=[clock], **where)
+        trainer = Trainer(max_epochs=1, default_root_dir=folder, callbacks=[clock.callback], **where)
         trainer.fit(StockModule(task), image_loader(data, clock.device))
 
 
-def fcnseg(cfg: Any, data: Any, task: SegmentationTask, clock: Clock, val: Any = None) -> None:
+def train_as_a_run(cfg: Any, data: Any, task: SegmentationTask, clock: Clock, val: Any = None) -> None:
     """Train as `python -m fcnseg.train` does, with all callbacks of a run; a batch is validated when all is timed."""
     with TemporaryDirectory() as folder:
         trainer: Any = Training(cfg, run := Run(Path(folder)), StopRequest(), Console(quiet=True), {}).trainer
         run.start(cfg, "")
-        trainer.callbacks.append(clock)
+        trainer.callbacks.append(clock.callback)
         trainer.fit_loop.max_epochs = trainer.limit_val_batches = 1
         trainer.fit(task, data, val)
 
 
 Train = Callable[[Any, Any, SegmentationTask, Clock], None]
-THEIRS: dict[str, Train] = {"plain": plain, "lightning": lightning}  # all other arms train as `fcnseg` does
+THEIRS: dict[str, Train] = {"plain": train_in_a_loop, "lightning": train_with_lightning}  # the others train as a run
 
 
-def compare(cfg: Any) -> Iterator[list[Figures]]:
+def take_turns(cfg: Any) -> Iterator[list[Figures]]:
     """Train with the arms `cfg.arms` in `cfg.repeats` turns each; after every turn, give the medians of each arm so far.
 
     They take turns so that what else the machine does meets all of them.
@@ -181,15 +170,10 @@ def table(arms: Sequence[Figures], limits: Mapping[str, Any]) -> list[Figures]:
     return found
 
 
-def first_steps(arms: Sequence[Figures]) -> list[Figures]:
-    """The seconds until each arm's first step is done, from the start of a process that imports what the arm needs."""
-    found = []
-    for arm in (arm for arm in arms if "cold" in arm):
-        imports = f"import {IMPORTS.get(arm['arm'], OURS)}"
-        start = timeit(partial(subprocess.run, [sys.executable, "-c", imports], check=True), number=1)
-        stages = {"start": start, **arm["cold"]}
-        found.append({"arm": arm["arm"], **stages, "all": sum(stages.values())})
-    return found
+def first_step(arm: str, cold: Mapping[str, float]) -> Figures:
+    """The seconds until an arm's first step is done, from the start of a process that imports what the arm needs."""
+    stages = {"start": python("-c", f"import {IMPORTS.get(arm, OURS)}"), **cold}
+    return {**stages, "all": sum(stages.values())}
 
 
 def check_first_losses(arms: Sequence[Figures]) -> None:

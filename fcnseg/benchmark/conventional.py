@@ -31,11 +31,9 @@ def image_loader(data: VOCDataModule, device: torch.device) -> DataLoader[Any]:
     folder, place = found.path, {name: index for index, name in enumerate(found.ids("train"))}
     if folder.parts[-2:] != ("VOCdevkit", "VOC2012"):
         raise ValueError(f"data.root={data.root} has VOC in {folder}; torchvision wants it in VOCdevkit/VOC2012")
-    size = sides(data.size)
-    to_float = v2.ToDtype(torch.float32, scale=True)
+    size, to_float = sides(data.size), v2.ToDtype(torch.float32, scale=True)
     image = v2.Compose([v2.Resize(size), v2.ToImage(), to_float, v2.Normalize(MEAN, STD)])
-    to_labels = v2.Lambda(lambda mask: mask[0].long())
-    mask = v2.Compose([v2.Resize(size, InterpolationMode.NEAREST), v2.PILToTensor(), to_labels])
+    mask = v2.Compose([v2.Resize(size, InterpolationMode.NEAREST), v2.PILToTensor(), lambda mask: mask[0].long()])
     return DataLoader(
         VOCSegmentation(folder.parent.parent, image_set="train", transform=image, target_transform=mask),
         data.batch_size,
@@ -68,7 +66,7 @@ class StockModule(LightningModule):
         self.net = of_stock_layers(task.net)
         self.criterion = nn.CrossEntropyLoss(loss.weight if loss.weighted else None, ignore_index=VOID)
         optimizer: Any = task.optimizer
-        self.optimizer = optimizer.keywords["make"]  # a partial of one of torch's
+        self.optimizer = optimizer.keywords["make"]  # a partial of a class of torch
         self.train_iou = MulticlassJaccardIndex(NUM_CLASSES, ignore_index=VOID)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:

@@ -1,13 +1,10 @@
-"""All that a GPU must show, on a day on which there is one: `python -m fcnseg.benchmark gpu_day=true`, a few minutes.
+"""Everything to measure on a GPU, for a machine that is available for a few minutes: `python -m fcnseg.benchmark gpu_day=true`.
 
-The most important comes first, and the files are whole after every row: a command that is cut off leaves what it has measured.
-On a CPU the same runs, with small images.
+The most important table comes first and the files are complete after every row. On a CPU it runs the same with small images.
 """
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +22,7 @@ from torch.profiler import profile
 from torch.utils._pytree import tree_leaves
 
 from fcnseg.benchmark.arms import FULL, REDUCED, check_first_losses, table, train
-from fcnseg.benchmark.process import call
+from fcnseg.benchmark.process import call, python
 from fcnseg.benchmark.roofline import limits
 from fcnseg.benchmark.step import bare_step, fabric_of, prepare
 from fcnseg.benchmark.tables import Figures, Tables, cases, measured
@@ -36,16 +33,16 @@ from fcnseg.machine.files import read_json
 from fcnseg.paper import EXPERIMENTS
 
 T = TypeVar("T")
-# By network, its settings: pretrained weights cannot be downloaded everywhere.
+# Every network with its settings: pretrained weights cannot be downloaded everywhere.
 NETWORKS: dict[str, Sequence[str]] = {"fcn": (), "transfer": ("model.weights=null",), "wilson": (), "unet": ()}
 PAPER = {experiment: NETWORKS.get(experiment, ()) for experiment in EXPERIMENTS}
-VOC, LONG_SIDE = {"train": 1464, "val": 1449}, 500  # the numbers of its images; their longer side in pixels
-FEW = {"train": 32, "val": 8}  # on a CPU
+VOC, LONG_SIDE = {"train": 1464, "val": 1449}, 500  # the numbers of VOC's images; their longer side in pixels
+FEW = {"train": 32, "val": 8}  # the numbers of images on a CPU
 ON_CPU = ("data.size=32", "data.batch_size=4", "trainer.max_epochs=2")
-STEPS = 5  # whose losses are compared
+STEPS = 5  # the number of steps after which losses are compared
 EXACT = ("trainer.deterministic=true", "trainer.max_epochs=3", "checkpoint.min_seconds=0")
 SAVED, KILLED = 11, 13  # the steps after which a run is saved and killed
-HANGS = 5  # times what a row should take: it is killed then, so that the others get their turn
+HANGS = 5  # a row that takes so many times as long as it should is killed, so that the others get their turn
 
 
 class Kill(Callback):
@@ -96,16 +93,9 @@ class Day:
         return call(work, *args, seconds=1 + int(self.left), **named)
 
     def command(self, name: str, *settings: str, code: int = 0) -> Path:
-        """Run `python -m fcnseg.train` and give the folder of its run.
-
-        Raises:
-            RuntimeError: The command did not end with the exit code `code`.
-            TimeoutExpired: The command hangs, or no time is left.
-        """
-        command = [sys.executable, "-m", "fcnseg.train", *settings, f"runs={self.folder}", f"name={name}"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=self.left)
-        if done.returncode != code:
-            raise RuntimeError(f"{' '.join(command)} ended with exit code {done.returncode}: {done.stderr}")
+        """Run `python -m fcnseg.train`, which is to end with the exit code `code`, and give the folder of its run."""
+        words = "-m", "fcnseg.train", *settings, f"runs={self.folder}", f"name={name}"
+        python(*words, seconds=self.left, code=code)
         return self.folder / name
 
 

@@ -13,15 +13,16 @@ import torch
 
 from fcnseg.benchmark.arms import WARMUP, train
 from fcnseg.benchmark.process import call
-from fcnseg.benchmark.step import typical
+from fcnseg.benchmark.step import seconds
 from fcnseg.benchmark.tables import Figures, Tables, cases, measured
 from fcnseg.data import Size, sides, spelled
 from fcnseg.data.loader import Loader
 from fcnseg.data.packed import Pack, map_array
 
-FACTORS = {"data.source.train": (1, 4, 16), "data.size": (1, 2, 4), "data.batch_size": (1, 2, 4)}  # times the config's
-BEYOND = 2  # times the machine's memory: the size of the large pack
-GATHERED = 50  # batches that are taken from it
+# The settings that grow, each with the factors by which the config's value is multiplied.
+FACTORS = {"data.source.train": (1, 4, 16), "data.size": (1, 2, 4), "data.batch_size": (1, 2, 4)}
+BEYOND = 2  # how many times as large as the machine's memory the large pack is
+GATHERED = 50  # the number of batches that are taken from it
 
 
 def growth(cfg: Any) -> Iterator[Tables]:
@@ -36,7 +37,7 @@ def grown(cfg: Any, growing: str) -> Any:
     """A copy of the config in which one number is larger, as in "data.size x 2"."""
     key, _, factor = growing.partition(" x ")
     *path, name = key.split(".")
-    point = node = cfg.copy()
+    node = point = cfg.copy()
     for step in path:
         node = node[step]
     value, times = node[name], int(factor)
@@ -86,9 +87,10 @@ def beyond_memory(cfg: Any) -> Figures:
         pixels, labels = map(map_array, paths)
         pack = Pack(pixels, labels, ids=(), class_pixels=torch.zeros(0), fingerprint="")
         batches = iter(Loader(pack, torch.arange(images), batch_size=batch_size, seed=0, step=lambda: 0))
-        speed = batch_size / typical(lambda: next(batches), pixels.device, GATHERED)
+        (batch_s,) = seconds(lambda: next(batches), device=pixels.device, repeats=GATHERED)
         own = _own_memory() - before
-    return {"memory_gb": memory / 1e9, "pack_gb": pack.nbytes / 1e9, "images_per_s": speed, "own_mb": own / 1e6}
+    figures = {"memory_gb": memory / 1e9, "pack_gb": pack.nbytes / 1e9}
+    return {**figures, "images_per_s": batch_size / batch_s, "own_mb": own / 1e6}
 
 
 def _own_memory() -> int:

@@ -3,7 +3,6 @@
 import os
 from functools import partial
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -13,9 +12,9 @@ from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from fcnseg import build
-from fcnseg.benchmark.arms import WARMUP, Clock, fcnseg
+from fcnseg.benchmark.arms import WARMUP, Clock, train_as_a_run
 from fcnseg.benchmark.conventional import image_loader
-from fcnseg.benchmark.step import Job, bare_step, prepare, typical
+from fcnseg.benchmark.step import Job, bare_step, prepare, seconds
 from fcnseg.benchmark.tables import Figures
 from fcnseg.data.augment import Augmentation, EpochDraws
 from fcnseg.data.batch import Batch
@@ -27,18 +26,16 @@ CPU = torch.device("cpu")
 TOY_STEPS = 500
 
 
-def compared(images: int, ours: Job, theirs: Job, *, device: torch.device, repeats: int) -> Figures:
-    """The milliseconds of two ways to do the same for so many images."""
-    return beside(images, *(typical(job, device, repeats) for job in (ours, theirs)))
-
-
 def beside(images: int, ours_s: float, theirs_s: float) -> Figures:
-    """The seconds of two ways in milliseconds, and how many times the first is as fast as the other."""
+    """The milliseconds that two ways to do the same take for so many images, and how many times as fast the first one is."""
     return {"images": images, "fcnseg_ms": 1e3 * ours_s, "other_ms": 1e3 * theirs_s, "times": theirs_s / ours_s}
 
 
 def augmentations(cfg: Any, choices: dict[str, Any]) -> list[Figures]:
-    """The milliseconds of every choice of `aug`, each in a config, on a batch; their share of `cfg`'s training step."""
+    """The milliseconds that every choice of `aug` takes for a batch, beside those of a training step.
+
+    `choices` has the config of each choice by its name; `share_of_step` is a fraction of the training step of `cfg`.
+    """
     data, task, fabric, batch = prepare(cfg)
     image, mask, sample = fabric.to_device(next(iter(data.train_dataloader())))
     draws = EpochDraws(cfg.seed, 0, data.count("train"), fabric.device)
@@ -47,20 +44,21 @@ def augmentations(cfg: Any, choices: dict[str, Any]) -> list[Figures]:
         augmentation(image, mask, draws.of(sample))
 
     jobs: dict[str, Job] = {"a training step": bare_step(task, batch, fabric)}
-    jobs |= {name: partial(augment, build.data(choice).augment) for name, choice in choices.items()}
-    turns = [{name: typical(job, fabric.device, 1) for name, job in jobs.items()} for _ in range(cfg.repeats)]
-    ms = {name: 1e3 * median(turn[name] for turn in turns) for name in jobs}
+    for name, choice in choices.items():
+        cfg.aug = choice
+        jobs[name] = partial(augment, build.data(cfg).augment)
+    taken = seconds(*jobs.values(), device=fabric.device, repeats=cfg.repeats)
     return [
-        {"aug": name, "ms": own, "images_per_s": 1e3 * len(mask) / own, "share_of_step": own / ms["a training step"]}
-        for name, own in ms.items()
+        {"aug": name, "ms": 1e3 * own, "images_per_s": len(mask) / own, "share_of_step": own / taken[0]}
+        for name, own in zip(jobs, taken, strict=True)
     ]
 
 
 def data_path(cfg: Any) -> Figures:
-    """The normalised batches of an epoch, on the device, and those of a DataLoader."""
+    """The time of an epoch's normalised batches on the device: from this package, and from a DataLoader."""
     data, _, fabric, _ = prepare(cfg)
     data.packs = {name: pack.to(fabric.device) for name, pack in data.packs.items()}
-    workers = image_loader(data, fabric.device)  # whose start is not counted
+    workers = image_loader(data, fabric.device)  # their start is not counted
 
     def ours() -> None:
         for batch in data.train_dataloader():
@@ -70,11 +68,11 @@ def data_path(cfg: Any) -> Figures:
         for batch in workers:
             fabric.to_device(batch)
 
-    return compared(data.count("train"), ours, theirs, device=fabric.device, repeats=cfg.repeats)
+    return beside(data.count("train"), *seconds(ours, theirs, device=fabric.device, repeats=cfg.repeats))
 
 
 def packing(cfg: Any) -> Figures:
-    """Building the pack of the train split from nothing on all cores, and on one."""
+    """The time to build the pack of the train split, with nothing kept from before: on all cores, and on one."""
     data, cores = build.data(cfg), os.sched_getaffinity(0)
     data_set = data.source(data.root)
 
@@ -83,24 +81,23 @@ def packing(cfg: Any) -> Figures:
         with TemporaryDirectory() as cache:
             pack(data_set, "train", data.size, cache=Path(cache))
 
-    jobs = partial(on, cores), partial(on, {min(cores)})
-    return compared(len(data_set.ids("train")), *jobs, device=CPU, repeats=1)
+    taken = seconds(partial(on, cores), partial(on, {min(cores)}), device=CPU, repeats=1)
+    return beside(len(data_set.ids("train")), *taken)
 
 
 def metrics(cfg: Any) -> Figures:
-    """The scores of a batch, and torchmetrics' IoU alone."""
+    """The time to add a batch's predictions to all scores of a run, and to torchmetrics' IoU, which is one of them."""
     data, _, fabric, batch = prepare(cfg)
     ours = SegmentationMetrics(data.classes).to(fabric.device)
     stock = MulticlassJaccardIndex(len(data.classes), ignore_index=VOID).to(fabric.device)
     mask, labels = batch.mask, batch.mask.long()
     logits = torch.randn(len(mask), len(data.classes), *mask.shape[1:], device=fabric.device)
-    prediction = logits.max(dim=1).indices
-    jobs = partial(ours.update, prediction, mask), partial(stock.update, logits, labels)
-    return compared(len(mask), *jobs, device=fabric.device, repeats=cfg.repeats)
+    jobs = partial(ours.update, logits.max(dim=1).indices, mask), partial(stock.update, logits, labels)
+    return beside(len(mask), *seconds(*jobs, device=fabric.device, repeats=cfg.repeats))
 
 
 def loop(cfg: Any) -> Figures:
-    """What the host spends on a step of a network with next to no work: in a run, and in a bare loop."""
+    """The host's time for a step of a network with next to no work: in a run, and in a bare loop."""
     torch.set_num_threads(1)  # work this small is not worth sharing
     data, task, fabric, _ = prepare(cfg)
     task.net = nn.Conv2d(3, len(data.classes), 1)
@@ -109,12 +106,12 @@ def loop(cfg: Any) -> Figures:
     batch = fabric.to_device(Batch(images, masks, torch.arange(4)))
     copies: Any = [batch] * TOY_STEPS
     clock = Clock(CPU, TOY_STEPS)  # the host's time: it does not wait for a GPU
-    fcnseg(cfg, DataLoader(copies, batch_size=None), task, clock, DataLoader(copies[:1], batch_size=None))
-    in_a_run = clock.seconds["timed"] / (TOY_STEPS - WARMUP)
-    return beside(len(images), in_a_run, typical(bare_step(task.to(fabric.device), batch, fabric), CPU, TOY_STEPS))
+    train_as_a_run(cfg, DataLoader(copies, batch_size=None), task, clock, DataLoader(copies[:1], batch_size=None))
+    step = bare_step(task.to(fabric.device), batch, fabric)
+    return beside(4, clock.seconds["timed"] / (TOY_STEPS - WARMUP), *seconds(step, device=CPU, repeats=TOY_STEPS))
 
 
-PARTS = {  # each beside another way
+PARTS = {  # every part by its name, which says what it is beside
     "batches of an epoch, and a DataLoader's": data_path,
     "packing, and on one core": packing,
     "scores of a batch, and torchmetrics'": metrics,

@@ -2,6 +2,9 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -11,16 +14,13 @@ T = TypeVar("T")
 
 
 def call(work: Callable[..., T], *args: Any, seconds: int = 0, **named: Any) -> T:
-    """Run `work(*args, **named)` silently in a new process, which is killed after so many seconds (0: never).
+    """What `work(*args, **named)` returns, run silently in a new process, which is killed after `seconds` (0: never).
 
     The process is forked from a server that has imported torch and has done nothing else: it is as good as a fresh one,
     without the seconds that importing torch takes.
 
-    Returns:
-        What `work` returns.
-
     Raises:
-        Exception: What `work` raises; BrokenProcessPool if its process is killed.
+        Exception: `work` has raised it; BrokenProcessPool if its process was killed.
     """
     context = get_context("forkserver")
     context.set_forkserver_preload(["fcnseg.benchmark.parts"])
@@ -34,3 +34,17 @@ def _start(seconds: int) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(nowhere, stream)
+
+
+def python(*words: str, seconds: float | None = None, code: int = 0) -> float:
+    """Run a fresh Python with the words of its command line; the seconds that it took.
+
+    Raises:
+        RuntimeError: It did not end with the exit code `code`.
+        TimeoutExpired: It did not end within `seconds`, and was killed.
+    """
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=seconds)
+    if done.returncode != code:
+        raise RuntimeError(f"python {' '.join(words)} ended with exit code {done.returncode}: {done.stderr}")
+    return time.perf_counter() - start

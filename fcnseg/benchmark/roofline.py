@@ -11,27 +11,27 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from fcnseg.benchmark.step import bare_step, prepare, seconds, typical
+from fcnseg.benchmark.step import bare_step, prepare, seconds
 from fcnseg.benchmark.tables import Figures
 from fcnseg.data import Size, sides
 from fcnseg.machine.cores import cores
 from fcnseg.machine.precision import processor
 from fcnseg.runs.costs import now
 
-FLAGS = ("avx2", "avx512_f", "avx512_bf16", "amx_bf16")  # of the processor: what multiplies, and in bfloat16
-DTYPES = {"32-true": torch.float32}  # by precision; any other has bfloat16 in it
-LISTED = 12  # operations that are shown one by one
-UNREAD = ("_unsafe_view", "empty", "empty_like")  # operations that move no byte, though torch does not call them views
-MATMUL = {"cpu": 2048, "cuda": 8192}  # rows of the matrices whose product shows the peak of arithmetic
-COPIED = {"cpu": 2**28, "cuda": 2**32}  # bytes of the copy that shows the peak of memory traffic
+FLAGS = ("avx2", "avx512_f", "avx512_bf16", "amx_bf16")  # the instructions that multiply, the last two in bfloat16
+DTYPES = {"32-true": torch.float32}  # the type that a precision computes in; it is bfloat16 for all others
+LISTED = 12  # the number of operations that are shown one by one
+UNREAD = ("_unsafe_view", "empty", "empty_like")  # what moves no byte, though torch does not call it a view
+MATMUL = {"cpu": 2048, "cuda": 8192}  # the rows of the matrices whose product shows the peak of arithmetic
+COPIED = {"cpu": 2**28, "cuda": 2**32}  # the bytes of the copy that shows the peak of memory traffic
 ADAM_BYTES = 28  # a parameter's traffic in float32: weight and two moments read and written, gradient read
 
 
 class Operation(NamedTuple):
     """One call of an operation."""
 
-    name: str  # torch's, such as "convolution_backward"
-    shapes: tuple[tuple[int, ...], ...]  # of the tensors that it takes
+    name: str  # its name in torch, such as "convolution_backward"
+    shapes: tuple[tuple[int, ...], ...]  # the shapes of the tensors that it takes
     flops: float  # the floating-point operations that it does
     nbytes: float  # the bytes that it moves if it reads its inputs and writes its outputs once
     seconds: float  # the time that it took
@@ -40,10 +40,8 @@ class Operation(NamedTuple):
 class Operations(TorchDispatchMode):
     """Counts the operations that run in its `with` block, and times each by itself.
 
-    On a GPU, the time of an operation includes its launch and the wait for its end, ten microseconds or more.
-
-    Args:
-        device: The device to wait for before and after every operation. On "meta", operations do nothing and are counted.
+    It waits for `device` before and after every operation: on a GPU, the time of an operation includes its launch and the
+    wait for its end, ten microseconds or more. On "meta", operations do nothing and are counted.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -77,14 +75,10 @@ def _tensors(values: Any) -> list[Tensor]:
 def step_operations(
     net: nn.Module, loss: nn.Module, *, batch_size: int, size: Size, dtype: torch.dtype
 ) -> list[Operation]:
-    """Every operation of a training step, counted on shapes alone, without any arithmetic.
+    """Every operation of a training step on `batch_size` images, counted on shapes alone, without any arithmetic.
 
-    Args:
-        net: A network from (N, 3, H, W) images to (N, C, H, W) logits.
-        loss: A loss of logits and mask.
-        batch_size: The number of images, N.
-        size: The side of the images, or their height and width, [H, W].
-        dtype: The type that the network computes in; the loss and the optimiser compute in float32.
+    The network, from (N, 3, H, W) images to (N, C, H, W) logits, computes in `dtype`; the loss of logits and mask, and the
+    optimiser, compute in float32.
     """
     net, loss = copy.deepcopy(net).to("meta", dtype).train(), copy.deepcopy(loss).to("meta")
     image = torch.empty(batch_size, 3, *sides(size), device="meta", dtype=dtype)
@@ -106,14 +100,14 @@ def machine_peaks(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
     left, right = (torch.randn(rows, rows, device=device).to(dtype) for _ in range(2))
     source = torch.ones(copied, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    # For the rest of the process, which does nothing else.
-    torch.set_float32_matmul_precision("high")  # TF32 where there is one: CUDA's convolutions take it by themselves
-    flops = 2 * rows**3 / min(seconds(lambda: left @ right, device))
-    return {"flops": flops, "bandwidth": 2 * copied / min(seconds(lambda: target.copy_(source), device))}
+    # TF32 where there is one, which CUDA's convolutions take by themselves. The process does nothing else afterwards.
+    torch.set_float32_matmul_precision("high")
+    product, copy = seconds(lambda: left @ right, lambda: target.copy_(source), device=device, of=min)
+    return {"flops": 2 * rows**3 / product, "bandwidth": 2 * copied / copy}
 
 
 def machine() -> Figures:
-    """What is measured on, and with."""
+    """The machine and the version of torch that are measured."""
     capabilities = torch.cpu.get_capabilities()
     return {
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
@@ -128,7 +122,7 @@ def limits(cfg: Any) -> Figures:
     """The images/s that this machine could train at the most, in each precision that an arm trains in."""
     data, task, fabric, _ = prepare(cfg)
     speeds = {}
-    for precision in (cfg.trainer.precision, "32-true"):
+    for precision in {cfg.trainer.precision, "32-true"}:
         dtype = DTYPES.get(precision, torch.bfloat16)
         counted = step_operations(task.net, task.loss, batch_size=data.batch_size, size=data.size, dtype=dtype)
         speeds[precision] = data.batch_size / ideal_seconds(counted, **machine_peaks(fabric.device, dtype))
@@ -139,7 +133,7 @@ def operations(cfg: Any) -> list[Figures]:
     """The milliseconds of a step and of its operations, where calls of one operation on the same shapes are added up."""
     _, task, fabric, batch = prepare(cfg)
     step = bare_step(task, batch, fabric)
-    step_ms = 1e3 * typical(step, fabric.device, cfg.repeats)
+    (step_s,) = seconds(step, device=fabric.device, repeats=cfg.repeats)
     with Operations(fabric.device) as operations:
         for _ in range(cfg.repeats):
             step()
@@ -157,7 +151,7 @@ def operations(cfg: Any) -> list[Figures]:
         rows.append({"name": name, **figures, "tensors": tensors})
     rows.sort(key=lambda row: -row["lost_ms"])
     sums = [
-        {"name": name, **{key: sum(row[key] for row in some) for key in ("calls", "ms", "ideal_ms", "lost_ms")}}
+        {"name": name, **{key: sum(row[key] for row in some) for key in figures}}
         for name, some in (("the others", rows[LISTED:]), ("all", rows))
     ]
-    return [*rows[:LISTED], *sums, {"name": "the step", "ms": step_ms}]
+    return [*rows[:LISTED], *sums, {"name": "the step", "ms": 1e3 * step_s}]

@@ -1,9 +1,9 @@
 """A training step by itself: what it needs, the step, and how it is timed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from statistics import median
-from timeit import repeat
+from timeit import timeit
 from typing import Any
 
 import torch
@@ -54,11 +54,9 @@ def bare_step(task: SegmentationTask, batch: Any, fabric: Fabric) -> Callable[[]
     return step
 
 
-def seconds(job: Job, device: torch.device, repeats: int = 10) -> list[float]:
-    """The seconds of each of `repeats` calls of `job`, after one that is not counted."""
-    return repeat(job, timer=partial(now, device), number=1, repeat=1 + repeats)[1:]
-
-
-def typical(job: Job, device: torch.device, repeats: int = 10) -> float:
-    """The median of `seconds`."""
-    return median(seconds(job, device, repeats))
+def seconds(
+    *jobs: Job, device: torch.device, repeats: int = 10, of: Callable[[Sequence[float]], float] = median
+) -> list[float]:
+    """The median seconds of each job, or their minimum (`of=min`); the jobs take turns, and their first calls do not count."""
+    turns = [[timeit(job, timer=partial(now, device), number=1) for job in jobs] for _ in range(1 + repeats)]
+    return [of(taken) for taken in zip(*turns[1:], strict=True)]

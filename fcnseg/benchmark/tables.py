@@ -15,7 +15,7 @@ from rich.table import Table
 
 Figures = dict[str, Any]  # a row: its cells by their columns
 Tables = dict[str, list[Figures]]  # rows by the title of their table
-LONGEST = 100  # characters in a cell
+LONGEST = 100  # the most characters that a cell shows
 
 
 def cases(**choices: Iterable[Any]) -> list[Figures]:
@@ -25,28 +25,19 @@ def cases(**choices: Iterable[Any]) -> list[Figures]:
 
 def rows(work: Callable[..., Figures | list[Figures]], case: Figures) -> list[Figures]:
     """The rows that `work(**case)` measures, each with the cells of its case first; one row with the reason if it fails."""
-    try:
-        found = json.loads(json.dumps(work(**case)), parse_constant=_word)
+    try:  # JSON has no NaN and no infinity: they become text
+        found = json.loads(json.dumps(work(**case)), parse_constant=lambda word: str(float(word)))
     except Exception:
         found = {"failed": traceback.format_exc()}
     return [case | row for row in (found if isinstance(found, list) else [found])]
 
 
-def _word(constant: str) -> str:
-    """NaN and infinity as text, since JSON has no such numbers."""
-    return str(float(constant))
-
-
 def measured(
     title: str, work: Callable[..., Figures | list[Figures]], cases: Sequence[Figures] = ({},), *, at_once: int = 1
 ) -> Iterator[Tables]:
-    """Measure a table; after each of its cases, in their order, give all its rows so far.
+    """Measure a table, `at_once` cases at a time; after each of its cases, in their order, give all its rows so far.
 
-    Args:
-        title: The title of the table.
-        work: Measures the row of a case, or several rows.
-        cases: The arguments of `work`, by their names, which are the first cells of the rows.
-        at_once: The number of cases that are measured at the same time.
+    `work` measures the row of a case, or several rows. Its arguments are those of the case, which are the first cells.
     """
     found: list[Figures] = []
     with ThreadPoolExecutor(at_once) as pool:

@@ -3,8 +3,6 @@
 import json
 import os
 import re
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +16,7 @@ from fcnseg.benchmark.__main__ import benchmark
 from fcnseg.benchmark.arms import check_first_losses, table
 from fcnseg.benchmark.conventional import image_loader, of_stock_layers
 from fcnseg.benchmark.growth import grown
-from fcnseg.benchmark.process import call
+from fcnseg.benchmark.process import call, python
 from fcnseg.benchmark.roofline import Operation, Operations, ideal_seconds, step_operations
 from fcnseg.benchmark.tables import cases, measured, rows
 from fcnseg.build import data as build_data
@@ -126,7 +124,7 @@ def test_the_arms_train_the_same(root, compose):
         "trainer.precision=32-true",
     ]
     losses = {}
-    for train in (arms.plain, arms.lightning, arms.fcnseg):
+    for train in (arms.train_in_a_loop, arms.train_with_lightning, arms.train_as_a_run):
         cfg = compose("data=shapes", f"data.root={root}", *small, *CPU).copy()
         cfg.checkpoint.min_seconds, cfg.choices = 3600, dict.fromkeys(cfg.choices, "any")
         data, clock = build_data(cfg), Losses(steps=4)
@@ -134,9 +132,9 @@ def test_the_arms_train_the_same(root, compose):
         data.stages["train"] = ("train", torch.arange(16) % 8)
         train(cfg, data, arms.task_of(cfg, data), clock)
         losses[train] = clock.losses
-    assert len(set(losses[arms.plain])) == 4
-    for train in (arms.lightning, arms.fcnseg):
-        assert losses[train] == pytest.approx(losses[arms.plain], rel=1e-3)
+    assert len(set(losses[arms.train_in_a_loop])) == 4
+    for train in (arms.train_with_lightning, arms.train_as_a_run):
+        assert losses[train] == pytest.approx(losses[arms.train_in_a_loop], rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -187,6 +185,19 @@ def test_a_table_grows_case_by_case_in_their_order():
         (["growth=true", "augment=true", "data=shapes"], ["growth=true and augment=true: wanted one of them"]),
         (["gpu_day=true", "model=wilson"], ["gpu_day", "every network", "model=wilson"]),
         (["setps=3"], ["setps", "steps?"]),
+        (["budget=5"], ["budget=5 has no effect on a comparison of arms: leave it out"]),
+        (["patience=3"], ["patience=3 has no effect"]),
+        (["runs=here"], ["runs=here has no effect"]),
+        (["trainer.max_epochs=2"], ["trainer.max_epochs=2 has no effect"]),
+        (["growth=true", "data=shapes", "steps=3"], ["steps=3 has no effect with growth=true"]),
+        (["growth=true", "data=shapes", "arms=[plain]"], ["arms=[plain] has no effect with growth=true"]),
+        (["augment=true", "arms=[plain]"], ["arms=[plain] has no effect with augment=true"]),
+        (["augment=true", "logger=csv"], ["logger=csv has no effect"]),
+        (["augment=true", "checkpoint.min_seconds=1"], ["checkpoint.min_seconds=1 has no effect"]),
+        (["augment=true", "+trainer.accumulate_grad_batches=2"], ["accumulate_grad_batches=2 has no effect"]),
+        (["gpu_day=true", "repeats=3"], ["repeats=3 has no effect with gpu_day=true"]),
+        (["gpu_day=true", "resume=never"], ["resume=never has no effect"]),
+        (["gpu_day=true", "debug=fast"], ["debug=fast has no effect"]),
     ],
 )
 def test_refused(command, args, words):
@@ -195,8 +206,15 @@ def test_refused(command, args, words):
     assert all(word in outcome.err for word in words)
 
 
-def test_what_our_arms_import_is_there():
-    assert subprocess.run([sys.executable, "-c", f"import {arms.OURS}"]).returncode == 0
+@pytest.mark.parametrize("imports", [*arms.IMPORTS.values(), arms.OURS])
+def test_what_an_arm_imports_is_there(imports):
+    exec(f"import {imports}")
+
+
+def test_a_fresh_python_that_ends_otherwise_than_wanted_is_said():
+    assert python("-c", "raise SystemExit(3)", code=3) > 0
+    with pytest.raises(RuntimeError, match=r"python -c .*exit code 1: .*no such word"):
+        python("-c", "raise SystemExit('no such word')")
 
 
 def test_the_readme_names_what_there_is():
