@@ -20,20 +20,21 @@ from fcnseg.cli.configs import compose, default_config
 from fcnseg.data import check_whole_number
 from fcnseg.machine.files import write_json, write_text
 
-# What can be measured: how a message names it, and a pattern of the settings that have no effect on it.
+# What can be measured, as a message says it, with a pattern of the settings that have no effect on it beside `UNUSED`.
 MODES = {
     "gpu_day": (
         "with gpu_day=true, which trains every network and experiment",
-        r"arms|repeats|steps|model|experiment|debug|resume|name|runs",
+        r"arms|repeats|steps|model|experiment|debug",
     ),
-    "growth": ("with growth=true", r"arms|repeats|steps|budget|patience|resume|name|runs|trainer\.max_epochs"),
+    "growth": ("with growth=true", r"arms|repeats|steps|budget|patience|trainer\.max_epochs"),
     "augment": (
-        "with augment=true, which times steps and no run",
-        r"arms|steps|budget|patience|resume|name|runs|ema|(schedule|callbacks|logger|checkpoint)\b.*"
+        "with augment=true",
+        r"arms|steps|budget|patience|ema|(schedule|callbacks|logger|checkpoint)\b.*"
         r"|trainer\.(?!accelerator|devices|precision|gradient_clip_val).*",
     ),
-    "arms": ("on a comparison of arms", r"budget|patience|resume|name|runs|trainer\.max_epochs"),
+    "arms": ("on a comparison of arms", r"budget|patience|trainer\.max_epochs"),
 }
+UNUSED = "resume|name|runs"  # of the benchmark's trainings, none is resumed, named or kept
 
 
 @command("benchmark")
@@ -75,14 +76,14 @@ def check_settings(cfg: DictConfig) -> str:
     chosen = [key for key in MODES if cfg[key] is True]
     if len(chosen) > 1:
         raise ValueError(f"{' and '.join(f'{key}=true' for key in chosen)}: wanted one of them")
-    mode = chosen[0] if chosen else "arms"
+    (mode,) = chosen or ["arms"]
     if mode == "growth" and cfg.choices.data != "shapes":
         raise ValueError(
             f"growth=true with data={cfg.choices.data}: wanted data=shapes, whose number of images can be set"
         )
     measured, unused = MODES[mode]
     for override in parse(HydraConfig.get().overrides.task):
-        if re.fullmatch(unused, override.key_or_group):
+        if re.fullmatch(f"{unused}|{UNUSED}", override.key_or_group):
             raise ValueError(f"{override.input_line} has no effect {measured}: leave it out")
     return mode
 
@@ -130,14 +131,12 @@ def gpu_day(cfg: DictConfig) -> Iterator[Tables]:
 
     from fcnseg.benchmark.gpu_day import Day, measure
 
-    settings = default_config("config")
-    given = parse(HydraConfig.get().overrides.task)
-    own = [str(each.input_line) for each in given if each.key_or_group.split(".")[0] in settings]
+    given, own = parse(HydraConfig.get().overrides.task), default_config("config")
+    training = [str(each.input_line) for each in given if each.key_or_group.split(".")[0] in own]
     on_gpu = cfg.trainer.accelerator != "cpu" and torch.cuda.is_available()
     with TemporaryDirectory() as folder:
         end = time.monotonic() + cfg.budget
-        day = Day(lambda *overrides: resolve(compose(*overrides)), own, Path(folder), end, on_gpu)
-        yield from measure(day)
+        yield from measure(Day(lambda *given: resolve(compose(*given)), training, Path(folder), end, on_gpu))
 
 
 if __name__ == "__main__":

@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import starmap
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import LambdaCallback
 from PIL import Image, ImageOps
 from torch import Tensor
 from torch.profiler import profile
@@ -45,16 +47,14 @@ SAVED, KILLED = 11, 13  # the steps after which a run is saved and killed
 HANGS = 5  # a row that takes so many times as long as it should is killed, so that the others get their turn
 
 
-class Kill(Callback):
-    """Kills the process at the end of the step `step`, counted from 1."""
+def killer(step: int) -> Callback:
+    """A callback that kills the process at the end of the step `step`, counted from 1."""
 
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Kill the process if this was the step."""
-        if trainer.global_step == self.step:
+    def kill(trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step == step:
             os.kill(os.getpid(), signal.SIGKILL)
+
+    return LambdaCallback(on_train_batch_end=kill)
 
 
 @dataclass
@@ -63,10 +63,10 @@ class Day:
 
     compose: Callable[..., Any]  # makes the config of a training from overrides, for another process
     own: Sequence[str]  # the overrides of the command line that a training takes too; they win
-    folder: Path  # for data and runs
+    folder: Path  # the folder for data and runs
     end: float  # the time, by `time.monotonic`, at which all is to be done
     on_gpu: bool  # whether there is a GPU to train on; a CPU gets less work
-    limits: dict[str, Figures] = field(default_factory=dict)  # images/s at the most, by network and precision
+    limits: dict[str, Figures] = field(default_factory=dict)  # the most images/s, by network and precision
     trained: dict[str, list[Figures]] = field(default_factory=dict)  # the figures of each arm so far, by network
 
     @property
@@ -124,18 +124,12 @@ def exactness(day: Day, network: str) -> Figures:
     """Runs in deterministic mode: how much differs in a second one, and in one that was killed and resumed."""
     settings = day.shapes(network, *EXACT, f"checkpoint.every_n_steps={SAVED}")
     once, again = (_end(day.command(f"{network}-{run}", *settings)) for run in ("once", "again"))
-    kill = [f"+callbacks.kill.{key}" for key in (f"_target_={__name__}.Kill", "only_watches=true", f"step={KILLED}")]
+    kill = [f"+callbacks.kill.{key}" for key in (f"_target_={__name__}.killer", "only_watches=true", f"step={KILLED}")]
     day.command(f"{network}-killed", *settings, *kill, code=-signal.SIGKILL)
     resumed = _end(day.command(f"{network}-killed", *settings))
-    differ, differ_resumed = (
-        sum(_differ(*pair) for pair in zip(once, other, strict=True)) for other in (again, resumed)
-    )
-    return {
-        "tensors_and_numbers": len(once),
-        "differ_in_a_second_run": differ,
-        "killed_in_step": KILLED,
-        "differ_when_resumed": differ_resumed,
-    }
+    second, third = (sum(starmap(_differ, zip(once, other, strict=True))) for other in (again, resumed))
+    figures = {"tensors_and_numbers": len(once), "differ_in_a_second_run": second}
+    return {**figures, "killed_in_step": KILLED, "differ_when_resumed": third}
 
 
 def _end(run: Path) -> list[Any]:
@@ -152,17 +146,19 @@ def _differ(one: Any, other: Any) -> bool:
 def images(day: Day) -> Figures:
     """Write generated images of VOC's number and size, in as many processes as there are cores."""
     processes, start = cores(), time.monotonic()
-    folder = day.folder / "VOCdevkit" / "VOC2012"
+    folder = voc.Folder(day.folder / "VOCdevkit" / "VOC2012")
     for name in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
-        (folder / name).mkdir(parents=True)
+        (folder.path / name).mkdir(parents=True)
     counts = {image_set: -(-count // processes) for image_set, count in (VOC if day.on_gpu else FEW).items()}
     with ThreadPoolExecutor(processes) as pool:
-        parts = list(pool.map(lambda part: day.call(_write_part, voc.Folder(folder), part, **counts), range(processes)))
+        parts = [*pool.map(lambda part: day.call(_write_part, folder, part, **counts), range(processes))]
     for image_set in counts:
         names = [name for part in parts for name in part[image_set]]
-        (folder / "ImageSets" / "Segmentation" / f"{image_set}.txt").write_text("\n".join(names))
-    written = {image_set: processes * count for image_set, count in counts.items()}
-    return {**written, "seconds": time.monotonic() - start}
+        (folder.path / "ImageSets" / "Segmentation" / f"{image_set}.txt").write_text("\n".join(names))
+    return {
+        **{image_set: processes * count for image_set, count in counts.items()},
+        "seconds": time.monotonic() - start,
+    }
 
 
 def _write_part(folder: voc.Folder, part: int, **counts: int) -> dict[str, list[str]]:
@@ -195,15 +191,14 @@ def host(day: Day, network: str) -> Figures:
 def host_step(cfg: Any, steps: int) -> Figures:
     """The milliseconds of a step, and how often it starts a kernel, copies, and waits for the device."""
     images_per_s = train(cfg, "fcnseg", steps=steps)["images_per_s"]
-    fewer = _calls(cfg, 10)
-    more = _calls(cfg, 30) - fewer  # without what is done once
-    kinds = {"kernels": "LaunchKernel", "copies": "MemcpyAsync", "synchronisations": "Synchronize"}
-    found = {
-        kind: sum(more[key] for key in more if key.startswith("cu") and word in key) for kind, word in kinds.items()
-    }
-    if fabric_of(cfg).device.type == "cuda" and not found["kernels"]:
+    fewer, more = (_calls(cfg, steps) for steps in (10, 30))
+    figures = {"host_ms": 1e3 * cfg.data.batch_size / images_per_s}
+    for kind, word in (("kernels", "LaunchKernel"), ("copies", "MemcpyAsync"), ("synchronisations", "Synchronize")):
+        # The difference of two trainings leaves out what is done once.
+        figures[kind] = sum(more[key] - fewer[key] for key in more if key.startswith("cu") and word in key) / 20
+    if fabric_of(cfg).device.type == "cuda" and not figures["kernels"]:
         raise RuntimeError("the profiler has seen no kernel, so that it cannot count on this machine")
-    return {"host_ms": 1e3 * cfg.data.batch_size / images_per_s, **{kind: count / 20 for kind, count in found.items()}}
+    return figures
 
 
 def _calls(cfg: Any, steps: int) -> Counter[str]:

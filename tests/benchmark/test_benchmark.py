@@ -11,7 +11,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from fcnseg.benchmark import __main__, arms
+from fcnseg.benchmark import __main__, arms, roofline
 from fcnseg.benchmark.__main__ import benchmark
 from fcnseg.benchmark.arms import check_first_losses, table
 from fcnseg.benchmark.conventional import image_loader, of_stock_layers
@@ -206,6 +206,28 @@ def test_refused(command, args, words):
     assert all(word in outcome.err for word in words)
 
 
+RUN = ["ema=0.9", "logger=csv", "callbacks=lr_monitor", "schedule=cosine", "checkpoint.every_n_steps=3", "aug=flip"]
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["arms=[plain]", "repeats=2", "steps=2", "+trainer.gradient_clip_val=1", *RUN],
+        ["growth=true", "data=shapes", "data.source.train=8", "trainer.deterministic=true", *RUN],
+        ["augment=true", "repeats=2", "aug=crop", "aug.degrees=5", "trainer.precision=32-true", "loss=dice"],
+        ["gpu_day=true", "budget=5", "patience=2", "trainer.max_epochs=2", *RUN],
+    ],
+)
+def test_what_has_an_effect_is_not_refused(command, monkeypatch, args):
+    def measured(*_):
+        raise RunFailedError("here it would be measured")
+
+    for name in ("resolve", "gpu_day"):
+        monkeypatch.setattr(__main__, name, measured)
+    outcome = command(benchmark, *args)
+    assert (outcome.code, outcome.err.strip()) == (1, "fcnseg: here it would be measured")
+
+
 @pytest.mark.parametrize("imports", [*arms.IMPORTS.values(), arms.OURS])
 def test_what_an_arm_imports_is_there(imports):
     exec(f"import {imports}")
@@ -226,8 +248,15 @@ def test_the_readme_names_what_there_is():
     assert len(named) >= 3
 
 
+def with_small_peaks(work, *args):
+    """What `work` returns in a process that measures the machine's peaks on small matrices: those of a user take seconds."""
+    roofline.MATMUL["cpu"], roofline.COPIED["cpu"] = 64, 2**16
+    return work(*args)
+
+
 def test_comparison(command, root, tmp_path, monkeypatch):
     names = ["plain", "lightning", "fcnseg", "alternative"]
+    monkeypatch.setattr(__main__, "call", partial(call, with_small_peaks))
     monkeypatch.setattr(arms, "IMPORTS", dict.fromkeys(names, "sys"))
     few = ["data=shapes", f"data.root={root}", "data.source.train=8", "data.source.val=4", "data.size=[32,48]"]
     small = [

@@ -91,7 +91,7 @@ def test_exactness_compares_a_second_and_a_resumed_run_with_the_first(tmp_path):
 
     class Recorded(gpu_day.Day):
         def command(self, name, *settings, code=0):
-            commands.append((name, code, any(".Kill" in word for word in settings)))
+            commands.append((name, code, any(".killer" in word for word in settings)))
             (run := tmp_path / name / "checkpoints").mkdir(parents=True, exist_ok=True)
             torch.save({"state_dict": {"w": torch.tensor(next(weights))}, "optimizer_states": []}, run / "last.ckpt")
             (run.parent / "result.json").write_text('{"metrics": {"test/miou": 0.5}, "confusion": [[1, 2]]}')
@@ -107,7 +107,7 @@ def test_exactness_compares_a_second_and_a_resumed_run_with_the_first(tmp_path):
 
 
 def test_a_run_is_killed_after_its_step_and_no_other(monkeypatch):
-    steps, kill = [], gpu_day.Kill(3)
+    steps, kill = [], gpu_day.killer(3)
     for step in range(1, 6):
         monkeypatch.setattr(gpu_day.os, "kill", lambda _, number, step=step: steps.append((step, number)))
         kill.on_train_batch_end(SimpleNamespace(global_step=step), None)
