@@ -34,14 +34,14 @@ MODES = {
     ),
     "arms": ("on a comparison of arms", r"budget|patience|trainer\.max_epochs"),
 }
-UNUSED = "resume|name|runs"  # of the benchmark's trainings, none is resumed, named or kept
+UNUSED = "resume|name|runs"  # no training of the benchmark is resumed, named or kept
 
 
 @command("benchmark")
 def benchmark(cfg: DictConfig) -> None:
     """Measure and print tables; after every one, write all so far to `cfg.json` and, in Markdown, to a file beside it."""
     mode = check_settings(cfg)
-    from fcnseg import build  # which imports torch: a refused command need not wait for it
+    from fcnseg import build  # it imports torch: a refused command need not wait for that
     from fcnseg.benchmark.growth import growth
     from fcnseg.benchmark.roofline import machine
 
@@ -51,7 +51,7 @@ def benchmark(cfg: DictConfig) -> None:
         cfg.json = cfg.json or "gpu_day.json"
     else:
         resolve(cfg)
-        build.data(cfg).prepare_data()  # now, where its progress is seen and its errors are the user's
+        build.data(cfg).prepare_data()  # not in another process: here, its progress and its errors are seen
     with console.status("measuring") as status:
         for number, found in enumerate(measure(cfg), 1):
             status.update(f"measuring; {number} done, the last for the table {', '.join(found)}")

@@ -30,9 +30,9 @@ from fcnseg.task import SegmentationTask
 FULL, REDUCED = 1e-4, 1e-2  # how far apart, relative, first losses may lie in float32, and with bfloat16
 WARMUP = 2  # the number of steps before the timed ones, in which memory is taken and kernels are made
 COLD = ("pack", "build", "set-up", "first step")  # the stages until the first step is done
-# What a process imports before it trains with an arm.
+# What a process imports before it trains with an arm; `OURS` is for the arms that train as a run.
 IMPORTS = {"plain": "torch, torchvision", "lightning": "torch, torchvision, torchmetrics, lightning"}
-OURS = "fcnseg.cli.command; fcnseg.cli.command.prepare_process(); import fcnseg.fit"  # for the other arms
+OURS = "fcnseg.cli.command; fcnseg.cli.command.prepare_process(); import fcnseg.fit"
 
 
 class Clock:
@@ -46,7 +46,7 @@ class Clock:
     def __init__(self, device: torch.device, steps: int) -> None:
         self.device, self.done, self.first_loss = device, 0, 0.0
         self.ends = {1: "first step", WARMUP: "warm-up", steps: "timed"}  # the stages that end with a step
-        self.seconds: dict[str, float] = {}  # of each stage
+        self.seconds: dict[str, float] = {}  # the time that each stage took
         self.callback = LambdaCallback(
             on_train_epoch_start=lambda *_: self.mark("set-up"),
             on_train_batch_end=lambda _, task, outputs, *batch: self.step(outputs["loss"]),
@@ -63,7 +63,7 @@ class Clock:
         self.done += 1
         if self.done in self.ends:
             self.mark(self.ends[self.done])
-        if self.done == 1:  # after the mark: reading it on a GPU takes time
+        if self.done == 1:  # the mark comes first, because reading a loss from a GPU takes time
             self.first_loss = loss.item()
 
 
@@ -91,7 +91,7 @@ def train(cfg: Any, arm: str, *, steps: int, images: int | None = None) -> Figur
         "first_loss": clock.first_loss,
         "cold": {stage: clock.seconds[stage] for stage in COLD},
         "images_per_s": data.batch_size * steps / clock.seconds["timed"],
-        "host_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,  # the most at a time
+        "host_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,  # the peak of the process
         "gpu_mb": torch.cuda.max_memory_allocated(device) / 1e6 if device.type == "cuda" else None,
     }
 
@@ -100,7 +100,7 @@ def train_in_a_loop(cfg: Any, data: VOCDataModule, task: SegmentationTask, clock
     """Train in a loop of plain PyTorch, which reads the loss after every step."""
     module = StockModule(task).to(clock.device).train()
     optimizer, loader = module.configure_optimizers(), image_loader(data, clock.device)
-    running = 0.0  # what such loops print
+    running = 0.0  # such loops print this sum
     clock.mark("set-up")
     for image, mask in loader:
         image, mask = image.to(clock.device), mask.to(clock.device)

@@ -66,7 +66,7 @@ class StockModule(LightningModule):
         self.net = of_stock_layers(task.net)
         self.criterion = nn.CrossEntropyLoss(loss.weight if loss.weighted else None, ignore_index=VOID)
         optimizer: Any = task.optimizer
-        self.optimizer = optimizer.keywords["make"]  # a partial of a class of torch
+        self.optimizer = optimizer.keywords["make"]  # it is a partial of one of torch's classes
         self.train_iou = MulticlassJaccardIndex(NUM_CLASSES, ignore_index=VOID)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:

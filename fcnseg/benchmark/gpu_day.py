@@ -61,7 +61,7 @@ def killer(step: int) -> Callback:
 class Day:
     """What the measurements of all tables share."""
 
-    compose: Callable[..., Any]  # makes the config of a training from overrides, for another process
+    compose: Callable[..., Any]  # the function that makes the config of a training, for another process, of overrides
     own: Sequence[str]  # the overrides of the command line that a training takes too; they win
     folder: Path  # the folder for data and runs
     end: float  # the time, by `time.monotonic`, at which all is to be done
@@ -222,10 +222,10 @@ class Item(NamedTuple):
     """A table of the day."""
 
     title: str
-    work: Callable[..., Figures]  # measures a row
+    work: Callable[..., Figures]  # the function that measures a row
     cases: Sequence[Figures]  # the arguments of `work` after the first, for each row
-    seconds: int  # what a row takes on a GPU; it is left out if less time is left
-    at_once: int = 1  # the rows that are measured at the same time on a GPU
+    seconds: int  # the time that a row takes on a GPU; it is left out if less time is left
+    at_once: int = 1  # the number of rows that are measured at the same time on a GPU
 
 
 def items() -> list[Item]:

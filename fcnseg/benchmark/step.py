@@ -32,7 +32,7 @@ def task_of(cfg: Any, data: VOCDataModule) -> SegmentationTask:
 
 def prepare(cfg: Any) -> tuple[VOCDataModule, SegmentationTask, Fabric, Any]:
     """The data, the task on its device, the device and the precision, and the first batch on the device, normalised."""
-    keep_freed_memory()  # as a run does
+    keep_freed_memory()  # a run does so, too
     data, fabric = build.data(cfg), fabric_of(cfg)
     data.prepare_data()
     batch = data.on_after_batch_transfer(fabric.to_device(next(iter(data.train_dataloader()))), 0)
