@@ -29,12 +29,12 @@ MODES = {
     "growth": ("with growth=true", r"arms|repeats|steps|budget|patience|trainer\.max_epochs"),
     "augment": (
         "with augment=true",
-        r"arms|steps|budget|patience|ema|(schedule|callbacks|logger|checkpoint)\b.*"
+        r"arms|steps|budget|patience|ema|(schedule|callbacks|checkpoint)\b.*"
         r"|trainer\.(?!accelerator|devices|precision|gradient_clip_val).*",
     ),
     "arms": ("on a comparison of arms", r"budget|patience|trainer\.max_epochs"),
 }
-UNUSED = "resume|name|runs"  # no training of the benchmark is resumed, named or kept
+UNUSED = r"resume|name|runs|logger\b.*"  # no training of the benchmark is resumed, named, kept or logged
 
 
 @command("benchmark")
@@ -89,9 +89,13 @@ def check_settings(cfg: DictConfig) -> str:
 
 
 def resolve(cfg: DictConfig) -> DictConfig:
-    """Make `cfg` one that another process can take, with the precision that this machine trains in, and give it back."""
+    """Make `cfg` one that another process can take, with the precision that this machine trains in, and give it back.
+
+    Loggers are left out: they would write into the folder of a run that is not there.
+    """
     from fcnseg import build
 
+    cfg.logger = {}
     OmegaConf.resolve(cfg)
     cfg.trainer.precision = build.precision(cfg.trainer.precision, cfg.trainer.accelerator)
     return cfg

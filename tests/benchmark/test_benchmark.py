@@ -188,10 +188,11 @@ def test_a_table_grows_case_by_case_in_their_order():
         (["setps=3"], ["setps", "steps?"]),
         (["budget=5"], ["budget=5 has no effect on a comparison of arms: leave it out"]),
         (["patience=3"], ["patience=3 has no effect"]),
+        (["logger=csv"], ["logger=csv has no effect"]),
         (["runs=here"], ["runs=here has no effect"]),
         (["trainer.max_epochs=2"], ["trainer.max_epochs=2 has no effect"]),
         (["growth=true", "data=shapes", "steps=3"], ["steps=3 has no effect with growth=true"]),
-        (["augment=true", "logger=csv"], ["logger=csv has no effect with augment=true: leave it out"]),
+        (["augment=true", "ema=0.9"], ["ema=0.9 has no effect with augment=true: leave it out"]),
         (["augment=true", "checkpoint.min_seconds=1"], ["checkpoint.min_seconds=1 has no effect"]),
         (["augment=true", "+trainer.accumulate_grad_batches=2"], ["accumulate_grad_batches=2 has no effect"]),
         (["gpu_day=true", "repeats=3"], ["repeats=3 has no effect with gpu_day=true"]),
@@ -206,7 +207,7 @@ def test_refused(command, args, words):
 
 
 README = Path(__main__.__file__).with_name("README.md").read_text(encoding="utf-8")
-RUN = ["ema=0.9", "logger=csv", "callbacks=lr_monitor", "schedule=cosine", "checkpoint.every_n_steps=3", "aug=flip"]
+RUN = ["ema=0.9", "callbacks=lr_monitor", "schedule=cosine", "checkpoint.every_n_steps=3", "aug=flip"]
 
 
 @pytest.mark.parametrize(
@@ -230,6 +231,12 @@ def test_what_has_an_effect_is_not_refused(command, monkeypatch, args):
         monkeypatch.setattr(__main__, name, measured)
     outcome = command(benchmark, *args)
     assert (outcome.code, outcome.err.strip()) == (1, "fcnseg: here it would be measured")
+
+
+def test_a_logger_of_an_experiment_is_left_out(compose):
+    cfg = compose("data=shapes", "logger=csv", "trainer.precision=32-true").copy()
+    cfg.choices = {}
+    assert __main__.resolve(cfg).logger == {}
 
 
 @pytest.mark.parametrize("imports", [*arms.IMPORTS.values(), arms.OURS])
