@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from fcnseg.benchmark.process import call
-from fcnseg.benchmark.tables import Figures, Tables, cases, markdown, measured, rows, tables
+from fcnseg.benchmark.tables import Tables, cases, markdown, measured, rows, tables
 from fcnseg.cli import messages
 from fcnseg.cli.arguments import parse
 from fcnseg.cli.command import command
@@ -103,19 +103,15 @@ def resolve(cfg: DictConfig) -> DictConfig:
 
 def comparison(cfg: DictConfig) -> Iterator[Tables]:
     """The arms in turns, their share of what the machine could do, and the parts by themselves."""
-    from fcnseg.benchmark.arms import first_step, table, take_turns
+    from fcnseg.benchmark.arms import table, take_turns
     from fcnseg.benchmark.parts import PARTS
     from fcnseg.benchmark.roofline import limits, operations
 
     (speeds,) = rows(partial(call, limits, cfg), {})
     if "failed" in speeds:
         yield {"The machine's limits": [speeds]}
-    arms: list[Figures] = []  # with arms=[], only the parts are measured
     for arms in take_turns(cfg):
         yield {"Training: medians of turns": table(arms, speeds)}
-    cold = {arm["arm"]: arm["cold"] for arm in arms if "cold" in arm}
-    start = "Seconds until the first step is done"
-    yield from measured(start, lambda arm: first_step(arm, cold[arm]), cases(arm=cold))
     yield from measured("A step's operations", partial(call, operations, cfg))
     yield from measured("Parts", lambda part: call(PARTS[part], cfg), cases(part=PARTS))
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fcnseg import build
 from fcnseg.benchmark.conventional import StockModule, image_loader
-from fcnseg.benchmark.process import call, python
+from fcnseg.benchmark.process import call
 from fcnseg.benchmark.step import fabric_of, task_of
 from fcnseg.benchmark.tables import Figures, rows
 from fcnseg.data.module import VOCDataModule
@@ -29,14 +29,10 @@ from fcnseg.task import SegmentationTask
 
 FULL, REDUCED = 1e-4, 1e-2  # how far apart, relative, first losses may lie in float32, and with bfloat16
 WARMUP = 2  # the number of steps before the timed ones, in which memory is taken and kernels are made
-COLD = ("pack", "build", "set-up", "first step")  # the stages until the first step is done
-# What a process imports before it trains with an arm; `OURS` is for the arms that train as a run.
-IMPORTS = {"plain": "torch, torchvision", "lightning": "torch, torchvision, torchmetrics, lightning"}
-OURS = "fcnseg.cli.command; fcnseg.cli.command.prepare_process(); import fcnseg.fit"
 
 
 class Clock:
-    """Takes the time of the stages of a training: called from a loop, or by its callback for Lightning's Trainer.
+    """Takes the time of a training's steps: called from a loop, or by its callback for Lightning's Trainer.
 
     Args:
         device: The device whose work is waited for before the time is read.
@@ -44,27 +40,22 @@ class Clock:
     """
 
     def __init__(self, device: torch.device, steps: int) -> None:
-        self.device, self.done, self.first_loss = device, 0, 0.0
-        self.ends = {1: "first step", WARMUP: "warm-up", steps: "timed"}  # the stages that end with a step
-        self.seconds: dict[str, float] = {}  # the time that each stage took
-        self.callback = LambdaCallback(
-            on_train_epoch_start=lambda *_: self.mark("set-up"),
-            on_train_batch_end=lambda _, task, outputs, *batch: self.step(outputs["loss"]),
-        )
-        self.last = now(device)
-
-    def mark(self, stage: str) -> None:
-        """Note the end of `stage`, which began when the one before it ended."""
-        before, self.last = self.last, now(self.device)
-        self.seconds[stage] = self.last - before
+        self.device, self.steps, self.done, self.first_loss = device, steps, 0, 0.0
+        self.times = {0: now(device)}  # when these steps had been done
+        self.callback = LambdaCallback(on_train_batch_end=lambda _, task, outputs, *batch: self.step(outputs["loss"]))
 
     def step(self, loss: Tensor) -> None:
         """Note the end of a step."""
         self.done += 1
-        if self.done in self.ends:
-            self.mark(self.ends[self.done])
-        if self.done == 1:  # the mark comes first, because reading a loss from a GPU takes time
+        if self.done in (1, WARMUP, self.steps):
+            self.times[self.done] = now(self.device)
+        if self.done == 1:  # after the time, because reading a loss from a GPU takes some
             self.first_loss = loss.item()
+
+    @property
+    def timed_s(self) -> float:
+        """The seconds of the timed steps, which come after those to warm up."""
+        return self.times[self.steps] - self.times[WARMUP]
 
 
 def train(cfg: Any, arm: str, *, steps: int, images: int | None = None) -> Figures:
@@ -75,22 +66,20 @@ def train(cfg: Any, arm: str, *, steps: int, images: int | None = None) -> Figur
     if arm == "alternative":
         cfg.trainer.precision = "bf16-mixed" if cfg.trainer.precision == "32-true" else "32-true"
     device, done = fabric_of(cfg).device, WARMUP + steps
-    clock = Clock(device, done)
     data = build.data(cfg)
     data.prepare_data()
     # As many images as there are steps: an epoch's end would be timed as well.
     data.stages["train"] = ("train", torch.arange(done * data.batch_size) % (images or data.count("train")))
-    clock.mark("pack")
     task = task_of(cfg, data)
     if arm == "everything":
         task.net.compile()
-    clock.mark("build")
+    clock = Clock(device, done)
     THEIRS.get(arm, train_as_a_run)(cfg, data, task, clock)
     return {
         "precision": "32-true" if arm in THEIRS else cfg.trainer.precision,
         "first_loss": clock.first_loss,
-        "cold": {stage: clock.seconds[stage] for stage in COLD},
-        "images_per_s": data.batch_size * steps / clock.seconds["timed"],
+        "first_step_s": clock.times[1] - clock.times[0],
+        "images_per_s": data.batch_size * steps / clock.timed_s,
         "host_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,  # the peak of the process
         "gpu_mb": torch.cuda.max_memory_allocated(device) / 1e6 if device.type == "cuda" else None,
     }
@@ -101,7 +90,6 @@ def train_in_a_loop(cfg: Any, data: VOCDataModule, task: SegmentationTask, clock
     module = StockModule(task).to(clock.device).train()
     optimizer, loader = module.configure_optimizers(), image_loader(data, clock.device)
     running = 0.0  # such loops print this sum
-    clock.mark("set-up")
     for image, mask in loader:
         image, mask = image.to(clock.device), mask.to(clock.device)
         optimizer.zero_grad()
@@ -166,14 +154,8 @@ def table(arms: Sequence[Figures], limits: Mapping[str, Any]) -> list[Figures]:
     for arm in arms:
         speed, limit = arm.get("images_per_s"), limits.get(arm.get("precision", ""))
         shares = {"times_plain": plain and speed / plain, "roofline": limit and speed / limit} if speed else {}
-        found.append({key: value for key, value in arm.items() if key != "cold"} | shares)
+        found.append({**arm, **shares})
     return found
-
-
-def first_step(arm: str, cold: Mapping[str, float]) -> Figures:
-    """The seconds until an arm's first step is done, from the start of a process that imports what the arm needs."""
-    stages = {"start": python("-c", f"import {IMPORTS.get(arm, OURS)}"), **cold}
-    return {**stages, "all": sum(stages.values())}
 
 
 def check_first_losses(arms: Sequence[Figures]) -> None:

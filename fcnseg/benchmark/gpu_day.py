@@ -179,7 +179,7 @@ def speed(day: Day, network: str, arm: str) -> Figures:
     trained = day.trained.setdefault(network, [])
     trained.append({"arm": arm, **day.call(train, cfg, arm, steps=day.steps)})
     check_first_losses(trained)
-    return {**table(trained, day.limits[network])[-1], "first_step_s": trained[-1]["cold"]["first step"]}
+    return table(trained, day.limits[network])[-1]
 
 
 def host(day: Day, network: str) -> Figures:

@@ -108,7 +108,7 @@ def loop(cfg: Any) -> Figures:
     clock = Clock(CPU, TOY_STEPS)  # the host's time: it does not wait for a GPU
     train_as_a_run(cfg, DataLoader(copies, batch_size=None), task, clock, DataLoader(copies[:1], batch_size=None))
     step = bare_step(task.to(fabric.device), batch, fabric)
-    return beside(4, clock.seconds["timed"] / (TOY_STEPS - WARMUP), *seconds(step, device=CPU, repeats=TOY_STEPS))
+    return beside(4, clock.timed_s / (TOY_STEPS - WARMUP), *seconds(step, device=CPU, repeats=TOY_STEPS))
 
 
 PARTS = {  # every part by its name, which says what it is beside

@@ -239,11 +239,6 @@ def test_a_logger_of_an_experiment_is_left_out(compose):
     assert __main__.resolve(cfg).logger == {}
 
 
-@pytest.mark.parametrize("imports", [*arms.IMPORTS.values(), arms.OURS])
-def test_what_an_arm_imports_is_there(imports):
-    exec(f"import {imports}")
-
-
 def test_a_fresh_python_that_ends_otherwise_than_wanted_is_said():
     assert python("-c", "raise SystemExit(3)", code=3) > 0
     with pytest.raises(RuntimeError, match=r"python -c .*exit code 1: .*no such word"):
@@ -267,7 +262,6 @@ def with_small_peaks(work, *args):
 def test_comparison(command, root, tmp_path, monkeypatch):
     names = ["plain", "lightning", "fcnseg", "alternative"]
     monkeypatch.setattr(__main__, "call", partial(call, with_small_peaks))
-    monkeypatch.setattr(arms, "IMPORTS", dict.fromkeys(names, "sys"))
     few = ["data=shapes", f"data.root={root}", "data.source.train=8", "data.source.val=4", "data.size=[32,48]"]
     small = [
         *few,
@@ -281,19 +275,16 @@ def test_comparison(command, root, tmp_path, monkeypatch):
     assert outcome.code == 0, outcome.err
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures.pop("config")["data"]["size"] == [32, 48]
-    (machine,), trained, cold, operations, parts = figures.values()
+    (machine,), trained, operations, parts = figures.values()
     assert machine["cores"] > 0
-    assert [row["arm"] for row in trained] == [row["arm"] for row in cold] == names
+    assert [row["arm"] for row in trained] == names
     assert [row["precision"] for row in trained] == ["32-true", "32-true", "32-true", "bf16-mixed"]
     for row in trained:
         assert row.keys() >= {"images_per_s", "spread", "times_plain", "roofline", "host_mb", "gpu_mb", "precision"}
+        assert row["first_step_s"] > 0
         assert row["first_loss"] == pytest.approx(trained[0]["first_loss"], rel=1e-2)
         assert min(row["spread"]) <= row["images_per_s"] <= max(row["spread"])
         assert row["times_plain"] == row["images_per_s"] / trained[0]["images_per_s"]
-    for row in cold:
-        seconds = [row[stage] for stage in ("start", "pack", "build", "set-up", "first step")]
-        assert min(seconds) >= 0
-        assert row["all"] == pytest.approx(sum(seconds))
     *_, rest, whole, step = operations
     assert [row["name"] for row in (rest, whole, step)] == ["the others", "all", "the step"]
     for key in ("calls", "ms", "ideal_ms", "lost_ms"):
@@ -322,9 +313,9 @@ def test_every_augmentation_beside_a_step(command, root, tmp_path):
 
 def test_a_row_for_each_arm():
     trained = [
-        {"arm": "plain", "images_per_s": 2.0, "precision": "32-true", "cold": {}},
+        {"arm": "plain", "images_per_s": 2.0, "precision": "32-true"},
         {"arm": "lightning", "failed": "out of memory"},
-        {"arm": "fcnseg", "images_per_s": 6.0, "precision": "bf16-mixed", "cold": {}},
+        {"arm": "fcnseg", "images_per_s": 6.0, "precision": "bf16-mixed"},
     ]
     plain, lightning, fcnseg = table(trained, {"32-true": 4.0, "bf16-mixed": 8.0})
     assert (plain["times_plain"], plain["roofline"]) == (1, 0.5)
@@ -338,9 +329,7 @@ def test_growth(command, tmp_path):
     outcome = command(benchmark, *small, *CPU, "growth=true", "json=figures.json")
     assert outcome.code == 0, outcome.err
     figures = json.loads((tmp_path / "figures.json").read_text())
-    _, _, growth, (beyond,) = figures.values()
+    _, _, growth = figures.values()
     assert [row["images"] for row in growth] == [24, 96, 384, *[24] * 6]
     assert [row["size"] for row in growth[3:6]] == [32, 64, 128]
     assert all(row["epoch_s"] > 0 for row in growth)
-    assert beyond["pack_gb"] > 1.9 * beyond["memory_gb"]
-    assert beyond["images_per_s"] > 0
