@@ -13,8 +13,8 @@ from fcnseg.data.module import VOCDataModule
 from fcnseg.errors import warn
 from fcnseg.pictures import panel
 from fcnseg.report.document import Block, Chart, Code, Section, Table, Text
-from fcnseg.report.masks import pick, pixels, predict
 from fcnseg.report.render import write_markdown
+from fcnseg.report.samples import pick, pixels, predict
 from fcnseg.runs.folder import Run
 from fcnseg.runs.printed import as_text, beats_floor
 from fcnseg.score_names import SCORES

@@ -8,7 +8,7 @@ import torch
 
 from fcnseg.data.dataset import Classes
 from fcnseg.data.voc import VOC
-from fcnseg.report import charts, content, render
+from fcnseg.report import charts, render, sections
 from fcnseg.report.collect import collect
 from fcnseg.report.document import Chart, Gallery, Section, Table, Text
 
@@ -284,7 +284,7 @@ def of_runs(tmp_path_factory, train_in):
     for overrides in (["experiment=baseline", "trainer.max_epochs=2"], ["model=unet"]):
         train_in(folder, *overrides)
     page = tmp_path_factory.mktemp("page of runs") / "index.html"
-    page.write_text(render.html("Runs", "Two runs.", content.sections(collect(str(folder)), images=None, root=None)))
+    page.write_text(render.html("Runs", "Two runs.", sections.sections(collect(str(folder)), images=None, root=None)))
     return page.as_uri()
 
 

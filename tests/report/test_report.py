@@ -16,7 +16,7 @@ from PIL import Image
 
 from fcnseg import paper
 from fcnseg.data.voc import VOC
-from fcnseg.report import charts, content, predictions, render, tables, training
+from fcnseg.report import charts, curves, galleries, render, sections, tables
 from fcnseg.report.__main__ import report
 from fcnseg.report.collect import collect, read
 from fcnseg.report.compare import by_test_set, differences, experiments
@@ -331,7 +331,7 @@ def test_titles_of_a_test_set_leave_out_what_is_the_same_in_it(entries):
 def test_a_run_of_one_epoch_gets_numbers_and_no_chart(entries):
     found = experiments(entries)
     transfer = next(each for each in found if each.title == "transfer")
-    assert training.loss_charts([transfer]) == []
+    assert curves.loss_charts([transfer]) == []
     (row,) = tables.one_epoch(found[1:2]).rows
     rows = transfer.first.rows
     assert row == ["transfer", "0", f"{rows[0]['train/loss']:.4f}", f"{rows[0]['val/loss']:.4f}"]
@@ -358,8 +358,8 @@ def test_of_many_experiments_the_best_have_charts_and_the_tables_have_all(entrie
         )
         for rate, miou in ((1, 0.1), (2, None), (3, 0.3), (4, 0.2))
     ]
-    monkeypatch.setattr(content, "MOST_DETAILED", 2)
-    found = {section.title.split(" (")[0]: section.blocks for section in content.sections(many, images=[], root=None)}
+    monkeypatch.setattr(sections, "MOST_DETAILED", 2)
+    found = {section.title.split(" (")[0]: section.blocks for section in sections.sections(many, images=[], root=None)}
     assert [len(found["Training and validation loss"]), len(found["Confusion matrices"])] == [1 + 2, 2]
     assert [chart.title for chart in found["Confusion matrices"]] == [f"baseline, lr {n}, seed 0" for n in (3, 4)]
     assert "are of the 2 finished experiments with the highest mIoU" in found["Results"][-1].text
@@ -490,7 +490,7 @@ def test_a_run_whose_checkpoint_is_gone_is_left_out_of_the_pictures(tmp_path, fi
     shutil.copytree(finished, tmp_path / "runs")
     next(tmp_path.glob("runs/paper-transfer*/checkpoints/best.ckpt")).unlink()
     found = experiments(collect(str(tmp_path / "runs")))
-    blocks = predictions.side_by_side(found, None, predictions.Galleries(None))
+    blocks = galleries.side_by_side(found, None, galleries.Galleries(None))
     assert blocks[0].text.startswith("No predictions of transfer")
     assert list(blocks[1].predictions) == ["baseline", "fcn"]
     assert all(labels.shape == (48, 48) for labels in [blocks[1].truth, *blocks[1].predictions.values()])
@@ -498,12 +498,10 @@ def test_a_run_whose_checkpoint_is_gone_is_left_out_of_the_pictures(tmp_path, fi
 
 def test_pictures_of_data_that_have_changed_say_so(finished):
     found = experiments(collect(str(finished / "paper-transfer*")))
-    assert not any(
-        isinstance(block, Text) for block in predictions.side_by_side(found, None, predictions.Galleries(None))
-    )
+    assert not any(isinstance(block, Text) for block in galleries.side_by_side(found, None, galleries.Galleries(None)))
     trained_on = found[0].first.result
     trained_on["data_fingerprint"] = trained_on["data_fingerprint"].split("-")[0] + "-0"
-    first, *pictures = predictions.side_by_side(found, None, predictions.Galleries(None))
+    first, *pictures = galleries.side_by_side(found, None, galleries.Galleries(None))
     assert re.match(
         r"Predictions of transfer: the images or masks of val have changed since it was trained", first.text
     )
@@ -545,7 +543,7 @@ def test_wrong_use(command, tmp_path, finished, arguments, words):
 )
 def test_another_test_set_than_the_paper_s_gets_a_caveat(entries, data, images, caveat):
     result = {**entries[0].result, "images": {**paper.IMAGES, "test": images}}
-    found = content._caveat(replace(entries[0], config={"choices.data": data}, result=result))
+    found = sections._caveat(replace(entries[0], config={"choices.data": data}, result=result))
     assert caveat in found if caveat else found == ""
 
 
@@ -574,7 +572,7 @@ def test_every_folder_is_read_behind_one_fence(runs, tmp_path):
             hostile.KINDS[kind](folder)
     entries = {entry.name: entry for entry in collect(str(tmp_path))}
     assert len(entries) == len(CHOSEN) + 1
-    page = render.html("title", "lead", content.sections([*entries.values()], images=[], root=None)).encode()
+    page = render.html("title", "lead", sections.sections([*entries.values()], images=[], root=None)).encode()
     assert page.count(b"<script") == 1
     assert tables.as_csv(entries.values()).encode().count(b"\n") == len(entries) + 1
     unseen = {kind for number, kind in enumerate(CHOSEN) if not entries[f"bad{number}"].remarks}
@@ -589,7 +587,7 @@ def test_every_kind_of_folder_leaves_the_others(runs, tmp_path, kind):
     hostile.KINDS[kind](shutil.copytree(good, tmp_path / "bad"))
     entries = collect(str(tmp_path))
     assert "finished" in {entry.state for entry in entries if entry.name == "good"}
-    render.html("title", content.summary(entries), content.sections(entries, images=[], root=None)).encode()
+    render.html("title", sections.summary(entries), sections.sections(entries, images=[], root=None)).encode()
     tables.as_csv(entries).encode()
 
 
@@ -611,8 +609,8 @@ def test_a_figure_does_not_outlive_its_writing():
 
 def test_a_chart_has_a_dozen_columns_at_most(entries):
     many = [replace(entries[0], config={**entries[0].config, "optimizer.lr": number}) for number in range(30)]
-    sections = content.sections(many, images=[], root="/nowhere")
-    (found,) = [section for section in sections if section.title == "IoU of every class"]
+    made = sections.sections(many, images=[], root="/nowhere")
+    (found,) = [section for section in made if section.title == "IoU of every class"]
     assert len(found.blocks) == 3
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fcnseg.report.document import Block, Links, Table, Text, address
-from fcnseg.report.predictions import Galleries
+from fcnseg.report.galleries import Galleries
 from fcnseg.report.study import Numbers, Study
 
 LISTED, EXAMPLES, PICTURED = 100, 8, 3

@@ -54,13 +54,13 @@ class Galleries:
         Raises:
             ValueError: It is not there, or has other classes.
         """
-        from fcnseg.report import masks
+        from fcnseg.report import samples
 
         settings = str([(key, value) for key, value in entry.config.items() if "data" in key.split(".")])
         if settings not in self._opened:
             if len(self._opened) == MOST_OPEN:
                 self._opened.pop(next(iter(self._opened)))
-            self._opened[settings] = masks.load_data(entry.path, self._root, trust=self._trust)
+            self._opened[settings] = samples.load_data(entry.path, self._root, trust=self._trust)
         entry.classes.check_same(self._opened[settings].classes, str(entry.path))
         return self._opened[settings]
 
@@ -79,15 +79,15 @@ class Galleries:
             with _left_out(run.title, made):
                 if not _has_weights(run.entry):
                     raise ValueError(NO_WEIGHTS)
-                from fcnseg.report import masks
+                from fcnseg.report import samples
 
                 data[run.title] = self.data(run.entry)
-                predictions[run.title] = masks.predict(self.network(run.entry.path), data[run.title], [name])
+                predictions[run.title] = samples.predict(self.network(run.entry.path), data[run.title], [name])
             if len(made) > before:
                 self._gone.add(run.entry.path)
         if not predictions:
             return made
-        return [*made, replace(masks.gallery(name, data, predictions), with_errors=True)]
+        return [*made, replace(samples.gallery(name, data, predictions), with_errors=True)]
 
 
 def side_by_side(finished: Sequence[Experiment], wanted: Sequence[object] | None, galleries: Galleries) -> list[Block]:
@@ -103,7 +103,7 @@ def side_by_side(finished: Sequence[Experiment], wanted: Sequence[object] | None
     blocks: list[Block] = [Text(f"No predictions of {', '.join(lost)}: {NO_WEIGHTS}", warning=True)] if lost else []
     if not finished:
         return blocks
-    from fcnseg.report import masks
+    from fcnseg.report import samples
 
     data_sets: dict[str, list[Experiment]] = {}
     for experiment in finished:
@@ -118,12 +118,14 @@ def side_by_side(finished: Sequence[Experiment], wanted: Sequence[object] | None
                     blocks.append(Text(f"Predictions of {experiment.title}: {changed}.", warning=True))
         if data:
             # A split may leave some of the images out of the test set: only what all networks were tested on is shown.
-            names = masks.shared_test_names([*data.values()])
+            names = samples.shared_test_names([*data.values()])
             known += names
-            shown = masks.chosen(wanted, names) if wanted is not None else masks.pick(next(iter(data.values())), names)
+            shown = (
+                samples.chosen(wanted, names) if wanted is not None else samples.pick(next(iter(data.values())), names)
+            )
             blocks += _galleries([each for each in found if each.title in data], shown, data, galleries)
     # A name may be in one data set and not in another; it must be in one of them.
-    if known and (missing := [item for item in wanted or () if not masks.chosen([item], known)]):
+    if known and (missing := [item for item in wanted or () if not samples.chosen([item], known)]):
         raise ValueError(f"images={missing}: wanted names of test images, such as {', '.join(known[:3])}")
     return blocks
 
@@ -132,16 +134,16 @@ def _galleries(
     found: Sequence[Experiment], names: Sequence[str], data: Mapping[str, "VOCDataModule"], galleries: Galleries
 ) -> list[Block]:
     """A gallery for every name, after a warning for every experiment whose network cannot be loaded."""
-    from fcnseg.report import masks
+    from fcnseg.report import samples
 
     blocks: list[Block] = []
     predictions: dict[str, dict[str, Tensor]] = {}
     for experiment in found:
         with _left_out(experiment.title, blocks):
             segmenter = galleries.network(experiment.first.path)
-            predictions[experiment.title] = masks.predict(segmenter, data[experiment.title], names)
+            predictions[experiment.title] = samples.predict(segmenter, data[experiment.title], names)
     rows = in_rows([*predictions.items()])
-    return blocks + [masks.gallery(name, data, dict(row)) for name in names for row in rows]
+    return blocks + [samples.gallery(name, data, dict(row)) for name in names for row in rows]
 
 
 def in_rows(items: Sequence[T]) -> list[Sequence[T]]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from fcnseg.report import charts
 from fcnseg.report.document import Block, Chart, Table, Text
-from fcnseg.report.predictions import Galleries
+from fcnseg.report.galleries import Galleries
 from fcnseg.report.study import Measured, Numbers, Study, iou
 
 DRAWS = 1000  # of the bootstrap

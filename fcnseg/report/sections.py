@@ -8,23 +8,20 @@ import numpy as np
 
 from fcnseg import paper
 from fcnseg.report import (
+    boundaries,
+    calibration,
     charts,
-    confused,
+    confusions,
     cost,
-    edges,
-    efficiency,
-    imagewise,
-    pair,
-    predictions,
-    sure,
-    suspects,
+    curves,
+    per_image,
     tables,
-    training,
+    two_runs,
 )
 from fcnseg.report.collect import STATES, Entry
 from fcnseg.report.compare import Experiment, by_test_set, experiments
 from fcnseg.report.document import Block, Chart, Section, Table, Text
-from fcnseg.report.predictions import Galleries
+from fcnseg.report.galleries import Galleries, in_rows, side_by_side
 from fcnseg.report.study import Study, studies
 from fcnseg.score_names import PAPER_BATCH
 
@@ -64,22 +61,22 @@ def sections(
     begun = experiments([entry for entry in entries if entry.state != "finished" and entry.config])
     sets, unfinished, detailed = by_test_set(finished), tables.unfinished(entries), _best(finished)
     known, galleries = studied(entries), Galleries(root, trust=trust, wanted=images is None or bool(images))
-    losses = training.losses([*detailed, *begun[:MOST_DETAILED]])
-    against = pair.compared(*pair.chosen(known, compare), galleries) if compare else []
-    side_by_side = predictions.side_by_side(detailed, images, galleries)
+    losses = curves.losses([*detailed, *begun[:MOST_DETAILED]])
+    against = two_runs.compared(*two_runs.chosen(known, compare), galleries) if compare else []
+    predictions = side_by_side(detailed, images, galleries)
     possible = [
         Section("Results", [*_results(sets), *_left_to_the_tables(finished, begun)]),
         Section("Two runs against each other", against),
         Section("Not finished", [unfinished] if unfinished else []),
         Section("What each step added", _of_each(sets, ablation)),
         Section("Training and validation loss (the paper's Figures 2-8)", losses, small=True),
-        Section("Predictions (the paper's Figures 9-11)", side_by_side),
-        Section("IoU of every class", _of_each(sets, lambda found: map(heat_map, predictions.in_rows(found)))),
+        Section("Predictions (the paper's Figures 9-11)", predictions),
+        Section("IoU of every class", _of_each(sets, lambda found: map(heat_map, in_rows(found)))),
         Section("Confusion matrices", _confusions(detailed)),
         *_image_by_image(known, galleries),
         Section("Cost", [*([Text(cost.ABOUT)] if sets else []), *_of_each(sets, cost.costs)]),
-        Section("What more images bring", _of_each(sets, efficiency.over_images)),
-        Section("Training curves laid over each other", _of_each(sets, training.overlaid), small=True),
+        Section("What more images bring", _of_each(sets, curves.over_images)),
+        Section("Training curves laid over each other", _of_each(sets, curves.overlaid), small=True),
     ]
     return [section for section in possible if section.blocks]
 
@@ -115,12 +112,12 @@ def _image_by_image(known: Sequence[Study], galleries: Galleries) -> list[Sectio
     """The sections that read images.npz; of many test sets, those with the most runs."""
     chosen = sorted(known, key=lambda study: -len(study.runs))[:MOST_STUDIES]
     of_kinds = {
-        "Images, worst first": lambda study: imagewise.worst_first(study, galleries),
-        "Images on which the runs disagree": lambda study: imagewise.disputed(study, galleries),
-        "Labels to look at again": lambda study: suspects.labels_to_look_at(study, galleries),
-        "Sure or not": sure.reliability,
-        "Confusions with examples": lambda study: confused.examples(study, galleries),
-        "Boundaries": edges.boundaries,
+        "Images, worst first": lambda study: per_image.worst_first(study, galleries),
+        "Images on which the runs disagree": lambda study: per_image.disputed(study, galleries),
+        "Labels to look at again": lambda study: per_image.labels_to_look_at(study, galleries),
+        "Sure or not": calibration.reliability,
+        "Confusions with examples": lambda study: confusions.examples(study, galleries),
+        "Boundaries": boundaries.boundaries,
     }
     return [Section(title, [b for study in chosen for b in made(study)]) for title, made in of_kinds.items()]
 
@@ -229,5 +226,5 @@ def _confusions(found: Sequence[Experiment]) -> list[Chart]:
             caption = f"{title}: percent of a class's pixels (row) taken for a class (column); void left out."
             names, pixels = entry.classes.names, _confusion(entry)
             draw = partial(charts.confusion_matrix, names, pixels)
-            made.append(Chart(f"confusion-{entry.name}", caption, draw, title, confused.matrix(names, pixels)))
+            made.append(Chart(f"confusion-{entry.name}", caption, draw, title, confusions.matrix(names, pixels)))
     return made
