@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fcnseg.report.arrays import Numbers
 from fcnseg.report.document import Block, Links, Table, Text, address
 from fcnseg.report.galleries import Galleries
-from fcnseg.report.study import Numbers, Study
+from fcnseg.report.study import Study
 
 LISTED, EXAMPLES, PICTURED = 100, 8, 3
 MOST_CLASSES = 30  # in a matrix of numbers

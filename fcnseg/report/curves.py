@@ -1,18 +1,21 @@
 """Curves: losses and scores over the epochs and the seconds of training, and mIoU over the number of train images."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
+from itertools import zip_longest
+from statistics import fmean
 
 import numpy as np
 
 from fcnseg.report import charts, tables
+from fcnseg.report.arrays import Numbers, nanmean
 from fcnseg.report.collect import Entry
 from fcnseg.report.compare import Experiment, by_train_images, titled
 from fcnseg.report.document import Block, Chart, Table, Text
-from fcnseg.report.study import Numbers
 from fcnseg.score_names import MONITOR
 
-MOST_CURVES, MOST_EPOCHS = 8, 10  # in one chart; in its table
+MOST_CURVES = 8  # experiments in one chart
+MOST_EPOCHS = 10  # columns of its table
 SHOWN = {
     MONITOR: "mIoU of the validation images",
     "val/loss": "loss of the validation images",
@@ -60,24 +63,23 @@ def _over_seconds(found: Sequence[Experiment], test_set: str) -> list[Chart]:
 
 def _values(experiment: Experiment, name: str) -> Numbers:
     """(seeds, epochs), NaN after the last epoch of a seed."""
-    epochs = max(len(entry.rows) for entry in experiment.entries)
-    values = np.full((len(experiment.entries), epochs), np.nan)
-    for row, entry in zip(values, experiment.entries, strict=True):
-        row[: len(entry.rows)] = [each.get(name, np.nan) for each in entry.rows]
-    return values
+    return _padded([[row.get(name, np.nan) for row in entry.rows] for entry in experiment.entries]).T
+
+
+def _padded(columns: Iterable[Sequence[float] | Numbers]) -> Numbers:
+    """(longest, columns): a column for every list of numbers, with NaN below those that are shorter than the longest."""
+    return np.array([*zip_longest(*columns, fillvalue=np.nan)])
 
 
 def _table(values: dict[str, Numbers], words: str) -> Table:
     """The means of some epochs, spread over all of them; metrics.csv in each run's folder has every epoch."""
-    longest = max(each.shape[1] for each in values.values())
-    epochs = sorted({int(at) for at in np.linspace(0, longest - 1, min(longest, MOST_EPOCHS)).round()})
-    rows = [[title, *(_mean(each[:, at : at + 1]) for at in epochs)] for title, each in values.items()]
+    means = _padded(nanmean(of_seeds, axis=0) for of_seeds in values.values())  # (epochs, experiments)
+    epochs = sorted({int(at) for at in np.linspace(0, len(means) - 1, min(len(means), MOST_EPOCHS)).round()})
+    rows = [
+        [title, *("-" if np.isnan(mean) else f"{mean:.4g}" for mean in column[epochs])]
+        for title, column in zip(values, means.T, strict=True)
+    ]
     return Table((words, *(f"epoch {at + 1}" for at in epochs)), rows)
-
-
-def _mean(column: Numbers) -> str:
-    there = column[~np.isnan(column)]
-    return f"{there.mean():.4g}" if len(there) else "-"
 
 
 def over_images(found: Sequence[Experiment]) -> list[Block]:
@@ -85,12 +87,11 @@ def over_images(found: Sequence[Experiment]) -> list[Block]:
     groups = by_train_images(found)
     lines, rows = {}, []
     for group, named in zip(groups, titled([group[0] for group in groups]), strict=True):
-        numbers, values = _scores(group)
-        lines[named.title] = numbers, values
-        for number, column in zip(numbers, values.T, strict=True):
-            seeds = column[~np.isnan(column)]
-            measured = (f"{value:.4f}" for value in (seeds.mean(), seeds.min(), seeds.max()))
-            rows.append([named.title, f"{number:.0f}", *measured, f"{len(seeds)}"])
+        if scores := _by_train_images(group):
+            lines[named.title] = np.array([*scores], dtype=float), _padded(scores.values())
+        for images, of_runs in scores.items():
+            values = (f"{value:.4f}" for value in (fmean(of_runs), min(of_runs), max(of_runs)))
+            rows.append([named.title, f"{images}", *values, f"{len(of_runs)}"])
     if not lines:
         return []
     caption = (
@@ -102,18 +103,14 @@ def over_images(found: Sequence[Experiment]) -> list[Block]:
     return [Chart("efficiency", caption, draw), Table(columns, rows)]
 
 
-def _scores(group: Sequence[Experiment]) -> tuple[Numbers, Numbers]:
-    """The numbers (N,) of train images, fewest first, and the mIoU (seeds, N) of the runs, NaN where a seed is missing."""
+def _by_train_images(group: Sequence[Experiment]) -> dict[int, list[float]]:
+    """The mIoU of every run by the number of train images, fewest first."""
     scores: dict[int, list[float]] = {}
-    for each in group:
-        for entry in each.entries:
+    for experiment in group:
+        for entry in experiment.entries:
             if (miou := entry.result["metrics"]["test/miou"]) is not None:
                 scores.setdefault(entry.result["images"]["train"], []).append(miou)
-    numbers = sorted(scores)
-    values = np.full((max(map(len, scores.values()), default=0), len(numbers)), np.nan)
-    for column, number in enumerate(numbers):
-        values[: len(scores[number]), column] = scores[number]
-    return np.array(numbers, dtype=float), values
+    return dict(sorted(scores.items()))
 
 
 def losses(found: Sequence[Experiment]) -> list[Block]:

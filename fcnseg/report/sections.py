@@ -18,11 +18,13 @@ from fcnseg.report import (
     tables,
     two_runs,
 )
+from fcnseg.report.arrays import Numbers
 from fcnseg.report.collect import STATES, Entry
 from fcnseg.report.compare import Experiment, by_test_set, experiments
 from fcnseg.report.document import Block, Chart, Section, Table, Text
 from fcnseg.report.galleries import Galleries, in_rows, side_by_side
 from fcnseg.report.study import Study, studies
+from fcnseg.runs.printed import as_text
 from fcnseg.score_names import PAPER_BATCH
 
 MOST_DETAILED = 12  # experiments with charts of their own: those of two hundred take minutes, and nobody reads them
@@ -166,13 +168,15 @@ def ablation(found: Sequence[Experiment]) -> list[Chart]:
     for experiment in sorted(found, key=lambda experiment: len(experiment.differences)):
         nearest.setdefault(experiment.first.choice("experiment"), experiment)
     # In the paper's order, an experiment comes after the one that it builds on.
-    steps: dict[str | None, charts.Step] = {}
+    rows: dict[str | None, charts.AblationRow] = {}
     for name, theirs in paper.EXPERIMENTS.items():
         if name in nearest and (iou := nearest[name].stat("metrics", "test/paper_iou")):
             backbone = nearest[name].first.config.get("model.backbone")
             adds = theirs.adds + (f" ({backbone})" if backbone else "") + (" †" if nearest[name].differences else "")
-            steps[name] = charts.Step(adds, iou.mean, iou.deviation or 0, theirs.paper_iou, steps.get(theirs.after))
-    if len(steps) < 2:
+            rows[name] = charts.AblationRow(
+                adds, iou.mean, iou.deviation or 0, theirs.paper_iou, rows.get(theirs.after)
+            )
+    if len(rows) < 2:
         return []
     caption = (
         f"IoU by the paper's definition, and what each step added: each of the first four builds on the one above it, the "
@@ -182,11 +186,11 @@ def ablation(found: Sequence[Experiment]) -> list[Chart]:
     numbers = Table(
         ("step", "ours", "±", "the paper's", "our gain", "the paper's gain"),
         [
-            [step.adds, *(f"{value:.4f}" for value in (step.ours, step.deviation, step.paper)), *step.gains]
-            for step in steps.values()
+            [row.adds, *(f"{value:.4f}" for value in (row.ours, row.deviation, row.paper)), *row.gains]
+            for row in rows.values()
         ],
     )
-    return [Chart("ablation", caption, partial(charts.ablation, [*steps.values()], floor), numbers=numbers)]
+    return [Chart("ablation", caption, partial(charts.ablation, [*rows.values()], floor), numbers=numbers)]
 
 
 def heat_map(found: Sequence[Experiment]) -> Chart:
@@ -204,7 +208,7 @@ def heat_map(found: Sequence[Experiment]) -> Chart:
     numbers = Table(
         ("class", "share of pixels", *titles),
         [
-            [name, f"{share:.2%}", *("-" if np.isnan(mean) else f"{mean:.4f}" for mean in row)]
+            [name, f"{share:.2%}", *map(as_text, row)]
             for name, share, row in zip(classes.names, shares, means, strict=True)
         ],
         rows_are="class",
@@ -213,7 +217,7 @@ def heat_map(found: Sequence[Experiment]) -> Chart:
     return Chart("classes", caption, draw, numbers=numbers)
 
 
-def _confusion(entry: Entry) -> charts.Reals:
+def _confusion(entry: Entry) -> Numbers:
     """Pixels by truth (rows) and prediction, without the row of void."""
     return np.asarray(entry.result["confusion"], dtype=float)[:-1]
 

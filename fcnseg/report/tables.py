@@ -1,7 +1,6 @@
 """The report's tables, and the CSV file with all that is known of every run."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from math import isnan, nan
 from statistics import fmean
 from typing import Any
 
@@ -123,8 +122,7 @@ def one_epoch(experiments: Iterable[Experiment]) -> Table | None:
 
 
 def _losses(row: Mapping[str, float]) -> list[str]:
-    values = [row.get(f"{stage}/loss", nan) for stage in ("train", "val")]
-    return ["-" if isnan(value) else f"{value:.4f}" for value in values]
+    return [as_text(row.get(f"{stage}/loss")) for stage in ("train", "val")]
 
 
 def unfinished(entries: Iterable[Entry]) -> Table | None:

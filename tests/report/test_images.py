@@ -313,6 +313,12 @@ def test_curves_are_the_mean_over_seeds():
     assert {tuple(point) for point in band.get_paths()[0].vertices} >= {(1, 1), (1, 3), (2, 2), (2, 4), (3, 5)}
 
 
+def test_an_epoch_without_a_value_is_a_gap_in_the_curve():
+    values = np.array([[1, np.nan, 3], [1, np.nan, np.nan]])
+    (line,) = charts.curves({"a": (np.arange(1, 4), values)}, "epoch", "loss").axes[0].lines
+    assert np.array_equal(line.get_ydata(), [1, np.nan, 3], equal_nan=True)
+
+
 def experiment(title, *runs):
     entries = [run.entry for run in runs]
     return SimpleNamespace(title=title, entries=entries, first=entries[0], test_set="a set", stat=lambda *_: None)
