@@ -32,7 +32,7 @@ def report(cfg: DictConfig) -> None:
     write_text(out / "results.csv", tables.as_csv(entries))
     write_text(out / "images.csv", per_image.as_csv(studied(entries)))
     render.write_markdown(out, TITLE, lead, found)
-    remarks = [f"{entry.name} ({entry.state}): {remark}" for entry in entries for remark in entry.remarks]
+    remarks = [f"{entry.name} ({entry.status}): {remark}" for entry in entries for remark in entry.remarks]
     for line in [*remarks, *filter(None, [beside]), f"{lead} The report is {out / 'index.html'}"]:
         console().print(line, highlight=False, markup=False, soft_wrap=True)
 

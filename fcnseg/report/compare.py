@@ -164,7 +164,7 @@ def _distinguishing(same_title: Sequence[Mapping[str, str]]) -> list[str]:
 
 
 def titled(found: Sequence[Experiment]) -> list[Experiment]:
-    """Experiments with titles that say what differs between them, and nothing else; no two of a state are the same."""
+    """Experiments with titles that say what differs between them, and nothing else; no two of a status are the same."""
     unnamed = [each.first for each in found if not each.first.choice("experiment")]
     varied = [group for group in CHOICES if len({entry.choice(group) for entry in unnamed}) > 1]
     titles = [_title(each.first, varied) for each in found]
@@ -176,7 +176,7 @@ def titled(found: Sequence[Experiment]) -> list[Experiment]:
     made: dict[tuple[str, str], Experiment] = {}
     for each, title, identity in zip(found, titles, identities, strict=True):
         added = [line(f"{_name(key)} {_value(identity, key)}", TITLE) for key in settings[title] if key in identity]
-        key = ", ".join([title, *added]), each.first.state
+        key = ", ".join([title, *added]), each.first.status
         # Values that differ may be shortened to the same words.
         full = f"{key[0]} ({len(made) + 1})" if key in made else key[0]
         made[full, key[1]] = replace(each, title=full)
@@ -190,10 +190,10 @@ def experiments(entries: Iterable[Entry]) -> list[Experiment]:
     def place(entry: Entry) -> tuple[Any, ...]:
         """What runs are sorted by."""
         rank = names.index(entry.choice("experiment")) if entry.published else len(names)
-        return rank, _title(entry), entry.state, str(sorted(_identity(entry).items())), entry.config.get("seed", 0)
+        return rank, _title(entry), entry.status, str(sorted(_identity(entry).items())), entry.config.get("seed", 0)
 
     # groupby gathers neighbours only.
-    groups = groupby(sorted(entries, key=place), key=lambda entry: (_title(entry), entry.state, _identity(entry)))
+    groups = groupby(sorted(entries, key=place), key=lambda entry: (_title(entry), entry.status, _identity(entry)))
     gathered = [tuple(group) for _, group in groups]
     return titled([Experiment("", group, differences(group[0])) for group in gathered])
 

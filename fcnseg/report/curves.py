@@ -125,12 +125,12 @@ def loss_charts(found: Sequence[Experiment]) -> list[Chart]:
     made = []
     for experiment in found:
         if curves := [_curve(entry) for entry in experiment.entries if len(entry.rows) > 1]:
-            finished, theirs = experiment.first.state == "finished", experiment.first.published
+            finished, theirs = experiment.first.status == "finished", experiment.first.published
             figure = f" (the paper's Figure {theirs.figure})" if theirs and finished else ""
             seeds = f", {len(curves)} seeds" if len(curves) > 1 else ""
-            state = "" if finished else f" ({experiment.first.state})"
+            status = "" if finished else f" ({experiment.first.status})"
             floor = tables.not_above_floor(experiment) if finished else ""
-            caption = f"{experiment.title}{state}{seeds}{figure}. {experiment.beside_the_paper.capitalize()}{floor}."
+            caption = f"{experiment.title}{status}{seeds}{figure}. {experiment.beside_the_paper.capitalize()}{floor}."
             name = "".join(letter if letter.isalnum() else "-" for letter in experiment.title.split(",")[0])
             made.append(Chart(f"loss-{name}", caption, partial(charts.loss_curves, curves)))
     return made
@@ -141,6 +141,6 @@ def _curve(entry: Entry) -> charts.Curve:
     # An unfinished run has no result yet, and its best epoch so far is the one that it would keep.
     best = int(entry.result.get("best_epoch", np.argmax(scores)))
     patience = entry.config.get("patience")
-    stopped = entry.state == "finished" and patience is not None and len(scores) - 1 - best >= patience
+    stopped = entry.status == "finished" and patience is not None and len(scores) - 1 - best >= patience
     train, val = ([row.get(f"{stage}/loss", np.nan) for row in entry.rows] for stage in ("train", "val"))
     return charts.Curve(train, val, min(best, len(scores) - 1), stopped)

@@ -19,7 +19,7 @@ from fcnseg.report import (
     two_runs,
 )
 from fcnseg.report.arrays import Numbers
-from fcnseg.report.collect import STATES, Entry
+from fcnseg.report.collect import STATUSES, Entry
 from fcnseg.report.compare import Experiment, by_test_set, experiments
 from fcnseg.report.document import Block, Chart, Section, Table, Text
 from fcnseg.report.galleries import Galleries, in_rows, side_by_side
@@ -59,8 +59,8 @@ def sections(
     Raises:
         ValueError: No run was tested on one of the images, or the two runs cannot be compared.
     """
-    finished = experiments([entry for entry in entries if entry.state == "finished"])
-    begun = experiments([entry for entry in entries if entry.state != "finished" and entry.config])
+    finished = experiments([entry for entry in entries if entry.status == "finished"])
+    begun = experiments([entry for entry in entries if entry.status != "finished" and entry.config])
     sets, unfinished, detailed = by_test_set(finished), tables.unfinished(entries), _best(finished)
     known, galleries = studied(entries), Galleries(root, trust=trust, wanted=images is None or bool(images))
     losses = curves.losses([*detailed, *begun[:MOST_DETAILED]])
@@ -107,7 +107,7 @@ def _left_to_the_tables(finished: Sequence[Experiment], begun: Sequence[Experime
 
 def studied(entries: Sequence[Entry]) -> list[Study]:
     """The finished runs whose images are known, by their test sets."""
-    return studies(by_test_set(experiments([entry for entry in entries if entry.state == "finished"])))
+    return studies(by_test_set(experiments([entry for entry in entries if entry.status == "finished"])))
 
 
 def _image_by_image(known: Sequence[Study], galleries: Galleries) -> list[Section]:
@@ -125,9 +125,9 @@ def _image_by_image(known: Sequence[Study], galleries: Galleries) -> list[Sectio
 
 
 def summary(entries: Sequence[Entry]) -> str:
-    """How many runs there are, and how many of each state."""
-    counts = Counter(entry.state for entry in entries)
-    numbers = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+    """How many runs there are, and how many of each status."""
+    counts = Counter(entry.status for entry in entries)
+    numbers = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
     return f"{len(entries)} run{'s' if len(entries) != 1 else ''}: {numbers}"
 
 

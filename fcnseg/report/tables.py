@@ -131,10 +131,10 @@ def unfinished(entries: Iterable[Entry]) -> Table | None:
     hints = {"running": f"it is running, or was killed: {resumes}", "interrupted": resumes, "killed": resumes}
     rows = []
     for entry in entries:
-        if entry.state != "finished":
+        if entry.status != "finished":
             epochs = f"{len(entry.rows)} of {entry.config.get('trainer.max_epochs', '?')}"
-            rows.append([entry.name, entry.state, epochs, "; ".join(entry.remarks) or hints.get(entry.state, "")])
-    return Table(("run", "state", "epochs done", "what is known"), rows, words=(0, 1, 3)) if rows else None
+            rows.append([entry.name, entry.status, epochs, "; ".join(entry.remarks) or hints.get(entry.status, "")])
+    return Table(("run", "status", "epochs done", "what is known"), rows, words=(0, 1, 3)) if rows else None
 
 
 def as_csv(entries: Iterable[Entry]) -> str:
@@ -148,7 +148,7 @@ def as_csv(entries: Iterable[Entry]) -> str:
 def _record(entry: Entry) -> dict[str, Any]:
     config, measured = entry.config, flatten(dict(entry.result))
     return {
-        **{"run": entry.name, "folder": line(entry.path), "state": entry.state},
+        **{"run": entry.name, "folder": line(entry.path), "status": entry.status},
         **{key.removeprefix("choices."): value for key, value in config.items() if key.startswith("choices.")},
         **{"seed": config.get("seed"), "backbone": config.get("model.backbone")},
         **{"differs_from_paper": "; ".join(differences(entry)), "remarks": "; ".join(entry.remarks)},

@@ -452,7 +452,7 @@ def test_a_broken_file_is_a_remark_and_a_missing_one_is_nothing(run):
     path.write_bytes(whole[:500])
     assert read(run).images is None
     assert "images.npz is damaged" in read(run).remarks[0]
-    assert read(run).state == "finished"
+    assert read(run).status == "finished"
     path.write_bytes(whole)
 
 

@@ -200,10 +200,10 @@ def test_a_part_of_voc_differs_from_the_paper(compose, entries):
     assert differences(entry) == ("images 1464/112/111 (paper: 1464/725/724)",)
 
 
-def test_states_and_remarks(runs):
+def test_statuses_and_remarks(runs):
     found = {path.name: read(path) for path in runs.iterdir()}
-    states = {name: entry.state for name, entry in found.items() if "-seed" not in name}
-    assert states == {
+    statuses = {name: entry.status for name, entry in found.items() if "-seed" not in name}
+    assert statuses == {
         "failed": "failed",
         "interrupted": "interrupted",
         "bad-result": "broken",
@@ -242,7 +242,7 @@ def test_a_result_that_lacks_a_part_is_incomplete(finished, tmp_path, damage):
     result = json.loads((run / "result.json").read_text())
     (run / "result.json").write_text(json.dumps(result | damage))
     entry = read(run)
-    assert (entry.state, entry.result, len(entry.remarks)) == ("broken", {}, 1)
+    assert (entry.status, entry.result, len(entry.remarks)) == ("broken", {}, 1)
     assert f"result.json is incomplete: it lacks all or part of {next(iter(damage))};" in entry.remarks[0]
 
 
@@ -385,13 +385,13 @@ def test_the_csv_has_every_run(out, runs):
         rows = {row["run"]: row for row in csv.DictReader(file)}
     assert rows.keys() == {path.name for path in runs.iterdir()}
     for name, row in rows.items():
-        if row["state"] == "finished":
+        if row["status"] == "finished":
             result = json.loads((runs / name / "result.json").read_text())
             assert float(row["test/miou"]) == result["metrics"]["test/miou"]
             assert float(row["floor/paper_iou"]) == result["floor"]["paper_iou"]
     baseline = next(row for name, row in rows.items() if name.startswith("paper-baseline"))
     assert (baseline["paper_printed/iou"], baseline["config/optimizer.lr"]) == ("0.0634", "0.001")
-    assert (rows["failed"]["state"], rows["failed"]["test/miou"]) == ("failed", "")
+    assert (rows["failed"]["status"], rows["failed"]["test/miou"]) == ("failed", "")
 
 
 def test_the_page_is_whole_and_needs_nothing_else(out):
@@ -586,7 +586,7 @@ def test_every_kind_of_folder_leaves_the_others(runs, tmp_path, kind):
     shutil.copytree(good, tmp_path / "good")
     hostile.KINDS[kind](shutil.copytree(good, tmp_path / "bad"))
     entries = collect(str(tmp_path))
-    assert "finished" in {entry.state for entry in entries if entry.name == "good"}
+    assert "finished" in {entry.status for entry in entries if entry.name == "good"}
     render.html("title", sections.summary(entries), sections.sections(entries, images=[], root=None)).encode()
     tables.as_csv(entries).encode()
 

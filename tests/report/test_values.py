@@ -155,7 +155,7 @@ def test_every_point_of_the_loss_curves(found):
 
 
 def test_the_best_epoch_of_an_unfinished_run_is_the_highest_score_s(entries):
-    curve = curves._curve(replace(entries[0], state="interrupted", result={}))
+    curve = curves._curve(replace(entries[0], status="interrupted", result={}))
     assert (curve.best, curve.stopped) == (1, False)
 
 
