@@ -115,9 +115,9 @@ def _by_train_images(group: Sequence[Experiment]) -> dict[int, list[float]]:
 
 def losses(found: Sequence[Experiment]) -> list[Block]:
     """The charts of the losses, and a table of the runs that have one epoch."""
-    made, table = loss_charts(found), tables.one_epoch(found)
-    note = [Text("The numbers of every epoch are in metrics.csv, in the folder of each run.")] if made else []
-    return [*note, *made, *([table] if table else [])]
+    drawn = loss_charts(found)
+    note = [Text("The numbers of every epoch are in metrics.csv, in the folder of each run.")] if drawn else []
+    return [*note, *drawn, *tables.one_epoch(found)]
 
 
 def loss_charts(found: Sequence[Experiment]) -> list[Chart]:

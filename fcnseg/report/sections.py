@@ -61,7 +61,7 @@ def sections(
     """
     finished = experiments([entry for entry in entries if entry.status == "finished"])
     begun = experiments([entry for entry in entries if entry.status != "finished" and entry.config])
-    sets, unfinished, detailed = by_test_set(finished), tables.unfinished(entries), _best(finished)
+    sets, detailed = by_test_set(finished), _best(finished)
     known, galleries = studied(entries), Galleries(root, trust=trust, wanted=images is None or bool(images))
     losses = curves.losses([*detailed, *begun[:MOST_DETAILED]])
     against = two_runs.compared(*two_runs.chosen(known, compare), galleries) if compare else []
@@ -69,7 +69,7 @@ def sections(
     possible = [
         Section("Results", [*_results(sets), *_left_to_the_tables(finished, begun)]),
         Section("Two runs against each other", against),
-        Section("Not finished", [unfinished] if unfinished else []),
+        Section("Not finished", tables.unfinished(entries)),
         Section("What each step added", _of_each(sets, ablation)),
         Section("Training and validation loss (the paper's Figures 2-8)", losses, small=True),
         Section("Predictions (the paper's Figures 9-11)", predictions),
@@ -140,12 +140,10 @@ def _results(sets: Mapping[str, Sequence[Experiment]]) -> list[Block]:
     for test_set, found in sets.items():
         if caveat := _caveat(found[0].first):
             blocks.append(Text(caveat, warning=True))
-        blocks += [Text(f"Test set: {test_set}."), tables.results(found)]
-        if table := tables.differences_from_the_paper(found):
-            blocks.append(table)
+        blocks += [Text(f"Test set: {test_set}."), tables.results(found), *tables.differences_from_the_paper(found)]
     everything = [experiment for found in sets.values() for experiment in found]
-    if table := tables.differences_between(everything):
-        blocks += [Text("What these runs do not have in common:"), table]
+    if differing := tables.differences_between(everything):
+        blocks += [Text("What these runs do not have in common:"), *differing]
     # The result is whole, but something else in the folder may be damaged, such as metrics.csv.
     entries = [entry for experiment in everything for entry in experiment.entries]
     remarks = [f"{entry.name}: {remark}" for entry in entries for remark in entry.remarks]

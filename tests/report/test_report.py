@@ -154,7 +154,8 @@ def plain(entry, cfg, name):
 
 def test_all_that_differs_from_the_paper_is_in_one_cell(compose, entries):
     cfg = compose("experiment=flip", "data.size=64", "patience=null")
-    (row,) = tables.differences_from_the_paper(experiments([plain(entries[0], cfg, "flip")])).rows
+    (table,) = tables.differences_from_the_paper(experiments([plain(entries[0], cfg, "flip")]))
+    (row,) = table.rows
     assert row[1] == "patience none (paper: 9); size in pixels 64 (paper: 224)"
 
 
@@ -258,7 +259,7 @@ def test_a_config_that_is_a_list_does_not_end_the_report(command, finished, tmp_
 def test_a_killed_run_is_unfinished(runs, tmp_path):
     run = shutil.copytree(runs / "interrupted", tmp_path / "run")
     (run / "status.json").write_text('{"status": "running"}')
-    table = tables.unfinished([read(run)])
+    (table,) = tables.unfinished([read(run)])
     assert table.rows == [
         [
             "run",
@@ -332,10 +333,11 @@ def test_a_run_of_one_epoch_gets_numbers_and_no_chart(entries):
     found = experiments(entries)
     transfer = next(each for each in found if each.title == "transfer")
     assert curves.loss_charts([transfer]) == []
-    (row,) = tables.one_epoch(found[1:2]).rows
+    (table,) = tables.one_epoch(found[1:2])
+    (row,) = table.rows
     rows = transfer.first.rows
     assert row == ["transfer", "0", f"{rows[0]['train/loss']:.4f}", f"{rows[0]['val/loss']:.4f}"]
-    assert tables.one_epoch(found[:1]) is None
+    assert tables.one_epoch(found[:1]) == []
 
 
 def test_some_seeds_may_be_no_better_than_the_floor(entries):
@@ -368,16 +370,17 @@ def test_of_many_experiments_the_best_have_charts_and_the_tables_have_all(entrie
 
 def test_what_runs_do_not_share_is_listed(entries):
     """A row a setting, a column an experiment."""
-    table = tables.differences_between(experiments(entries))
+    (table,) = tables.differences_between(experiments(entries))
     assert table.columns == ("setting", "baseline", "transfer", "fcn")
     assert ["size", "32 px", "32 px", "48 px"] in table.rows
     assert len({row[0] for row in table.rows}) == len(table.rows)
-    assert tables.differences_between(experiments(entries[:1])) is None
+    assert tables.differences_between(experiments(entries[:1])) == []
     one, *_ = entries
     seeds = [
         replace(one, config={**one.config, "seed": n}, result={**one.result, "hardware": f"GPU {n}"}) for n in (7, 8)
     ]
-    assert tables.differences_between(experiments(seeds)).rows == [["hardware", "GPU 7; GPU 8"]]
+    (table,) = tables.differences_between(experiments(seeds))
+    assert table.rows == [["hardware", "GPU 7; GPU 8"]]
 
 
 def test_the_csv_has_every_run(out, runs):
@@ -472,7 +475,8 @@ def test_what_is_text_stays_text(tmp_path):
     mask = torch.zeros(8, 8, dtype=torch.uint8)
     gallery = Gallery("<b>", mask.expand(3, 8, 8), mask, {"<b>": mask}, VOC)
     blocks = [table, Text("<script>"), chart, gallery, replace(chart, title="<b>")]
-    page = render.html("<b>", "<b>", [Section("<b>", blocks)])
+    render.write_html(tmp_path, "<b>", "<b>", [Section("<b>", blocks)])
+    page = (tmp_path / "index.html").read_text()
     Page(page)
     assert '<th scope="row">&lt;b&gt;&amp;</th><td class="">1|2<small>± 3</small></td>' in page
     assert "&lt;script&gt;" in page
@@ -572,8 +576,8 @@ def test_every_folder_is_read_behind_one_fence(runs, tmp_path):
             hostile.KINDS[kind](folder)
     entries = {entry.name: entry for entry in collect(str(tmp_path))}
     assert len(entries) == len(CHOSEN) + 1
-    page = render.html("title", "lead", sections.sections([*entries.values()], images=[], root=None)).encode()
-    assert page.count(b"<script") == 1
+    render.write_html(tmp_path, "title", "lead", sections.sections([*entries.values()], images=[], root=None))
+    assert (tmp_path / "index.html").read_text().count("<script") == 1
     assert tables.as_csv(entries.values()).encode().count(b"\n") == len(entries) + 1
     unseen = {kind for number, kind in enumerate(CHOSEN) if not entries[f"bad{number}"].remarks}
     assert unseen == {kind for kind in CHOSEN if kind.startswith(HARMLESS)}
@@ -587,11 +591,11 @@ def test_every_kind_of_folder_leaves_the_others(runs, tmp_path, kind):
     hostile.KINDS[kind](shutil.copytree(good, tmp_path / "bad"))
     entries = collect(str(tmp_path))
     assert "finished" in {entry.status for entry in entries if entry.name == "good"}
-    render.html("title", sections.summary(entries), sections.sections(entries, images=[], root=None)).encode()
+    render.write_html(tmp_path, "title", sections.summary(entries), sections.sections(entries, images=[], root=None))
     tables.as_csv(entries).encode()
 
 
-def test_a_figure_does_not_outlive_its_writing():
+def test_a_figure_does_not_outlive_its_writing(tmp_path):
     alive = []
 
     def draw():
@@ -601,7 +605,7 @@ def test_a_figure_does_not_outlive_its_writing():
 
     gc.disable()  # as good as off in a command
     try:
-        render.html("title", "lead", [Section("title", [Chart("a", "b", draw)] * 3)])
+        render.write_html(tmp_path, "title", "lead", [Section("title", [Chart("a", "b", draw)] * 3)])
     finally:
         gc.enable()
     assert [ref() for ref in alive] == [None] * 3
