@@ -469,38 +469,19 @@ def test_pictures_of_a_run_without_its_checkpoint_are_missed_once(run, tmp_path)
         assert blocks[-1].with_errors
 
 
-@pytest.mark.parametrize("text", [*hostile.NASTY.values(), "\0", "\ufeff"])
-def test_names_of_images_are_text(run, tmp_path, text):
+@pytest.mark.parametrize("first", range(0, 12, 4))
+def test_names_of_images_are_text(run, tmp_path, first):
+    names = [*hostile.NASTY.values(), "\0", "\ufeff"][first : first + 4]  # one a test image
+    assert len(names) == 4
     folder = shutil.copytree(run, tmp_path / "run")
     found = read(folder).images
-    write(folder / IMAGES, replace(found, names=np.array([text, "b", "c", "d"])))
+    write(folder / IMAGES, replace(found, names=np.array(names)))
     entries = [read(folder)]
     assert all(map(str.isprintable, entries[0].images.names))
     render.write_html(tmp_path, "title", "lead", sections.sections(entries, images=[], root=None))
     assert "<script>alert" not in (tmp_path / "index.html").read_text()
     cells = [cell for row in csv.reader(io.StringIO(per_image.as_csv(sections.studied(entries)))) for cell in row]
     assert not any(cell.startswith(FORMULA) for cell in cells)
-
-
-def test_a_page_of_real_runs_has_every_section(command, run, train_in):
-    from fcnseg.report.__main__ import report
-
-    other = train_in(run.parent, "trainer.max_epochs=2", "seed=1", "optimizer.lr=0.002")
-    outcome = command(report, f"runs={run.parent}", f"compare=[{run.name},{other.name}]")
-    assert outcome.code == 0, outcome.err
-    folder = Path(command.keywords["cwd"]) / "report"
-    text = (folder / "report.md").read_text()
-    for title in (
-        *("Two runs against each other", "Images, worst first", "Images on which the runs disagree", "Boundaries"),
-        *("Labels to look at again", "Sure or not", "Confusions with examples", "Cost"),
-        "Training curves laid over each other",
-    ):
-        assert f"## {title}\n" in text
-        assert title in (folder / "index.html").read_text()
-    assert "No predictions of" not in text
-    assert len((folder / "images.csv").read_text().splitlines()) == 5
-    assert command(report, f"runs={run.parent}", "compare=[a,b]").code == 2
-    assert "wanted the names of two different runs" in command(report, f"runs={run.parent}", "compare=a").err
 
 
 @pytest.mark.parametrize(
