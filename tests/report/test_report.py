@@ -537,6 +537,8 @@ def test_pictures_of_data_that_have_changed_say_so(finished):
         (["runs={finished}", "compare=a"], "wanted the names of two different runs"),
         (["runs={finished}", "compare=[a,b]"], "wanted two finished runs with an images.npz"),
         (["runs={finished}/paper-transfer*", "images=[2007_000033]"], "wanted names of test images, such as "),
+        (["images=[]", "data.root=here"], "data.root has no effect with images=[]"),
+        (["images=[]", "trust=true"], "trust has no effect with images=[]"),
     ],
 )
 def test_wrong_use(command, tmp_path, finished, arguments, words):
