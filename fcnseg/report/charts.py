@@ -23,7 +23,7 @@ from fcnseg.data.dataset import Classes
 from fcnseg.pictures import Picture
 from fcnseg.report.arrays import Numbers, nanmean
 
-MOST_NAMES = 60  # beside the rows of a confusion matrix
+MOST_NAMES = 60  # names beside a confusion matrix: more of them would overlap
 INK, BLUE, ORANGE = "#24292f", "#3d85c6", "#c96d14"
 WHOLE: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.04}  # a picture of the axes and of all their labels
 TAG, STYLE = re.compile("<[^<>]+>"), re.compile(r' style="([^"]*)"')
@@ -162,7 +162,7 @@ def _cells(axes: Axes, values: Numbers, rows: Sequence[str], columns: Sequence[s
     # As bytes: matplotlib would enlarge a wide matrix of floats in hundreds of megabytes.
     axes.imshow((255 * np.dstack([blue, opacity])).astype(np.uint8), aspect="auto", interpolation="none")
     for (row, column), text in zip(np.ndindex(values.shape), texts, strict=True):
-        if text:  # of 254 classes, nearly all of 64516 cells have none
+        if text:  # a matrix of 254 classes has 64516 cells, nearly all of them without a text
             axes.text(column, row, text, ha="center", va="center", size=7.5)
     axes.set_xticks(range(len(columns)), columns, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(rows)), rows)

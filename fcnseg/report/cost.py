@@ -10,7 +10,7 @@ from fcnseg.report.compare import Experiment
 from fcnseg.report.document import Block, Chart, Table, Text
 from fcnseg.runs.printed import as_text
 
-MOST_POINTS = 12  # of a chart, each with a colour and a line of the legend
+MOST_POINTS = 12  # experiments in the chart: each has a colour and a line of the legend
 ABOUT = (
     "GMAC: billions of multiplications and additions for one image at the run's size, of convolutions and matrix products. "
     "Images/s predicted is the speed of the network alone on the test images. The memory is the most that training took, of "
@@ -56,6 +56,6 @@ def _seconds_to_best(entry: Entry) -> float | None:
     return sum(row["seconds"] for row in rows) if rows and all("seconds" in row for row in rows) else None
 
 
-def _mean(experiment: Experiment, of: Callable[[Entry], float | None]) -> float | None:
-    values = [value for entry in experiment.entries if (value := of(entry)) is not None]
+def _mean(experiment: Experiment, measure: Callable[[Entry], float | None]) -> float | None:
+    values = [value for entry in experiment.entries if (value := measure(entry)) is not None]
     return fmean(values) if values else None

@@ -34,7 +34,7 @@ def worst_first(study: Study, galleries: Galleries) -> list[Block]:
     kinds = {"worst": order[:OF_A_KIND], "median": order[middle : middle + OF_A_KIND], "best": order[-OF_A_KIND:]}
     seen: set[int] = set()
     for kind, numbers in kinds.items():
-        fresh = [n for n in numbers if n not in seen]  # of a small test set, an image may be of two kinds
+        fresh = [n for n in numbers if n not in seen]  # in a small test set an image may be of two kinds
         seen |= set(fresh)
         if fresh:
             blocks.append(Text(f"The {kind} images, as {best.title} sees them, which is the best run here:"))

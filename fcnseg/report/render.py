@@ -54,7 +54,7 @@ def write_html(folder: Path, title: str, lead: str, sections: Sequence[Section])
         )
         (folder / PICTURES).mkdir(exist_ok=True)
         for old in (folder / PICTURES).glob("*.webp"):
-            if old.stem.isdecimal():  # of an earlier report
+            if old.stem.isdecimal():  # a picture of an earlier report
                 old.unlink()
 
         def place(picture: bytes) -> str:

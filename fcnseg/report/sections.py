@@ -162,7 +162,7 @@ def _caveat(entry: Entry) -> str:
 
 def ablation(found: Sequence[Experiment]) -> list[Chart]:
     """The paper's experiments on one test set, each beside what it builds on; nothing if there are fewer than two."""
-    nearest: dict[str, Experiment] = {}  # of several with one name, the experiment that is most like the paper's
+    nearest: dict[str, Experiment] = {}  # the experiment of each name that is most like the paper's
     for experiment in sorted(found, key=lambda experiment: len(experiment.differences)):
         nearest.setdefault(experiment.first.choice("experiment"), experiment)
     # In the paper's order, an experiment comes after the one that it builds on.
