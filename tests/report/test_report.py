@@ -21,6 +21,7 @@ from fcnseg.report.__main__ import report
 from fcnseg.report.collect import collect, read
 from fcnseg.report.compare import by_test_set, differences, experiments
 from fcnseg.report.document import Chart, Gallery, Section, Table, Text
+from fcnseg.report.study import Measured
 from fcnseg.runs.settings import flatten
 
 CHOSEN = (
@@ -511,6 +512,16 @@ def test_a_run_whose_checkpoint_is_gone_is_left_out_of_the_pictures(tmp_path, fi
     assert blocks[0].text.startswith("No predictions of transfer")
     assert list(blocks[1].predictions) == ["baseline", "fcn"]
     assert all(labels.shape == (48, 48) for labels in [blocks[1].truth, *blocks[1].predictions.values()])
+
+
+def test_a_damaged_checkpoint_is_told_once(tmp_path, finished):
+    run = shutil.copytree(next(finished.glob("paper-transfer*")), tmp_path / "runs" / "run")
+    (run / "checkpoints" / "best.ckpt").write_bytes(b"x")
+    (experiment,), shown = experiments(collect(str(run))), galleries.Galleries(None)
+    (told,) = galleries.side_by_side([experiment], None, shown)
+    assert told.text.startswith("No predictions of transfer")
+    images = experiment.first.images
+    assert shown.gallery(images.names[0], [Measured("transfer", experiment.first, images)]) == []
 
 
 def test_pictures_of_data_that_have_changed_say_so(finished):
