@@ -27,16 +27,16 @@ def report(cfg: DictConfig) -> None:
             )
     out, entries = Path(cfg.out), collect(cfg.runs)
     compare = list(cfg.compare) if isinstance(cfg.compare, ListConfig) else [str(cfg.compare)] if cfg.compare else []
-    found = sections(entries, images=images, root=cfg.data.root, trust=cfg.trust, compare=compare)
+    content = sections(entries, images=images, root=cfg.data.root, trust=cfg.trust, compare=compare)
     lead = f"{summary(entries)}, from {cfg.runs}."
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"cannot write {out}: {error.strerror}; choose another folder with out=") from error
-    beside = render.write_html(out, TITLE, lead, found)
+    beside = render.write_html(out, TITLE, lead, content)
     write_text(out / "results.csv", tables.as_csv(entries))
     write_text(out / "images.csv", per_image.as_csv(studied(entries)))
-    render.write_markdown(out, TITLE, lead, found)
+    render.write_markdown(out, TITLE, lead, content)
     remarks = [f"{entry.name} ({entry.status}): {remark}" for entry in entries for remark in entry.remarks]
     for line in [*remarks, *filter(None, [beside]), f"{lead} The report is {out / 'index.html'}"]:
         console().print(line, highlight=False, markup=False, soft_wrap=True)

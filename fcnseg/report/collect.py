@@ -209,20 +209,20 @@ def _checked_config(config: Config) -> Config:
     return {line(key): _shown(value) for key, value in config.items()}
 
 
-def _checked_images(found: PerImage | None, result: Mapping[str, Any]) -> PerImage | None:
+def _checked_images(images: PerImage | None, result: Mapping[str, Any]) -> PerImage | None:
     """What images.npz holds, with names that can be shown.
 
     Raises:
         ValueError: It is of other images or classes than the result.
     """
-    if found is None:
+    if images is None:
         return None
-    sizes, wanted = found.boundary.shape[:2], (result["images"]["test"], len(result["classes"]))
+    sizes, wanted = images.boundary.shape[:2], (result["images"]["test"], len(result["classes"]))
     if sizes != wanted:
         raise ValueError(
             f"it is of {sizes[0]} images of {sizes[1]} classes, and the result of {wanted[0]} of {wanted[1]}"
         )
-    return replace(found, names=np.array([line(name, 100) for name in found.names], dtype=np.str_))
+    return replace(images, names=np.array([line(name, 100) for name in images.names], dtype=np.str_))
 
 
 def _shown(value: Any) -> Any:

@@ -24,14 +24,14 @@ SHOWN = {
 }
 
 
-def overlaid(found: Sequence[Experiment]) -> list[Block]:
+def overlaid(experiments: Sequence[Experiment]) -> list[Block]:
     """The curves of the best experiments on one test set, a chart for every value; nothing if no run has two epochs."""
-    best = sorted(found, key=lambda each: -(stat.mean if (stat := each.stat("metrics", "test/miou")) else 0))
+    best = sorted(experiments, key=lambda each: -(stat.mean if (stat := each.stat("metrics", "test/miou")) else 0))
     chosen = [each for each in best if max(len(entry.rows) for entry in each.entries) > 1][:MOST_CURVES]
     if not chosen:
         return []
     blocks: list[Block] = [
-        Text(f"{len(chosen)} of {len(found)} experiments, the best ones that trained for two epochs or more.")
+        Text(f"{len(chosen)} of {len(experiments)} experiments, the best ones that trained for two epochs or more.")
     ]
     for name, words in SHOWN.items():
         values = {each.title: made for each in chosen if not np.isnan(made := _values(each, name)).all()}
@@ -42,18 +42,18 @@ def overlaid(found: Sequence[Experiment]) -> list[Block]:
             if max(map(len, values.values())) > 1
             else ""
         )
-        caption = f"{words[0].upper()}{words[1:]}{band}. {found[0].test_set}."
+        caption = f"{words[0].upper()}{words[1:]}{band}. {experiments[0].test_set}."
         lines = {title: (np.arange(1, each.shape[1] + 1), each) for title, each in values.items()}
         draw = partial(charts.curves, lines, "epoch", words)
         blocks.append(Chart(f"curves-{name.replace('/', '-')}", caption, draw, numbers=_table(values, words)))
-    return [*blocks, *_over_seconds(chosen, found[0].test_set)]
+    return [*blocks, *_over_seconds(chosen, experiments[0].test_set)]
 
 
-def _over_seconds(found: Sequence[Experiment], test_set: str) -> list[Chart]:
+def _over_seconds(experiments: Sequence[Experiment], test_set: str) -> list[Chart]:
     """The mIoU over the time that training took, on the hardware of each run; nothing if no run says its seconds."""
-    seconds = {each.title: _values(each, "seconds").cumsum(1) for each in found}
+    seconds = {each.title: _values(each, "seconds").cumsum(1) for each in experiments}
     known = {title: each for title, each in seconds.items() if not np.isnan(each).all()}
-    scores = {each.title: _values(each, MONITOR) for each in found}
+    scores = {each.title: _values(each, MONITOR) for each in experiments}
     lines = {title: (each.mean(0), scores[title]) for title, each in known.items()}
     words = SHOWN[MONITOR]
     caption = f"{words} over the seconds of training, a mean over seeds, on the hardware of each run. {test_set}."
@@ -82,9 +82,9 @@ def _table(values: dict[str, Numbers], words: str) -> Table:
     return Table((words, *(f"epoch {at + 1}" for at in epochs)), rows)
 
 
-def over_images(found: Sequence[Experiment]) -> list[Block]:
+def over_images(experiments: Sequence[Experiment]) -> list[Block]:
     """The curve of every group of experiments on one test set, made with data.limit, and its numbers; nothing without any."""
-    groups = by_train_images(found)
+    groups = by_train_images(experiments)
     lines, rows = {}, []
     for group, named in zip(groups, titled([group[0] for group in groups]), strict=True):
         if scores := _by_train_images(group):
@@ -96,7 +96,7 @@ def over_images(found: Sequence[Experiment]) -> list[Block]:
         return []
     caption = (
         f"mIoU over the number of train images, which grows in steps of equal factors: the mean over seeds, in a band from the "
-        f"lowest to the highest. {found[0].test_set}."
+        f"lowest to the highest. {experiments[0].test_set}."
     )
     draw = partial(charts.curves, lines, "train images", "mIoU", scale="log")
     columns = ("experiment", "train images", "mIoU", "lowest", "highest", "runs")
@@ -113,17 +113,17 @@ def _by_train_images(group: Sequence[Experiment]) -> dict[int, list[float]]:
     return dict(sorted(scores.items()))
 
 
-def losses(found: Sequence[Experiment]) -> list[Block]:
+def losses(experiments: Sequence[Experiment]) -> list[Block]:
     """The charts of the losses, and a table of the runs that have one epoch."""
-    drawn = loss_charts(found)
+    drawn = loss_charts(experiments)
     note = [Text("The numbers of every epoch are in metrics.csv, in the folder of each run.")] if drawn else []
-    return [*note, *drawn, *tables.one_epoch(found)]
+    return [*note, *drawn, *tables.one_epoch(experiments)]
 
 
-def loss_charts(found: Sequence[Experiment]) -> list[Chart]:
+def loss_charts(experiments: Sequence[Experiment]) -> list[Chart]:
     """The paper's Figures 2-8: a chart for every experiment that has trained for two epochs; one epoch is no curve."""
     made = []
-    for experiment in found:
+    for experiment in experiments:
         if curves := [_curve(entry) for entry in experiment.entries if len(entry.rows) > 1]:
             finished, theirs = experiment.first.status == "finished", experiment.first.published
             figure = f" (the paper's Figure {theirs.figure})" if theirs and finished else ""

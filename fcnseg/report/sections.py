@@ -73,7 +73,7 @@ def sections(
         Section("What each step added", _of_each(sets, ablation)),
         Section("Training and validation loss (the paper's Figures 2-8)", losses, small=True),
         Section("Predictions (the paper's Figures 9-11)", predictions),
-        Section("IoU of every class", _of_each(sets, lambda found: map(heat_map, in_rows(found)))),
+        Section("IoU of every class", _of_each(sets, lambda group: map(heat_map, in_rows(group)))),
         Section("Confusion matrices", _confusions(detailed)),
         *_image_by_image(known, galleries),
         Section("Cost", [*([Text(cost.ABOUT)] if sets else []), *_of_each(sets, cost.costs)]),
@@ -87,14 +87,14 @@ def _of_each(
     sets: Mapping[str, Sequence[Experiment]], make: Callable[[Sequence[Experiment]], Iterable[Block]]
 ) -> list[Block]:
     """What is made of the experiments on each test set."""
-    return [block for found in sets.values() for block in make(found)]
+    return [block for group in sets.values() for block in make(group)]
 
 
-def _best(found: Sequence[Experiment]) -> list[Experiment]:
+def _best(group: Sequence[Experiment]) -> list[Experiment]:
     """The experiments with the highest mIoU, as many as get charts of their own, in their order."""
-    scores = [stat.mean if (stat := each.stat("metrics", "test/miou")) else -1 for each in found]
-    best = sorted(range(len(found)), key=lambda at: -scores[at])[:MOST_DETAILED]
-    return [found[at] for at in sorted(best)]
+    scores = [stat.mean if (stat := each.stat("metrics", "test/miou")) else -1 for each in group]
+    best = sorted(range(len(group)), key=lambda at: -scores[at])[:MOST_DETAILED]
+    return [group[at] for at in sorted(best)]
 
 
 def _left_to_the_tables(finished: Sequence[Experiment], begun: Sequence[Experiment]) -> list[Text]:
@@ -137,11 +137,11 @@ def _results(sets: Mapping[str, Sequence[Experiment]]) -> list[Block]:
     blocks: list[Block] = [Text(DEFINITIONS)]
     if len(sets) > 1:
         blocks.append(Text(f"{len(sets)} test sets: compare within a table, not across.", warning=True))
-    for test_set, found in sets.items():
-        if caveat := _caveat(found[0].first):
+    for test_set, group in sets.items():
+        if caveat := _caveat(group[0].first):
             blocks.append(Text(caveat, warning=True))
-        blocks += [Text(f"Test set: {test_set}."), tables.results(found), *tables.differences_from_the_paper(found)]
-    everything = [experiment for found in sets.values() for experiment in found]
+        blocks += [Text(f"Test set: {test_set}."), tables.results(group), *tables.differences_from_the_paper(group)]
+    everything = [experiment for group in sets.values() for experiment in group]
     if differing := tables.differences_between(everything):
         blocks += [Text("What these runs do not have in common:"), *differing]
     # The result is whole, but something else in the folder may be damaged, such as metrics.csv.
@@ -160,10 +160,10 @@ def _caveat(entry: Entry) -> str:
     return ""
 
 
-def ablation(found: Sequence[Experiment]) -> list[Chart]:
+def ablation(group: Sequence[Experiment]) -> list[Chart]:
     """The paper's experiments on one test set, each beside what it builds on; nothing if there are fewer than two."""
     nearest: dict[str, Experiment] = {}  # the experiment of each name that is most like the paper's
-    for experiment in sorted(found, key=lambda experiment: len(experiment.differences)):
+    for experiment in sorted(group, key=lambda experiment: len(experiment.differences)):
         nearest.setdefault(experiment.first.choice("experiment"), experiment)
     # In the paper's order, an experiment comes after the one that it builds on.
     rows: dict[str | None, charts.AblationRow] = {}
@@ -178,9 +178,9 @@ def ablation(found: Sequence[Experiment]) -> list[Chart]:
         return []
     caption = (
         f"IoU by the paper's definition, and what each step added: each of the first four builds on the one above it, the "
-        f"other networks build on the weighted loss. † not the paper's setting: see the results. {found[0].test_set}."
+        f"other networks build on the weighted loss. † not the paper's setting: see the results. {group[0].test_set}."
     )
-    floor = found[0].first.result["floor"]["paper_iou"]
+    floor = group[0].first.result["floor"]["paper_iou"]
     numbers = Table(
         ("step", "ours", "±", "the paper's", "our gain", "the paper's gain"),
         [
@@ -191,17 +191,17 @@ def ablation(found: Sequence[Experiment]) -> list[Chart]:
     return [Chart("ablation", caption, partial(charts.ablation, [*rows.values()], floor), numbers=numbers)]
 
 
-def heat_map(found: Sequence[Experiment]) -> Chart:
+def heat_map(group: Sequence[Experiment]) -> Chart:
     """The IoU of every class on one test set, beside the share of its pixels that the class has."""
-    classes = found[0].first.classes
-    means = [[stat.mean if (stat := each.stat("iou", name)) else np.nan for each in found] for name in classes.names]
+    classes = group[0].first.classes
+    means = [[stat.mean if (stat := each.stat("iou", name)) else np.nan for each in group] for name in classes.names]
     # All runs were tested on the same masks: every matrix has the same number of pixels of a class.
-    pixels = _confusion(found[0].first).sum(1)
+    pixels = _confusion(group[0].first).sum(1)
     caption = (
         f"IoU by VOC's definition, mean over seeds; - for a class in neither truth nor prediction. Beside each class its "
-        f"share of the labelled test pixels. {found[0].test_set}."
+        f"share of the labelled test pixels. {group[0].test_set}."
     )
-    titles = [experiment.title for experiment in found]
+    titles = [experiment.title for experiment in group]
     shares = pixels / max(1, pixels.sum())
     numbers = Table(
         ("class", "share of pixels", *titles),
@@ -220,9 +220,9 @@ def _confusion(entry: Entry) -> Numbers:
     return np.asarray(entry.result["confusion"], dtype=float)[:-1]
 
 
-def _confusions(found: Sequence[Experiment]) -> list[Chart]:
+def _confusions(group: Sequence[Experiment]) -> list[Chart]:
     made = []
-    for experiment in found:
+    for experiment in group:
         for entry in experiment.entries:
             title = f"{experiment.title}, seed {entry.config.get('seed')}"
             caption = f"{title}: percent of a class's pixels (row) taken for a class (column); void left out."

@@ -25,9 +25,9 @@ def chosen(studies: Sequence[Study], names: Sequence[str]) -> tuple[Study, Measu
     if len(names) != 2 or names[0] == names[1]:
         raise ValueError(f"compare={','.join(names)}: wanted the names of two different runs, as in compare=[a,b]")
     for study in studies:
-        found = {run.entry.name: run for run in study.runs}
-        if all(name in found for name in names):
-            return study, found[names[0]], found[names[1]]
+        by_name = {run.entry.name: run for run in study.runs}
+        if all(name in by_name for name in names):
+            return study, by_name[names[0]], by_name[names[1]]
     known = [run.entry.name for study in studies for run in study.runs]
     raise ValueError(
         f"compare=[{','.join(names)}]: wanted two finished runs with an images.npz, tested on the same images; there are"
