@@ -1,7 +1,7 @@
 """Pictures of images, masks and predictions, as uint8 RGB arrays."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,8 @@ from fcnseg.data.dataset import Classes
 if TYPE_CHECKING:
     from torch import Tensor  # a report without pictures of predictions does not need it
 
+    Pixels = Tensor | npt.NDArray[Any]  # a tensor on the CPU, or an array
+
 Picture = npt.NDArray[np.uint8]  # (H, W, 3)
 ERRORS = {  # how a prediction differs from the truth, in colours that most readers can tell apart
     "right": (222, 226, 230),
@@ -20,7 +22,7 @@ ERRORS = {  # how a prediction differs from the truth, in colours that most read
     "wrong class": (204, 62, 78),
     "void": (255, 255, 255),
 }
-OPACITY = 0.6  # of a mask over its image
+OPACITY = 0.6  # how much a mask hides of the image below it
 GAP = 4  # white pixels between the pictures of a panel
 WIDTH = 600  # pixels that a panel has at least
 LINE, SWATCH = 20, 12  # pixels of a line of text, and of a colour in a legend
@@ -28,39 +30,39 @@ HEADINGS = ("image", "truth", "prediction", "overlay")
 FONT = ImageFont.load_default(14)
 
 
-def colour(mask: "Tensor", classes: Classes) -> Picture:
+def colour(mask: "Pixels", classes: Classes) -> Picture:
     """Labels (H, W) in the colours of their classes."""
-    return np.asarray(classes.palette[mask.cpu().numpy()], dtype=np.uint8)
+    return np.asarray(classes.palette[np.asarray(mask)], dtype=np.uint8)
 
 
-def photograph(image: "Tensor") -> Picture:
-    """An image (3, H, W) uint8."""
-    return np.asarray(image.permute(1, 2, 0).cpu().numpy(), dtype=np.uint8)
+def photograph(image: "Pixels") -> Picture:
+    """An image (3, H, W) uint8 as (H, W, 3)."""
+    return np.asarray(np.asarray(image).transpose(1, 2, 0), dtype=np.uint8)
 
 
-def overlay(image: "Tensor", mask: "Tensor", classes: Classes) -> Picture:
+def overlay(image: "Pixels", mask: "Pixels", classes: Classes) -> Picture:
     """An image (3, H, W) uint8 with labels (H, W) laid over it in their colours, where they are not background."""
     background = -1 if classes.background is None else classes.background
-    shown = (mask != background).cpu().numpy()[..., None] * OPACITY
+    shown = (np.asarray(mask) != background)[..., None] * OPACITY  # (H, W, 1)
     return np.asarray(photograph(image) * (1 - shown) + colour(mask, classes) * shown, dtype=np.uint8)
 
 
-def errors(truth: "Tensor", prediction: "Tensor", classes: Classes) -> Picture:
+def errors(truth: "Pixels", prediction: "Pixels", classes: Classes) -> Picture:
     """Where labels (H, W) differ from the truth, in the colours of `ERRORS`.
 
     Missed is an object predicted as background, invented is background predicted as an object; without a background, all that
     is wrong is of a wrong class.
     """
-    given, found = truth.cpu().numpy(), prediction.cpu().numpy()
+    given, predicted = np.asarray(truth), np.asarray(prediction)
     background = -1 if classes.background is None else classes.background
-    kind = np.where(given == found, 0, 3)
-    kind[(kind == 3) & (found == background)] = 1
+    kind = np.where(given == predicted, 0, 3)
+    kind[(kind == 3) & (predicted == background)] = 1
     kind[(kind == 3) & (given == background)] = 2
     kind[given >= len(classes)] = 4
     return np.asarray(np.array([*ERRORS.values()], dtype=np.uint8)[kind])
 
 
-def panel(images: "Tensor", truths: "Tensor", predictions: "Tensor", classes: Classes, names: Sequence[str]) -> Picture:
+def panel(images: "Pixels", truths: "Pixels", predictions: "Pixels", classes: Classes, names: Sequence[str]) -> Picture:
     """The image, the truth, the prediction, and the prediction over the image: a row a sample, under headings, over a legend.
 
     Small images are enlarged by a whole number, so that the panel is at least `WIDTH` pixels wide.
@@ -72,7 +74,6 @@ def panel(images: "Tensor", truths: "Tensor", predictions: "Tensor", classes: Cl
         classes: The classes of the labels, in whose colours these are drawn.
         names: The names of the images, which head the rows.
     """
-    predictions = predictions.byte()
     height, width = images.shape[-2:]
     scale = -(-WIDTH // (len(HEADINGS) * width))
     step, row = scale * width + GAP, scale * height + LINE
@@ -113,8 +114,8 @@ def _flowed(names: Sequence[str], right: int) -> list[tuple[int, int]]:
     return places
 
 
-def legend(masks: Sequence["Tensor"], classes: Classes) -> dict[str, str]:
+def legend(masks: Sequence["Pixels"], classes: Classes) -> dict[str, str]:
     """The classes in masks, of any shapes, with their colours as #rrggbb."""
-    labels = sorted({label for mask in masks for label in mask.unique().tolist()})
+    labels = sorted({label for mask in masks for label in np.unique(mask).tolist()})
     names = [*classes.names, *["void"] * (256 - len(classes))]
     return {names[label]: "#{:02x}{:02x}{:02x}".format(*classes.palette[label]) for label in labels}

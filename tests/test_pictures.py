@@ -65,12 +65,12 @@ def test_no_label_is_cut_off():
     """However long the names are, every text lies within the picture of its chart."""
     classes = Classes(tuple(f"{'long name ' * 9}{number}" for number in range(4)), ((0, 0, 0),) * 4, None)
     titles = [f"transfer, learning rate {number} of many and very many words to tell" for number in range(3)]
-    step = charts.Step("a network of an especially long name, " * 3, 0.5, 0, 0.4, None)
+    step = charts.AblationRow("a network of an especially long name, " * 3, 0.5, 0, 0.4, None)
     mask = torch.zeros(4, 6, dtype=torch.uint8)
     drawn = [
         charts.class_heat_map(classes, np.full((4, 3), 0.5), titles, [0.25] * 4),
         charts.confusion_matrix(classes.names, np.ones((4, 4))),
-        charts.ablation([step, charts.Step(step.adds, 0.5, 0, 0.4, step)], 0.1),
+        charts.ablation([step, charts.AblationRow(step.adds, 0.5, 0, 0.4, step)], 0.1),
         Gallery("x", IMAGE, mask, dict.fromkeys(titles, mask), classes).draw(),
     ]
     for figure in drawn:
@@ -133,8 +133,8 @@ def test_a_confusion_matrix_is_in_percent_of_the_row():
 
 
 def test_an_ablation_tells_what_was_added():
-    first = charts.Step("FCN", 0.05, 0, 0.06, None)
-    shown = texts(charts.ablation([first, charts.Step("+ flips", 0.07, 0.01, 0.05, first)], floor=0.04))
+    first = charts.AblationRow("FCN", 0.05, 0, 0.06, None)
+    shown = texts(charts.ablation([first, charts.AblationRow("+ flips", 0.07, 0.01, 0.05, first)], floor=0.04))
     assert {"FCN", "+ flips", "ours +0.0200", "paper's -0.0100", "background everywhere"} <= set(shown)
 
 

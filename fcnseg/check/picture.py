@@ -15,8 +15,9 @@ from PIL import Image
 
 from fcnseg.check.survey import Survey
 from fcnseg.data import decode
-from fcnseg.data.dataset import VOID, DataSet
+from fcnseg.data.dataset import DataSet
 from fcnseg.machine.files import replacing
+from fcnseg.pictures import overlay
 
 PAIRS = 12
 COLUMNS = 4
@@ -60,10 +61,8 @@ def _overlay(data_set: DataSet, name: str) -> npt.NDArray[np.uint8]:
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     shown = np.asarray(image.resize(size))
     labels = np.asarray(mask.resize(size, Image.Resampling.NEAREST))
-    colours = data_set.classes.palette[labels]
-    plain = labels == (VOID if data_set.classes.background is None else data_set.classes.background)
-    mixed = np.where(plain[..., None], shown, 0.35 * shown + 0.65 * colours).astype(np.uint8)
-    return np.concatenate([shown, mixed], axis=int(size[0] >= size[1]) ^ 1)
+    mixed = overlay(shown.transpose(2, 0, 1), labels, data_set.classes)  # (H, W, 3)
+    return np.concatenate([shown, mixed], axis=0 if size[0] >= size[1] else 1)
 
 
 def _shares(ax: Axes, surveys: Sequence[Survey], bars: int) -> None:

@@ -14,24 +14,30 @@ TITLE = "Segmentation networks, run and compared"
 @command("report")
 def report(cfg: DictConfig) -> None:
     """Read the runs, compare them with each other and with the paper, and write the report's files."""
-    from fcnseg.report import content, imagewise, render, tables  # import torch and matplotlib
+    from fcnseg.report import per_image, render, tables  # import torch and matplotlib
     from fcnseg.report.collect import collect
+    from fcnseg.report.sections import sections, studied, summary
 
-    out, entries = Path(cfg.out), collect(cfg.runs)
     # images=name gives one name, images=[name, name] a list.
     images = list(cfg.images) if isinstance(cfg.images, ListConfig) else cfg.images and [cfg.images]
+    for name, given in (("data.root", cfg.data.root), ("trust", cfg.trust)):
+        if given and images is not None and not images:
+            raise ValueError(
+                f"{name} has no effect with images=[], for which no network is loaded: leave one of them out"
+            )
+    out, entries = Path(cfg.out), collect(cfg.runs)
     compare = list(cfg.compare) if isinstance(cfg.compare, ListConfig) else [str(cfg.compare)] if cfg.compare else []
-    sections = content.sections(entries, images=images, root=cfg.data.root, trust=cfg.trust, compare=compare)
-    lead = f"{content.summary(entries)}, from {cfg.runs}."
+    content = sections(entries, images=images, root=cfg.data.root, trust=cfg.trust, compare=compare)
+    lead = f"{summary(entries)}, from {cfg.runs}."
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"cannot write {out}: {error.strerror}; choose another folder with out=") from error
-    beside = render.write_html(out, TITLE, lead, sections)
+    beside = render.write_html(out, TITLE, lead, content)
     write_text(out / "results.csv", tables.as_csv(entries))
-    write_text(out / "images.csv", imagewise.as_csv(content.studied(entries)))
-    render.write_markdown(out, TITLE, lead, sections)
-    remarks = [f"{entry.name} ({entry.state}): {remark}" for entry in entries for remark in entry.remarks]
+    write_text(out / "images.csv", per_image.as_csv(studied(entries)))
+    render.write_markdown(out, TITLE, lead, content)
+    remarks = [f"{entry.name} ({entry.status}): {remark}" for entry in entries for remark in entry.remarks]
     for line in [*remarks, *filter(None, [beside]), f"{lead} The report is {out / 'index.html'}"]:
         console().print(line, highlight=False, markup=False, soft_wrap=True)
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
@@ -22,9 +21,9 @@ from PIL import Image
 
 from fcnseg.data.dataset import Classes
 from fcnseg.pictures import Picture
+from fcnseg.report.arrays import Numbers, nanmean
 
-Reals = npt.NDArray[np.float64]
-MOST_NAMES = 60  # beside the rows of a confusion matrix
+MOST_NAMES = 60  # names beside a confusion matrix: more of them would overlap
 INK, BLUE, ORANGE = "#24292f", "#3d85c6", "#c96d14"
 WHOLE: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.04}  # a picture of the axes and of all their labels
 TAG, STYLE = re.compile("<[^<>]+>"), re.compile(r' style="([^"]*)"')
@@ -61,7 +60,7 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Step:
+class AblationRow:
     """One row of the ablation chart; every IoU is by the paper's definition.
 
     Attributes:
@@ -76,7 +75,7 @@ class Step:
     ours: float
     deviation: float
     paper: float
-    after: "Step | None"
+    after: "AblationRow | None"
 
     @property
     def gains(self) -> list[str]:
@@ -147,7 +146,7 @@ def loss_curves(curves: Sequence[Curve]) -> Figure:
     return figure
 
 
-def _cells(axes: Axes, values: Reals, rows: Sequence[str], columns: Sequence[str], texts: Sequence[str]) -> None:
+def _cells(axes: Axes, values: Numbers, rows: Sequence[str], columns: Sequence[str], texts: Sequence[str]) -> None:
     """Colour a matrix of values from transparent at 0, which suits a page of any colour, to blue at 1.
 
     Args:
@@ -163,7 +162,7 @@ def _cells(axes: Axes, values: Reals, rows: Sequence[str], columns: Sequence[str
     # As bytes: matplotlib would enlarge a wide matrix of floats in hundreds of megabytes.
     axes.imshow((255 * np.dstack([blue, opacity])).astype(np.uint8), aspect="auto", interpolation="none")
     for (row, column), text in zip(np.ndindex(values.shape), texts, strict=True):
-        if text:  # of 254 classes, nearly all of 64516 cells have none
+        if text:  # a matrix of 254 classes has 64516 cells, nearly all of them without a text
             axes.text(column, row, text, ha="center", va="center", size=7.5)
     axes.set_xticks(range(len(columns)), columns, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(rows)), rows)
@@ -171,7 +170,7 @@ def _cells(axes: Axes, values: Reals, rows: Sequence[str], columns: Sequence[str
 
 
 @styled
-def class_heat_map(classes: Classes, iou: Reals, titles: Sequence[str], shares: Sequence[float]) -> Figure:
+def class_heat_map(classes: Classes, iou: Numbers, titles: Sequence[str], shares: Sequence[float]) -> Figure:
     """IoU of every class, and their mean, a column for every experiment.
 
     Args:
@@ -183,7 +182,7 @@ def class_heat_map(classes: Classes, iou: Reals, titles: Sequence[str], shares: 
     named = [f"{name} {share:.1%}" for name, share in zip(classes.names, shares, strict=True)]
     titles = [textwrap.fill(title, 28) for title in titles]
     figure, axes = _chart(0.62 * len(titles), 0.28 * max(len(classes) + 1, 8))
-    values = np.vstack([np.nanmean(iou, axis=0), iou])
+    values = np.vstack([nanmean(iou, axis=0), iou])
     objects = [label for label in range(len(classes)) if label != classes.background]
     top = np.nanmax(iou[objects], initial=0.1)  # background is far above the others
     texts = ["-" if np.isnan(value) else f"{value:.2f}" for value in values.flat]
@@ -193,7 +192,7 @@ def class_heat_map(classes: Classes, iou: Reals, titles: Sequence[str], shares: 
 
 
 @styled
-def confusion_matrix(names: Sequence[str], matrix: Reals) -> Figure:
+def confusion_matrix(names: Sequence[str], matrix: Numbers) -> Figure:
     """Which class (row) is taken for which class (column), in percent of the row's pixels.
 
     Args:
@@ -214,22 +213,22 @@ def confusion_matrix(names: Sequence[str], matrix: Reals) -> Figure:
 
 
 @styled
-def ablation(steps: Sequence[Step], floor: float) -> Figure:
+def ablation(rows: Sequence[AblationRow], floor: float) -> Figure:
     """The IoU after each step, ours beside the paper's, with the floor of this test set as a line."""
-    figure, axes = _chart(4.2, 0.5 * len(steps))
-    rows, ours, theirs = range(len(steps)), [step.ours for step in steps], [step.paper for step in steps]
-    axes.hlines(rows, ours, theirs, color=INK, alpha=0.25, linewidth=1.2)
-    axes.plot(ours, rows, "o", color=BLUE, ms=8, label="ours")
-    axes.errorbar(ours, rows, xerr=[step.deviation for step in steps], fmt="none", ecolor=BLUE, capsize=3)
-    axes.plot(theirs, rows, "D", color=ORANGE, fillstyle="none", ms=7, mew=1.6, label="the paper's")
-    for row, step in enumerate(steps):
-        if step.after:
-            gains = "ours {}\npaper's {}".format(*step.gains)
+    figure, axes = _chart(4.2, 0.5 * len(rows))
+    heights, ours, theirs = range(len(rows)), [row.ours for row in rows], [row.paper for row in rows]
+    axes.hlines(heights, ours, theirs, color=INK, alpha=0.25, linewidth=1.2)
+    axes.plot(ours, heights, "o", color=BLUE, ms=8, label="ours")
+    axes.errorbar(ours, heights, xerr=[row.deviation for row in rows], fmt="none", ecolor=BLUE, capsize=3)
+    axes.plot(theirs, heights, "D", color=ORANGE, fillstyle="none", ms=7, mew=1.6, label="the paper's")
+    for height, row in enumerate(rows):
+        if row.after:
+            gains = "ours {}\npaper's {}".format(*row.gains)
             # To the right of the axes, at the height of the row.
-            axes.annotate(gains, (1.02, row), xycoords=("axes fraction", "data"), va="center", size=8)
+            axes.annotate(gains, (1.02, height), xycoords=("axes fraction", "data"), va="center", size=8)
     axes.axvline(floor, color=INK, linewidth=1, linestyle="--", label="background everywhere")
-    axes.set_yticks(rows, [step.adds for step in steps])
-    axes.set(xlabel="IoU by the paper's definition", ylim=(len(steps) - 0.5, -0.5))
+    axes.set_yticks(heights, [row.adds for row in rows])
+    axes.set(xlabel="IoU by the paper's definition", ylim=(len(rows) - 0.5, -0.5))
     axes.grid(axis="x")
     axes.legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
     return figure
@@ -258,7 +257,7 @@ def gallery(cards: Mapping[str, Mapping[str, Picture]], legend: Mapping[str, str
 
 
 @styled
-def reliability(runs: Mapping[str, Sequence[Reals]]) -> Figure:
+def reliability(runs: Mapping[str, Sequence[Numbers]]) -> Figure:
     """The share of right pixels over their confidence, a line for every run.
 
     Args:
@@ -278,7 +277,7 @@ def reliability(runs: Mapping[str, Sequence[Reals]]) -> Figure:
 
 
 @styled
-def spread(values: Reals, titles: Sequence[str]) -> Figure:
+def spread(values: Numbers, titles: Sequence[str]) -> Figure:
     """Differences with their intervals, a row each.
 
     Args:
@@ -311,7 +310,7 @@ def cost(points: Mapping[str, tuple[float, float]], label: str) -> Figure:
 
 
 @styled
-def curves(runs: Mapping[str, tuple[Reals, Reals]], across: str, up: str, *, scale: str = "linear") -> Figure:
+def curves(runs: Mapping[str, tuple[Numbers, Numbers]], across: str, up: str, *, scale: str = "linear") -> Figure:
     """Values over epochs or images, a line for every experiment: the mean over its seeds, in a band from lowest to highest.
 
     Args:
@@ -322,8 +321,7 @@ def curves(runs: Mapping[str, tuple[Reals, Reals]], across: str, up: str, *, sca
     """
     figure, axes = _chart(4.2, 2.6)
     for title, (places, values) in runs.items():
-        counted = np.maximum(1, (~np.isnan(values)).sum(0))
-        (line,) = axes.plot(places, np.nansum(values, 0) / counted, linewidth=1.6, marker=".", label=title)
+        (line,) = axes.plot(places, nanmean(values, axis=0), linewidth=1.6, marker=".", label=title)
         if len(values) > 1:
             low, high = np.fmin.reduce(values), np.fmax.reduce(values)
             axes.fill_between(places, low, high, color=line.get_color(), alpha=0.18, linewidth=0)

@@ -4,7 +4,6 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from glob import glob
 from math import nan
 from pathlib import Path
@@ -24,7 +23,7 @@ from fcnseg.score_names import SCORES
 T = TypeVar("T")
 Config = dict[str, Any]  # full names of settings, such as trainer.max_epochs, to their values
 STAGES = ("train", "val", "test")
-STATES = ("finished", "running", "interrupted", "killed", "failed", "broken")
+STATUSES = ("finished", "running", "interrupted", "killed", "failed", "broken")
 LONGEST = 1000  # characters of a text that is shown
 
 
@@ -32,6 +31,9 @@ def line(value: object, longest: int = LONGEST) -> str:
     """A value from a run's folder as one line of printable text, of at most `longest` characters."""
     text = " ".join("".join(each if each.isprintable() else " " for each in str(value)).split())
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
+Check = Callable[[object], bool]  # whether a value from a run's folder is what the report relies on
 
 
 def _is_text(value: object) -> bool:
@@ -46,54 +48,39 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and abs(value) < 1e12  # neither infinite nor NaN
 
 
-def _is_number_or_none(value: object) -> bool:
-    return value is None or _is_number(value)  # None stands for NaN
-
-
-def _is_text_or_none(value: object) -> bool:
-    return value is None or _is_text(value)
-
-
-def _table(is_right: Callable[[object], bool], names: Iterable[str] = ()) -> Callable[[object], bool]:
-    """Whether a value is a table that has these names, and values that are right."""
-
-    def is_table(value: object) -> bool:
-        return isinstance(value, dict) and value.keys() >= set(names) and all(map(is_right, value.values()))
-
-    return is_table
-
-
-def _is_confusion(number: int, value: object) -> bool:
-    """Whether a value is a matrix of pixels by truth (void last) and prediction, of `number` classes."""
-    rows = value if isinstance(value, list) else []
-    are_rows = all(isinstance(row, list) and len(row) == number and all(map(_is_count, row)) for row in rows)
-    return len(rows) == number + 1 and are_rows
-
-
 def _is_size(value: object) -> bool:
     return _is_count(value) or bool(isinstance(value, str) and re.fullmatch(r"\d{1,5}x\d{1,5}", value))
 
 
+def _or_none(check: Check) -> Check:
+    """Whether a value is None, which stands for NaN and for what an earlier version did not measure, or right."""
+    return lambda value: value is None or check(value)
+
+
+def _list_of(check: Check, length: int | None = None) -> Check:
+    """Whether a value is a list of right values, of this length where one is given."""
+    return lambda value: isinstance(value, list) and length in (None, len(value)) and all(map(check, value))
+
+
+def _table_of(check: Check, names: Iterable[str] = ()) -> Check:
+    """Whether a value is a table of right values that has these names."""
+    return lambda value: isinstance(value, dict) and value.keys() >= set(names) and all(map(check, value.values()))
+
+
 def _is_calibration(value: object) -> bool:
-    """Whether a value is a calibration error and the sums that it was computed from; None is that of a test with NaN in it."""
-    if not isinstance(value, dict):
-        return value is None
-    error, *sums = (value.get(name) for name in ("error", "pixels", "confidence", "right"))
-    return len(value) == 4 and _is_number_or_none(error) and all(_is_sums(each) for each in sums)
+    """Whether a value is a calibration error, None where a test had NaN in it, and the sums that it was computed from."""
+    checks = {"error": _or_none(_is_number), **dict.fromkeys(("pixels", "confidence", "right"), _list_of(_is_number))}
+    return isinstance(value, dict) and value.keys() == checks.keys() and all(checks[key](value[key]) for key in checks)
 
 
-def _is_sums(value: object) -> bool:
-    return isinstance(value, list) and all(map(_is_number, value))
-
-
-def _needed(names: Sequence[str]) -> dict[str, Callable[[object], bool]]:
+def _needed(names: Sequence[str]) -> dict[str, Check]:
     """What result.json must hold with classes of these names."""
     return {
-        "metrics": _table(_is_number_or_none, [f"test/{name}" for name in ("loss", *SCORES)]),
-        "floor": _table(_is_number_or_none, SCORES),
-        "iou": _table(_is_number_or_none, names),
-        "images": _table(_is_count, STAGES),
-        "confusion": partial(_is_confusion, len(names)),
+        "metrics": _table_of(_or_none(_is_number), [f"test/{name}" for name in ("loss", *SCORES)]),
+        "floor": _table_of(_or_none(_is_number), SCORES),
+        "iou": _table_of(_or_none(_is_number), names),
+        "images": _table_of(_is_count, STAGES),
+        "confusion": _list_of(_list_of(_is_count, len(names)), len(names) + 1),  # truth, void last, by prediction
         **dict.fromkeys(("parameters", "best_epoch", "epochs"), _is_count),
         **{"size": _is_size, "seconds": _is_number, "split": _is_text, "data_fingerprint": _is_text},
     }
@@ -108,14 +95,12 @@ def _checked_classes(result: Mapping[str, Any]) -> Classes | None:
 
 
 # What result.json may hold; the report reads nothing else of it but this and what it must hold.
-OPTIONAL: dict[str, Callable[[object], bool]] = {
-    **{
-        **dict.fromkeys(("images_per_s", "predicted_per_s", "giga_macs", "peak_memory"), _is_number_or_none),
-        "calibration": _is_calibration,
-        "dirty": lambda value: value in (None, False, True),
-        "versions": _table(_is_text_or_none),
-    },
-    **dict.fromkeys(("commit", "hardware", "precision", "floor_class"), _is_text_or_none),
+OPTIONAL: dict[str, Check] = {
+    **dict.fromkeys(("images_per_s", "predicted_per_s", "giga_macs", "peak_memory"), _or_none(_is_number)),
+    **dict.fromkeys(("commit", "hardware", "precision", "floor_class"), _or_none(_is_text)),
+    "calibration": _or_none(_is_calibration),
+    "dirty": lambda value: value in (None, False, True),
+    "versions": _table_of(_or_none(_is_text)),
 }
 
 
@@ -125,16 +110,16 @@ class Entry:
 
     Attributes:
         path: The folder, which may hold no run at all.
-        state: One of `STATES`; "broken" where the folder does not show which of the others it is.
+        status: One of `STATUSES`; "broken" where the folder does not show which of the others it is.
         config: The run's settings; empty if they cannot be read.
         rows: The rows of metrics.csv, one an epoch.
-        result: The content of result.json; empty unless the state is "finished".
+        result: The content of result.json; empty unless the status is "finished".
         remarks: What is wrong with the run, in sentences for the user.
         images: What a finished run's test found in every image; None where images.npz is not there, or damaged.
     """
 
     path: Path
-    state: str
+    status: str
     config: Config
     rows: Sequence[Mapping[str, float]]
     result: Mapping[str, Any]
@@ -169,8 +154,8 @@ class Entry:
 def read(path: Path) -> Entry:
     """All that can be read of the run in `path`; what cannot be read becomes a remark.
 
-    This is the fence behind which a folder may be damaged in any way, or be made by somebody who wants to end the report: what
-    comes out of it has the types, sizes and printable texts that all other parts of the report rely on.
+    A run folder may be damaged or hostile. Everything that this function returns has been checked: types, sizes, printable
+    text. The rest of the report relies on it.
     """
     run = Run(path)
     remarks: list[str] = []
@@ -185,7 +170,7 @@ def read(path: Path) -> Entry:
             return None
 
     config = attempt(CONFIG, lambda: _checked_config(flatten(without_watchers(run.config)))) or {}
-    status = attempt(STATUS, lambda: run.status) or {}
+    reported = attempt(STATUS, lambda: run.status) or {}
     result = attempt(RESULT, lambda: run.result)
     classes = _checked_classes(result or {})
     needed = _needed(classes.names) if classes else {"classes": lambda _: False}
@@ -194,19 +179,20 @@ def read(path: Path) -> Entry:
         problem = f"{path / RESULT} is incomplete: it lacks all or part of {', '.join(wrong)}"
         remarks.append(line(f"{problem}; resume=never trains the run again"))
     rows = attempt(METRICS, lambda: [_checked_row(row) for row in run.epochs]) or []
-    found = str(status.get("status"))
-    state = found if config and found in STATES else "broken"
+    status = str(reported.get("status"))
+    if not config or status not in STATUSES:
+        status = "broken"
     # A run may have been killed between its result and its last status.
-    if state in ("finished", "running", "killed") and result and not wrong:
+    if status in ("finished", "running", "killed") and result and not wrong:
         known = {"classes": classes, **{key: result[key] for key in needed}}
         known |= {key: result[key] for key, is_right in OPTIONAL.items() if key in result and is_right(result[key])}
         images = attempt(IMAGES, lambda: _checked_images(run.images, known))
         return Entry(path, "finished", config, rows, known, tuple(remarks), images)
-    if state == "finished":
-        state, remarks = "broken", remarks or [line(f"no {path / RESULT}, though status.json says finished")]
-    if "error" in status:
-        remarks.append(line(status["error"]))
-    return Entry(path, state, config, rows, {}, tuple(remarks))
+    if status == "finished":
+        status, remarks = "broken", remarks or [line(f"no {path / RESULT}, though status.json says finished")]
+    if "error" in reported:
+        remarks.append(line(reported["error"]))
+    return Entry(path, status, config, rows, {}, tuple(remarks))
 
 
 def _checked_config(config: Config) -> Config:
@@ -215,28 +201,28 @@ def _checked_config(config: Config) -> Config:
     Raises:
         ValueError: A setting has another type.
     """
-    rules = {"seed": _is_count, "patience": _is_number_or_none, "model.backbone": _is_text_or_none}
+    rules = {"seed": _is_count, "patience": _or_none(_is_number), "model.backbone": _or_none(_is_text)}
     for key, value in config.items():
-        is_right = _is_text_or_none if key.startswith("choices.") else rules.get(key, lambda _: True)
+        is_right = _or_none(_is_text) if key.startswith("choices.") else rules.get(key, lambda _: True)
         if not is_right(value):
             raise ValueError(f"{key} is {value}")
     return {line(key): _shown(value) for key, value in config.items()}
 
 
-def _checked_images(found: PerImage | None, result: Mapping[str, Any]) -> PerImage | None:
+def _checked_images(images: PerImage | None, result: Mapping[str, Any]) -> PerImage | None:
     """What images.npz holds, with names that can be shown.
 
     Raises:
         ValueError: It is of other images or classes than the result.
     """
-    if found is None:
+    if images is None:
         return None
-    sizes, wanted = found.boundary.shape[:2], (result["images"]["test"], len(result["classes"]))
+    sizes, wanted = images.boundary.shape[:2], (result["images"]["test"], len(result["classes"]))
     if sizes != wanted:
         raise ValueError(
             f"it is of {sizes[0]} images of {sizes[1]} classes, and the result of {wanted[0]} of {wanted[1]}"
         )
-    return replace(found, names=np.array([line(name, 100) for name in found.names], dtype=np.str_))
+    return replace(images, names=np.array([line(name, 100) for name in images.names], dtype=np.str_))
 
 
 def _shown(value: Any) -> Any:

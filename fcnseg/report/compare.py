@@ -95,14 +95,13 @@ def _identity(entry: Entry) -> dict[str, str]:
     return {key: str(value) for key, value in settings.items() if value is not None}
 
 
-def by_train_images(found: Iterable[Experiment]) -> list[list[Experiment]]:
+def by_train_images(finished: Iterable[Experiment]) -> list[list[Experiment]]:
     """Experiments that differ in nothing but the number of train images, where there are several such numbers."""
     groups: dict[str, list[Experiment]] = {}
-    for each in found:
-        same = {
-            key: value for key, value in _identity(each.first).items() if key not in ("data.limit", "data_fingerprint")
-        }
-        groups.setdefault(str(sorted(same.items())), []).append(each)
+    for experiment in finished:
+        settings = _identity(experiment.first).items()
+        same = sorted(item for item in settings if item[0] not in ("data.limit", "data_fingerprint"))
+        groups.setdefault(str(same), []).append(experiment)
     return [group for group in groups.values() if len({each.first.result["images"]["train"] for each in group}) > 1]
 
 
@@ -115,18 +114,18 @@ def differences(entry: Entry) -> tuple[str, ...]:
     if not entry.published:
         return ()
     ours, theirs, data = entry.config, published_settings(entry.choice("experiment")), entry.choice("data")
-    images, found = entry.result.get("images", paper.IMAGES), []
+    images, differing = entry.result.get("images", paper.IMAGES), []
     if data != paper.DATA:
-        found.append(f"data {data} (paper: {paper.DATA})")
+        differing.append(f"data {data} (paper: {paper.DATA})")
     # On other data, or split in another way, the numbers of images are bound to differ.
     elif images != paper.IMAGES and ours.get("data.split") == theirs["data.split"]:
         counts = ["/".join(map(str, each.values())) for each in (images, paper.IMAGES)]
-        found.append(f"images {counts[0]} (paper: {counts[1]})")
+        differing.append(f"images {counts[0]} (paper: {counts[1]})")
     for key in dict.fromkeys([*theirs, *ours]):
         skipped = _is_incidental(key) or key in NOT_THE_PAPER_S or key.startswith(("choices.", "data.source."))
         if not skipped and ours.get(key) != theirs.get(key):
-            found.append(f"{_name(key)} {_value(ours, key)} (paper: {_value(theirs, key)})")
-    return tuple(found)
+            differing.append(f"{_name(key)} {_value(ours, key)} (paper: {_value(theirs, key)})")
+    return tuple(differing)
 
 
 def _name(key: str) -> str:
@@ -163,20 +162,20 @@ def _distinguishing(same_title: Sequence[Mapping[str, str]]) -> list[str]:
     return chosen
 
 
-def titled(found: Sequence[Experiment]) -> list[Experiment]:
-    """Experiments with titles that say what differs between them, and nothing else; no two of a state are the same."""
-    unnamed = [each.first for each in found if not each.first.choice("experiment")]
+def titled(untitled: Sequence[Experiment]) -> list[Experiment]:
+    """Experiments with titles that say what differs between them, and nothing else; no two of a status are the same."""
+    unnamed = [each.first for each in untitled if not each.first.choice("experiment")]
     varied = [group for group in CHOICES if len({entry.choice(group) for entry in unnamed}) > 1]
-    titles = [_title(each.first, varied) for each in found]
-    identities = [_identity(each.first) for each in found]
+    titles = [_title(each.first, varied) for each in untitled]
+    identities = [_identity(each.first) for each in untitled]
     same_title: dict[str, list[dict[str, str]]] = {}
     for title, identity in zip(titles, identities, strict=True):
         same_title.setdefault(title, []).append(identity)
     settings = {title: _distinguishing(those) for title, those in same_title.items()}
     made: dict[tuple[str, str], Experiment] = {}
-    for each, title, identity in zip(found, titles, identities, strict=True):
+    for each, title, identity in zip(untitled, titles, identities, strict=True):
         added = [line(f"{_name(key)} {_value(identity, key)}", TITLE) for key in settings[title] if key in identity]
-        key = ", ".join([title, *added]), each.first.state
+        key = ", ".join([title, *added]), each.first.status
         # Values that differ may be shortened to the same words.
         full = f"{key[0]} ({len(made) + 1})" if key in made else key[0]
         made[full, key[1]] = replace(each, title=full)
@@ -190,17 +189,17 @@ def experiments(entries: Iterable[Entry]) -> list[Experiment]:
     def place(entry: Entry) -> tuple[Any, ...]:
         """What runs are sorted by."""
         rank = names.index(entry.choice("experiment")) if entry.published else len(names)
-        return rank, _title(entry), entry.state, str(sorted(_identity(entry).items())), entry.config.get("seed", 0)
+        return rank, _title(entry), entry.status, str(sorted(_identity(entry).items())), entry.config.get("seed", 0)
 
     # groupby gathers neighbours only.
-    groups = groupby(sorted(entries, key=place), key=lambda entry: (_title(entry), entry.state, _identity(entry)))
+    groups = groupby(sorted(entries, key=place), key=lambda entry: (_title(entry), entry.status, _identity(entry)))
     gathered = [tuple(group) for _, group in groups]
     return titled([Experiment("", group, differences(group[0])) for group in gathered])
 
 
-def by_test_set(found: Iterable[Experiment]) -> dict[str, list[Experiment]]:
+def by_test_set(finished: Iterable[Experiment]) -> dict[str, list[Experiment]]:
     """Group finished experiments by what they were tested on, with titles that say what differs within the group."""
     sets: dict[str, list[Experiment]] = {}
-    for experiment in found:
+    for experiment in finished:
         sets.setdefault(experiment.test_set, []).append(experiment)
     return {test_set: titled(group) for test_set, group in sets.items()}

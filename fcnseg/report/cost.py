@@ -10,7 +10,7 @@ from fcnseg.report.compare import Experiment
 from fcnseg.report.document import Block, Chart, Table, Text
 from fcnseg.runs.printed import as_text
 
-MOST_POINTS = 12  # of a chart, each with a colour and a line of the legend
+MOST_POINTS = 12  # experiments in the chart: each has a colour and a line of the legend
 ABOUT = (
     "GMAC: billions of multiplications and additions for one image at the run's size, of convolutions and matrix products. "
     "Images/s predicted is the speed of the network alone on the test images. The memory is the most that training took, of "
@@ -24,10 +24,10 @@ COLUMNS = (
 )
 
 
-def costs(found: Sequence[Experiment]) -> list[Block]:
+def costs(experiments: Sequence[Experiment]) -> list[Block]:
     """Parameters, multiplications, speed, time and memory of experiments on one test set, with mIoU over them as a chart."""
     rows, points = [], {}
-    for experiment in found:
+    for experiment in experiments:
         entry, miou = experiment.first, experiment.stat("metrics", "test/miou")
         gmac = entry.result.get("giga_macs")
         means = [_mean(experiment, lambda entry, name=name: entry.result.get(name)) for name in MEASURED]  # type: ignore[misc]
@@ -46,9 +46,11 @@ def costs(found: Sequence[Experiment]) -> list[Block]:
         if gmac and miou:
             points[experiment.title] = (gmac, miou.mean)
     best = dict(sorted(points.items(), key=lambda point: -point[1][1])[:MOST_POINTS])
-    caption = f"mIoU over GMAC: {len(best)} of {len(found)} experiments, the best ones. {found[0].test_set}."
+    caption = (
+        f"mIoU over GMAC: {len(best)} of {len(experiments)} experiments, the best ones. {experiments[0].test_set}."
+    )
     chart = [Chart("cost", caption, partial(charts.cost, best, "GMAC for an image"))] if len(best) > 1 else []
-    return [Text(f"{found[0].test_set}."), Table(COLUMNS, rows), *chart]
+    return [Text(f"{experiments[0].test_set}."), Table(COLUMNS, rows), *chart]
 
 
 def _seconds_to_best(entry: Entry) -> float | None:
@@ -56,6 +58,6 @@ def _seconds_to_best(entry: Entry) -> float | None:
     return sum(row["seconds"] for row in rows) if rows and all("seconds" in row for row in rows) else None
 
 
-def _mean(experiment: Experiment, of: Callable[[Entry], float | None]) -> float | None:
-    values = [value for entry in experiment.entries if (value := of(entry)) is not None]
+def _mean(experiment: Experiment, measure: Callable[[Entry], float | None]) -> float | None:
+    values = [value for entry in experiment.entries if (value := measure(entry)) is not None]
     return fmean(values) if values else None

@@ -38,13 +38,10 @@ TEMPLATES.filters["escaped"] = escaped
 TEMPLATES.filters["sha256"] = lambda text: f"sha256-{base64.b64encode(sha256(text.encode()).digest()).decode()}"
 
 
-def html(title: str, lead: str, sections: Sequence[Section]) -> str:
-    """The report as one HTML page that needs no other file; every image and class in it has an address, `#image-<name>`."""
-    return _page(title, lead, sections, _pictures(sections), _data_address)
-
-
 def write_html(folder: Path, title: str, lead: str, sections: Sequence[Section]) -> str:
     """Write the page index.html into a folder, and pictures that are too many for one file into a folder beside it.
+
+    Every image and class in the page has an address, `#image-<name>`.
 
     Returns:
         A sentence about the pictures beside the page; empty if the page has all of them inside.
@@ -57,7 +54,7 @@ def write_html(folder: Path, title: str, lead: str, sections: Sequence[Section])
         )
         (folder / PICTURES).mkdir(exist_ok=True)
         for old in (folder / PICTURES).glob("*.webp"):
-            if old.stem.isdecimal():  # of an earlier report
+            if old.stem.isdecimal():  # a picture of an earlier report
                 old.unlink()
 
         def place(picture: bytes) -> str:
@@ -84,7 +81,7 @@ def _page(
     sections: Sequence[Section],
     pictures: Sequence[Cards],
     place: Callable[[bytes], str],
-    remark: str = "",
+    remark: str,
 ) -> str:
     """The page, with pictures where `place` says; a remark says that they are not inside."""
     blocks = [block for section in sections for block in section.blocks]

@@ -3,16 +3,13 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from fcnseg.report.arrays import Numbers, iou, nanmean
 from fcnseg.report.collect import Entry
 from fcnseg.report.compare import Experiment
 from fcnseg.runs.per_image import PerImage
-
-Numbers = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -32,22 +29,20 @@ class Measured:
     @cached_property
     def parts(self) -> Numbers:
         """(3, N, C) labelled pixels of every class: in truth and prediction, in the truth, in the prediction."""
-        shape = self.images.boundary.shape[:2]
-        cells = self.images.cells.astype(np.int64)
-        image, truth, predicted, pixels = cells[cells[:, 1] < shape[1]].T  # void left out
+        images, classes = self.images.boundary.shape[:2]
+        cells = self.images.cells.astype(np.int64)  # (cells, 4)
+        image, truth, predicted, pixels = cells[cells[:, 1] < classes].T  # void left out
 
         def sums(label: Numbers, weights: Numbers) -> Numbers:
-            found = np.bincount(image * shape[1] + label, weights, minlength=shape[0] * shape[1])
-            return found.reshape(shape)
+            pixels_by_cell = np.bincount(image * classes + label, weights, minlength=images * classes)  # (N * C,)
+            return pixels_by_cell.reshape(images, classes)
 
         return np.stack([sums(truth, pixels * (truth == predicted)), sums(truth, pixels), sums(predicted, pixels)])
 
     @cached_property
     def iou(self) -> Numbers:
         """(N,) the mean IoU of the classes in truth or prediction of each image; NaN where nothing is labelled."""
-        values = iou(self.parts)
-        seen = ~np.isnan(values)
-        return np.where(seen.any(1), np.where(seen, values, 0).sum(1) / np.maximum(1, seen.sum(1)), np.nan)
+        return nanmean(iou(self.parts))
 
     @cached_property
     def wrong(self) -> Numbers:
@@ -64,13 +59,6 @@ class Measured:
         _, truth, predicted, pixels = rows[0]
         names, share = self.entry.classes.names, pixels / max(1, self.parts[1, image].sum())
         return f"{names[truth]} taken for {names[predicted]}, {share:.0%} of its labelled pixels"
-
-
-def iou(parts: Numbers) -> Numbers:
-    """IoU from pixels in both, in the truth, in the prediction: (3, ...) -> (...), NaN for a class in neither."""
-    both, truth, predicted = parts
-    union = truth + predicted - both
-    return np.where(union > 0, both / np.maximum(union, 1), np.nan)
 
 
 @dataclass(frozen=True)
@@ -114,10 +102,10 @@ class Study:
 def studies(sets: Mapping[str, Iterable[Experiment]]) -> list[Study]:
     """A study for every test set, of those runs that have an images.npz; runs of earlier versions have none."""
     made = []
-    for test_set, found in sets.items():
+    for test_set, in_set in sets.items():
         runs = [
             Measured(_title(experiment, entry), entry, entry.images)
-            for experiment in found
+            for experiment in in_set
             for entry in experiment.entries
             if entry.images is not None
         ]

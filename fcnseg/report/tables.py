@@ -1,7 +1,6 @@
 """The report's tables, and the CSV file with all that is known of every run."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from math import isnan, nan
 from statistics import fmean
 from typing import Any
 
@@ -79,21 +78,21 @@ def _shown(value: Stat | float | None) -> str:
     return str(value) if isinstance(value, Stat) else as_text(value)
 
 
-def differences_from_the_paper(experiments: Iterable[Experiment]) -> Table | None:
-    """The settings of every experiment that differ from the paper's; None if all are the same."""
+def differences_from_the_paper(experiments: Iterable[Experiment]) -> list[Table]:
+    """The settings of every experiment that differ from the paper's; nothing if all are the same."""
     rows = [[each.title, "; ".join(each.differences)] for each in experiments if each.differences]
-    return Table(("experiment", "not as in the paper"), rows, words=(0, 1)) if rows else None
+    return [Table(("experiment", "not as in the paper"), rows, words=(0, 1))] if rows else []
 
 
-def differences_between(experiments: Iterable[Experiment]) -> Table | None:
-    """What makes numbers hard to compare and differs: a row a setting, a column an experiment; None if nothing differs."""
+def differences_between(experiments: Iterable[Experiment]) -> list[Table]:
+    """What makes numbers hard to compare and differs: a row a setting, a column an experiment; nothing if none differs."""
     runs = {experiment.title: [_facts(entry) for entry in experiment.entries] for experiment in experiments}
     rows = []
     for fact in next(iter(runs.values()))[0]:
         cells = ["; ".join(dict.fromkeys(facts[fact] for facts in seeds)) for seeds in runs.values()]
         if len({facts[fact] for seeds in runs.values() for facts in seeds}) > 1:
             rows.append([fact, *cells])
-    return Table(("setting", *runs), rows, words=range(len(runs) + 1)) if rows else None
+    return [Table(("setting", *runs), rows, words=range(len(runs) + 1))] if rows else []
 
 
 def _facts(entry: Entry) -> dict[str, str]:
@@ -111,32 +110,31 @@ def _facts(entry: Entry) -> dict[str, str]:
     }
 
 
-def one_epoch(experiments: Iterable[Experiment]) -> Table | None:
-    """The losses of the runs that have trained for one epoch, of which there is no curve to draw; None without such runs."""
+def one_epoch(experiments: Iterable[Experiment]) -> list[Table]:
+    """The losses of the runs that have trained for one epoch, of which there is no curve to draw; nothing without any."""
     rows = [
         [experiment.title, str(entry.config.get("seed", "-")), *_losses(entry.rows[0])]
         for experiment in experiments
         for entry in experiment.entries
         if len(entry.rows) == 1
     ]
-    return Table(("trained for one epoch", "seed", "training loss", "validation loss"), rows) if rows else None
+    return [Table(("trained for one epoch", "seed", "training loss", "validation loss"), rows)] if rows else []
 
 
 def _losses(row: Mapping[str, float]) -> list[str]:
-    values = [row.get(f"{stage}/loss", nan) for stage in ("train", "val")]
-    return ["-" if isnan(value) else f"{value:.4f}" for value in values]
+    return [as_text(row.get(f"{stage}/loss")) for stage in ("train", "val")]
 
 
-def unfinished(entries: Iterable[Entry]) -> Table | None:
-    """The runs without a result and what is known about the reason; None if every run has finished."""
+def unfinished(entries: Iterable[Entry]) -> list[Table]:
+    """The runs without a result and what is known about the reason; nothing if every run has finished."""
     resumes = "the same command resumes it from its last checkpoint"
     hints = {"running": f"it is running, or was killed: {resumes}", "interrupted": resumes, "killed": resumes}
     rows = []
     for entry in entries:
-        if entry.state != "finished":
+        if entry.status != "finished":
             epochs = f"{len(entry.rows)} of {entry.config.get('trainer.max_epochs', '?')}"
-            rows.append([entry.name, entry.state, epochs, "; ".join(entry.remarks) or hints.get(entry.state, "")])
-    return Table(("run", "state", "epochs done", "what is known"), rows, words=(0, 1, 3)) if rows else None
+            rows.append([entry.name, entry.status, epochs, "; ".join(entry.remarks) or hints.get(entry.status, "")])
+    return [Table(("run", "status", "epochs done", "what is known"), rows, words=(0, 1, 3))] if rows else []
 
 
 def as_csv(entries: Iterable[Entry]) -> str:
@@ -150,7 +148,7 @@ def as_csv(entries: Iterable[Entry]) -> str:
 def _record(entry: Entry) -> dict[str, Any]:
     config, measured = entry.config, flatten(dict(entry.result))
     return {
-        **{"run": entry.name, "folder": line(entry.path), "state": entry.state},
+        **{"run": entry.name, "folder": line(entry.path), "status": entry.status},
         **{key.removeprefix("choices."): value for key, value in config.items() if key.startswith("choices.")},
         **{"seed": config.get("seed"), "backbone": config.get("model.backbone")},
         **{"differs_from_paper": "; ".join(differences(entry)), "remarks": "; ".join(entry.remarks)},

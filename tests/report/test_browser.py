@@ -8,7 +8,7 @@ import torch
 
 from fcnseg.data.dataset import Classes
 from fcnseg.data.voc import VOC
-from fcnseg.report import charts, content, render
+from fcnseg.report import charts, render, sections
 from fcnseg.report.collect import collect
 from fcnseg.report.document import Chart, Gallery, Section, Table, Text
 
@@ -64,9 +64,9 @@ def written(tmp_path_factory):
     titles = [f"transfer, learning rate {number} of many and very many words to tell" for number in range(3)]
     heat = Chart("y", "Long names", lambda: charts.class_heat_map(long, np.full((4, 3), 0.5), titles, [0.25] * 4))
     sections = [Section("Table", [Text(NASTY, warning=True), table, chart, heat]), Section("Images", galleries)]
-    path = tmp_path_factory.mktemp("page") / "index.html"
-    path.write_text(render.html("A title", NASTY, sections))
-    return path.as_uri()
+    folder = tmp_path_factory.mktemp("page")
+    render.write_html(folder, "A title", NASTY, sections)
+    return (folder / "index.html").as_uri()
 
 
 @pytest.fixture
@@ -283,9 +283,9 @@ def of_runs(tmp_path_factory, train_in):
     folder = tmp_path_factory.mktemp("runs")
     for overrides in (["experiment=baseline", "trainer.max_epochs=2"], ["model=unet"]):
         train_in(folder, *overrides)
-    page = tmp_path_factory.mktemp("page of runs") / "index.html"
-    page.write_text(render.html("Runs", "Two runs.", content.sections(collect(str(folder)), images=None, root=None)))
-    return page.as_uri()
+    page = tmp_path_factory.mktemp("page of runs")
+    render.write_html(page, "Runs", "Two runs.", sections.sections(collect(str(folder)), images=None, root=None))
+    return (page / "index.html").as_uri()
 
 
 @pytest.mark.parametrize("kind", ["written", pytest.param("of_runs", marks=pytest.mark.slow)])

@@ -16,11 +16,12 @@ from PIL import Image
 
 from fcnseg import paper
 from fcnseg.data.voc import VOC
-from fcnseg.report import charts, content, predictions, render, tables, training
+from fcnseg.report import charts, curves, galleries, render, sections, tables
 from fcnseg.report.__main__ import report
 from fcnseg.report.collect import collect, read
 from fcnseg.report.compare import by_test_set, differences, experiments
 from fcnseg.report.document import Chart, Gallery, Section, Table, Text
+from fcnseg.report.study import Measured
 from fcnseg.runs.settings import flatten
 
 CHOSEN = (
@@ -111,7 +112,7 @@ def runs(tmp_path_factory, finished):
     folder = tmp_path_factory.mktemp("all") / "runs"
     shutil.copytree(finished, folder)
     whole = next(folder.glob("paper-baseline*seed0*"))
-    for name in ("failed", "interrupted", "bad-result", "lacking-result", "bad-metrics", "bad-config"):
+    for name in ("failed", "interrupted", "bad-result", "lacking-result", "bad-metrics", "bad-config", "list-config"):
         shutil.copytree(whole, folder / name)
     (folder / "empty").mkdir()
     for name in ("failed", "interrupted"):
@@ -122,6 +123,7 @@ def runs(tmp_path_factory, finished):
     (folder / "lacking-result" / "result.json").write_text('{"metrics": {}}')
     (folder / "bad-metrics" / "metrics.csv").write_text("epoch,val/loss\n0,abc\n")
     (folder / "bad-config" / ".hydra" / "config.yaml").write_text(": : [")
+    (folder / "list-config" / ".hydra" / "config.yaml").write_text("- 1\n- 2\n")
     return folder
 
 
@@ -131,10 +133,12 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
-def out(command, folder, runs):
+def out(command, folder, runs, few_pictures):
     """The report on all of them, written once, and what was printed."""
     if not folder.exists():
-        outcome = command(report, f"runs={runs}", f"out={folder}")
+        pair = ",".join(path.name for path in sorted(runs.glob("paper-baseline*")))
+        name = read(next(runs.glob("paper-transfer*"))).images.names[0]
+        outcome = command(report, f"runs={runs}", f"out={folder}", f"compare=[{pair}]", f"images=[{name}]")
         assert outcome.code == 0, outcome.err
         (folder / "printed.txt").write_text(outcome.out)
     return folder
@@ -154,7 +158,8 @@ def plain(entry, cfg, name):
 
 def test_all_that_differs_from_the_paper_is_in_one_cell(compose, entries):
     cfg = compose("experiment=flip", "data.size=64", "patience=null")
-    (row,) = tables.differences_from_the_paper(experiments([plain(entries[0], cfg, "flip")])).rows
+    (table,) = tables.differences_from_the_paper(experiments([plain(entries[0], cfg, "flip")]))
+    (row,) = table.rows
     assert row[1] == "patience none (paper: 9); size in pixels 64 (paper: 224)"
 
 
@@ -200,23 +205,24 @@ def test_a_part_of_voc_differs_from_the_paper(compose, entries):
     assert differences(entry) == ("images 1464/112/111 (paper: 1464/725/724)",)
 
 
-def test_states_and_remarks(runs):
+def test_statuses_and_remarks(runs):
     found = {path.name: read(path) for path in runs.iterdir()}
-    states = {name: entry.state for name, entry in found.items() if "-seed" not in name}
-    assert states == {
+    statuses = {name: entry.status for name, entry in found.items() if "-seed" not in name}
+    assert statuses == {
         "failed": "failed",
         "interrupted": "interrupted",
         "bad-result": "broken",
         "lacking-result": "broken",
         "bad-metrics": "finished",
         "bad-config": "broken",
+        "list-config": "broken",
         "empty": "broken",
     }
     assert found["failed"].remarks == ("OutOfMemoryError: too much",)
     assert "result.json is damaged" in found["bad-result"].remarks[0]
     assert "lacks all or part of metrics, floor, iou" in found["lacking-result"].remarks[0]
     assert "metrics.csv is damaged" in found["bad-metrics"].remarks[0]
-    assert "config.yaml is damaged" in found["bad-config"].remarks[0]
+    assert all("config.yaml is damaged" in found[name].remarks[0] for name in ("bad-config", "list-config"))
     assert "no run in" in found["empty"].remarks[0]
 
 
@@ -242,23 +248,14 @@ def test_a_result_that_lacks_a_part_is_incomplete(finished, tmp_path, damage):
     result = json.loads((run / "result.json").read_text())
     (run / "result.json").write_text(json.dumps(result | damage))
     entry = read(run)
-    assert (entry.state, entry.result, len(entry.remarks)) == ("broken", {}, 1)
+    assert (entry.status, entry.result, len(entry.remarks)) == ("broken", {}, 1)
     assert f"result.json is incomplete: it lacks all or part of {next(iter(damage))};" in entry.remarks[0]
-
-
-def test_a_config_that_is_a_list_does_not_end_the_report(command, finished, tmp_path):
-    runs = shutil.copytree(finished, tmp_path / "runs")
-    (next(runs.glob("paper-baseline*seed1*")) / ".hydra" / "config.yaml").write_text("- 1\n- 2\n")
-    outcome = command(report)
-    assert outcome.code == 0, outcome.err
-    assert "4 runs: 3 finished, 1 broken" in outcome.out
-    assert "config.yaml is damaged" in outcome.out
 
 
 def test_a_killed_run_is_unfinished(runs, tmp_path):
     run = shutil.copytree(runs / "interrupted", tmp_path / "run")
     (run / "status.json").write_text('{"status": "running"}')
-    table = tables.unfinished([read(run)])
+    (table,) = tables.unfinished([read(run)])
     assert table.rows == [
         [
             "run",
@@ -331,11 +328,12 @@ def test_titles_of_a_test_set_leave_out_what_is_the_same_in_it(entries):
 def test_a_run_of_one_epoch_gets_numbers_and_no_chart(entries):
     found = experiments(entries)
     transfer = next(each for each in found if each.title == "transfer")
-    assert training.loss_charts([transfer]) == []
-    (row,) = tables.one_epoch(found[1:2]).rows
+    assert curves.loss_charts([transfer]) == []
+    (table,) = tables.one_epoch(found[1:2])
+    (row,) = table.rows
     rows = transfer.first.rows
     assert row == ["transfer", "0", f"{rows[0]['train/loss']:.4f}", f"{rows[0]['val/loss']:.4f}"]
-    assert tables.one_epoch(found[:1]) is None
+    assert tables.one_epoch(found[:1]) == []
 
 
 def test_some_seeds_may_be_no_better_than_the_floor(entries):
@@ -358,8 +356,8 @@ def test_of_many_experiments_the_best_have_charts_and_the_tables_have_all(entrie
         )
         for rate, miou in ((1, 0.1), (2, None), (3, 0.3), (4, 0.2))
     ]
-    monkeypatch.setattr(content, "MOST_DETAILED", 2)
-    found = {section.title.split(" (")[0]: section.blocks for section in content.sections(many, images=[], root=None)}
+    monkeypatch.setattr(sections, "MOST_DETAILED", 2)
+    found = {section.title.split(" (")[0]: section.blocks for section in sections.sections(many, images=[], root=None)}
     assert [len(found["Training and validation loss"]), len(found["Confusion matrices"])] == [1 + 2, 2]
     assert [chart.title for chart in found["Confusion matrices"]] == [f"baseline, lr {n}, seed 0" for n in (3, 4)]
     assert "are of the 2 finished experiments with the highest mIoU" in found["Results"][-1].text
@@ -368,16 +366,17 @@ def test_of_many_experiments_the_best_have_charts_and_the_tables_have_all(entrie
 
 def test_what_runs_do_not_share_is_listed(entries):
     """A row a setting, a column an experiment."""
-    table = tables.differences_between(experiments(entries))
+    (table,) = tables.differences_between(experiments(entries))
     assert table.columns == ("setting", "baseline", "transfer", "fcn")
     assert ["size", "32 px", "32 px", "48 px"] in table.rows
     assert len({row[0] for row in table.rows}) == len(table.rows)
-    assert tables.differences_between(experiments(entries[:1])) is None
+    assert tables.differences_between(experiments(entries[:1])) == []
     one, *_ = entries
     seeds = [
         replace(one, config={**one.config, "seed": n}, result={**one.result, "hardware": f"GPU {n}"}) for n in (7, 8)
     ]
-    assert tables.differences_between(experiments(seeds)).rows == [["hardware", "GPU 7; GPU 8"]]
+    (table,) = tables.differences_between(experiments(seeds))
+    assert table.rows == [["hardware", "GPU 7; GPU 8"]]
 
 
 def test_the_csv_has_every_run(out, runs):
@@ -385,13 +384,13 @@ def test_the_csv_has_every_run(out, runs):
         rows = {row["run"]: row for row in csv.DictReader(file)}
     assert rows.keys() == {path.name for path in runs.iterdir()}
     for name, row in rows.items():
-        if row["state"] == "finished":
+        if row["status"] == "finished":
             result = json.loads((runs / name / "result.json").read_text())
             assert float(row["test/miou"]) == result["metrics"]["test/miou"]
             assert float(row["floor/paper_iou"]) == result["floor"]["paper_iou"]
     baseline = next(row for name, row in rows.items() if name.startswith("paper-baseline"))
     assert (baseline["paper_printed/iou"], baseline["config/optimizer.lr"]) == ("0.0634", "0.001")
-    assert (rows["failed"]["state"], rows["failed"]["test/miou"]) == ("failed", "")
+    assert (rows["failed"]["status"], rows["failed"]["test/miou"]) == ("failed", "")
 
 
 def test_the_page_is_whole_and_needs_nothing_else(out):
@@ -404,7 +403,7 @@ def test_the_page_is_whole_and_needs_nothing_else(out):
     words = " ".join(page.words)
     assert "nan" not in words.lower().split()  # a class in neither truth nor prediction has a dash
     for phrase in (
-        "11 runs: 5 finished, 1 interrupted, 1 failed, 4 broken",
+        "12 runs: 5 finished, 1 interrupted, 1 failed, 5 broken",
         "2 test sets: compare within a table, not across.",
         "Trained and tested on shapes, not on VOC-2012",
         "backbone mobilenet_v3_small (paper: resnet34)",
@@ -416,6 +415,22 @@ def test_the_page_is_whole_and_needs_nothing_else(out):
         "best epoch",
     ):
         assert phrase in words
+
+
+def test_the_page_has_every_section(out, runs):
+    text = (out / "report.md").read_text()
+    for title in (
+        *("Two runs against each other", "Images, worst first", "Images on which the runs disagree", "Boundaries"),
+        *("Labels to look at again", "Sure or not", "Confusions with examples", "Cost"),
+        "Training curves laid over each other",
+    ):
+        assert f"## {title}\n" in text
+        assert title in (out / "index.html").read_text()
+    assert "No predictions of" not in text
+    predictions = text.partition("\n## Predictions")[2].partition("\n## ")[0]
+    names = [read(next(runs.glob(pattern))).images.names for pattern in ("paper-transfer*", "*-fcn-*")]
+    assert set(re.findall(r"\]\(figures/masks-(\w+)", predictions)) == {names[0][0]}  # as images=[...] said
+    assert len((out / "images.csv").read_text().splitlines()) == 1 + sum(map(len, names))
 
 
 def test_the_markdown_s_pictures_are_there(out):
@@ -430,6 +445,7 @@ def test_the_markdown_s_pictures_are_there(out):
         "reliability",
         "cost",
         "curves",
+        "compared",
     }
     assert all((out / name).stat().st_size > 1000 for name in pictures)
     table = next(part for part in text.split("\n\n") if part.startswith("| experiment"))
@@ -463,6 +479,7 @@ def test_pictures_of_one_name_have_a_file_each(tmp_path):
 def test_broken_folders_are_named_on_the_screen(out):
     printed = (out / "printed.txt").read_text()
     assert "empty (broken): no run in" in printed
+    assert re.search(r"list-config \(broken\): \S*config.yaml is damaged", printed)
     assert printed.rstrip().endswith(f"The report is {out / 'index.html'}")
 
 
@@ -472,7 +489,8 @@ def test_what_is_text_stays_text(tmp_path):
     mask = torch.zeros(8, 8, dtype=torch.uint8)
     gallery = Gallery("<b>", mask.expand(3, 8, 8), mask, {"<b>": mask}, VOC)
     blocks = [table, Text("<script>"), chart, gallery, replace(chart, title="<b>")]
-    page = render.html("<b>", "<b>", [Section("<b>", blocks)])
+    render.write_html(tmp_path, "<b>", "<b>", [Section("<b>", blocks)])
+    page = (tmp_path / "index.html").read_text()
     Page(page)
     assert '<th scope="row">&lt;b&gt;&amp;</th><td class="">1|2<small>± 3</small></td>' in page
     assert "&lt;script&gt;" in page
@@ -490,35 +508,33 @@ def test_a_run_whose_checkpoint_is_gone_is_left_out_of_the_pictures(tmp_path, fi
     shutil.copytree(finished, tmp_path / "runs")
     next(tmp_path.glob("runs/paper-transfer*/checkpoints/best.ckpt")).unlink()
     found = experiments(collect(str(tmp_path / "runs")))
-    blocks = predictions.side_by_side(found, None, predictions.Galleries(None))
+    blocks = galleries.side_by_side(found, None, galleries.Galleries(None))
     assert blocks[0].text.startswith("No predictions of transfer")
     assert list(blocks[1].predictions) == ["baseline", "fcn"]
     assert all(labels.shape == (48, 48) for labels in [blocks[1].truth, *blocks[1].predictions.values()])
 
 
+def test_a_damaged_checkpoint_is_told_once(tmp_path, finished):
+    run = shutil.copytree(next(finished.glob("paper-transfer*")), tmp_path / "runs" / "run")
+    (run / "checkpoints" / "best.ckpt").write_bytes(b"x")
+    (experiment,), shown = experiments(collect(str(run))), galleries.Galleries(None)
+    (told,) = galleries.side_by_side([experiment], None, shown)
+    assert told.text.startswith("No predictions of transfer")
+    images = experiment.first.images
+    assert shown.gallery(images.names[0], [Measured("transfer", experiment.first, images)]) == []
+
+
 def test_pictures_of_data_that_have_changed_say_so(finished):
     found = experiments(collect(str(finished / "paper-transfer*")))
-    assert not any(
-        isinstance(block, Text) for block in predictions.side_by_side(found, None, predictions.Galleries(None))
-    )
+    assert not any(isinstance(block, Text) for block in galleries.side_by_side(found, None, galleries.Galleries(None)))
     trained_on = found[0].first.result
     trained_on["data_fingerprint"] = trained_on["data_fingerprint"].split("-")[0] + "-0"
-    first, *pictures = predictions.side_by_side(found, None, predictions.Galleries(None))
+    first, *pictures = galleries.side_by_side(found, None, galleries.Galleries(None))
     assert re.match(
         r"Predictions of transfer: the images or masks of val have changed since it was trained", first.text
     )
     assert first.warning
     assert {type(picture) for picture in pictures} == {Gallery}
-
-
-def test_images_are_chosen_by_name(command, finished, tmp_path):
-    run = next(finished.glob("paper-transfer*"))
-    refused = command(report, f"runs={run}", "images=[2007_000033]")
-    assert refused.code == 2
-    name = re.search(r"such as (\w+)", refused.err)[1]
-    assert command(report, f"runs={run}", f"images=[{name}]").code == 0
-    predictions = re.split("\n## ", (tmp_path / "report" / "report.md").read_text().partition("\n## Predictions")[2])[0]
-    assert re.findall(r"\]\(figures/masks-(.*)\.png\)", predictions) == [name]
 
 
 @pytest.mark.parametrize(
@@ -529,6 +545,11 @@ def test_images_are_chosen_by_name(command, finished, tmp_path):
         (["runs=hollow/*"], "no run in hollow/*"),
         (["runs={finished}/paper-base*", "out=hollow/file"], "cannot write hollow/file"),
         (["rusn=runs"], "did you mean runs"),
+        (["runs={finished}", "compare=a"], "wanted the names of two different runs"),
+        (["runs={finished}", "compare=[a,b]"], "wanted two finished runs with an images.npz"),
+        (["runs={finished}/paper-transfer*", "images=[2007_000033]"], "wanted names of test images, such as "),
+        (["images=[]", "data.root=here"], "data.root has no effect with images=[]"),
+        (["images=[]", "trust=true"], "trust has no effect with images=[]"),
     ],
 )
 def test_wrong_use(command, tmp_path, finished, arguments, words):
@@ -545,7 +566,7 @@ def test_wrong_use(command, tmp_path, finished, arguments, words):
 )
 def test_another_test_set_than_the_paper_s_gets_a_caveat(entries, data, images, caveat):
     result = {**entries[0].result, "images": {**paper.IMAGES, "test": images}}
-    found = content._caveat(replace(entries[0], config={"choices.data": data}, result=result))
+    found = sections._caveat(replace(entries[0], config={"choices.data": data}, result=result))
     assert caveat in found if caveat else found == ""
 
 
@@ -574,8 +595,11 @@ def test_every_folder_is_read_behind_one_fence(runs, tmp_path):
             hostile.KINDS[kind](folder)
     entries = {entry.name: entry for entry in collect(str(tmp_path))}
     assert len(entries) == len(CHOSEN) + 1
-    page = render.html("title", "lead", content.sections([*entries.values()], images=[], root=None)).encode()
-    assert page.count(b"<script") == 1
+    # Many kinds leave a folder that reads as another one does, and is drawn once.
+    unlike = {str((each.status, each.config, each.rows, each.result)): each for each in entries.values()}
+    assert {"finished", "broken", "failed"} == {each.status for each in unlike.values()}
+    render.write_html(tmp_path, "title", "lead", sections.sections([*unlike.values()], images=[], root=None))
+    assert (tmp_path / "index.html").read_text().count("<script") == 1
     assert tables.as_csv(entries.values()).encode().count(b"\n") == len(entries) + 1
     unseen = {kind for number, kind in enumerate(CHOSEN) if not entries[f"bad{number}"].remarks}
     assert unseen == {kind for kind in CHOSEN if kind.startswith(HARMLESS)}
@@ -588,12 +612,12 @@ def test_every_kind_of_folder_leaves_the_others(runs, tmp_path, kind):
     shutil.copytree(good, tmp_path / "good")
     hostile.KINDS[kind](shutil.copytree(good, tmp_path / "bad"))
     entries = collect(str(tmp_path))
-    assert "finished" in {entry.state for entry in entries if entry.name == "good"}
-    render.html("title", content.summary(entries), content.sections(entries, images=[], root=None)).encode()
+    assert "finished" in {entry.status for entry in entries if entry.name == "good"}
+    render.write_html(tmp_path, "title", sections.summary(entries), sections.sections(entries, images=[], root=None))
     tables.as_csv(entries).encode()
 
 
-def test_a_figure_does_not_outlive_its_writing():
+def test_a_figure_does_not_outlive_its_writing(tmp_path):
     alive = []
 
     def draw():
@@ -603,7 +627,7 @@ def test_a_figure_does_not_outlive_its_writing():
 
     gc.disable()  # as good as off in a command
     try:
-        render.html("title", "lead", [Section("title", [Chart("a", "b", draw)] * 3)])
+        render.write_html(tmp_path, "title", "lead", [Section("title", [Chart("a", "b", draw)] * 3)])
     finally:
         gc.enable()
     assert [ref() for ref in alive] == [None] * 3
@@ -611,8 +635,8 @@ def test_a_figure_does_not_outlive_its_writing():
 
 def test_a_chart_has_a_dozen_columns_at_most(entries):
     many = [replace(entries[0], config={**entries[0].config, "optimizer.lr": number}) for number in range(30)]
-    sections = content.sections(many, images=[], root="/nowhere")
-    (found,) = [section for section in sections if section.title == "IoU of every class"]
+    made = sections.sections(many, images=[], root="/nowhere")
+    (found,) = [section for section in made if section.title == "IoU of every class"]
     assert len(found.blocks) == 3
 
 

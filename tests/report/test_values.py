@@ -14,7 +14,7 @@ from fcnseg import paper
 from fcnseg.data.voc import CLASSES, PALETTE, VOC
 from fcnseg.inference import Segmenter
 from fcnseg.pictures import GAP, LINE, panel
-from fcnseg.report import charts, content, masks, tables, training
+from fcnseg.report import charts, curves, samples, sections, tables
 from fcnseg.report.collect import collect
 from fcnseg.report.compare import experiments
 
@@ -142,7 +142,7 @@ def lines(axes):
 
 
 def test_every_point_of_the_loss_curves(found):
-    (axes,) = training.loss_charts(found)[1].draw().axes  # of cosine, which has one seed
+    (axes,) = curves.loss_charts(found)[1].draw().axes  # of cosine, which has one seed
     assert lines(axes) == {
         "training": [[1, 3.0], [2, 2.0], [3, 1.0]],
         "validation": [[1, 3.5], [2, 2.5], [3, 2.75]],
@@ -155,12 +155,12 @@ def test_every_point_of_the_loss_curves(found):
 
 
 def test_the_best_epoch_of_an_unfinished_run_is_the_highest_score_s(entries):
-    curve = training._curve(replace(entries[0], state="interrupted", result={}))
+    curve = curves._curve(replace(entries[0], status="interrupted", result={}))
     assert (curve.best, curve.stopped) == (1, False)
 
 
 def test_every_mark_of_what_each_step_added(found):
-    axes = content.ablation(found)[0].draw().axes[0]
+    axes = sections.ablation(found)[0].draw().axes[0]
     marks = lines(axes)
     assert marks["ours"] == [[pytest.approx(0.42), 0], [0.45, 1], [0.40, 2]]
     assert marks["the paper's"] == [[0.0634, 0], [0.0653, 1], [0.0766, 2]]
@@ -183,7 +183,7 @@ def cells(axes):
 
 
 def test_every_cell_of_a_confusion_matrix(found):
-    (axes,) = content._confusions(found)[0].draw().axes
+    (axes,) = sections._confusions(found)[0].draw().axes
     assert cells(axes) == {
         ("background", "background"): "75",
         ("background", "aeroplane"): "25",
@@ -198,7 +198,7 @@ def test_every_cell_of_a_confusion_matrix(found):
 
 
 def test_every_cell_of_the_classes(found):
-    (axes,) = content.heat_map(found).draw().axes
+    (axes,) = sections.heat_map(found).draw().axes
     shown = cells(axes)
     first = [label.get_text() for label in axes.get_yticklabels()][:4]
     assert first == ["mean of classes", "background 80.0%", "aeroplane 20.0%", "bicycle 0.0%"]
@@ -228,9 +228,9 @@ class Data:
 
 def test_every_picture_of_a_gallery():
     data = Data()
-    predicted = masks.predict(Segmenter(Brightest(), VOC, 4), data, ["a"])
+    predicted = samples.predict(Segmenter(Brightest(), VOC, 4), data, ["a"])
     assert predicted["a"].tolist() == [[1, 1, 2, 2]] * 4
-    cards = masks.gallery("a", {"net": data}, {"net": predicted}).cards()
+    cards = samples.gallery("a", {"net": data}, {"net": predicted}).cards()
     first, net = cards["image and truth"], cards["net"]
     assert first["image"][0].tolist() == [[50] * 3] * 2 + [[200] * 3] * 2
     assert first["truth"][0].tolist() == PALETTE[[0, 5, 0, 255]].tolist()

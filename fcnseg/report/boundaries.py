@@ -2,11 +2,12 @@
 
 import numpy as np
 
+from fcnseg.report.arrays import iou, nanmean
 from fcnseg.report.document import Block, Table, Text
-from fcnseg.report.study import Study, iou
+from fcnseg.report.study import Study
 from fcnseg.runs.printed import as_text
 
-MOST_RUNS = 12
+MOST_RUNS = 12  # columns of the table of classes
 
 
 def boundaries(study: Study) -> list[Block]:
@@ -18,8 +19,7 @@ def boundaries(study: Study) -> list[Block]:
         values = iou(np.moveaxis(run.images.boundary.astype(np.int64).sum(0), -1, 0))  # (C,)
         of_classes.append(values)
         shares = ((near, pixels), (wrong, pixels - right), (wrong, near), (pixels - right - wrong, pixels - near))
-        mean = values[~np.isnan(values)].mean() if not np.isnan(values).all() else np.nan
-        rows.append([run.title, *(f"{a / b:.1%}" if b else "-" for a, b in shares), as_text(mean)])
+        rows.append([run.title, *(f"{a / b:.1%}" if b else "-" for a, b in shares), as_text(float(nanmean(values)))])
     about = (
         "Near is within 2 % of the image's diagonal from another label in the truth. Boundary IoU is that of those pixels of "
         f"a class that are near its boundary, in the truth or in the prediction; void pixels are left out. {study.test_set}."

@@ -1,4 +1,4 @@
-"""Show what trained networks predict for test images, as Figures 9-11 do."""
+"""Samples of a test set: which of them are shown, their pixels, and what networks predict for them."""
 
 from collections.abc import Mapping, Sequence
 from math import prod
@@ -17,7 +17,7 @@ from fcnseg.runs import retest
 from fcnseg.runs.folder import Run
 from fcnseg.runs.stored import classes_of
 
-PICKED = 3
+PICKED = 3  # test images that are shown of a data set
 SEEN = 0.01  # the share of an image from which on a class counts as seen in it
 
 
@@ -43,21 +43,28 @@ def predict(segmenter: Segmenter, data: VOCDataModule, names: Sequence[str]) -> 
     return {name: segmenter.logits(pixels(data, name)[0][None]).argmax(1)[0].byte() for name in names}
 
 
-def gallery(name: str, data: Mapping[str, VOCDataModule], predictions: Mapping[str, Mapping[str, Tensor]]) -> Gallery:
+def gallery(
+    name: str,
+    data: Mapping[str, VOCDataModule],
+    predictions: Mapping[str, Mapping[str, Tensor]],
+    *,
+    with_errors: bool = False,
+) -> Gallery:
     """The test image `name`, its truth, and what every network predicts, at the largest size of them.
 
     Args:
         name: The name of an image that all networks were tested on.
         data: The data of the networks by the titles that these are shown under.
         predictions: What `predict` gave, by the same titles.
+        with_errors: Whether the errors of every prediction are shown, too.
     """
     largest = max((data[title] for title in predictions), key=lambda data: prod(sides(data.size)))
     # Nearest: labels have no values in between.
     shown = {
-        title: F.interpolate(masks[name][None, None], sides(largest.size), mode="nearest-exact")[0, 0]
+        title: F.interpolate(masks[name][None, None], sides(largest.size), mode="nearest-exact")[0, 0]  # (H, W)
         for title, masks in predictions.items()
     }
-    return Gallery(name, *pixels(largest, name), shown, largest.classes)
+    return Gallery(name, *pixels(largest, name), shown, largest.classes, with_errors)
 
 
 def pixels(data: VOCDataModule, name: str) -> tuple[Tensor, Tensor]:
@@ -72,7 +79,7 @@ def pixels(data: VOCDataModule, name: str) -> tuple[Tensor, Tensor]:
             f"{name} is not among the {len(pack.ids)} images of {data.root}: data.root=<where they are now>"
         )
     at = pack.ids.index(name)
-    return pack.images[at].permute(2, 0, 1), pack.masks[at]
+    return pack.images[at].permute(2, 0, 1), pack.masks[at]  # (H, W, 3) -> (3, H, W)
 
 
 def shared_test_names(data: Sequence[VOCDataModule]) -> list[str]:

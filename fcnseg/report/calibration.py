@@ -5,10 +5,11 @@ from functools import partial
 import numpy as np
 
 from fcnseg.report import charts
+from fcnseg.report.arrays import Numbers
 from fcnseg.report.document import Block, Chart, Table, Text
-from fcnseg.report.study import Measured, Numbers, Study
+from fcnseg.report.study import Measured, Study
 
-MOST_RUNS = 6  # in one diagram
+MOST_RUNS = 6  # runs in one diagram: the lines of more cannot be told apart
 
 
 def reliability(study: Study) -> list[Block]:
@@ -29,7 +30,7 @@ def reliability(study: Study) -> list[Block]:
         "mean distance between confidence and the share of right pixels, over bins of confidence: 0 for a network that is "
         f"right as often as it is sure. {study.test_set}."
     )
-    shown = {run.title: one for run, one in zip(runs[:MOST_RUNS], sums, strict=False)}
+    shown = {run.title: of_run for run, of_run in zip(runs[:MOST_RUNS], sums, strict=False)}
     caption = (
         f"Share of right pixels by confidence, {len(shown)} of {len(runs)} runs: below the dashed line a network is surer "
         f"than it is right. A dot grows with the share of the pixels. {study.test_set}."

@@ -1,4 +1,4 @@
-"""Where runs fail, image by image: the worst, the median and the best ones, and those on which runs disagree."""
+"""The test images one by one: the worst and the best, those on which runs disagree, and those whose masks may be wrong."""
 
 from collections.abc import Iterable
 
@@ -6,10 +6,12 @@ import numpy as np
 
 from fcnseg.machine.files import csv_text
 from fcnseg.report.document import Block, Table, Text
-from fcnseg.report.predictions import Galleries
+from fcnseg.report.galleries import Galleries
 from fcnseg.report.study import Study
+from fcnseg.runs.printed import beats_floor
 
-MOST_ROWS, MOST_RUNS, OF_A_KIND, MOST_DISPUTED = 1000, 12, 3, 10
+MOST_ROWS, MOST_RUNS, MOST_DISPUTED, MOST_SUSPECTED = 1000, 12, 10, 40  # images, runs, and images, of a table
+OF_A_KIND, SUSPECTED_PICTURED = 3, 8  # images whose pictures are shown
 
 
 def worst_first(study: Study, galleries: Galleries) -> list[Block]:
@@ -32,7 +34,7 @@ def worst_first(study: Study, galleries: Galleries) -> list[Block]:
     kinds = {"worst": order[:OF_A_KIND], "median": order[middle : middle + OF_A_KIND], "best": order[-OF_A_KIND:]}
     seen: set[int] = set()
     for kind, numbers in kinds.items():
-        fresh = [n for n in numbers if n not in seen]  # of a small test set, an image may be of two kinds
+        fresh = [n for n in numbers if n not in seen]  # in a small test set an image may be of two kinds
         seen |= set(fresh)
         if fresh:
             blocks.append(Text(f"The {kind} images, as {best.title} sees them, which is the best run here:"))
@@ -57,6 +59,28 @@ def disputed(study: Study, galleries: Galleries) -> list[Block]:
     about = f"The images whose IoU differs most between the {len(study.runs)} runs. {study.test_set}."
     pictures = [block for n in order[:OF_A_KIND] for block in galleries.gallery(study.names[n], ends[n])]
     return [Text(about), Table(columns, rows, words=(0, 2, 4), rows_are="image"), *pictures]
+
+
+def labels_to_look_at(study: Study, galleries: Galleries) -> list[Block]:
+    """The images with the lowest soft minimum of the probability of their labels, and pictures of the first of them."""
+    best = study.best
+    order = [int(n) for n in np.argsort(best.images.softmin, kind="stable") if not np.isnan(best.images.softmin[n])]
+    if not order:
+        return []
+    rows = [
+        [study.names[n], f"{best.images.softmin[n]:.4f}", f"{best.iou[n]:.3f}", best.confused(n)]
+        for n in order[:MOST_SUSPECTED]
+    ]
+    about = (
+        f"Suspected errors in the masks: the {len(rows)} of {len(order)} images whose labels {best.title} finds least likely, "
+        f"least likely first, by the soft minimum of the probability of each pixel's label. Where the prediction is the one "
+        f"that is right, the mask is worth a second look; the network being wrong is as common. {study.test_set}."
+    )
+    columns = ("image", "soft minimum", "IoU", "the mask's label and the network's")
+    pictures = [block for n in order[:SUSPECTED_PICTURED] for block in galleries.gallery(study.names[n], [best])]
+    weak = f"{best.title} is not better than predicting {best.entry.floor_class} everywhere: its doubts say little."
+    caveat = [] if beats_floor(best.entry.result) else [Text(weak, warning=True)]
+    return [Text(about), *caveat, Table(columns, rows, words=(0, 3), rows_are="image"), *pictures]
 
 
 def as_csv(studies: Iterable[Study]) -> str:

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fcnseg.report.arrays import Numbers
 from fcnseg.report.document import Block, Links, Table, Text, address
-from fcnseg.report.predictions import Galleries
-from fcnseg.report.study import Numbers, Study
+from fcnseg.report.galleries import Galleries
+from fcnseg.report.study import Study
 
-LISTED, EXAMPLES, PICTURED = 100, 8, 3
-MOST_CLASSES = 30  # in a matrix of numbers
+LISTED, EXAMPLES, PICTURED = 100, 8, 3  # confusions in the table, images named in its rows, images shown
+MOST_CLASSES = 30  # rows, and columns, of a matrix of numbers
 
 
 def matrix(names: Sequence[str], pixels: Numbers, rows_of: str = "") -> Table:
@@ -37,7 +38,7 @@ def taken(truth: str, predicted: str) -> str:
 
 
 def examples(study: Study, galleries: Galleries) -> list[Block]:
-    """The confusion matrix of the best run, whose numbers lead to the images that make them up; pictures of the first ones."""
+    """The confusion matrix of the best run, and its largest confusions with the images that have most of their pixels."""
     best = study.best
     names, count = best.entry.classes.names, len(best.entry.classes)
     _, truth, predicted, pixels = best.wrong.T
@@ -50,11 +51,11 @@ def examples(study: Study, galleries: Galleries) -> list[Block]:
     pictured, rows_of = [], f"confusion-{best.entry.name}"
     for cell in largest:
         row, column = divmod(cell, count)
-        found = best.wrong[(truth == row) & (predicted == column)]  # most pixels first
-        pictured.append(study.names[found[0, 0]])
-        listed = [(study.names[image], number) for image, _, _, number in found[:EXAMPLES]]
+        images = best.wrong[(truth == row) & (predicted == column)]  # (images, 4) most pixels first
+        pictured.append(study.names[images[0, 0]])
+        listed = [(study.names[image], number) for image, _, _, number in images[:EXAMPLES]]
         links = Links([(address("image", name), f"{name} ({number:,})") for name, number in listed])
-        numbers = f"{totals[cell]:,.0f}", f"{totals[cell] / max(1, of_truth[row]):.1%}", f"{len(found)}"
+        numbers = f"{totals[cell]:,.0f}", f"{totals[cell] / max(1, of_truth[row]):.1%}", f"{len(images)}"
         rows.append([taken(names[row], names[column]), *numbers, links])
     about = (
         f"What {best.title}, the best run, takes every class (row) for, in percent of its pixels. A number leads to the images "

@@ -6,12 +6,14 @@ from functools import partial
 import numpy as np
 
 from fcnseg.report import charts
+from fcnseg.report.arrays import Numbers, iou, nanmean
 from fcnseg.report.document import Block, Chart, Table, Text
-from fcnseg.report.predictions import Galleries
-from fcnseg.report.study import Measured, Numbers, Study, iou
+from fcnseg.report.galleries import Galleries
+from fcnseg.report.study import Measured, Study
+from fcnseg.runs.printed import as_text
 
-DRAWS = 1000  # of the bootstrap
-LISTED, PICTURED = 10, 2
+DRAWS = 1000  # draws of the test images for the bootstrap
+LISTED, PICTURED = 10, 2  # images gained, and lost: in a table, and shown
 
 
 def chosen(studies: Sequence[Study], names: Sequence[str]) -> tuple[Study, Measured, Measured]:
@@ -23,9 +25,9 @@ def chosen(studies: Sequence[Study], names: Sequence[str]) -> tuple[Study, Measu
     if len(names) != 2 or names[0] == names[1]:
         raise ValueError(f"compare={','.join(names)}: wanted the names of two different runs, as in compare=[a,b]")
     for study in studies:
-        found = {run.entry.name: run for run in study.runs}
-        if all(name in found for name in names):
-            return study, found[names[0]], found[names[1]]
+        by_name = {run.entry.name: run for run in study.runs}
+        if all(name in by_name for name in names):
+            return study, by_name[names[0]], by_name[names[1]]
     known = [run.entry.name for study in studies for run in study.runs]
     raise ValueError(
         f"compare=[{','.join(names)}]: wanted two finished runs with an images.npz, tested on the same images; there are"
@@ -36,10 +38,11 @@ def chosen(studies: Sequence[Study], names: Sequence[str]) -> tuple[Study, Measu
 def compared(study: Study, one: Measured, other: Measured, galleries: Galleries) -> list[Block]:
     """Differences per class with their intervals, images gained and lost, and settings that differ."""
     values, classes = _differences(one.parts, other.parts), one.entry.classes.names
+    pooled = (_with_mean(iou(run.parts.sum(1))) for run in (one, other))  # (C + 1,) of all images together
     titles = ["mean of classes", *classes]
     rows = [
-        [title, *_numbers(one.parts, at), *_numbers(other.parts, at), *(_signed(value) for value in row), _verdict(row)]
-        for at, (title, row) in enumerate(zip(titles, values, strict=True))
+        [title, as_text(first), as_text(second), *map(_signed, row), _verdict(row)]
+        for title, first, second, row in zip(titles, *pooled, values, strict=True)
     ]
     columns = ("class", "first", "second", "difference", "from", "to", "beyond chance")
     about = (
@@ -64,28 +67,18 @@ def _differences(one: Numbers, other: Numbers) -> Numbers:
     """
     images = one.shape[1]
     draws = np.random.default_rng(0).multinomial(images, np.full(images, 1 / images), DRAWS)  # how often each is drawn
-    weights = np.concatenate([np.ones((1, images)), draws])  # first, all of them once
-    first, second = (_with_mean(iou(weights @ parts)) for parts in (one, other))  # (DRAWS + 1, C + 1)
-    found = second - first
-    made = np.full((found.shape[1], 3), np.nan)
-    made[:, 0] = found[0]
-    for row, column in zip(made, found[1:].T, strict=True):
-        drawn = column[~np.isnan(column)]
-        if not np.isnan(row[0]) and len(drawn):
-            row[1:] = np.percentile(drawn, (2.5, 97.5))
-    return made
+    weights = np.concatenate([np.ones((1, images)), draws])  # (DRAWS + 1, images): first, all of them once
+    first, second = (_with_mean(iou(weights @ parts)) for parts in (one, other))  # (3, images, C) -> (DRAWS + 1, C + 1)
+    of_all, of_draws = np.split(second - first, [1])  # (1, C + 1), (DRAWS, C + 1)
+    there = ~np.isnan(of_all[0])  # a class that no image has is in no draw
+    ends = np.full((2, len(there)), np.nan)
+    ends[:, there] = np.nanpercentile(of_draws[:, there], (2.5, 97.5), axis=0)
+    return np.concatenate([of_all, ends]).T
 
 
 def _with_mean(values: Numbers) -> Numbers:
     """(..., C) with the mean of the classes that are there before them: (..., C + 1)."""
-    there = ~np.isnan(values)
-    mean = np.where(there, values, 0).sum(-1, keepdims=True) / np.maximum(1, there.sum(-1, keepdims=True))
-    return np.concatenate([mean, values], -1)
-
-
-def _numbers(parts: Numbers, at: int) -> list[str]:
-    value = _with_mean(iou(parts.sum(1)))[at]
-    return ["-" if np.isnan(value) else f"{value:.4f}"]
+    return np.concatenate([nanmean(values)[..., None], values], -1)
 
 
 def _signed(value: float) -> str:

@@ -8,24 +8,23 @@ import numpy as np
 
 from fcnseg import paper
 from fcnseg.report import (
+    boundaries,
+    calibration,
     charts,
-    confused,
+    confusions,
     cost,
-    edges,
-    efficiency,
-    imagewise,
-    pair,
-    predictions,
-    sure,
-    suspects,
+    curves,
+    per_image,
     tables,
-    training,
+    two_runs,
 )
-from fcnseg.report.collect import STATES, Entry
+from fcnseg.report.arrays import Numbers
+from fcnseg.report.collect import STATUSES, Entry
 from fcnseg.report.compare import Experiment, by_test_set, experiments
 from fcnseg.report.document import Block, Chart, Section, Table, Text
-from fcnseg.report.predictions import Galleries
+from fcnseg.report.galleries import Galleries, in_rows, side_by_side
 from fcnseg.report.study import Study, studies
+from fcnseg.runs.printed import as_text
 from fcnseg.score_names import PAPER_BATCH
 
 MOST_DETAILED = 12  # experiments with charts of their own: those of two hundred take minutes, and nobody reads them
@@ -60,26 +59,26 @@ def sections(
     Raises:
         ValueError: No run was tested on one of the images, or the two runs cannot be compared.
     """
-    finished = experiments([entry for entry in entries if entry.state == "finished"])
-    begun = experiments([entry for entry in entries if entry.state != "finished" and entry.config])
-    sets, unfinished, detailed = by_test_set(finished), tables.unfinished(entries), _best(finished)
+    finished = experiments([entry for entry in entries if entry.status == "finished"])
+    begun = experiments([entry for entry in entries if entry.status != "finished" and entry.config])
+    sets, detailed = by_test_set(finished), _best(finished)
     known, galleries = studied(entries), Galleries(root, trust=trust, wanted=images is None or bool(images))
-    losses = training.losses([*detailed, *begun[:MOST_DETAILED]])
-    against = pair.compared(*pair.chosen(known, compare), galleries) if compare else []
-    side_by_side = predictions.side_by_side(detailed, images, galleries)
+    losses = curves.losses([*detailed, *begun[:MOST_DETAILED]])
+    against = two_runs.compared(*two_runs.chosen(known, compare), galleries) if compare else []
+    predictions = side_by_side(detailed, images, galleries)
     possible = [
         Section("Results", [*_results(sets), *_left_to_the_tables(finished, begun)]),
         Section("Two runs against each other", against),
-        Section("Not finished", [unfinished] if unfinished else []),
+        Section("Not finished", tables.unfinished(entries)),
         Section("What each step added", _of_each(sets, ablation)),
         Section("Training and validation loss (the paper's Figures 2-8)", losses, small=True),
-        Section("Predictions (the paper's Figures 9-11)", side_by_side),
-        Section("IoU of every class", _of_each(sets, lambda found: map(heat_map, predictions.in_rows(found)))),
+        Section("Predictions (the paper's Figures 9-11)", predictions),
+        Section("IoU of every class", _of_each(sets, lambda group: map(heat_map, in_rows(group)))),
         Section("Confusion matrices", _confusions(detailed)),
         *_image_by_image(known, galleries),
         Section("Cost", [*([Text(cost.ABOUT)] if sets else []), *_of_each(sets, cost.costs)]),
-        Section("What more images bring", _of_each(sets, efficiency.over_images)),
-        Section("Training curves laid over each other", _of_each(sets, training.overlaid), small=True),
+        Section("What more images bring", _of_each(sets, curves.over_images)),
+        Section("Training curves laid over each other", _of_each(sets, curves.overlaid), small=True),
     ]
     return [section for section in possible if section.blocks]
 
@@ -88,14 +87,14 @@ def _of_each(
     sets: Mapping[str, Sequence[Experiment]], make: Callable[[Sequence[Experiment]], Iterable[Block]]
 ) -> list[Block]:
     """What is made of the experiments on each test set."""
-    return [block for found in sets.values() for block in make(found)]
+    return [block for group in sets.values() for block in make(group)]
 
 
-def _best(found: Sequence[Experiment]) -> list[Experiment]:
+def _best(group: Sequence[Experiment]) -> list[Experiment]:
     """The experiments with the highest mIoU, as many as get charts of their own, in their order."""
-    scores = [stat.mean if (stat := each.stat("metrics", "test/miou")) else -1 for each in found]
-    best = sorted(range(len(found)), key=lambda at: -scores[at])[:MOST_DETAILED]
-    return [found[at] for at in sorted(best)]
+    scores = [stat.mean if (stat := each.stat("metrics", "test/miou")) else -1 for each in group]
+    best = sorted(range(len(group)), key=lambda at: -scores[at])[:MOST_DETAILED]
+    return [group[at] for at in sorted(best)]
 
 
 def _left_to_the_tables(finished: Sequence[Experiment], begun: Sequence[Experiment]) -> list[Text]:
@@ -108,27 +107,27 @@ def _left_to_the_tables(finished: Sequence[Experiment], begun: Sequence[Experime
 
 def studied(entries: Sequence[Entry]) -> list[Study]:
     """The finished runs whose images are known, by their test sets."""
-    return studies(by_test_set(experiments([entry for entry in entries if entry.state == "finished"])))
+    return studies(by_test_set(experiments([entry for entry in entries if entry.status == "finished"])))
 
 
 def _image_by_image(known: Sequence[Study], galleries: Galleries) -> list[Section]:
     """The sections that read images.npz; of many test sets, those with the most runs."""
     chosen = sorted(known, key=lambda study: -len(study.runs))[:MOST_STUDIES]
     of_kinds = {
-        "Images, worst first": lambda study: imagewise.worst_first(study, galleries),
-        "Images on which the runs disagree": lambda study: imagewise.disputed(study, galleries),
-        "Labels to look at again": lambda study: suspects.labels_to_look_at(study, galleries),
-        "Sure or not": sure.reliability,
-        "Confusions with examples": lambda study: confused.examples(study, galleries),
-        "Boundaries": edges.boundaries,
+        "Images, worst first": lambda study: per_image.worst_first(study, galleries),
+        "Images on which the runs disagree": lambda study: per_image.disputed(study, galleries),
+        "Labels to look at again": lambda study: per_image.labels_to_look_at(study, galleries),
+        "Sure or not": calibration.reliability,
+        "Confusions with examples": lambda study: confusions.examples(study, galleries),
+        "Boundaries": boundaries.boundaries,
     }
     return [Section(title, [b for study in chosen for b in made(study)]) for title, made in of_kinds.items()]
 
 
 def summary(entries: Sequence[Entry]) -> str:
-    """How many runs there are, and how many of each state."""
-    counts = Counter(entry.state for entry in entries)
-    numbers = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+    """How many runs there are, and how many of each status."""
+    counts = Counter(entry.status for entry in entries)
+    numbers = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
     return f"{len(entries)} run{'s' if len(entries) != 1 else ''}: {numbers}"
 
 
@@ -138,15 +137,13 @@ def _results(sets: Mapping[str, Sequence[Experiment]]) -> list[Block]:
     blocks: list[Block] = [Text(DEFINITIONS)]
     if len(sets) > 1:
         blocks.append(Text(f"{len(sets)} test sets: compare within a table, not across.", warning=True))
-    for test_set, found in sets.items():
-        if caveat := _caveat(found[0].first):
+    for test_set, group in sets.items():
+        if caveat := _caveat(group[0].first):
             blocks.append(Text(caveat, warning=True))
-        blocks += [Text(f"Test set: {test_set}."), tables.results(found)]
-        if table := tables.differences_from_the_paper(found):
-            blocks.append(table)
-    everything = [experiment for found in sets.values() for experiment in found]
-    if table := tables.differences_between(everything):
-        blocks += [Text("What these runs do not have in common:"), table]
+        blocks += [Text(f"Test set: {test_set}."), tables.results(group), *tables.differences_from_the_paper(group)]
+    everything = [experiment for group in sets.values() for experiment in group]
+    if differing := tables.differences_between(everything):
+        blocks += [Text("What these runs do not have in common:"), *differing]
     # The result is whole, but something else in the folder may be damaged, such as metrics.csv.
     entries = [entry for experiment in everything for entry in experiment.entries]
     remarks = [f"{entry.name}: {remark}" for entry in entries for remark in entry.remarks]
@@ -163,51 +160,53 @@ def _caveat(entry: Entry) -> str:
     return ""
 
 
-def ablation(found: Sequence[Experiment]) -> list[Chart]:
+def ablation(group: Sequence[Experiment]) -> list[Chart]:
     """The paper's experiments on one test set, each beside what it builds on; nothing if there are fewer than two."""
-    nearest: dict[str, Experiment] = {}  # of several with one name, the experiment that is most like the paper's
-    for experiment in sorted(found, key=lambda experiment: len(experiment.differences)):
+    nearest: dict[str, Experiment] = {}  # the experiment of each name that is most like the paper's
+    for experiment in sorted(group, key=lambda experiment: len(experiment.differences)):
         nearest.setdefault(experiment.first.choice("experiment"), experiment)
     # In the paper's order, an experiment comes after the one that it builds on.
-    steps: dict[str | None, charts.Step] = {}
+    rows: dict[str | None, charts.AblationRow] = {}
     for name, theirs in paper.EXPERIMENTS.items():
         if name in nearest and (iou := nearest[name].stat("metrics", "test/paper_iou")):
             backbone = nearest[name].first.config.get("model.backbone")
             adds = theirs.adds + (f" ({backbone})" if backbone else "") + (" †" if nearest[name].differences else "")
-            steps[name] = charts.Step(adds, iou.mean, iou.deviation or 0, theirs.paper_iou, steps.get(theirs.after))
-    if len(steps) < 2:
+            rows[name] = charts.AblationRow(
+                adds, iou.mean, iou.deviation or 0, theirs.paper_iou, rows.get(theirs.after)
+            )
+    if len(rows) < 2:
         return []
     caption = (
         f"IoU by the paper's definition, and what each step added: each of the first four builds on the one above it, the "
-        f"other networks build on the weighted loss. † not the paper's setting: see the results. {found[0].test_set}."
+        f"other networks build on the weighted loss. † not the paper's setting: see the results. {group[0].test_set}."
     )
-    floor = found[0].first.result["floor"]["paper_iou"]
+    floor = group[0].first.result["floor"]["paper_iou"]
     numbers = Table(
         ("step", "ours", "±", "the paper's", "our gain", "the paper's gain"),
         [
-            [step.adds, *(f"{value:.4f}" for value in (step.ours, step.deviation, step.paper)), *step.gains]
-            for step in steps.values()
+            [row.adds, *(f"{value:.4f}" for value in (row.ours, row.deviation, row.paper)), *row.gains]
+            for row in rows.values()
         ],
     )
-    return [Chart("ablation", caption, partial(charts.ablation, [*steps.values()], floor), numbers=numbers)]
+    return [Chart("ablation", caption, partial(charts.ablation, [*rows.values()], floor), numbers=numbers)]
 
 
-def heat_map(found: Sequence[Experiment]) -> Chart:
+def heat_map(group: Sequence[Experiment]) -> Chart:
     """The IoU of every class on one test set, beside the share of its pixels that the class has."""
-    classes = found[0].first.classes
-    means = [[stat.mean if (stat := each.stat("iou", name)) else np.nan for each in found] for name in classes.names]
+    classes = group[0].first.classes
+    means = [[stat.mean if (stat := each.stat("iou", name)) else np.nan for each in group] for name in classes.names]
     # All runs were tested on the same masks: every matrix has the same number of pixels of a class.
-    pixels = _confusion(found[0].first).sum(1)
+    pixels = _confusion(group[0].first).sum(1)
     caption = (
         f"IoU by VOC's definition, mean over seeds; - for a class in neither truth nor prediction. Beside each class its "
-        f"share of the labelled test pixels. {found[0].test_set}."
+        f"share of the labelled test pixels. {group[0].test_set}."
     )
-    titles = [experiment.title for experiment in found]
+    titles = [experiment.title for experiment in group]
     shares = pixels / max(1, pixels.sum())
     numbers = Table(
         ("class", "share of pixels", *titles),
         [
-            [name, f"{share:.2%}", *("-" if np.isnan(mean) else f"{mean:.4f}" for mean in row)]
+            [name, f"{share:.2%}", *map(as_text, row)]
             for name, share, row in zip(classes.names, shares, means, strict=True)
         ],
         rows_are="class",
@@ -216,18 +215,18 @@ def heat_map(found: Sequence[Experiment]) -> Chart:
     return Chart("classes", caption, draw, numbers=numbers)
 
 
-def _confusion(entry: Entry) -> charts.Reals:
+def _confusion(entry: Entry) -> Numbers:
     """Pixels by truth (rows) and prediction, without the row of void."""
     return np.asarray(entry.result["confusion"], dtype=float)[:-1]
 
 
-def _confusions(found: Sequence[Experiment]) -> list[Chart]:
+def _confusions(group: Sequence[Experiment]) -> list[Chart]:
     made = []
-    for experiment in found:
+    for experiment in group:
         for entry in experiment.entries:
             title = f"{experiment.title}, seed {entry.config.get('seed')}"
             caption = f"{title}: percent of a class's pixels (row) taken for a class (column); void left out."
             names, pixels = entry.classes.names, _confusion(entry)
             draw = partial(charts.confusion_matrix, names, pixels)
-            made.append(Chart(f"confusion-{entry.name}", caption, draw, title, confused.matrix(names, pixels)))
+            made.append(Chart(f"confusion-{entry.name}", caption, draw, title, confusions.matrix(names, pixels)))
     return made
