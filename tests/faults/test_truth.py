@@ -16,7 +16,6 @@ import torch
 from injection import at, evaluate, load, rows, run, send
 from PIL import Image
 
-from fcnseg.callbacks import finite_loss as guards
 from fcnseg.callbacks.finite_loss import FiniteLoss
 from fcnseg.data import voc
 from fcnseg.errors import DivergedError
