@@ -77,27 +77,26 @@ class Command:
             ValueError: A setting is wrong, asks for a sweep, or is a flag other than --config-dir.
             RunFailedError: The run failed while it trained.
         """
+        from unittest.mock import patch  # late: see `sweep.isolated`
+
         arguments, configs = Arguments(settings, CONF), []
 
         def job(cfg: DictConfig) -> None:
             configs.append(cfg)
             self.job(cfg)
 
-        before = os.environ.get(FULL_ERROR)
-        os.environ[FULL_ERROR] = "1"
         try:
             if arguments.sweeps:
                 raise ValueError("a sweep is started on the command line: leave out -m")
             if flag := next((word for word in settings if re.match("-(?!-config-dir|cd)", word)), None):
                 raise ValueError(f"{flag} is a flag of the command line: leave it out")
             arguments.check_no_sweep_settings()
-            _launch(job, self.config_name, arguments.flags)
+            with patch.dict(os.environ, {FULL_ERROR: "1"}):
+                _launch(job, self.config_name, arguments.flags)
         except (HydraException, OmegaConfBaseException) as error:
             raise ValueError(explanation(error, lambda: setting_names(self.config_name, arguments.folders))) from error
         finally:
             GlobalHydra.instance().clear()
-            os.environ.pop(FULL_ERROR)
-            os.environ.update({FULL_ERROR: before} if before is not None else {})
         return configs[0]
 
 

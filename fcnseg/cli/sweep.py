@@ -79,12 +79,12 @@ def run_job(cfg: DictConfig, check: Callable[[DictConfig], None], job: Callable[
 @contextmanager
 def isolated() -> Iterator[None]:
     """Undo what the `with` block does to the environment, PyTorch's determinism and wandb, for the next job of this process."""
-    environment = dict(os.environ)
+    from unittest.mock import patch  # late: it takes a tenth of the time in which a wrong command is refused
+
     try:
-        yield
+        with patch.dict(os.environ):
+            yield
     finally:
-        os.environ.clear()
-        os.environ.update(environment)
         if torch := sys.modules.get("torch"):
             torch.use_deterministic_algorithms(False)
             torch.backends.cudnn.benchmark = torch.backends.cudnn.deterministic = False

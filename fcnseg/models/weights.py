@@ -7,6 +7,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from types import ModuleType
 from typing import cast
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -66,14 +67,8 @@ def torchvision_network(name: str, weights: str | None, setting: str, module: Mo
 @contextmanager
 def without_code() -> Iterator[None]:
     """Have torch load nothing but weights in the `with` block: a library would run any code that the file holds."""
-    before = os.environ.get(WEIGHTS_ONLY)
-    os.environ[WEIGHTS_ONLY] = "1"
-    try:
+    with patch.dict(os.environ, {WEIGHTS_ONLY: "1"}):
         yield
-    finally:
-        del os.environ[WEIGHTS_ONLY]
-        if before is not None:
-            os.environ[WEIGHTS_ONLY] = before
 
 
 def read(path: Path) -> dict[str, Tensor]:
