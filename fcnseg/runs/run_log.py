@@ -4,8 +4,6 @@ Lightning's CSVLogger and TensorBoardLogger begin a new version of a log when a 
 part of it logged of epochs that are repeated. Here every epoch is there once, in the folder of its run.
 """
 
-import csv
-import io
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -19,7 +17,7 @@ from torch.utils.tensorboard.summary import hparams
 
 from fcnseg.errors import warn
 from fcnseg.machine.distributed import rank
-from fcnseg.machine.files import write_text
+from fcnseg.machine.files import csv_text, write_text
 from fcnseg.pictures import Picture
 from fcnseg.runs.folder import METRICS, Run
 from fcnseg.score_names import SCORES
@@ -127,12 +125,9 @@ class RunLog(Logger):
     def _write(self, picture: Picture | None = None) -> None:
         if rank():
             return
-        text = io.StringIO(newline="")
         columns = dict.fromkeys(name for row in self.rows for name in row if not name.startswith(CLASSES))
-        table = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
-        table.writeheader()
-        table.writerows(self.rows)
-        write_text(self.run.path / METRICS, text.getvalue())
+        table = csv_text([columns, *([row.get(name) for name in columns] for row in self.rows)])
+        write_text(self.run.path / METRICS, table)
         for row in self.unwritten:
             for name, value in row.items():
                 if name not in NOT_DRAWN:
