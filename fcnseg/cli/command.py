@@ -1,7 +1,6 @@
 """The decorator `@command`, which makes a command of a function that takes a config."""
 
 import gc
-import inspect
 import os
 import re
 import sys
@@ -55,7 +54,7 @@ class Command:
         with one_message(arguments, lambda: setting_names(self.config_name, arguments.folders)):
             check_own_configs(arguments.folders)
             if arguments.flags.help:
-                say(help_text(_typed(self.job), self.config_name, arguments), sys.stdout)
+                say(help_text(self.config_name, arguments), sys.stdout)
             elif not arguments.sweeps:
                 arguments.check_no_sweep_settings()
                 _launch(self.job, self.config_name, arguments.flags)
@@ -116,12 +115,6 @@ def prepare_process() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # it was closed, by >&-
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 (until the process ends)
-
-
-def _typed(job: Job) -> str:
-    """What the user types before the settings."""
-    file = Path(inspect.getfile(job))
-    return f"python -m fcnseg.{file.parent.name if file.stem == '__main__' else file.stem}"
 
 
 def _launch(job: Job, config_name: str, flags: Namespace) -> None:

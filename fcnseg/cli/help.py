@@ -13,12 +13,11 @@ from fcnseg.runs.naming import PRESETS
 DEFAULTS = re.compile(r"^defaults:\n(?: .*\n)*\n?", re.M)  # the list at a config's head
 
 
-def help_text(command: str, config_name: str, arguments: Arguments) -> str:
+def help_text(config_name: str, arguments: Arguments) -> str:
     """The help of one command. Hydra's own takes over a second and leaves the comments out.
 
     Args:
-        command: What is typed before the settings.
-        config_name: The command's config in `conf/`.
+        config_name: The command's config in `conf/`, named after the command; that of `train` is `config`.
         arguments: The command line. The settings of the choices in it are shown, in place of the default choices'.
     """
     settings, defaults = _own(arguments.conf / f"{config_name}.yaml")
@@ -32,7 +31,8 @@ def help_text(command: str, config_name: str, arguments: Arguments) -> str:
         if group not in PRESETS and name in choices:
             settings.append(f"{group}:  # {group}={name}\n{indent(_choice(name, choices), '  ')}")
     table = ["Choices, the default first:\n" + "\n".join(rows)] if rows else []
-    line = f"{command}{' [group=choice ...]' if rows else ''} [setting=value ...]"
+    command = "train" if config_name == "config" else config_name
+    line = f"python -m fcnseg.{command}{' [group=choice ...]' if rows else ''} [setting=value ...]"
     return "\n\n".join([line, *table, "Settings:\n" + indent("\n".join(map(str.strip, settings)), "  ")])
 
 
