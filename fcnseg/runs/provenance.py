@@ -72,9 +72,8 @@ def check_checkpoint(run: Run) -> None:
     best, _, result = run.checkpoints / BEST, run.config, run.result  # `config` refuses a folder without a run
     if result is None:
         raise ValueError(f"{run.path} has no result.json, so it has not finished: finish it, or give verify=false")
-    wanted = result["checkpoint"]["sha256"]
-    if not best.is_file() or (found := sha256(best)) != wanted:
-        found = found if best.is_file() else "no such file"
+    wanted, found = result["checkpoint"]["sha256"], sha256(best) if best.is_file() else "no such file"
+    if found != wanted:
         raise ValueError(
             f"{best} is not the checkpoint of this run's result (sha256 {found}, wanted {wanted}): verify=false tests it"
         )
