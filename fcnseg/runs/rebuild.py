@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from fcnseg.data.dataset import Classes
 from fcnseg.models.weights import of_network
 from fcnseg.runs.checkpoint import check_weights, read
-from fcnseg.runs.folder import Run
+from fcnseg.runs.folder import BEST, Run
 from fcnseg.runs.provenance import code
 from fcnseg.runs.settings import flatten
 from fcnseg.runs.stored import classes_of
@@ -49,19 +49,18 @@ class Trained(NamedTuple):
     classes: Classes
 
 
-def load(folder: str | Path, checkpoint: str = "best", *, trust: bool = False) -> Trained:
-    """Rebuild a run's network, and nothing else, on the CPU.
+def load(folder: str | Path, *, trust: bool = False) -> Trained:
+    """Rebuild a run's network with its best weights, and nothing else, on the CPU.
 
     Args:
         folder: The folder of the run, such as runs/<name>.
-        checkpoint: The name of the checkpoint whose weights are loaded: best, last or previous.
         trust: Whether the config may name any code; otherwise the network is one of `NETWORKS`, with plain values.
 
     Raises:
-        ValueError: There is no run in this folder, no such checkpoint, this version cannot rebuild it, or `trust` is missing.
+        ValueError: There is no run in this folder, it has no checkpoint, this version cannot rebuild it, or `trust` is missing.
     """
     run = Run(Path(folder))
-    cfg, path = run.config, run.checkpoints / f"{checkpoint}.ckpt"
+    cfg, path = run.config, run.checkpoints / BEST
     stored = read(path)
     weights, classes = of_network(stored["state_dict"]), classes_of(stored)
     with made_by(run):
