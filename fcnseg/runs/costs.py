@@ -1,5 +1,6 @@
 """What a network costs: its multiplications, its speed and its memory."""
 
+import resource
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -74,12 +75,8 @@ def forget_peak(device: torch.device) -> None:
             PEAK.write_text("5")
 
 
-def peak_memory(device: torch.device) -> int | None:
-    """The most bytes since `forget_peak`: of a GPU's memory; on a CPU, of this process's. None where that is not known."""
+def peak_memory(device: torch.device) -> int:
+    """The most bytes since `forget_peak`: of a GPU's memory; on a CPU, of this process's."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    with suppress(ImportError):  # Windows
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
