@@ -28,16 +28,11 @@ def bf16_wins(device: str) -> bool:
     return device == "cpu" and bf16_gain(torch.get_num_threads()) >= WINS
 
 
-def multiplies_bf16() -> bool:
-    """Whether the CPU has instructions for bfloat16."""
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-
-
 @cache
 def bf16_gain(threads: int) -> float:
     """How many times as fast convolutions are in bfloat16 as in float32, on this CPU; 0 if it does not multiply bfloat16."""
-    if not multiplies_bf16():
+    instructions = torch.cpu.get_capabilities()
+    if not (instructions.get("avx512_bf16") or instructions.get("amx_bf16")):
         return 0.0
     here = f"{processor()}, {threads} threads, torch {torch.__version__}"
     try:
