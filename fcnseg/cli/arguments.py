@@ -6,7 +6,6 @@ from argparse import Namespace
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NoReturn, cast
 
 from hydra._internal.utils import get_args_parser
@@ -22,11 +21,9 @@ class Arguments:
 
     Args:
         words: The words after the command's name.
-        conf: The folder of the package's own configs.
     """
 
     words: Sequence[str]
-    conf: Path
 
     @cached_property
     def flags(self) -> Namespace:
@@ -68,11 +65,6 @@ class Arguments:
         for key in self.values:
             if key.startswith(("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper", "hydra.sweep.")):
                 raise ValueError(f"{key} has an effect only on a sweep (python -m fcnseg.train -m): leave it out")
-
-    @property
-    def folders(self) -> list[Path]:
-        """The folders of configs: the package's, then the user's own (`--config-dir`) if there is one."""
-        return [self.conf, *([Path(self.flags.config_dir)] if self.flags.config_dir else [])]
 
 
 def parse(overrides: Iterable[str]) -> list[Override]:

@@ -20,7 +20,15 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from fcnseg.cli.arguments import Arguments
-from fcnseg.cli.configs import CONF, SHIPPED, check_own_configs, default_config, preset_choices, setting_names
+from fcnseg.cli.configs import (
+    CONF,
+    SHIPPED,
+    check_own_configs,
+    config_folders,
+    default_config,
+    preset_choices,
+    setting_names,
+)
 from fcnseg.cli.help import help_text
 from fcnseg.cli.messages import FULL_ERROR, explanation, one_message
 from fcnseg.cli.sweep import run_job, sweep
@@ -50,9 +58,9 @@ class Command:
     def __call__(self) -> None:
         """Do what the command line says, and exit with its code."""
         prepare_process()
-        arguments = Arguments(sys.argv[1:], CONF)
-        with one_message(arguments, lambda: setting_names(self.config_name, arguments.folders)):
-            check_own_configs(arguments.folders)
+        arguments = Arguments(sys.argv[1:])
+        with one_message(arguments, lambda: self._names(arguments)):
+            check_own_configs(config_folders(arguments))
             if arguments.flags.help:
                 say(help_text(self.config_name, arguments), sys.stdout)
             elif not arguments.sweeps:
@@ -78,7 +86,7 @@ class Command:
         """
         from unittest.mock import patch  # late: see `sweep.isolated`
 
-        arguments, configs = Arguments(settings, CONF), []
+        arguments, configs = Arguments(settings), []
 
         def job(cfg: DictConfig) -> None:
             configs.append(cfg)
@@ -93,10 +101,13 @@ class Command:
             with patch.dict(os.environ, {FULL_ERROR: "1"}):
                 _launch(job, self.config_name, arguments.flags)
         except (HydraException, OmegaConfBaseException) as error:
-            raise ValueError(explanation(error, lambda: setting_names(self.config_name, arguments.folders))) from error
+            raise ValueError(explanation(error, lambda: self._names(arguments))) from error
         finally:
             GlobalHydra.instance().clear()
         return configs[0]
+
+    def _names(self, arguments: Arguments) -> set[str]:
+        return setting_names(self.config_name, config_folders(arguments))
 
 
 def command(config_name: str, *, can_sweep: bool = False) -> Callable[[Job], Command]:

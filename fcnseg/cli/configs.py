@@ -11,7 +11,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from fcnseg.cli.arguments import parse
+from fcnseg.cli.arguments import Arguments, parse
 from fcnseg.runs.naming import PRESETS
 from fcnseg.runs.settings import flatten
 
@@ -92,6 +92,11 @@ def usual_values(config_name: str) -> dict[str, Any]:
     values = flatten(OmegaConf.to_container(_composed(config_name, *groups), resolve=False))
     first = _composed(config_name, with_hydra=True).hydra.runtime.choices
     return {**values, **{f"choices.{group}": choice for group, choice in first.items()}}
+
+
+def config_folders(arguments: Arguments) -> list[Path]:
+    """The folders of configs: the package's, then the user's own (`--config-dir`) if there is one."""
+    return [CONF, *([Path(arguments.flags.config_dir)] if arguments.flags.config_dir else [])]
 
 
 def check_own_configs(folders: Sequence[Path]) -> None:

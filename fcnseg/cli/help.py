@@ -8,6 +8,7 @@ from textwrap import indent
 from omegaconf import DictConfig, OmegaConf
 
 from fcnseg.cli.arguments import Arguments
+from fcnseg.cli.configs import CONF, config_folders
 from fcnseg.runs.naming import PRESETS
 
 DEFAULTS = re.compile(r"^defaults:\n(?: .*\n)*\n?", re.M)  # the list at a config's head
@@ -20,10 +21,10 @@ def help_text(config_name: str, arguments: Arguments) -> str:
         config_name: The command's config in `conf/`, named after the command; that of `train` is `config`.
         arguments: The command line. The settings of the choices in it are shown, in place of the default choices'.
     """
-    settings, defaults = _own(arguments.conf / f"{config_name}.yaml")
-    rows = []
+    settings, defaults = _own(CONF / f"{config_name}.yaml")
+    rows, folders = [], config_folders(arguments)
     for group, default in defaults.items():
-        choices = {path.stem: path for folder in reversed(arguments.folders) for path in folder.glob(f"{group}/*.yaml")}
+        choices = {path.stem: path for folder in reversed(folders) for path in folder.glob(f"{group}/*.yaml")}
         names = sorted(choices, key=lambda name: (name != default, name))
         rows.append(f"  {group:<11}{', '.join(names)}")
         chosen = arguments.values.get(group)
