@@ -146,9 +146,17 @@ def _settings_of_choice(path: Path, folders: Sequence[Path], prefix: str) -> Ite
     cfg = OmegaConf.load(path)
     if not isinstance(cfg, DictConfig):
         return
-    for entry in cfg.pop("defaults", []):
-        inner, _, package = str(entry).partition("@")
-        for file in (folder / f"{inner}.yaml" for folder in folders if package):
+    for inner, package in parts(cfg):
+        for file in (folder / f"{inner}.yaml" for folder in folders):
             if file.is_file():
                 yield from _settings_of_choice(file, folders, f"{prefix}{package}.")
+    cfg.pop("defaults", None)
     yield from leaves(cfg, prefix)
+
+
+def parts(choice: DictConfig) -> Iterator[tuple[str, str]]:
+    """The choices that a choice is made of, each with the name under which its settings are: of `crop@first`, crop and first."""
+    for entry in choice.get("defaults", []):
+        inner, _, package = str(entry).partition("@")
+        if package:
+            yield inner, package

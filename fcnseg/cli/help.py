@@ -8,7 +8,7 @@ from textwrap import indent
 from omegaconf import DictConfig, OmegaConf
 
 from fcnseg.cli.arguments import Arguments
-from fcnseg.cli.configs import CONF, config_folders
+from fcnseg.cli.configs import CONF, config_folders, parts
 from fcnseg.runs.naming import PRESETS
 
 DEFAULTS = re.compile(r"^defaults:\n(?: .*\n)*\n?", re.M)  # the list at a config's head
@@ -40,9 +40,8 @@ def help_text(config_name: str, arguments: Arguments) -> str:
 def _choice(name: str, choices: Mapping[str, Path]) -> str:
     """The text of a choice, after those of the choices that it is made of, such as `crop@crop`, whose values it may change."""
     texts, cfg = [], OmegaConf.load(choices[name])
-    for entry in cfg.get("defaults", []) if isinstance(cfg, DictConfig) else []:
-        inner, _, package = str(entry).partition("@")
-        if package and inner in choices:
+    for inner, package in parts(cfg) if isinstance(cfg, DictConfig) else ():
+        if inner in choices:
             texts.append(f"{package}:\n{indent(_choice(inner, choices), '  ')}")
     return "".join([*texts, DEFAULTS.sub("", choices[name].read_text(encoding="utf-8"))])
 
