@@ -89,7 +89,7 @@ def usual_values(config_name: str) -> dict[str, Any]:
         if choice and group not in PRESETS and not {"/", "@"} & set(group)
     }
     groups = [f"{group}={choice}" for group, choice in own.items()]
-    values = flatten(OmegaConf.to_container(_composed(config_name, *groups), resolve=False))
+    values = flatten(_composed(config_name, *groups), resolve=False)
     first = _composed(config_name, with_hydra=True).hydra.runtime.choices
     return {**values, **{f"choices.{group}": choice for group, choice in first.items()}}
 
@@ -115,16 +115,6 @@ def check_own_configs(folders: Sequence[Path]) -> None:
             )
 
 
-def leaves(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
-    """The full name of every setting. A list is one setting; an empty dictionary too."""
-    for key, node in cfg.items_ex(resolve=False):
-        name = prefix + str(key)
-        if isinstance(node, DictConfig) and node:
-            yield from leaves(node, f"{name}.")
-        else:
-            yield name
-
-
 def setting_names(config_name: str, folders: Sequence[Path]) -> set[str]:
     """The full names of all settings that a command can have, under any choices, and of its groups.
 
@@ -134,10 +124,10 @@ def setting_names(config_name: str, folders: Sequence[Path]) -> set[str]:
     """
     with hydra.initialize_config_dir(str(folders[0]), version_base="1.3"):
         groups = [*hydra.compose(config_name, return_hydra_config=True).hydra.runtime.choices]
-        found = {*groups, *leaves(hydra.compose(config_name))}
+        found = {*groups, *flatten(hydra.compose(config_name), resolve=False, with_empty=True)}
     for group in set(groups) - {*PRESETS}:
         for path in (path for folder in folders for path in folder.glob(f"{group}/*.yaml")):
-            found |= {*_settings_of_choice(path, [folder / group for folder in folders], f"{group}.")}
+            found |= {*_settings_of_choice(path, [folder / group for folder in folders], group)}
     return found
 
 
@@ -149,9 +139,9 @@ def _settings_of_choice(path: Path, folders: Sequence[Path], prefix: str) -> Ite
     for inner, package in parts(cfg):
         for file in (folder / f"{inner}.yaml" for folder in folders):
             if file.is_file():
-                yield from _settings_of_choice(file, folders, f"{prefix}{package}.")
+                yield from _settings_of_choice(file, folders, f"{prefix}.{package}")
     cfg.pop("defaults", None)
-    yield from leaves(cfg, prefix)
+    yield from flatten(cfg, prefix, resolve=False, with_empty=True)
 
 
 def parts(choice: DictConfig) -> Iterator[tuple[str, str]]:

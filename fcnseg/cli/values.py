@@ -6,10 +6,10 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from fcnseg.cli.configs import leaves
 from fcnseg.cli.messages import no_setting
 from fcnseg.errors import KINDS
 from fcnseg.runs.naming import ABSENT
+from fcnseg.runs.settings import flatten
 
 MAY_BE_NULL = (  # even where a choice or an experiment sets them
     *("patience", "ema", "checkpoint.every_n_minutes", "checkpoint.every_n_steps", "model.weights", "picture"),
@@ -31,8 +31,7 @@ def check_values(cfg: DictConfig, defaults: DictConfig) -> None:
     """
     if missing := sorted(OmegaConf.missing_keys(cfg)):
         raise ValueError(f"{missing[0]} is missing: give {missing[0]}=<value>")
-    known = list(leaves(defaults))
-    given = list(leaves(cfg))
+    known, given = (list(flatten(config, resolve=False, with_empty=True)) for config in (defaults, cfg))
     for key in set(given) - set(known):
         emptied = any(other.startswith(f"{key}.") for other in known)  # a group whose last entry was removed
         if not emptied and not _is_argument(key, cfg, defaults):

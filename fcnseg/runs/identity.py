@@ -52,7 +52,7 @@ def differences(old: DictConfig, new: DictConfig, usual: Usual) -> dict[str, tup
     if all(flat.get("schedule.T_max") == flat.get("trainer.max_epochs") for flat in (befores, afters)):
         may_differ.add("schedule.T_max")
     if added := {key for key in afters.keys() - befores.keys() if not key.startswith("callbacks.")}:
-        usuals, written = usual(), flatten(OmegaConf.to_container(new, resolve=False))
+        usuals, written = usual(), flatten(new, resolve=False)
         now = {**written, **{key: value for key, value in afters.items() if key.startswith("choices.")}}
         may_differ |= {key for key in added & usuals.keys() if usuals[key] == now[key]}
     pairs = {key: (befores.get(key), afters.get(key)) for key in sorted((befores.keys() | afters.keys()) - may_differ)}

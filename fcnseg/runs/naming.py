@@ -7,7 +7,7 @@ from collections.abc import Container, Mapping
 from decimal import Decimal
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from fcnseg.data import spelled
 from fcnseg.paper import EXPERIMENTS
@@ -96,7 +96,7 @@ def _choice(group: str, choice: str, shipped: Container[str]) -> str:
 
 def _differing(cfg: DictConfig, defaults: DictConfig) -> dict[str, Any]:
     """The settings to which the run's choices give another value, and its callbacks; None for a setting that was removed."""
-    raw, usual = (flatten(OmegaConf.to_container(config, resolve=False)) for config in (cfg, defaults))
+    raw, usual = (flatten(config, resolve=False) for config in (cfg, defaults))
     # The name has no word for a choice of callbacks: each of their settings counts.
     usual = {key: value for key, value in usual.items() if not key.startswith("callbacks.")}
     values = flatten(without_watchers(cfg))

@@ -73,19 +73,21 @@ def hyperparameters(cfg: DictConfig) -> dict[str, Any]:
     }
 
 
-def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(config: Any, prefix: str = "", *, resolve: bool = True, with_empty: bool = False) -> dict[str, Any]:
     """A nested config as one level: full names of settings, such as `trainer.max_epochs`, to their values.
 
     Args:
-        config: Plain dictionaries, or a DictConfig, whose interpolations are then resolved. A list is one value.
+        config: Plain dictionaries, or a DictConfig. A list is one value.
         prefix: The full name of `config` itself.
+        resolve: Whether the interpolations of a DictConfig are replaced by their values.
+        with_empty: Whether an empty dictionary is a setting, too.
     """
     if isinstance(config, DictConfig):
-        config = OmegaConf.to_container(config, resolve=True)
-    if not isinstance(config, dict):
+        config = OmegaConf.to_container(config, resolve=resolve)
+    if not isinstance(config, dict) or (with_empty and not config):
         return {prefix: config}
     return {
         full: value
         for key, node in config.items()
-        for full, value in flatten(node, f"{prefix}.{key}" if prefix else str(key)).items()
+        for full, value in flatten(node, f"{prefix}.{key}" if prefix else str(key), with_empty=with_empty).items()
     }
