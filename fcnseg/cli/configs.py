@@ -145,7 +145,7 @@ def _settings_of_choice(path: Path, folders: Sequence[Path], prefix: str) -> Ite
 
 
 def parts(choice: DictConfig) -> Iterator[tuple[str, str]]:
-    """The choices that a choice is made of, each with the name under which its settings are: of `crop@first`, crop and first."""
+    """The choices that a choice is made of, each with the name of its settings: of `crop@first`, crop and first."""
     for entry in choice.get("defaults", []):
         inner, _, package = str(entry).partition("@")
         if package:

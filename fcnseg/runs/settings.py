@@ -1,5 +1,6 @@
 """The settings of a run: the ranges of their values, and the ones that loggers compare runs by."""
 
+from collections.abc import Callable
 from math import inf
 from typing import Any
 
@@ -11,6 +12,32 @@ from fcnseg.runs.trainer_settings import check_trainer
 # The least value of every whole number that has one.
 LEAST = {"trainer.max_epochs": 1, "patience": 1, "checkpoint.every_n_steps": 1, "seed": 0, "schedule.T_max": 1}
 LARGEST_SEED = 2**32 - 1  # NumPy's
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+# Settings, where they are given and not null: the key, whether a value is right, and what is wanted.
+WANTED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    ("seed", lambda seed: seed <= LARGEST_SEED, f"a whole number from 0 to {LARGEST_SEED}"),
+    ("optimizer.lr", lambda rate: rate >= 0, "a learning rate from 0 up"),
+    ("checkpoint.min_seconds", lambda seconds: seconds >= 0, "a number from 0 up"),
+    ("checkpoint.every_n_minutes", lambda minutes: minutes > 0, "a number above 0, or null"),
+    ("ema", lambda decay: _is_number(decay) and 0 < decay < 1, "a number between 0 and 1, such as 0.999, or null"),
+    (
+        "optimizer.backbone_lr",
+        lambda factor: _is_number(factor) and factor > 0,
+        "a factor above 0, such as 0.1, or null",
+    ),
+    ("optimizer.decay_norms", lambda decays: isinstance(decays, bool), "true or false or null"),
+    (
+        "schedule.warmup",
+        lambda steps: _is_number(steps) and 0 <= steps < (inf if isinstance(steps, int) else 1),
+        "a whole number of steps, a share of all steps below 1, or null",
+    ),
+    ("resume", lambda resume: resume in ("auto", "never"), "one of auto, never"),
+)
 
 
 def check_ranges(cfg: DictConfig) -> None:
@@ -27,36 +54,10 @@ def check_ranges(cfg: DictConfig) -> None:
         value = OmegaConf.select(cfg, key)
         if value is not None:
             check_whole_number(key, value, least)
-    if cfg.seed > LARGEST_SEED:
-        raise ValueError(f"seed={cfg.seed}: wanted a whole number from 0 to {LARGEST_SEED}")
-    if (rate := cfg.optimizer.get("lr", 0)) < 0:
-        raise ValueError(f"optimizer.lr={rate}: wanted a learning rate from 0 up")
-    if not (seconds := cfg.checkpoint.min_seconds) >= 0:
-        raise ValueError(f"checkpoint.min_seconds={seconds}: wanted a number from 0 up")
-    if (minutes := cfg.checkpoint.every_n_minutes) is not None and not minutes > 0:
-        raise ValueError(f"checkpoint.every_n_minutes={minutes}: wanted a number above 0, or null")
-    _check_shares(cfg)
-    if cfg.resume not in ("auto", "never"):
-        raise ValueError(f"resume={cfg.resume}: wanted one of auto, never")
-
-
-def _check_shares(cfg: DictConfig) -> None:
-    """Refuse settings of the optimiser, the schedule and the average that are no share, factor or number of steps."""
-    ema, factor, warmup = cfg.ema, cfg.optimizer.get("backbone_lr"), cfg.schedule.get("warmup")
-    if ema is not None and not (_is_number(ema) and 0 < ema < 1):
-        raise ValueError(f"ema={ema}: wanted a number between 0 and 1, such as 0.999, or null")
-    if factor is not None and not (_is_number(factor) and factor > 0):
-        raise ValueError(f"optimizer.backbone_lr={factor}: wanted a factor above 0, such as 0.1, or null")
-    if (decays := cfg.optimizer.get("decay_norms")) is not None and not isinstance(decays, bool):
-        raise ValueError(f"optimizer.decay_norms={decays}: wanted true or false or null")
-    if warmup is not None and not (_is_number(warmup) and 0 <= warmup < (inf if isinstance(warmup, int) else 1)):
-        raise ValueError(
-            f"schedule.warmup={warmup}: wanted a whole number of steps, a share of all steps below 1, or null"
-        )
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    for key, is_right, wanted in WANTED:
+        value = OmegaConf.select(cfg, key)
+        if value is not None and not is_right(value):
+            raise ValueError(f"{key}={value}: wanted {wanted}")
 
 
 def hyperparameters(cfg: DictConfig) -> dict[str, Any]:
