@@ -11,7 +11,6 @@ from omegaconf import DictConfig
 from fcnseg.cli import messages
 from fcnseg.cli.command import command
 from fcnseg.cli.configs import usual_values
-from fcnseg.errors import warn
 from fcnseg.machine import processes
 from fcnseg.machine.signals import was_requeued
 from fcnseg.runs.folder import Run
@@ -38,8 +37,6 @@ def _train(cfg: DictConfig, *, is_first: bool) -> float | None:
     from fcnseg.runs.printed import show
 
     run, console = Run.of(cfg, lambda: usual_values("config")), messages.console()
-    for twin in run.twins(cfg):
-        warn(f"{twin} is an unfinished run of these settings: name={twin.name} resumes it, {run.path.name} begins anew")
     if run.is_finished(cfg):
         if is_first:
             run.close()

@@ -7,7 +7,7 @@ import shutil
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -166,13 +166,10 @@ class Run:
         self.check_same(cfg)
         if cfg.resume == "never" or self.result is None:
             return False
+        wanted, config = {key: OmegaConf.select(cfg, key) for key in identity.MAY_GROW}, self.config
+        lengths = [(now, OmegaConf.select(config, key, default=now)) for key, now in wanted.items()]
         # A patience of null is an endless one.
-        return all((inf if had is None else had) >= (inf if now is None else now) for now, had in self._lengths(cfg))
-
-    def _lengths(self, cfg: DictConfig) -> list[tuple[int | None, int | None]]:
-        """The epochs and the patience of `cfg` and of the run, whose version may not have had them."""
-        pairs, config = [(OmegaConf.select(cfg, key), key) for key in identity.MAY_GROW], self.config
-        return [(now, OmegaConf.select(config, key, default=now)) for now, key in pairs]
+        return all((inf if had is None else had) >= (inf if now is None else now) for now, had in lengths)
 
     def check_same(self, cfg: DictConfig) -> None:
         """Refuse to resume a run under other settings than its own; more epochs or patience are allowed.
@@ -195,20 +192,6 @@ class Run:
                 " another name=, or start over with resume=never"
             )
             raise ValueError("\n".join([head, *rows]))
-
-    def twins(self, cfg: DictConfig) -> list[Path]:
-        """The folders of unfinished runs of these very settings: another version may have given them another name.
-
-        The list is empty if this run has begun. A run that a process is at work on does not count.
-        """
-        found = []
-        for path in () if self.path.exists() else self.path.parent.glob(f"*/{CONFIG}"):
-            run = Run(path.parents[1])
-            with suppress(Exception):  # of a damaged run, which may raise anything
-                if run.result is None and (run.status or {}).get("status") != "running":
-                    as_long = all(now == had for now, had in run._lengths(cfg))
-                    found += [run.path] if as_long and not identity.differences(run.config, cfg, self.usual) else []
-        return found
 
     def check_data(self, fingerprint: str) -> None:
         """Refuse to resume a run on other data than it began with.

@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import NoReturn, cast
 
 import torch
-from hydra.errors import InstantiationException
 from lightning import Trainer
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
 from fcnseg import build, losses
@@ -20,7 +18,6 @@ from fcnseg.data import augment
 from fcnseg.data.module import VOCDataModule
 from fcnseg.errors import warn
 from fcnseg.machine.files import nothing_built
-from fcnseg.machine.processes import devices_and_machines
 from fcnseg.models.layers import memory_format
 from fcnseg.runs.checkpoint import check_weights, read
 from fcnseg.runs.folder import BEST, Run
@@ -41,7 +38,7 @@ KNOWN = {  # by the group of the config
     ),
 }
 # Settings of a trainer that matter in a test.
-TRAINER = ("accelerator", "devices", "precision", "deterministic", "benchmark", "inference_mode")
+TRAINER = ("accelerator", "precision", "deterministic", "benchmark", "inference_mode")
 
 
 def task(folder: str | Path, data: VOCDataModule, *, trust: bool = False) -> SegmentationTask:
@@ -110,7 +107,7 @@ def data(cfg: DictConfig, *, root: str | None = None, only: str | None = None, t
 
 
 def trainer(cfg: DictConfig, *, kept_precision: str | None) -> Trainer:
-    """A trainer to test a run with, on the device that it was trained on, or on what this machine has in its place.
+    """A trainer to test a run with, on one device: on the CPU if the run asked for it, else on the best that there is.
 
     Args:
         cfg: The config of the run. Those of its trainer's values that matter in a test are taken, and nothing else.
@@ -120,21 +117,14 @@ def trainer(cfg: DictConfig, *, kept_precision: str | None) -> Trainer:
         ValueError: One of the values names a class.
     """
     own = {key: cfg.trainer[key] for key in TRAINER if key in cfg.trainer}
-    if devices_and_machines(cfg.trainer) != (1, 1):
-        own["devices"] = 1  # its test finds the same on one device
     if "_target_" in f"{own} {kept_precision}":
         raise ValueError(
             f"the config or the result of the run names a class in its trainer, wanted plain values: {own}"
         )
-    plain = OmegaConf.create({"trainer": {"_target_": "lightning.Trainer", **own}})
-    try:
-        return build.trainer(plain, kept_precision=kept_precision)
-    except InstantiationException as error:
-        if not isinstance(error.__cause__, MisconfigurationException):
-            raise
-        warn(
-            f"this machine does not have trainer.accelerator={plain.trainer.accelerator}"
-            f" trainer.devices={plain.trainer.devices} of the run ({error.__cause__}): it is tested on what there is"
-        )
-    plain.trainer.update(accelerator="auto", devices=1)
-    return build.trainer(plain, kept_precision=kept_precision)
+    asked = own.pop("accelerator", "auto")
+    where = {"accelerator": "cpu" if asked == "cpu" else "auto", "devices": 1}  # a run on several finds the same on one
+    plain = OmegaConf.create({"trainer": {"_target_": "lightning.Trainer", **own, **where}})
+    made = build.trainer(plain, kept_precision=kept_precision)
+    if asked not in ("cpu", "auto") and made.strategy.root_device.type == "cpu":
+        warn(f"this machine does not have trainer.accelerator={asked} of the run: it is tested on the CPU")
+    return made
