@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from fcnseg.cli import messages
 from fcnseg.cli.command import command
-from fcnseg.cli.configs import usual_values
+from fcnseg.cli.configs import default_values
 from fcnseg.machine import processes
 from fcnseg.machine.signals import was_requeued
 from fcnseg.runs.folder import Run
@@ -36,7 +36,7 @@ def _train(cfg: DictConfig, *, is_first: bool) -> float | None:
     from fcnseg.report.card import describe
     from fcnseg.runs.printed import show
 
-    run, console = Run.of(cfg, lambda: usual_values("config")), messages.console()
+    run, console = Run.of(cfg, default_values), messages.console()
     if run.is_finished(cfg):
         if is_first:
             run.close()

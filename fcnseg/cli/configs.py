@@ -76,8 +76,8 @@ def preset_choices(config_name: str) -> dict[str, str | None]:
     return dict(_composed(config_name, *presets, with_hydra=True).hydra.runtime.choices)
 
 
-def usual_values(config_name: str) -> dict[str, Any]:
-    """Every setting's value as the files have it, unresolved, under the choices of the running job.
+def default_values() -> dict[str, Any]:
+    """The default of every setting of a run as the files have it, unresolved, under the choices of the running job.
 
     What an experiment or a debug preset sets is left out. The values of `choices` are the default choices.
     """
@@ -89,8 +89,8 @@ def usual_values(config_name: str) -> dict[str, Any]:
         if choice and group not in PRESETS and not {"/", "@"} & set(group)
     }
     groups = [f"{group}={choice}" for group, choice in own.items()]
-    values = flatten(_composed(config_name, *groups), resolve=False)
-    first = _composed(config_name, with_hydra=True).hydra.runtime.choices
+    values = flatten(_composed("config", *groups), resolve=False)
+    first = _composed("config", with_hydra=True).hydra.runtime.choices
     return {**values, **{f"choices.{group}": choice for group, choice in first.items()}}
 
 

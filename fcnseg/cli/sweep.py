@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from fcnseg.cli.arguments import Arguments, quoted
-from fcnseg.cli.configs import usual_values
+from fcnseg.cli.configs import default_values
 from fcnseg.cli.journal import Journal, last_line, new_record
 from fcnseg.cli.launchers import prepare_launcher
 from fcnseg.cli.messages import FAILED, console, explanation, leave
@@ -56,7 +56,7 @@ def run_job(cfg: DictConfig, check: Callable[[DictConfig], None], job: Callable[
     try:
         with isolated(), chdir(hydra_cfg.runtime.cwd):  # Hydra has changed to the sweep's folder
             check(cfg)
-            run = Run.of(cfg, lambda: usual_values("config"))
+            run = Run.of(cfg, default_values)
             record["run"], done = run.path.name, "skipped" if run.is_finished(cfg) else "finished"
             write_json(path, record)
             record |= {"miou": job(cfg), "status": done}

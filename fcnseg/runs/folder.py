@@ -31,17 +31,17 @@ class Run:
 
     Attributes:
         path: Its folder, which may not be there yet.
-        usual: Returns the usual value of every setting: see `cli.configs.usual_values`. A run of an earlier version lacks
-            some settings, and is compared as if it had their usual values.
+        defaults: Returns the default of every setting: see `cli.configs.default_values`. A run of an earlier version lacks
+            some settings, and is compared as if it had their defaults.
     """
 
     path: Path
-    usual: identity.Usual = dict
+    defaults: identity.Defaults = dict
 
     @classmethod
-    def of(cls, cfg: DictConfig, usual: identity.Usual) -> "Run":
+    def of(cls, cfg: DictConfig, defaults: identity.Defaults) -> "Run":
         """The run with the settings `cfg`, whose `name` has been given or made by `naming.run_name`."""
-        return cls(Path(cfg.runs) / str(cfg.name), usual)
+        return cls(Path(cfg.runs) / str(cfg.name), defaults)
 
     @property
     def config(self) -> DictConfig:
@@ -185,7 +185,7 @@ class Run:
                     f"the run {self.path} has lost its settings, found no {self.path / CONFIG}: restore the hidden folder"
                     " .hydra, choose another name=, or start over with resume=never"
                 )
-        elif differing := identity.differences(self.config, cfg, self.usual):
+        elif differing := identity.differences(self.config, cfg, self.defaults):
             rows = [f"  {key}: {new} now, {old} then" for key, (old, new) in differing.items()]
             head = (
                 f"the run {self.path} was made with other settings, or by a version with other defaults: give these, choose"

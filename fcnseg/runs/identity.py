@@ -1,4 +1,4 @@
-"""What makes two configs two runs: every setting but those that say where a run is, how it is called or who watches it."""
+"""Whether two configs are of one run. Settings that say where it is, how it is called or who watches it do not count."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -12,7 +12,7 @@ NOT_IDENTITY = (
     *("trainer.devices", "trainer.num_nodes", "trainer.accumulate_grad_batches"),  # how a batch is computed
 )
 MAY_GROW = ("trainer.max_epochs", "patience")  # with which a finished run is extended
-Usual = Callable[[], Mapping[str, Any]]
+Defaults = Callable[[], Mapping[str, Any]]
 WATCHERS = {  # callbacks of Lightning's that only watch; of the user's own, those with `only_watches: true`
     f"lightning.pytorch.callbacks.{name}"
     for name in (
@@ -37,23 +37,26 @@ def without_watchers(cfg: DictConfig) -> dict[str, Any]:
     return {**config, "callbacks": callbacks} if callbacks else config
 
 
-def differences(old: DictConfig, new: DictConfig, usual: Usual) -> dict[str, tuple[Any, Any]]:
-    """The settings that make two configs two runs, each with its values in both; more epochs or patience make none.
+def differences(old: DictConfig, new: DictConfig, defaults: Defaults) -> dict[str, tuple[Any, Any]]:
+    """The settings in which two configs differ, if that makes them two runs. More epochs or a larger patience do not.
 
-    A setting that an earlier version did not have makes none while it has its usual value.
+    A setting that the stored config lacks counts as its default.
 
     Args:
         old: The config of a run, as its folder has it.
         new: The config that a command has.
-        usual: Returns the usual value of every setting. It is called only if `old` lacks a setting of `new`.
+        defaults: Returns the default of every setting. It is called only if `old` lacks a setting of `new`.
+
+    Returns:
+        The values in `old` and in `new` of each such setting.
     """
-    befores, afters = (flatten(without_watchers(cfg)) for cfg in (old, new))
+    before, now = (flatten(without_watchers(cfg)) for cfg in (old, new))
     may_differ = {*NOT_IDENTITY, *MAY_GROW}
-    if all(flat.get("schedule.T_max") == flat.get("trainer.max_epochs") for flat in (befores, afters)):
+    if all(settings.get("schedule.T_max") == settings.get("trainer.max_epochs") for settings in (before, now)):
         may_differ.add("schedule.T_max")
-    if added := {key for key in afters.keys() - befores.keys() if not key.startswith("callbacks.")}:
-        usuals, written = usual(), flatten(new, resolve=False)
-        now = {**written, **{key: value for key, value in afters.items() if key.startswith("choices.")}}
-        may_differ |= {key for key in added & usuals.keys() if usuals[key] == now[key]}
-    pairs = {key: (befores.get(key), afters.get(key)) for key in sorted((befores.keys() | afters.keys()) - may_differ)}
-    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+    if added := {key for key in now.keys() - before.keys() if not key.startswith("callbacks.")}:
+        choices = {key: value for key, value in now.items() if key.startswith("choices.")}
+        written = flatten(new, resolve=False) | choices  # as in the files, where a setting may follow another
+        may_differ |= {key for key, default in defaults().items() if key in added and written[key] == default}
+    pairs = {key: (before.get(key), now.get(key)) for key in sorted((before.keys() | now.keys()) - may_differ)}
+    return {key: (then, today) for key, (then, today) in pairs.items() if then != today}

@@ -96,11 +96,11 @@ def _choice(group: str, choice: str, shipped: Container[str]) -> str:
 
 def _differing(cfg: DictConfig, defaults: DictConfig) -> dict[str, Any]:
     """The settings to which the run's choices give another value, and its callbacks; None for a setting that was removed."""
-    raw, usual = (flatten(config, resolve=False) for config in (cfg, defaults))
+    raw, default = (flatten(config, resolve=False) for config in (cfg, defaults))
     # The name has no word for a choice of callbacks: each of their settings counts.
-    usual = {key: value for key, value in usual.items() if not key.startswith("callbacks.")}
+    default = {key: value for key, value in default.items() if not key.startswith("callbacks.")}
     values = flatten(without_watchers(cfg))
-    differing = {key for key in raw.keys() | usual.keys() if raw.get(key, ABSENT) != usual.get(key, ABSENT)}
+    differing = {key for key in raw.keys() | default.keys() if raw.get(key, ABSENT) != default.get(key, ABSENT)}
     identity = {key for key in differing if not {key, key.split(".")[0]} & {*NOT_IDENTITY, "choices", "seed"}}
     return {key: values.get(key) for key in identity if key in values or key not in raw}
 
