@@ -9,7 +9,7 @@ from fcnseg.cli.messages import console
 from fcnseg.errors import warn
 from fcnseg.machine.signals import stop_requests
 from fcnseg.runs.folder import Run
-from fcnseg.runs.printed import show
+from fcnseg.runs.summary import show
 
 SIZES = ("training", "original")
 
@@ -25,17 +25,17 @@ def evaluate(cfg: DictConfig) -> float | None:
     run = Run(Path(str(cfg.run)))
     stored = run.config
     from fcnseg.models.tta import averaged
-    from fcnseg.runs import provenance, result, retest  # import torch, which a refused command need not wait for
+    from fcnseg.runs import provenance, reopen, result  # import torch, which a refused command need not wait for
 
     if cfg.verify:
         provenance.check_checkpoint(run)
-    data = retest.data(stored, root=cfg.data.root, only=cfg.set, trust=cfg.trust)
+    data = reopen.data(stored, root=cfg.data.root, only=cfg.set, trust=cfg.trust)
     then = (run.result or run.status or {}).get("data_fingerprint", data.fingerprint)
     if cfg.set is None and (changed := data.changed_since(then)):
         warn(f"{run.path}: {changed}: these scores and those of its training are not comparable")
-    task = retest.task(run.path, data, trust=cfg.trust)
+    task = reopen.task(run.path, data, trust=cfg.trust)
     task.net = averaged(task.net, cfg.tta)
-    trainer = retest.trainer(stored, kept_precision=(run.result or {}).get("precision"))
+    trainer = reopen.trainer(stored, kept_precision=(run.result or {}).get("precision"))
     if (floor := (run.result or {}).get("floor_class")) in data.classes.names:  # the most frequent class is train's
         data.floor_class = data.classes.names.index(floor)
     if cfg.at == "original":

@@ -34,7 +34,7 @@ def train(cfg: DictConfig) -> float | None:
 def _train(cfg: DictConfig, *, is_first: bool) -> float | None:
     from fcnseg.fit import fit  # imports torch, which a refused command need not wait for
     from fcnseg.report.card import describe
-    from fcnseg.runs.printed import show
+    from fcnseg.runs.summary import show
 
     run, console = Run.of(cfg, default_values), messages.console()
     if run.is_finished(cfg):

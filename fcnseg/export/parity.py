@@ -18,7 +18,7 @@ from fcnseg.data.shapes import shapes
 from fcnseg.export.formats import Opened
 from fcnseg.export.graph import Graph
 from fcnseg.models import Wilson
-from fcnseg.runs import retest
+from fcnseg.runs import reopen
 from fcnseg.runs.folder import Run
 
 IMAGES = 4
@@ -75,7 +75,7 @@ def photographs(run: Run, *, root: str | None, trust: bool) -> tuple[list[Image.
     """
     with TemporaryDirectory() as folder:
         try:
-            data = retest.data(run.config, root=root, trust=trust)
+            data = reopen.data(run.config, root=root, trust=trust)
             found, names, source = data.data_set, data.test_names(), f"test images of {data.root}"
         except (ValueError, OSError) as error:
             if root is not None:

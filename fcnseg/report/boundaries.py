@@ -5,7 +5,7 @@ import numpy as np
 from fcnseg.report.arrays import iou, nanmean
 from fcnseg.report.document import Block, Table, Text
 from fcnseg.report.study import Study
-from fcnseg.runs.printed import as_text
+from fcnseg.runs.summary import as_text
 
 MOST_RUNS = 12  # columns of the table of classes
 

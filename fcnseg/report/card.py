@@ -17,7 +17,7 @@ from fcnseg.report.document import Block, Chart, Code, Section, Table, Text
 from fcnseg.report.render import write_markdown
 from fcnseg.report.samples import pick, pixels, predict
 from fcnseg.runs.folder import Run
-from fcnseg.runs.printed import as_text, beats_floor
+from fcnseg.runs.summary import as_text, beats_floor
 from fcnseg.score_names import SCORES
 
 CARD = "README.md"

@@ -16,8 +16,8 @@ from fcnseg.data.dataset import Classes
 from fcnseg.runs.folder import CONFIG, METRICS, RESULT, STATUS, Run
 from fcnseg.runs.identity import without_watchers
 from fcnseg.runs.per_image import IMAGES, PerImage
+from fcnseg.runs.read_files import classes_of
 from fcnseg.runs.settings import flatten
-from fcnseg.runs.stored import classes_of
 from fcnseg.score_names import SCORES
 
 T = TypeVar("T")

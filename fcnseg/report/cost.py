@@ -8,7 +8,7 @@ from fcnseg.report import charts
 from fcnseg.report.collect import Entry
 from fcnseg.report.compare import Experiment
 from fcnseg.report.document import Block, Chart, Table, Text
-from fcnseg.runs.printed import as_text
+from fcnseg.runs.summary import as_text
 
 MOST_POINTS = 12  # experiments in the chart: each has a colour and a line of the legend
 ABOUT = (

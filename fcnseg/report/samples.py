@@ -13,9 +13,9 @@ from fcnseg.data.dataset import Classes
 from fcnseg.data.module import VOCDataModule
 from fcnseg.inference import Segmenter
 from fcnseg.report.document import Gallery
-from fcnseg.runs import retest
+from fcnseg.runs import reopen
 from fcnseg.runs.folder import Run
-from fcnseg.runs.stored import classes_of
+from fcnseg.runs.read_files import classes_of
 
 PICKED = 3  # test images that are shown of a data set
 SEEN = 0.01  # the share of an image from which on a class counts as seen in it
@@ -33,7 +33,7 @@ def load_data(path: Path, root: str | None, *, trust: bool = False) -> VOCDataMo
         ValueError: There is no data set, or one of other classes; nothing is downloaded for a picture.
     """
     run = Run(path)
-    data = retest.data(run.config, root=root, trust=trust)
+    data = reopen.data(run.config, root=root, trust=trust)
     classes_of(run.result or {}).check_same(data.classes, str(path))
     return data
 

@@ -24,7 +24,7 @@ from fcnseg.report.compare import Experiment, by_test_set, experiments
 from fcnseg.report.document import Block, Chart, Section, Table, Text
 from fcnseg.report.galleries import Galleries, in_rows, side_by_side
 from fcnseg.report.study import Study, studies
-from fcnseg.runs.printed import as_text
+from fcnseg.runs.summary import as_text
 from fcnseg.score_names import PAPER_BATCH
 
 MOST_DETAILED = 12  # experiments with charts of their own: those of two hundred take minutes, and nobody reads them

@@ -9,8 +9,8 @@ from fcnseg.machine.files import csv_text
 from fcnseg.report.collect import STAGES, Entry, line
 from fcnseg.report.compare import Experiment, Stat, differences
 from fcnseg.report.document import Table
-from fcnseg.runs.printed import as_text, beats_floor
 from fcnseg.runs.settings import flatten
+from fcnseg.runs.summary import as_text, beats_floor
 from fcnseg.score_names import SCORES
 
 # The scores that the paper does not print.

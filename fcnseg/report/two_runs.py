@@ -10,7 +10,7 @@ from fcnseg.report.arrays import Numbers, iou, nanmean
 from fcnseg.report.document import Block, Chart, Table, Text
 from fcnseg.report.galleries import Galleries
 from fcnseg.report.study import Measured, Study
-from fcnseg.runs.printed import as_text
+from fcnseg.runs.summary import as_text
 
 DRAWS = 1000  # draws of the test images for the bootstrap
 LISTED, PICTURED = 10, 2  # images gained, and lost: in a table, and shown

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fcnseg.errors import RunFailedError, StopError, warn
 from fcnseg.machine.files import read_json, write_json, write_text
-from fcnseg.runs import identity, per_image, stored
+from fcnseg.runs import identity, per_image, read_files
 from fcnseg.runs.per_image import IMAGES, PerImage
 
 CONFIG, STATUS, METRICS, RESULT = ".hydra/config.yaml", "status.json", "metrics.csv", "result.json"  # in a run's folder
@@ -53,7 +53,7 @@ class Run:
         path = self.path / CONFIG
         if not path.is_file():
             raise ValueError(f"no run in {self.path}: found no {path}; give the folder of a run, such as runs/<name>")
-        return stored.config(path)
+        return read_files.config(path)
 
     @property
     def status(self) -> dict[str, Any] | None:
@@ -79,7 +79,7 @@ class Run:
             ValueError: The file is damaged.
         """
         path = self.path / METRICS
-        return stored.table(path) if path.exists() else []
+        return read_files.table(path) if path.exists() else []
 
     @property
     def checkpoints(self) -> Path:

@@ -21,8 +21,8 @@ from fcnseg.models.weights import of_network
 from fcnseg.runs.checkpoint import check_weights, read
 from fcnseg.runs.folder import BEST, Run
 from fcnseg.runs.provenance import code
+from fcnseg.runs.read_files import classes_of
 from fcnseg.runs.settings import flatten
-from fcnseg.runs.stored import classes_of
 
 
 def is_module_of(found: object, *packages: str) -> bool:

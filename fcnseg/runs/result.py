@@ -1,4 +1,4 @@
-"""The result of a run, measured: `printed` prints it."""
+"""The result of a run, measured: `summary` prints it."""
 
 import math
 from typing import Any

@@ -20,7 +20,7 @@ from fcnseg.export.__main__ import export
 from fcnseg.export.graph import Graph
 from fcnseg.models import Torchvision, Transfer
 from fcnseg.models.weights import of_network
-from fcnseg.runs import rebuild, retest
+from fcnseg.runs import rebuild, reopen
 from fcnseg.runs.folder import CONFIG, Run
 
 BACKBONES = ("shufflenet_v2_x0_5", "mobilenet_v2", "convnext_tiny", "efficientnet_b0", "densenet121", "regnet_y_400mf")
@@ -115,7 +115,7 @@ def test_the_metadata_are_read_by_onnxruntime_alone(run, onnx_file):
 def test_by_onnxruntime_and_numpy_alone_the_file_has_the_mean_iou_of_the_result(run, onnx_file):
     from onnxruntime import InferenceSession
 
-    data = retest.data(Run(run).config)
+    data = reopen.data(Run(run).config)
     pack = data.packs["val"]
     images, masks = pack.images.numpy(), pack.masks.numpy()
     labels, scores = InferenceSession(onnx_file[0]).run(None, {"image": images.transpose(0, 3, 1, 2)})

@@ -16,7 +16,7 @@ from fcnseg.data import voc
 from fcnseg.pictures import panel
 from fcnseg.predict import predict
 from fcnseg.report import card, samples
-from fcnseg.runs import retest
+from fcnseg.runs import reopen
 from fcnseg.runs.folder import Run
 
 
@@ -38,7 +38,7 @@ def test_the_numbers_are_those_of_the_result(run):
 
 
 def test_the_examples_show_three_test_images(run):
-    data = retest.data(Run(run).config)
+    data = reopen.data(Run(run).config)
     shown = samples.pick(data, data.test_names())
     assert len(shown) == 3
     predicted = samples.predict(fcnseg.load(run), data, shown)

@@ -16,7 +16,7 @@ from fcnseg.data.voc import VOC
 from fcnseg.evaluate import evaluate
 from fcnseg.machine.files import read_json, write_json
 from fcnseg.report.__main__ import report
-from fcnseg.runs import rebuild, retest
+from fcnseg.runs import rebuild, reopen
 from fcnseg.runs.folder import CONFIG, Run
 from fcnseg.train import train
 
@@ -133,7 +133,7 @@ def test_every_shipped_network_and_loss_needs_no_trust(compose, path, monkeypatc
     cfg = compose(f"{path.parent.name}={path.stem}")
     with torch.device("meta"):
         rebuild.network(cfg, 21)
-        rebuild.make(rebuild.group(cfg, "loss"), retest.KNOWN["loss"], False, class_pixels=torch.ones(22))
+        rebuild.make(rebuild.group(cfg, "loss"), reopen.KNOWN["loss"], False, class_pixels=torch.ones(22))
 
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("data/*.yaml")), ids=lambda p: p.stem)
@@ -146,7 +146,7 @@ def test_every_shipped_data_set_needs_no_trust(compose, root, tmp_path, path):
     if path.stem == "folder":  # its classes are not known beforehand
         root = shutil.copytree(root / "VOCdevkit" / "VOC2012", tmp_path / "data")
         (root / "classes.yaml").write_text(json.dumps({"names": VOC.names, "colors": VOC.colours}))
-    assert retest.data(cfg, root=str(root)).count("train") == 8
+    assert reopen.data(cfg, root=str(root)).count("train") == 8
 
 
 def test_what_is_trusted_must_still_be_a_network():
@@ -163,11 +163,11 @@ def test_a_missing_data_set_is_neither_downloaded_nor_generated_nor_packed(compo
     for cfg, words in ((shapes, "data.root="), (voc, "no data set in"), (unpacked, "data.root=")):
         before = sorted(root.rglob("*"))
         with pytest.raises(ValueError, match=words):
-            retest.data(cfg)
+            reopen.data(cfg)
         assert not (tmp_path / "none").exists()
         assert sorted(root.rglob("*")) == before
     with pytest.raises(ValueError, match="no data set in"):
-        retest.data(voc, root=str(tmp_path / "none"))
+        reopen.data(voc, root=str(tmp_path / "none"))
 
 
 def test_a_stored_config_has_few_brackets(command, folder):

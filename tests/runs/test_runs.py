@@ -30,7 +30,7 @@ from fcnseg.evaluate import evaluate
 from fcnseg.machine.files import read_json, replacing, write_json, write_text
 from fcnseg.pictures import panel
 from fcnseg.runs import folder as runs
-from fcnseg.runs import printed, rebuild, retest
+from fcnseg.runs import rebuild, reopen, summary
 from fcnseg.runs import result as results
 from fcnseg.task import SegmentationTask
 from fcnseg.train import train
@@ -203,7 +203,7 @@ def test_evaluate_measures_what_training_measured(command, again, run, root, tmp
 def test_evaluate_says_that_the_data_have_changed(command, run, root, tmp_path):
     """Without a word, the numbers of a result and of its own test would differ."""
     moved = shutil.copytree(root / "VOCdevkit", tmp_path / "elsewhere" / "VOCdevkit", ignore=lambda *_: ["packs"])
-    shapes = retest.data(runs.Run(run).config).data_set.path.parents[1].name
+    shapes = reopen.data(runs.Run(run).config).data_set.path.parents[1].name
     (tmp_path / shapes).mkdir()
     moved.rename(tmp_path / shapes / "VOCdevkit")
     args = [f"run={run}", f"data.root={tmp_path}"]
@@ -232,8 +232,8 @@ def test_evaluate_works_without_the_device_of_the_run(command, again, as_if, mon
 
 def test_a_run_is_rebuilt_from_its_folder(run):
     cfg, net, _ = rebuild.load(run)
-    data = retest.data(cfg)
-    task = retest.task(run, data)
+    data = reopen.data(cfg)
+    task = reopen.task(run, data)
     assert not any(module.training for module in [*net.modules(), *task.modules()])
     assert all(torch.equal(value, task.net.state_dict()[name]) for name, value in net.state_dict().items())
     loss = build.trainer(cfg).validate(task, data, verbose=False)[0]
@@ -521,7 +521,7 @@ def test_the_speed_of_an_epoch_has_no_validation_in_it(command, tiny, tmp_path, 
 
 def text_of(result):
     console = Console(file=io.StringIO(), width=100)
-    printed.show(result, Path("runs/x"), console)
+    summary.show(result, Path("runs/x"), console)
     return console.file.getvalue()
 
 

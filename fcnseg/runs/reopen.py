@@ -21,8 +21,8 @@ from fcnseg.machine.files import nothing_built
 from fcnseg.models.layers import memory_format
 from fcnseg.runs.checkpoint import check_weights, read
 from fcnseg.runs.folder import BEST, Run
+from fcnseg.runs.read_files import classes_of
 from fcnseg.runs.rebuild import group, is_module_of, made_by, make, network
-from fcnseg.runs.stored import classes_of
 from fcnseg.task import SegmentationTask
 
 KNOWN = {  # by the group of the config

@@ -1,4 +1,4 @@
-"""The result of a run, printed. PyTorch is not imported, which the report of many runs need not wait for."""
+"""The summary of a result that a command prints. PyTorch is not imported, which the report of many runs need not wait for."""
 
 from collections.abc import Mapping
 from math import isnan
