@@ -47,7 +47,7 @@ def first_of(found: Sequence[object], most: int = 10, *, in_line: bool = False) 
     """
     separator, more = (", ", " and") if in_line else ("\n", "\n... and")
     shown = separator.join(map(str, found[:most]))
-    return shown + f"{more} {len(found) - most} more" * (len(found) > most)
+    return f"{shown}{more} {len(found) - most} more" if len(found) > most else shown
 
 
 def warn(message: str) -> None:

@@ -1,6 +1,8 @@
 """Test a finished run again, from its folder: `python -m fcnseg.evaluate run=runs/<name>`."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
@@ -9,7 +11,14 @@ from fcnseg.cli.messages import console
 from fcnseg.errors import warn
 from fcnseg.machine.signals import stop_requests
 from fcnseg.runs.folder import Run
+from fcnseg.runs.per_image import PerImage
 from fcnseg.runs.summary import show
+
+if TYPE_CHECKING:  # they import torch, which a refused command need not wait for
+    from lightning import Trainer
+
+    from fcnseg.data.module import VOCDataModule
+    from fcnseg.task import SegmentationTask
 
 SIZES = ("training", "original")
 
@@ -20,41 +29,85 @@ def evaluate(cfg: DictConfig) -> float | None:
 
     Another image set, or the images' own sizes, give a file in the run's `evaluations`.
     """
+    check_settings(cfg)
+    run = Run(Path(str(cfg.run)))
+    data, task, trainer = reopened(cfg, run)
+    from fcnseg.runs.result import measure, per_image
+
+    with stop_requests():
+        measured = measure(trainer, task, data)
+    images = per_image(task, data)
+    miou = show(measured, run.path, console())
+    keep(measured, images, cfg=cfg, run=run, data=data)
+    return miou
+
+
+def check_settings(cfg: DictConfig) -> None:
+    """Refuse settings that make no sense.
+
+    Raises:
+        ValueError: A setting is out of its range.
+    """
     if cfg.at not in SIZES:
         raise ValueError(f"at={cfg.at}: wanted one of {', '.join(SIZES)}")
-    run = Run(Path(str(cfg.run)))
-    stored = run.config
+
+
+def reopened(cfg: DictConfig, run: Run) -> "tuple[VOCDataModule, SegmentationTask, Trainer]":
+    """The data, the task and the trainer for the test of a run that `cfg` asks for.
+
+    Raises:
+        ValueError: There is no such run, or its network or its data cannot be had again.
+    """
+    stored, result = run.config, run.result or {}
     from fcnseg.models.tta import averaged
-    from fcnseg.runs import provenance, reopen, result  # import torch, which a refused command need not wait for
+    from fcnseg.runs import provenance, reopen
 
     if cfg.verify:
         provenance.check_checkpoint(run)
     data = reopen.data(stored, root=cfg.data.root, only=cfg.set, trust=cfg.trust)
-    then = (run.result or run.status or {}).get("data_fingerprint", data.fingerprint)
-    if cfg.set is None and (changed := data.changed_since(then)):
-        warn(f"{run.path}: {changed}: these scores and those of its training are not comparable")
+    if cfg.set is None and (change := changed(run, data)):
+        warn(f"{run.path}: {change}: these scores and those of its training are not comparable")
     task = reopen.task(run.path, data, trust=cfg.trust)
     task.net = averaged(task.net, cfg.tta)
-    trainer = reopen.trainer(stored, kept_precision=(run.result or {}).get("precision"))
-    if (floor := (run.result or {}).get("floor_class")) in data.classes.names:  # the most frequent class is train's
-        data.floor_class = data.classes.names.index(floor)
     if cfg.at == "original":
         task.original_masks = data.original_masks
-    with stop_requests():
-        measured = result.measure(trainer, task, data)
-    images = result.per_image(task, data)
-    miou = show(measured, run.path, console())
+    if (floor := result.get("floor_class")) in data.classes.names:  # the most frequent class is train's
+        data.floor_class = data.classes.names.index(floor)
+    return data, task, reopen.trainer(stored, kept_precision=result.get("precision"))
+
+
+def changed(run: Run, data: "VOCDataModule") -> str | None:
+    """The sentence that the data are not those that the run was trained on; None if they are."""
+    return data.changed_since((run.result or run.status or {}).get("data_fingerprint", data.fingerprint))
+
+
+def keep(
+    measured: Mapping[str, Any], images: PerImage | None, *, cfg: DictConfig, run: Run, data: "VOCDataModule"
+) -> None:
+    """Write what the test has measured into the run's folder: of the run's own test, only what it found in every image.
+
+    Args:
+        measured: What `result.measure` returned.
+        images: What `result.per_image` returned.
+        cfg: The config of the command.
+        run: The run that was tested.
+        data: The data that it was tested on.
+
+    Raises:
+        ValueError: The folder cannot be written.
+    """
     if cfg.set is not None or cfg.at == "original" or cfg.tta != "none":
-        how = [data.root.resolve().name, data.only or "test", measured["size"], *[cfg.tta] * (cfg.tta != "none")]
+        how = [data.root.resolve().name, data.only or "test", measured["size"]]
+        if cfg.tta != "none":
+            how.append(cfg.tta)
         name = "-".join(map(str, [*how, data.fingerprint[-12:]]))
         path = run.add_evaluation(name, {**measured, "tta": cfg.tta, "root": str(data.root)}, images)
         console().print(f"these scores are in {path}", highlight=False, soft_wrap=True)
-    elif run.result and not changed:
+    elif run.result and not changed(run, data):
         try:
             run.add_images(images)
         except ValueError as error:  # the scores are shown; a folder that is only read needs nothing more
             warn(str(error))
-    return miou
 
 
 if __name__ == "__main__":

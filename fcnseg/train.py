@@ -15,40 +15,37 @@ from fcnseg.machine import processes
 from fcnseg.machine.signals import was_requeued
 from fcnseg.runs.folder import Run
 from fcnseg.runs.settings import check_ranges
+from fcnseg.runs.summary import show_run
 from fcnseg.runs.trainer_settings import check_one_device
 
 
 @command("config", can_sweep=True)
 def train(cfg: DictConfig) -> float | None:
     """Train and test the run that `cfg` describes, or show it if it has finished; return its test mIoU."""
+    check_settings(cfg)
+    rank = processes.rank_before_connecting(cfg.trainer)
+    with processes.silent_unless_first(rank):
+        from fcnseg.fit import fit  # imports torch, which a refused command need not wait for
+        from fcnseg.report.card import describe
+
+        run, console = Run.of(cfg, default_values), messages.console()
+        had_finished = run.is_finished(cfg)
+        if not had_finished:
+            fit(cfg, run, console, partial(describe, settings=HydraConfig.get().overrides.task))
+        return show_run(run, console, had_finished=had_finished) if rank == 0 else None
+
+
+def check_settings(cfg: DictConfig) -> None:
+    """Refuse settings that make no sense; a job that SLURM has started again goes on, even with resume=never.
+
+    Raises:
+        ValueError: A setting is out of its range, or the job of a sweep asks for several devices.
+    """
     check_ranges(cfg)
     if was_requeued():
         cfg.resume = "auto"  # resume=never would start over each time
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         check_one_device(cfg.trainer)
-    rank = processes.rank_before_connecting(cfg.trainer)
-    with processes.silent_unless_first(rank):
-        return _train(cfg, is_first=rank == 0)
-
-
-def _train(cfg: DictConfig, *, is_first: bool) -> float | None:
-    from fcnseg.fit import fit  # imports torch, which a refused command need not wait for
-    from fcnseg.report.card import describe
-    from fcnseg.runs.summary import show
-
-    run, console = Run.of(cfg, default_values), messages.console()
-    if run.is_finished(cfg):
-        if is_first:
-            run.close()
-        console.print("This run has finished; resume=never repeats it.")
-    else:
-        settings = HydraConfig.get().overrides.task
-        fit(cfg, run, console, partial(describe, settings=settings))
-    if not is_first:
-        return None
-    result = run.result
-    assert result is not None
-    return show(result, run.path, console)
 
 
 class _Callable(ModuleType):

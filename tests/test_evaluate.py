@@ -106,7 +106,7 @@ def test_any_image_set_of_any_folder(command, run, other):
     assert (found["images"], found["split"], found["root"]) == ({"test": 3}, "test", "other")
     assert np.sum(found["confusion"]) == 3 * 32 * 48
     assert found["floor"]["pixel_acc"] > 0.3
-    assert "3 test images (test split) at 32x48 px" in printed
+    assert "3 test images (image set test) at 32x48 px" in " ".join(printed.split())
     _, original, _ = evaluated(command, run, "data.root=other", "set=test", "at=original")
     assert original["confusion"] == numpys(run, other, other.ids("test")).tolist()
 

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
+from fcnseg.data import SPLITS
+from fcnseg.runs.folder import Run
 from fcnseg.score_names import PAPER_SCORES, SCORES
 
 
@@ -17,13 +19,30 @@ def beats_floor(result: Mapping[str, Any]) -> bool:
     return miou is not None and (floor is None or miou > floor)
 
 
+def show_run(run: Run, console: Console, *, had_finished: bool) -> float | None:
+    """Print the result of a run; return its test mIoU.
+
+    Args:
+        run: The run, which has a result.
+        console: The console that the result is printed to.
+        had_finished: Whether it was there before the command, which then has trained nothing.
+    """
+    if had_finished:
+        run.close()
+        console.print("This run has finished; resume=never repeats it.")
+    result = run.result
+    assert result is not None
+    return show(result, run.path, console)
+
+
 def show(result: dict[str, Any], path: Path, console: Console) -> float | None:
     """Print a result: its scores beside the floor, the IoU of every class, and the run's folder; return the test mIoU."""
     size = "their own sizes" if result["size"] == "original" else f"{result['size']} px"
-    title = f"{result['images']['test']} test images ({result['split']} split) at {size}"
-    table = Table("", "this run", "the floor", title=title, title_justify="left")
-    for column in table.columns[1:]:
-        column.justify = "right"
+    split = result["split"]  # or the one image set that was tested on
+    where = f"{split} split" if split in SPLITS else f"image set {split}"
+    title = f"{result['images']['test']} test images ({where}) at {size}"
+    this_run, floor = Column("this run", justify="right"), Column("the floor", justify="right")
+    table = Table("", this_run, floor, title=title, title_justify="left")
     for name, words in SCORES.items():
         if name not in PAPER_SCORES or result["floor"][name] is not None:  # null without a background
             table.add_row(words, as_text(result["metrics"][f"test/{name}"]), as_text(result["floor"][name]))
