@@ -123,8 +123,10 @@ def setting_names(config_name: str, folders: Sequence[Path]) -> set[str]:
         folders: The folders of configs, which hold a folder for each group.
     """
     with hydra.initialize_config_dir(str(folders[0]), version_base="1.3"):
-        groups = [*hydra.compose(config_name, return_hydra_config=True).hydra.runtime.choices]
-        found = {*groups, *flatten(hydra.compose(config_name), resolve=False, with_empty=True)}
+        cfg = hydra.compose(config_name, return_hydra_config=True)
+    groups = [*cfg.hydra.runtime.choices]
+    own = OmegaConf.masked_copy(cfg, [*cfg.keys() - {"hydra"}])
+    found = {*groups, *flatten(own, resolve=False, with_empty=True)}
     for group in set(groups) - {*PRESETS}:
         for path in (path for folder in folders for path in folder.glob(f"{group}/*.yaml")):
             found |= {*_settings_of_choice(path, [folder / group for folder in folders], group)}

@@ -1,3 +1,4 @@
+import gc
 import json
 import os
 import signal
@@ -29,6 +30,15 @@ TINY = [
 ]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def old_objects():
+    """The search for garbage after each job leaves out the million objects of the imports, which takes half a second."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture
 def launch(command, root):
     return lambda *overrides: command(train, "-m", "data=shapes", f"data.root={root}", *TINY, *overrides)
@@ -55,20 +65,20 @@ def test_a_failed_job_takes_no_other_down_and_the_same_command_repeats_it(launch
         return step(task, batch, batch_idx)
 
     monkeypatch.setattr(SegmentationTask, "training_step", fails_with_weights)
-    code, out, err = launch("loss=weighted,ce", "seed=0,1")
+    code, out, err = launch("loss=weighted,ce")
     assert code == 1
-    assert sorted(states(tmp_path).values()) == ["failed", "failed", "finished", "finished"]
-    table = out[out.index("4 jobs") :]
-    assert table.count("finished") == table.count("failed") == 2
+    assert sorted(states(tmp_path).values()) == ["failed", "finished"]
+    table = out[out.index("2 jobs") :]
+    assert table.count("finished") == table.count("failed") == 1
     assert "no luck" in table
     assert "first line" not in table
     assert "Traceback" not in err
 
     monkeypatch.undo()
-    code, out, _ = launch("loss=weighted,ce", "seed=0,1")
+    code, out, _ = launch("loss=weighted,ce")
     assert code == 0
-    table = out[out.index("4 jobs") :]
-    assert table.count("skipped") == table.count("finished") == 2
+    table = out[out.index("2 jobs") :]
+    assert table.count("skipped") == table.count("finished") == 1
     assert not list(tmp_path.glob("runs/.sweeps"))
 
 
@@ -76,13 +86,16 @@ def test_a_job_with_wrong_settings_is_a_row_of_the_table(launch, tmp_path):
     code, out, err = launch("data.size=32,16", "optimizer.lr=0.001,-1")
     assert code == 1
     assert out[out.index("4 jobs") :].count("failed") == 3
-    assert "data.size=16: wanted" in err
+    assert err.count("data.size=16: wanted") == 2
+    assert "Traceback" not in err
     assert list(states(tmp_path).values()) == ["finished"]
+    (result,) = tmp_path.glob("runs/*/result.json")
+    assert json.loads(result.read_text())["size"] == 32
 
 
 @pytest.mark.parametrize("devices", ["2", "[0,1]"])
 def test_a_job_on_several_devices_is_refused_with_the_remedy(launch, devices):
-    code, _, err = launch(f"trainer.devices={devices}", "seed=0,1")
+    code, _, err = launch(f"trainer.devices={devices}")
     assert code == 1
     assert "hydra/launcher=gpus" in err
 
@@ -109,9 +122,8 @@ def test_ctrl_c_stops_the_sweep_with_true_states(launch, tmp_path, monkeypatch):
     assert sorted(states(tmp_path).values()) == ["finished", "interrupted"]
     assert "interrupted" in out[out.index("2 jobs") :]
     monkeypatch.undo()
-    code, out, _ = launch("seed=0,1,2")
-    assert code == 0
-    assert set(states(tmp_path).values()) == {"finished"}
+    assert launch("seed=1")[0] == 0
+    assert [*states(tmp_path).values()] == ["finished"] * 2
 
 
 def test_nothing_leaks_from_job_to_job():
@@ -133,12 +145,12 @@ def test_a_failed_job_s_network_is_gone_when_the_next_begins(launch, monkeypatch
         raise RuntimeError("boom")
 
     monkeypatch.setattr(SegmentationTask, "training_step", fails)
-    assert launch("seed=0,1,2")[0] == 1
-    assert gone == [[], [True], [True, True]]
+    assert launch("seed=0,1")[0] == 1
+    assert gone == [[], [True]]
 
 
 def test_a_job_of_a_sweep_gives_what_it_gives_alone(launch, command, root, tmp_path):
-    launch("aug=none,flip", "seed=3,4", "runs=swept")
+    launch("aug=none,flip", "seed=4", "runs=swept")
     command(train, "data=shapes", f"data.root={root}", *TINY, "aug=flip", "seed=4", "runs=alone")
     (alone,) = (tmp_path / "alone").glob("*/checkpoints/best.ckpt")
     swept = tmp_path / "swept" / alone.relative_to(tmp_path / "alone")
@@ -203,9 +215,9 @@ def test_an_error_with_brackets_is_shown_whole(launch, monkeypatch):
 
 
 def test_hydras_own_word_for_a_sweep_is_one(command, root):
-    code, out, _ = command(train, "data=shapes", f"data.root={root}", *TINY, "seed=0,1", "hydra.mode=MULTIRUN")
+    code, out, _ = command(train, "data=shapes", f"data.root={root}", *TINY, "hydra.mode=MULTIRUN")
     assert code == 0
-    assert "2 jobs" in out
+    assert "1 jobs" in out
 
 
 def test_a_job_whose_process_died_early_is_a_row(tmp_path, capsys):

@@ -213,7 +213,8 @@ def nested(settings):
     )
 )
 def test_two_different_runs_have_two_names(runs):
-    configs = [nested(run) for run in runs]
-    for one, other in itertools.combinations(configs, 2):
-        assert (name(one, config()) == name(other, config())) == (repr(one) == repr(other))
-        assert re.fullmatch(r"[\w.-]+", name(one, config()), re.ASCII)
+    defaults, configs = config(), [nested(run) for run in runs]
+    names, texts = [name(cfg, defaults) for cfg in configs], [*map(repr, configs)]
+    for one, other in itertools.combinations(range(len(runs)), 2):
+        assert (names[one] == names[other]) == (texts[one] == texts[other])
+    assert all(re.fullmatch(r"[\w.-]+", name, re.ASCII) for name in names)

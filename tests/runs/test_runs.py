@@ -2,7 +2,6 @@ import csv
 import hashlib
 import io
 import itertools
-import json
 import os
 import platform
 import re
@@ -109,15 +108,6 @@ def events(run):
 def columns(run):
     content = events(run).summary_metadata["_hparams_/session_start_info"].plugin_data.content
     return set(HParamsPluginData.FromString(content).session_start_info.hparams)
-
-
-def test_a_sweep_is_a_run_for_every_choice(command, tiny, tmp_path):
-    outcome = command(train, "-m", *tiny(), "seed=0,1", "data.size=32,16")
-    assert outcome.code == 1  # half of it was wrong
-    assert outcome.err.count("data.size=16") == 2
-    assert "Traceback" not in outcome.err
-    done = [json.loads(path.read_text()) for path in tmp_path.glob("runs/*/result.json")]
-    assert [result["size"] for result in done] == [32, 32]
 
 
 def test_a_finished_run_holds(run):
