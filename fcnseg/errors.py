@@ -37,17 +37,17 @@ class StopError(BaseException):
         self.signum = signum
 
 
-def first_of(found: Sequence[object], most: int = 10, *, in_line: bool = False) -> str:
+def first_of(items: Sequence[object], most: int = 10, *, in_line: bool = False) -> str:
     """The first of what a message names, and how many more there are.
 
     Args:
-        found: The names of files or weights, or the lines of problems, that would make the whole message too long.
+        items: The names of files or weights, or the lines of problems, that would make the whole message too long.
         most: How many of them are shown.
         in_line: Whether they stand beside each other, with commas; else a line each.
     """
     separator, more = (", ", " and") if in_line else ("\n", "\n... and")
-    shown = separator.join(map(str, found[:most]))
-    return f"{shown}{more} {len(found) - most} more" if len(found) > most else shown
+    shown = separator.join(map(str, items[:most]))
+    return f"{shown}{more} {len(items) - most} more" if len(items) > most else shown
 
 
 def warn(message: str) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # they import torch, which a refused command need not wait fo
     from fcnseg.data.module import VOCDataModule
     from fcnseg.task import SegmentationTask
 
-SIZES = ("training", "original")
+SCORED_AT = ("training", "original")
 
 
 @command("evaluate")
@@ -48,8 +48,8 @@ def check_settings(cfg: DictConfig) -> None:
     Raises:
         ValueError: A setting is out of its range.
     """
-    if cfg.at not in SIZES:
-        raise ValueError(f"at={cfg.at}: wanted one of {', '.join(SIZES)}")
+    if cfg.at not in SCORED_AT:
+        raise ValueError(f"at={cfg.at}: wanted one of {', '.join(SCORED_AT)}")
 
 
 def reopened(cfg: DictConfig, run: Run) -> "tuple[VOCDataModule, SegmentationTask, Trainer]":

@@ -17,7 +17,7 @@ from fcnseg.data.dataset import Classes
 from fcnseg.machine.distributed import gathered, rank, world
 from fcnseg.metrics import iou_per_class
 from fcnseg.pictures import Picture, panel
-from fcnseg.runs.run_log import CLASSES, RunLog
+from fcnseg.runs.run_log import CLASS_IOU, RunLog
 
 SHOWN = 4  # the number of images in the panel of predictions
 
@@ -148,4 +148,4 @@ def _iou_of_classes(task: Any) -> dict[str, float]:
     if not metric.matrices or not task.was_finite("val"):
         return {}
     values = iou_per_class(metric.all_matrices()[:, :-1].sum(0)).tolist()
-    return {f"{CLASSES}{name}": iou for name, iou in zip(task.classes.names, values, strict=True) if not isnan(iou)}
+    return {f"{CLASS_IOU}{name}": iou for name, iou in zip(task.classes.names, values, strict=True) if not isnan(iou)}

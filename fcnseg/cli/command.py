@@ -36,7 +36,7 @@ from fcnseg.cli.values import check_values
 from fcnseg.errors import say
 from fcnseg.runs.naming import run_name
 
-Job = Callable[[DictConfig], object]
+JobFunction = Callable[[DictConfig], object]
 
 
 class Command:
@@ -51,7 +51,7 @@ class Command:
         can_sweep: Whether the command accepts `-m`; otherwise it is refused.
     """
 
-    def __init__(self, job: Job, config_name: str, *, can_sweep: bool) -> None:
+    def __init__(self, job: JobFunction, config_name: str, *, can_sweep: bool) -> None:
         update_wrapper(self, job)
         self.job, self.config_name, self.can_sweep = job, config_name, can_sweep
 
@@ -89,6 +89,7 @@ class Command:
         arguments, configs = Arguments(settings), []
 
         def job(cfg: DictConfig) -> None:
+            """Keep the config that Hydra has composed, and do the work."""
             configs.append(cfg)
             self.job(cfg)
 
@@ -110,7 +111,7 @@ class Command:
         return setting_names(self.config_name, config_folders(arguments))
 
 
-def command(config_name: str, *, can_sweep: bool = False) -> Callable[[Job], Command]:
+def command(config_name: str, *, can_sweep: bool = False) -> Callable[[JobFunction], Command]:
     """The decorator that makes a function a `Command`, whose arguments these are."""
     return partial(Command, config_name=config_name, can_sweep=can_sweep)
 
@@ -128,17 +129,19 @@ def prepare_process() -> None:
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 (until the process ends)
 
 
-def _launch(job: Job, config_name: str, flags: Namespace) -> None:
+def _launch(job: JobFunction, config_name: str, flags: Namespace) -> None:
     """Have Hydra compose the config and run `job`, or each job of a sweep; raise what a job raised."""
     errors: list[Exception] = []
 
     def check(cfg: DictConfig) -> None:
+        """Refuse values of the wrong kind, and give the run its name."""
         check_values(cfg, default_config(config_name))
         if "name" in cfg:
             defaults = default_config(config_name, added=False)
             cfg.name = run_name(cfg, defaults=defaults, preset=preset_choices(config_name), shipped=SHIPPED)
 
     def checked(cfg: DictConfig) -> object:
+        """Check the config, then run `job`: what Hydra is given to call."""
         try:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 return run_job(cfg, check, job)

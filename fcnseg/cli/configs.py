@@ -125,12 +125,12 @@ def setting_names(config_name: str, folders: Sequence[Path]) -> set[str]:
     with hydra.initialize_config_dir(str(folders[0]), version_base="1.3"):
         cfg = hydra.compose(config_name, return_hydra_config=True)
     groups = [*cfg.hydra.runtime.choices]
-    own = OmegaConf.masked_copy(cfg, [*cfg.keys() - {"hydra"}])
-    found = {*groups, *flatten(own, resolve=False, with_empty=True)}
+    own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    names = {*groups, *flatten(own, resolve=False, with_empty=True)}
     for group in set(groups) - {*PRESETS}:
         for path in (path for folder in folders for path in folder.glob(f"{group}/*.yaml")):
-            found |= {*_settings_of_choice(path, [folder / group for folder in folders], group)}
-    return found
+            names |= {*_settings_of_choice(path, [folder / group for folder in folders], group)}
+    return names
 
 
 def _settings_of_choice(path: Path, folders: Sequence[Path], prefix: str) -> Iterator[str]:

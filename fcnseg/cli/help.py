@@ -11,7 +11,7 @@ from fcnseg.cli.arguments import Arguments
 from fcnseg.cli.configs import CONF, config_folders, parts
 from fcnseg.runs.naming import PRESETS
 
-DEFAULTS = re.compile(r"^defaults:\n(?: .*\n)*\n?", re.M)  # the list at a config's head
+DEFAULTS = re.compile(r"^defaults:\n(?: .*\n)*\n?", re.M)  # matches the list at a config's head
 
 
 def help_text(config_name: str, arguments: Arguments) -> str:

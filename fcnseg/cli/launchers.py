@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fcnseg.cli.journal import Journal
 
-SECONDS_TO_SAVE = 60  # that jobs have after Ctrl-C
+SECONDS_TO_SAVE = 60  # the time that jobs have to save their state after Ctrl-C
 
 
 def prepare_launcher(name: str, journal: Journal) -> None:
@@ -36,6 +36,7 @@ def prepare_launcher(name: str, journal: Journal) -> None:
 
 
 def _prepare_ray(journal: Journal) -> None:
+    """Replace the functions by which the launcher starts jobs and waits for them."""
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # a job's environment is this one
     import ray
     import torch
@@ -47,11 +48,13 @@ def _prepare_ray(journal: Journal) -> None:
     launch, jobs = vars(_core)["launch_job_on_ray"], {}
 
     def launch_and_remember(context: Any, remote: Any, cfg: DictConfig, *rest: Any) -> Any:
+        """Start a job as the launcher does, and keep the config that it was started with."""
         job = launch(context, remote, cfg, *rest)
         jobs[job] = cfg.hydra
         return job
 
     def get(job: Any) -> JobReturn:
+        """Wait for a job; one whose process has died is added to the journal, and the others go on."""
         try:
             return cast(JobReturn, ray.get(job))
         except ray.exceptions.RayError as error:
@@ -67,6 +70,7 @@ def _prepare_ray(journal: Journal) -> None:
 
 
 def _prepare_submitit(journal: Journal) -> None:
+    """Replace the methods by which submitit starts jobs and waits for them."""
     from submitit.core.core import Executor, Job
     from submitit.core.utils import UncompletedJobError
 
@@ -74,10 +78,12 @@ def _prepare_submitit(journal: Journal) -> None:
     jobs: list[Any] = []
 
     def launch_and_remember(*args: Any) -> list[Any]:
+        """Start all jobs as the launcher does, and keep them."""
         jobs.extend(launch(*args))
         return jobs
 
     def results(job: Any) -> list[JobReturn]:
+        """Wait for a job; one whose process has died is added to the journal, and the others go on."""
         try:
             return cast(list[JobReturn], wait(job))
         except UncompletedJobError as error:

@@ -15,7 +15,7 @@ from rich.console import Console
 from fcnseg.cli.arguments import HELP, Arguments
 from fcnseg.errors import RunFailedError, StopError, drop, warn
 
-FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130  # exit codes
+FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130  # the exit codes of commands
 FULL_ERROR = "HYDRA_FULL_ERROR"  # with 1, Hydra raises an error, where it would print it and exit
 
 
@@ -81,11 +81,11 @@ def explanation(error: Exception, names: Callable[[], Iterable[str]] = list) -> 
         key, _, value = str(error.override).partition("=")
         quoted = f""" (if it is text with special characters: "{key}='{value}'")""" if value else ""
         return f"cannot read '{error.override}'{quoted}: {HELP}"
-    if found := re.search(r"Could not (override|delete|delete from config\.) '([^'@=]+)", str(error)):
-        known, key = list(names()), found[2]
+    if refused := re.search(r"Could not (override|delete|delete from config\.) '([^'@=]+)", str(error)):
+        known, key = list(names()), refused[2]
         if key not in known:
             return no_setting(key, known)
-        if found[1] == "override":
+        if refused[1] == "override":
             return f"no setting '{key}' with these choices; --help after the same choices lists all settings"
         return f"~{key}: it cannot be removed; give {key}=<value>, or null"  # one that is null
     return str(error).strip() or type(error).__name__
@@ -98,8 +98,8 @@ def no_setting(key: str, names: Iterable[str]) -> str:
 
 def nearest(word: str, words: Iterable[str]) -> str:
     """The one or two of `words` that are spelt most like `word`, as a question to put before other text; or nothing."""
-    close = get_close_matches(word, words, n=2, cutoff=0.6)
-    return f"did you mean {' or '.join(close)}? " if close else ""
+    similar = get_close_matches(word, words, n=2, cutoff=0.6)
+    return f"did you mean {' or '.join(similar)}? " if similar else ""
 
 
 def _same_command(arguments: Arguments) -> str:

@@ -11,12 +11,12 @@ from fcnseg.errors import KINDS
 from fcnseg.runs.naming import ABSENT
 from fcnseg.runs.settings import flatten
 
-MAY_BE_NULL = (  # even where a choice or an experiment sets them
+MAY_BE_NULL = (  # settings that null is a value of, even where a choice or an experiment sets another
     *("patience", "ema", "checkpoint.every_n_minutes", "checkpoint.every_n_steps", "model.weights", "picture"),
     *("optimizer.fused", "optimizer.backbone_lr", "optimizer.decay_norms", "schedule.warmup"),
     *("data.pack_size", "data.limit", "data.cache", "data.download"),
 )
-MAY_BE_A_LIST = ("data.size", "data.pack_size")  # of height and width
+MAY_BE_A_LIST = ("data.size", "data.pack_size")  # numbers in whose place height and width may stand
 
 
 def check_values(cfg: DictConfig, defaults: DictConfig) -> None:

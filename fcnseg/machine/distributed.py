@@ -54,24 +54,25 @@ def from_first_process(function: Callable[[], T]) -> T:
     """What a function gives in the first process, for all of them; if it raises there, the others exit silently."""
     if world() == 1:
         return function()
-    found: list[Any] = [None, True]
+    value_and_failed: list[Any] = [None, True]
     try:
         if rank() == 0:
-            found = [function(), False]
+            value_and_failed = [function(), False]
     finally:
-        dist.broadcast_object_list(found)
-    if found[1]:
+        dist.broadcast_object_list(value_and_failed)
+    value, failed = value_and_failed
+    if failed:
         sys.exit(2)
-    return cast(T, found[0])
+    return cast(T, value)
 
 
 def highest(*values: int) -> list[int]:
-    """The highest of each of some numbers over all processes."""
+    """For each of the numbers, the highest that any process has given."""
     if world() == 1:
         return [*values]
-    found = torch.tensor([*map(int, values)])
-    dist.all_reduce(found, dist.ReduceOp.MAX)
-    return found.tolist()
+    numbers = torch.tensor([*map(int, values)])
+    dist.all_reduce(numbers, dist.ReduceOp.MAX)
+    return numbers.tolist()
 
 
 def total(value: Tensor) -> Tensor:
@@ -83,11 +84,11 @@ def total(value: Tensor) -> Tensor:
 
 
 def gathered(item: T) -> list[T]:
-    """What every process has, in their order. Tensors in it are on the CPU."""
-    found: list[Any] = [item] * world()
+    """The items of all processes, in the order of their numbers. A tensor in an item has to be on the CPU."""
+    items: list[Any] = [item] * world()
     if world() > 1:
-        dist.all_gather_object(found, item)
-    return found
+        dist.all_gather_object(items, item)
+    return items
 
 
 def interleaved(items: Iterable[T]) -> list[T]:

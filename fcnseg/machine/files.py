@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-LARGEST = 4 << 20  # bytes of a file of a run that is read as text: the longest log, of 20 000 epochs, is smaller
+LARGEST_TEXT = 4 << 20  # bytes of a file of a run that is read as text: the longest log, of 20 000 epochs, is smaller
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a text begins with that programs for tables compute
 _builds = True  # whether `build_once` may build
 
@@ -128,7 +128,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_text(path: Path, largest: int = LARGEST) -> str:
+def read_text(path: Path, largest: int = LARGEST_TEXT) -> str:
     """The text of a file in a run's folder, which may come from somebody else.
 
     Args:
@@ -140,30 +140,32 @@ def read_text(path: Path, largest: int = LARGEST) -> str:
         ValueError: It is no ordinary file, too large, or not UTF-8.
     """
     if path.exists() and not path.is_file():
-        raise ValueError(f"{path} is damaged (it is no ordinary file): remove it")
+        raise ValueError("it is no ordinary file")
     with path.open("rb") as file:
         content = file.read(largest + 1)
     if len(content) > largest:
-        raise ValueError(f"{path} is damaged (it is larger than {largest} bytes): remove it")
+        raise ValueError(f"it is larger than {largest} bytes")
     return content.decode()
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path, remedy: str = "remove it") -> dict[str, Any] | None:
     """What `write_json` wrote; None if there is no such file.
+
+    Args:
+        path: The file, which may come from somebody else.
+        remedy: What to do if the file is damaged, for the message.
 
     Raises:
         ValueError: The file is damaged.
     """
     try:
         content = json.loads(read_text(path))
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a {type(content).__name__}")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, RecursionError) as error:
-        if str(path) in str(error):
-            raise
-        raise ValueError(f"{path} is damaged ({error}): remove it") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} is damaged (it holds a {type(content).__name__}): remove it")
+        raise ValueError(f"{path} is damaged ({error}): {remedy}") from error
     return content
 
 

@@ -13,8 +13,8 @@ from torch import nn
 from fcnseg.machine.files import read_json, user_cache, write_json
 
 # How much faster bfloat16 must be to be taken: it is either much faster or slower, so that noise cannot decide.
-WINS = 1.3
-TURNS = 9
+LEAST_GAIN = 1.3
+MOST_TURNS = 9
 
 
 def bf16_wins(device: str) -> bool:
@@ -25,7 +25,7 @@ def bf16_wins(device: str) -> bool:
     """
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device == "cpu" and bf16_gain(torch.get_num_threads()) >= WINS
+    return device == "cpu" and bf16_gain(torch.get_num_threads()) >= LEAST_GAIN
 
 
 @cache
@@ -71,14 +71,14 @@ def _measured() -> float:
     image = torch.randn(1, 64, 40, 40).contiguous(memory_format=torch.channels_last)
     seconds: dict[bool, list[float]] = {False: [], True: []}
     start = time.perf_counter()
-    for turn in range(TURNS + 1):
+    for turn in range(MOST_TURNS + 1):
         if turn > 3 and time.perf_counter() - start > 1:  # the machine is busy with other work
             break
-        for in_bf16, found in seconds.items():
+        for in_bf16, times in seconds.items():
             began = time.perf_counter()
             with torch.autocast("cpu", torch.bfloat16, enabled=in_bf16):
                 loss = net(image).sum()
             loss.backward()
-            found.append(time.perf_counter() - began)
-    full, half = (statistics.median(found[1:]) for found in seconds.values())  # the first turn prepares both
+            times.append(time.perf_counter() - began)
+    full, half = (statistics.median(times[1:]) for times in seconds.values())  # the first turn prepares both
     return round(full / half, 2)

@@ -41,22 +41,22 @@ def environment(devices: int, nodes: int) -> "ClusterEnvironment":
     from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
     from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
-    found: ClusterEnvironment
+    cluster: ClusterEnvironment
     if TORCHRUN in os.environ:
-        found = TorchElasticEnvironment()
+        cluster = TorchElasticEnvironment()
     elif int(os.environ.get("SLURM_NTASKS", 1)) > 1:
         os.environ.setdefault("SLURM_NTASKS_PER_NODE", str(devices))  # without it Lightning refuses srun --ntasks
-        found = SLURMEnvironment(auto_requeue=False)
+        cluster = SLURMEnvironment(auto_requeue=False)
     else:
-        found = LightningEnvironment()
-        found.set_world_size(devices * nodes)
-        found.set_global_rank(found.node_rank() * devices + found.local_rank())
-    if (started := found.world_size()) != devices * nodes:
+        cluster = LightningEnvironment()
+        cluster.set_world_size(devices * nodes)
+        cluster.set_global_rank(cluster.node_rank() * devices + cluster.local_rank())
+    if (started := cluster.world_size()) != devices * nodes:
         raise ValueError(
             f"torchrun or srun has started {started} processes, wanted {devices * nodes}: one for each of"
             f" trainer.devices={devices} devices on each of trainer.num_nodes={nodes} machines"
         )
-    return found
+    return cluster
 
 
 def rank_before_connecting(trainer: Mapping[Any, Any]) -> int:

@@ -15,7 +15,7 @@ from fcnseg import paper
 from fcnseg.data.dataset import Classes
 from fcnseg.runs.folder import CONFIG, METRICS, RESULT, STATUS, Run
 from fcnseg.runs.identity import without_watchers
-from fcnseg.runs.per_image import IMAGES, PerImage
+from fcnseg.runs.per_image import PER_IMAGE, PerImage
 from fcnseg.runs.read_files import classes_of
 from fcnseg.runs.settings import flatten
 from fcnseg.score_names import SCORES
@@ -186,7 +186,7 @@ def read(path: Path) -> Entry:
     if status in ("finished", "running", "killed") and result and not wrong:
         known = {"classes": classes, **{key: result[key] for key in needed}}
         known |= {key: result[key] for key, is_right in OPTIONAL.items() if key in result and is_right(result[key])}
-        images = attempt(IMAGES, lambda: _checked_images(run.images, known))
+        images = attempt(PER_IMAGE, lambda: _checked_images(run.images, known))
         return Entry(path, "finished", config, rows, known, tuple(remarks), images)
     if status == "finished":
         status, remarks = "broken", remarks or [line(f"no {path / RESULT}, though status.json says finished")]

@@ -86,15 +86,15 @@ def damage(path: Path) -> str | None:
 
 def newest_good(folder: Path) -> Path | None:
     """The checkpoint to resume; None to start from the beginning. Damaged ones are reported and skipped."""
-    found = [path for name in (LAST, PREVIOUS) if (path := folder / name).exists()]
+    saved = [path for name in (LAST, PREVIOUS) if (path := folder / name).exists()]
     best = folder / BEST
     listed = any(name == best.name for _, name in _sums(folder))
     begun = draft_of(best).exists()  # its hash is listed, and the process was killed before the file was renamed
     # A best.ckpt that is listed but missing, or damaged, has lost the best epoch: only training again gives it back.
-    if found and (best.exists() or (listed and not begun)) and (wrong := damage(best)):
+    if saved and (best.exists() or (listed and not begun)) and (wrong := damage(best)):
         warn(f"{best} {wrong}: the weights of its epoch are lost, so the run starts again from the beginning")
         return None
-    for path in found:
+    for path in saved:
         if (wrong := damage(path)) is None:
             return path
         warn(f"{path} {wrong}: it is skipped, and an older one is taken if there is one")

@@ -22,7 +22,7 @@ def giga_macs(net: nn.Module, size: Size) -> float | None:
 
     A copy of the network on torch's meta device is counted, which has no values: neither memory nor time is spent on them.
     """
-    bare: dict[int, object] = {id(each): each.detach().to("meta") for each in (*net.parameters(), *net.buffers())}
+    bare: dict[int, object] = {id(value): value.detach().to("meta") for value in (*net.parameters(), *net.buffers())}
     with suppress(Exception), torch.inference_mode(), FlopCounterMode(display=False) as counter:  # any network may come
         deepcopy(net, bare).eval()(torch.empty(1, 3, *sides(size), device="meta"))
         return float(counter.get_total_flops()) / 2e9  # a multiplication and an addition are two operations

@@ -19,10 +19,15 @@ from omegaconf import DictConfig, OmegaConf
 from fcnseg.errors import RunFailedError, StopError, warn
 from fcnseg.machine.files import read_json, write_json, write_text
 from fcnseg.runs import identity, per_image, read_files
-from fcnseg.runs.per_image import IMAGES, PerImage
+from fcnseg.runs.per_image import PER_IMAGE, PerImage
 
-CONFIG, STATUS, METRICS, RESULT = ".hydra/config.yaml", "status.json", "metrics.csv", "result.json"  # in a run's folder
-BEST, LAST, PREVIOUS = "best.ckpt", "last.ckpt", "previous.ckpt"  # in its checkpoints
+CONFIG, STATUS, METRICS, RESULT = (
+    ".hydra/config.yaml",
+    "status.json",
+    "metrics.csv",
+    "result.json",
+)  # files of a run's folder
+BEST, LAST, PREVIOUS = "best.ckpt", "last.ckpt", "previous.ckpt"  # files of its folder checkpoints
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,9 @@ class Run:
         """The content of status.json; None without the file.
 
         Its `status` is running, finished, failed, interrupted, or killed: that of a running one whose process is not there.
+
+        Raises:
+            ValueError: The file is damaged.
         """
         status = read_json(self.path / STATUS)
         if status and status.get("status") == "running" and status.get("host") == platform.node():
@@ -68,8 +76,12 @@ class Run:
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """The content of result.json; None unless the run has finished."""
-        return read_json(self.path / RESULT)
+        """The content of result.json; None unless the run has finished.
+
+        Raises:
+            ValueError: The file is damaged.
+        """
+        return read_json(self.path / RESULT, "remove it, and the command that trained the run tests it again")
 
     @property
     def epochs(self) -> list[dict[str, float]]:
@@ -153,6 +165,7 @@ class Run:
             )
 
     def _unwritable(self, error: OSError) -> ValueError:
+        """The error that the folder cannot be written."""
         return ValueError(
             f"cannot write the run folder {self.path}: {error.strerror}; make room there, or choose another with runs="
         )
@@ -213,18 +226,18 @@ class Run:
         Raises:
             ValueError: The file is damaged.
         """
-        return per_image.read(self.path / IMAGES)
+        return per_image.read(self.path / PER_IMAGE)
 
-    def add_images(self, found: PerImage | None) -> None:
+    def add_images(self, images: PerImage | None) -> None:
         """Write what the run's own test found in every image, unless it found nothing.
 
         Raises:
             ValueError: The folder cannot be written, or leads elsewhere.
         """
-        if found:
+        if images:
             self._check_no_links()
             try:
-                per_image.write(self.path / IMAGES, found)
+                per_image.write(self.path / PER_IMAGE, images)
             except OSError as error:
                 raise self._unwritable(error) from error
 
@@ -239,7 +252,7 @@ class Run:
             self._check_no_links()
             path.parent.mkdir(exist_ok=True)
             if images:
-                per_image.write(path.with_suffix(f".{IMAGES}"), images)
+                per_image.write(path.with_suffix(f".{PER_IMAGE}"), images)
             write_json(path, dict(measured))
         except OSError as error:
             raise self._unwritable(error) from error
@@ -254,7 +267,7 @@ class Run:
         """Set the status before anything is removed: at every moment at which the process may be killed, it is true."""
         began = {"data_fingerprint": data_fingerprint, "started": _now()}
         write_json(self.path / STATUS, {"status": "running", **_process(), **began})
-        for name in (RESULT, IMAGES):
+        for name in (RESULT, PER_IMAGE):
             (self.path / name).unlink(missing_ok=True)
         if cfg.resume == "never" and (self.path / ".hydra").is_dir():
             self._clear()
@@ -273,6 +286,7 @@ class Run:
                 path.unlink(missing_ok=True)
 
     def _write_status(self, status: str, **more: str) -> None:
+        """Write that the run has ended, and how, unless another process has taken it over; a full disk is no error."""
         before = self.status or {}
         taken_over = before.get("status") == "running" and {**before, **_process()} != before
         if taken_over or not self.path.is_dir():  # it is another process's now, or was removed

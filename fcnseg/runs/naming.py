@@ -23,7 +23,7 @@ SHORT = {  # settings that are spelled by one word, directly before a number; al
     "patience": "patience",
     "ema": "ema",
 }
-LONGEST = 80  # characters up to which settings are spelled out; what comes then goes into the hash
+LONGEST_SPELLED = 80  # characters up to which settings are spelled out; what comes then goes into the hash
 LONGEST_GIVEN = 200  # bytes of a name of the user's; a file system takes 255
 PRESETS = ("experiment", "debug")  # groups that set other groups' settings and have none of their own
 ABSENT = object()  # unlike any value of a setting
@@ -53,7 +53,7 @@ def run_name(
     settings = _differing(cfg, defaults)
     words = [_choice(group, choice, shipped) for group, choice in _chosen(cfg, preset).items()]
     for word, key in sorted((_spelled(key, value), key) for key, value in settings.items()):
-        if word and len("-".join([*words, word])) <= LONGEST:
+        if word and len("-".join([*words, word])) <= LONGEST_SPELLED:
             words.append(word)
             del settings[key]
     hashed = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:8]

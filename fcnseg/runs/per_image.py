@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from fcnseg.machine.files import replacing
 
-IMAGES = "images.npz"  # in a run's folder
-LARGEST = 1 << 28  # bytes of its arrays
-SHAPES = {  # of every array: N images, C classes; -1 for any number
+PER_IMAGE = "images.npz"  # the name of the file in a run's folder
+MOST_BYTES = 1 << 28  # the most bytes that the arrays of a file may have, against one that fills the memory
+SHAPES = {  # the shape of every array, with N images, B bins and C classes; -1 stands for any number
     "names": ("N",),
     "cells": (-1, 4),
     "pixels": ("N", "B"),
@@ -22,7 +22,7 @@ SHAPES = {  # of every array: N images, C classes; -1 for any number
     "near": ("N", 2),
     "boundary": ("N", "C", 3),
 }
-Array = npt.NDArray[Any]
+Numbers = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,14 @@ class PerImage:
         boundary: (N, C, 3) the pixels of a class near its boundary: in both, in the truth, in the prediction.
     """
 
-    names: Array
-    cells: Array
-    pixels: Array
-    confidence: Array
-    right: Array
-    softmin: Array
-    near: Array
-    boundary: Array
+    names: Numbers
+    cells: Numbers
+    pixels: Numbers
+    confidence: Numbers
+    right: Numbers
+    softmin: Numbers
+    near: Numbers
+    boundary: Numbers
 
     def __post_init__(self) -> None:
         """Check that the arrays go together.
@@ -72,9 +72,9 @@ class PerImage:
             raise ValueError("cells holds an image or a class that is not there")
 
 
-def write(path: Path, found: PerImage) -> None:
-    """Replace the file `path`."""
-    arrays = {field.name: getattr(found, field.name) for field in fields(found)}
+def write(path: Path, content: PerImage) -> None:
+    """Replace the file `path` by `content`."""
+    arrays = {field.name: getattr(content, field.name) for field in fields(content)}
     with replacing(path) as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
 
@@ -91,8 +91,8 @@ def read(path: Path) -> PerImage | None:
         if not path.is_file():
             raise ValueError("it is no ordinary file")
         with zipfile.ZipFile(path) as archive:
-            if sum(each.file_size for each in archive.infolist()) > LARGEST:
-                raise ValueError(f"it holds more than {LARGEST} bytes")
+            if sum(entry.file_size for entry in archive.infolist()) > MOST_BYTES:
+                raise ValueError(f"it holds more than {MOST_BYTES} bytes")
         with np.load(path, allow_pickle=False) as stored:
             return PerImage(**{field.name: stored[field.name] for field in fields(PerImage)})
     except Exception as error:  # a damaged file raises anything that its first wrong byte leads to

@@ -30,9 +30,13 @@ def is_module_of(found: object, *packages: str) -> bool:
     return isinstance(found, type) and issubclass(found, nn.Module) and found.__module__.startswith(packages)
 
 
-NETWORKS = ("fcnseg.models", "torchvision", "segmentation_models_pytorch")  # packages, all of whose networks are known
+KNOWN_PACKAGES = (
+    "fcnseg.models",
+    "torchvision",
+    "segmentation_models_pytorch",
+)  # their networks are made without `trust`
 # Arguments that would download weights: the checkpoint has them.
-NO_WEIGHTS = {"weights": None, "weights_backbone": None, "encoder_weights": None, "pretrained": False}
+WITHOUT_WEIGHTS = {"weights": None, "weights_backbone": None, "encoder_weights": None, "pretrained": False}
 
 
 class Trained(NamedTuple):
@@ -54,7 +58,7 @@ def load(folder: str | Path, *, trust: bool = False) -> Trained:
 
     Args:
         folder: The folder of the run, such as runs/<name>.
-        trust: Whether the config may name any code; otherwise the network is one of `NETWORKS`, with plain values.
+        trust: Whether the config may name any code; otherwise the network is one of `KNOWN_PACKAGES`, with plain values.
 
     Raises:
         ValueError: There is no run in this folder, it has no checkpoint, this version cannot rebuild it, or `trust` is missing.
@@ -76,20 +80,22 @@ def network(cfg: DictConfig, num_classes: int, *, trust: bool = False) -> nn.Mod
     """The network of `cfg.model`, with random weights.
 
     Raises:
-        ValueError: It is not a network of `NETWORKS` with plain values, and `trust` is missing.
+        ValueError: It is not a network of `KNOWN_PACKAGES` with plain values, and `trust` is missing.
     """
     values = group(cfg, "model")
     name = str(values.pop("_target_", None))
     if not trust:
-        if not name.startswith(tuple(f"{package}." for package in NETWORKS)):
-            raise untrusted(name, f"a network of {', '.join(NETWORKS)}")
+        if not name.startswith(tuple(f"{package}." for package in KNOWN_PACKAGES)):
+            raise untrusted(name, f"a network of {', '.join(KNOWN_PACKAGES)}")
         for key, value in flatten(values).items():
             if "_target_" in key or ":" in str(value):  # a colon: timm reads hf-hub:name and local-dir:path from there
                 raise untrusted(f"{key}: {value}", "plain values as a network's arguments")
-    found = _find(name)
-    if not trust and not is_module_of(found, *NETWORKS):
-        raise untrusted(name, f"the class of a network of {', '.join(NETWORKS)}")
-    takes = {key: value for key, value in NO_WEIGHTS.items() if key in (values.keys() | signature(found).parameters)}
+    kind = _find(name)
+    if not trust and not is_module_of(kind, *KNOWN_PACKAGES):
+        raise untrusted(name, f"the class of a network of {', '.join(KNOWN_PACKAGES)}")
+    takes = {
+        key: value for key, value in WITHOUT_WEIGHTS.items() if key in (values.keys() | signature(kind).parameters)
+    }
     made = make({"_target_": name, **values, **takes}, (name,), trust, num_classes=num_classes)
     if not isinstance(made, nn.Module):
         raise ValueError(f"model._target_={name} is a {type(made).__name__}, wanted a torch.nn.Module")
@@ -119,14 +125,18 @@ def make(node: Any, known: tuple[str, ...], trust: bool, **more: Any) -> Any:
         made = partial(_find(name), **values, **more)
         return made if node.get("_partial_") else made()
     except TypeError as error:
-        raise ValueError(f"{name}: {error}") from error
+        raise ValueError(f"{name}: {error}; restore .hydra/config.yaml, or put the module on the path") from error
 
 
 def _find(name: str) -> Any:
+    """The class or function of this full name, which is imported."""
     try:
         return resolve_name(name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"cannot find {name!r}, which the config of the run names: {error}") from error
+        raise ValueError(
+            f"cannot find {name!r}, which the config of the run names: {error}; restore .hydra/config.yaml, or put the module"
+            " on the path"
+        ) from error
 
 
 def untrusted(found: str, wanted: str) -> ValueError:

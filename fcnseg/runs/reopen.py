@@ -25,7 +25,7 @@ from fcnseg.runs.read_files import classes_of
 from fcnseg.runs.rebuild import group, is_module_of, made_by, make, network
 from fcnseg.task import SegmentationTask
 
-KNOWN = {  # by the group of the config
+KNOWN = {  # the classes and functions that are called without `trust`, by the group of the config that names them
     "data": (
         "fcnseg.data.module.VOCDataModule",
         "fcnseg.data.download.voc2012",
@@ -34,7 +34,7 @@ KNOWN = {  # by the group of the config
         "fcnseg.data.shapes.shapes",
     ),
     "loss": tuple(
-        f"{losses.__name__}.{name}" for name, each in vars(losses).items() if is_module_of(each, losses.__name__)
+        f"{losses.__name__}.{name}" for name, loss in vars(losses).items() if is_module_of(loss, losses.__name__)
     ),
 }
 # Settings of a trainer that matter in a test.
@@ -76,6 +76,7 @@ def task(folder: str | Path, data: VOCDataModule, *, trust: bool = False) -> Seg
 
 
 def _cannot_train(*_: object) -> NoReturn:
+    """Stand in the place of the optimiser and of the schedule, which a test does not need."""
     raise ValueError("a rebuilt run cannot be trained: train its network in a task of your own")
 
 

@@ -25,16 +25,16 @@ def measure(trainer: Trainer, task: SegmentationTask, data: VOCDataModule) -> di
     """Test `task` with the weights that it has: its scores, the IoU of every class and the floor, all from the same masks."""
     trainer.test(task, data, verbose=False)
     matrices = task.metrics["test"].all_matrices().cpu()
-    found, iou = dict.fromkeys(SCORES, math.nan), [math.nan] * len(data.classes)
+    values, iou = dict.fromkeys(SCORES, math.nan), [math.nan] * len(data.classes)
     if task.was_finite("test"):
         exact = scores(matrices, data.classes.background)  # those that Lightning logs are rounded
-        found = {name: value.item() for name, value in exact.items()}
+        values = {name: value.item() for name, value in exact.items()}
         iou = iou_per_class(matrices[:, :-1].sum(0)).tolist()
     # At the images' own sizes there is no loss: it is taken at the size of the batch.
-    found["loss"] = math.nan if task.original_masks else trainer.callback_metrics["test/loss"].item()
+    values["loss"] = math.nan if task.original_masks else trainer.callback_metrics["test/loss"].item()
     floor = scores(everywhere(data.floor_class, matrices), data.classes.background)
     return {
-        "metrics": {f"test/{name}": _number(value) for name, value in found.items()},
+        "metrics": {f"test/{name}": _number(value) for name, value in values.items()},
         "iou": {name: _number(value) for name, value in zip(data.classes.names, iou, strict=True)},
         "calibration": _calibration(task) if task.was_finite("test") else None,
         "confusion": matrices.sum(0).tolist(),  # (C + 1, C): truth, void last, by prediction
@@ -62,12 +62,12 @@ def per_image(task: SegmentationTask, data: VOCDataModule) -> PerImage | None:
     """What the test that `measure` made found in every image; None if its logits were not finite."""
     if not task.was_finite("test"):
         return None
-    found, matrices = task.details, task.details.all_matrices().cpu()
+    details, matrices = task.details, task.details.all_matrices().cpu()
     place = matrices.nonzero()
     cells = torch.cat([place, matrices[tuple(place.T)][:, None]], 1)
-    pixels, confidence, right = torch.cat(found.calibration).cpu().unbind(-1)
-    near, boundary, softmin = (torch.cat(each).cpu() for each in (found.near, found.boundary, found.softmin))
-    counts = (each.int().numpy() for each in (cells, pixels, right, near, boundary))
+    pixels, confidence, right = torch.cat(details.calibration).cpu().unbind(-1)
+    near, boundary, softmin = (torch.cat(parts).cpu() for parts in (details.near, details.boundary, details.softmin))
+    counts = (values.int().numpy() for values in (cells, pixels, right, near, boundary))
     names = np.array(data.test_names(), dtype=np.str_)
     return PerImage(
         names,

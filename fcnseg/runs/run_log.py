@@ -23,7 +23,7 @@ from fcnseg.runs.folder import METRICS, Run
 from fcnseg.score_names import SCORES
 
 FINAL = dict.fromkeys((f"test/{name}" for name in (*SCORES, "loss")), 0.0)  # HPARAMS shows these beside hyperparameters
-CLASSES = "iou/"  # what the names of the IoU of the classes begin with, which only TensorBoard gets
+CLASS_IOU = "iou/"  # what the names of the IoU of the classes begin with, which only TensorBoard gets
 NOT_DRAWN = ("epoch", "step", "seconds")  # columns of metrics.csv that TensorBoard does not get
 
 
@@ -125,7 +125,7 @@ class RunLog(Logger):
     def _write(self, picture: Picture | None = None) -> None:
         if rank():
             return
-        columns = dict.fromkeys(name for row in self.rows for name in row if not name.startswith(CLASSES))
+        columns = dict.fromkeys(name for row in self.rows for name in row if not name.startswith(CLASS_IOU))
         table = csv_text([columns, *([row.get(name) for name in columns] for row in self.rows)])
         write_text(self.run.path / METRICS, table)
         for row in self.unwritten:

@@ -10,7 +10,7 @@ from fcnseg.data import check_settings, check_whole_number, spelled
 from fcnseg.runs.trainer_settings import check_trainer
 
 # The least value of every whole number that has one.
-LEAST = {"trainer.max_epochs": 1, "patience": 1, "checkpoint.every_n_steps": 1, "seed": 0, "schedule.T_max": 1}
+LEAST_VALUES = {"trainer.max_epochs": 1, "patience": 1, "checkpoint.every_n_steps": 1, "seed": 0, "schedule.T_max": 1}
 LARGEST_SEED = 2**32 - 1  # NumPy's
 
 
@@ -50,7 +50,7 @@ def check_ranges(cfg: DictConfig) -> None:
     data = cfg.data
     optional = {name: data.get(name) for name in ("limit", "pack_size")}
     check_settings(size=data.size, batch_size=data.batch_size, split=data.split, **optional)
-    for key, least in LEAST.items():
+    for key, least in LEAST_VALUES.items():
         value = OmegaConf.select(cfg, key)
         if value is not None:
             check_whole_number(key, value, least)

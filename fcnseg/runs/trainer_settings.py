@@ -85,14 +85,15 @@ def _check_parts(trainer: DictConfig, batch_size: int) -> None:
         raise ValueError(f"trainer.devices={devices}: wanted a whole number from 1 up, or a list of GPUs: [0,1]")
     check_whole_number("trainer.num_nodes", trainer.get("num_nodes", 1), 1)
     check_whole_number("trainer.accumulate_grad_batches", accumulate, 1)
-    each, nodes = devices_and_machines(trainer)
-    parts = each * nodes * accumulate
+    devices_each, machines = devices_and_machines(trainer)
+    parts = devices_each * machines * accumulate
     if batch_size % parts:
         below = batch_size // parts * parts
+        fitting = " or ".join(str(size) for size in (below, below + parts) if size)
         raise ValueError(
-            f"data.batch_size={batch_size} is the batch of all devices together, and {parts} parts (trainer.devices={each},"
-            f" trainer.num_nodes={nodes}, trainer.accumulate_grad_batches={accumulate}) do not divide it: wanted, for"
-            f" instance, data.batch_size={' or '.join(str(size) for size in (below, below + parts) if size)}"
+            f"data.batch_size={batch_size} is the batch of all devices together, and {parts} parts"
+            f" (trainer.devices={devices_each}, trainer.num_nodes={machines}, trainer.accumulate_grad_batches={accumulate}) do"
+            f" not divide it: wanted, for instance, data.batch_size={fitting}"
         )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fcnseg.machine.files import LARGEST, build_once, read_json, replacing, sync_folder
+from fcnseg.machine.files import LARGEST_TEXT, build_once, read_json, replacing, sync_folder
 
 
 def test_a_new_file_is_on_the_disk_before_its_name_and_the_name_before_the_end(tmp_path, monkeypatch):
@@ -84,7 +84,7 @@ def test_what_a_killed_build_left_is_not_in_the_folder(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"), [(b"{", "Expecting"), (b" " * (LARGEST + 1), "larger"), (b"[]", "a list")]
+    ("content", "told"), [(b"{", "Expecting"), (b" " * (LARGEST_TEXT + 1), "larger"), (b"[]", "a list")]
 )
 def test_a_damaged_file_is_told_once(tmp_path, content, told):
     (path := tmp_path / "status.json").write_bytes(content)

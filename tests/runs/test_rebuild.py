@@ -154,6 +154,11 @@ def test_every_shipped_data_set_needs_no_trust(compose, root, tmp_path, path):
     assert reopen.data(cfg, root=str(root)).count("train") == 8
 
 
+def test_the_data_sets_that_need_no_trust_are_the_shipped_ones(compose):
+    sources = {compose(f"data={path.stem}").data.source._target_ for path in CONF.glob("data/*.yaml")}
+    assert {*reopen.KNOWN["data"]} == {compose().data._target_, *sources}
+
+
 def test_what_is_trusted_must_still_be_a_network():
     cfg = OmegaConf.create({"model": {"_target_": "unittest.mock.Mock"}, "choices": {}})
     with pytest.raises(ValueError, match=r"model\._target_=unittest\.mock\.Mock is a Mock, wanted a torch\.nn\.Module"):
