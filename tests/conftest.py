@@ -40,9 +40,8 @@ SMALL = {
 }
 
 
-parse_once = cache(
-    omegaconf.grammar_parser.parse
-)  # interpolations are the same in all commands: a fifth of the time of one
+# Interpolations are the same in all commands: to parse them is a fifth of a command's time.
+parse_once = cache(omegaconf.grammar_parser.parse)
 
 
 class Outcome(NamedTuple):
