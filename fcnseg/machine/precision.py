@@ -14,7 +14,7 @@ from fcnseg.machine.files import read_json, user_cache, write_json
 
 # How much faster bfloat16 must be to be taken: it is either much faster or slower, so that noise cannot decide.
 LEAST_GAIN = 1.3
-MOST_TURNS = 9
+MOST_TURNS = 9  # the turns of a measurement that are counted; one before them only prepares
 
 
 def bf16_wins(device: str) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 from fcnseg.errors import StopError
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
-ON_SLURM = (signal.SIGUSR1, signal.SIGUSR2)  # sent before a job is preempted or out of time
+ON_SLURM = (signal.SIGUSR1, signal.SIGUSR2)  # SLURM sends one of them before a job is preempted or out of time
 
 
 def was_requeued() -> bool:

@@ -13,7 +13,7 @@ from fcnseg.machine.files import draft_of, replacing, write_text
 from fcnseg.models.weights import refusal, shapes
 from fcnseg.runs.folder import BEST, LAST, PREVIOUS
 
-SUMS = "SHA256SUMS"  # as `sha256sum -c` reads it
+SUMS = "SHA256SUMS"  # the name of the file of hashes, which `sha256sum -c` reads
 Checkpoint = dict[str, Any]
 
 

@@ -9,9 +9,9 @@ from fcnseg.runs.settings import flatten
 
 NOT_IDENTITY = (
     *("name", "runs", "resume", "logger", "data.cache", "data.download"),
-    *("trainer.devices", "trainer.num_nodes", "trainer.accumulate_grad_batches"),  # how a batch is computed
+    *("trainer.devices", "trainer.num_nodes", "trainer.accumulate_grad_batches"),  # these say how a batch is computed
 )
-MAY_GROW = ("trainer.max_epochs", "patience")  # with which a finished run is extended
+MAY_GROW = ("trainer.max_epochs", "patience")  # a finished run is extended by a larger value of these
 Defaults = Callable[[], Mapping[str, Any]]
 WATCHERS = {  # callbacks of Lightning's that only watch; of the user's own, those with `only_watches: true`
     f"lightning.pytorch.callbacks.{name}"

@@ -30,11 +30,8 @@ def is_module_of(found: object, *packages: str) -> bool:
     return isinstance(found, type) and issubclass(found, nn.Module) and found.__module__.startswith(packages)
 
 
-KNOWN_PACKAGES = (
-    "fcnseg.models",
-    "torchvision",
-    "segmentation_models_pytorch",
-)  # their networks are made without `trust`
+# The packages whose networks are made without `trust`.
+KNOWN_PACKAGES = ("fcnseg.models", "torchvision", "segmentation_models_pytorch")
 # Arguments that would download weights: the checkpoint has them.
 WITHOUT_WEIGHTS = {"weights": None, "weights_backbone": None, "encoder_weights": None, "pretrained": False}
 
