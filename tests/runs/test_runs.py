@@ -248,7 +248,9 @@ def test_damaged_json_is_told(tmp_path, content):
 
 def test_a_damaged_result_says_how_it_is_had_again(tmp_path):
     (tmp_path / "result.json").write_text("{")
-    with pytest.raises(ValueError, match=r"result\.json is damaged .*: remove it, and the command that trained the run"):
+    with pytest.raises(
+        ValueError, match=r"result\.json is damaged .*: remove it, and the command that trained the run"
+    ):
         _ = runs.Run(tmp_path).result
 
 
