@@ -38,7 +38,7 @@ from fcnseg.report.document import Chart, Gallery, Table, Text, address
 from fcnseg.report.galleries import Galleries
 from fcnseg.report.study import Measured, Study
 from fcnseg.runs import costs
-from fcnseg.runs.per_image import IMAGES, PerImage, write
+from fcnseg.runs.per_image import PER_IMAGE, PerImage, write
 
 SIDE, BINS = 12, 15
 NEW = ("predicted_per_s", "peak_memory", "giga_macs")  # what results of earlier versions lack
@@ -475,7 +475,7 @@ def test_names_of_images_are_text(run, tmp_path, first):
     assert len(names) == 4
     folder = shutil.copytree(run, tmp_path / "run")
     found = read(folder).images
-    write(folder / IMAGES, replace(found, names=np.array(names)))
+    write(folder / PER_IMAGE, replace(found, names=np.array(names)))
     entries = [read(folder)]
     assert all(map(str.isprintable, entries[0].images.names))
     render.write_html(tmp_path, "title", "lead", sections.sections(entries, images=[], root=None))
