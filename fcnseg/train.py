@@ -29,6 +29,7 @@ def train(cfg: DictConfig) -> float | None:
         from fcnseg.report.card import describe
 
         run, console = Run.of(cfg, default_values), messages.console()
+        run.warn_of_twins(cfg)
         had_finished = run.is_finished(cfg)
         if not had_finished:
             fit(cfg, run, console, partial(describe, settings=HydraConfig.get().overrides.task))

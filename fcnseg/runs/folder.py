@@ -7,7 +7,7 @@ import shutil
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -179,10 +179,24 @@ class Run:
         self.check_same(cfg)
         if cfg.resume == "never" or self.result is None:
             return False
-        wanted, config = {key: OmegaConf.select(cfg, key) for key in identity.MAY_GROW}, self.config
-        lengths = [(now, OmegaConf.select(config, key, default=now)) for key, now in wanted.items()]
         # A patience of null is an endless one.
-        return all((inf if had is None else had) >= (inf if now is None else now) for now, had in lengths)
+        return all((inf if had is None else had) >= (inf if now is None else now) for now, had in self._lengths(cfg))
+
+    def _lengths(self, cfg: DictConfig) -> list[tuple[int | None, int | None]]:
+        """The epochs and the patience of `cfg` and of the run, whose version may not have had them."""
+        wanted, config = {key: OmegaConf.select(cfg, key) for key in identity.MAY_GROW}, self.config
+        return [(now, OmegaConf.select(config, key, default=now)) for key, now in wanted.items()]
+
+    def warn_of_twins(self, cfg: DictConfig) -> None:
+        """Before this run begins, name the unfinished runs of its very settings: an earlier version may have named them so."""
+        for path in () if self.path.exists() else self.path.parent.glob(f"*/{CONFIG}"):
+            twin = Run(path.parents[1])
+            with suppress(Exception):  # of a damaged run, which may raise anything
+                is_open = twin.result is None and (twin.status or {}).get("status") != "running"
+                is_as_long = is_open and all(now == had for now, had in twin._lengths(cfg))
+                if is_as_long and not identity.differences(twin.config, cfg, self.defaults):
+                    words = f"name={twin.path.name} resumes it, {self.path.name} begins anew"
+                    warn(f"{twin.path} is an unfinished run of these settings: {words}")
 
     def check_same(self, cfg: DictConfig) -> None:
         """Refuse to resume a run under other settings than its own; more epochs or patience are allowed.

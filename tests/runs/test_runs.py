@@ -437,6 +437,17 @@ def test_a_resumed_run_of_an_earlier_version_goes_on_in_its_folder(again, as_if)
     assert "schedule" in runs.Run(older).config
 
 
+def test_an_unfinished_run_of_the_same_settings_and_another_name_is_named(again, as_if):
+    """As a version with other defaults, or another way to name runs, would have left it."""
+    older = as_if("checkpoint.every_n_minutes", unfinished=True)
+    older = older.rename(older.with_name("named-otherwise"))
+    outcome = again(f"runs={older.parent}")
+    assert f"{older} is an unfinished run of these settings: name=named-otherwise resumes it" in outcome.err
+    assert "unfinished" not in again(f"runs={older.parent}", "name=another", "patience=20").err
+    write_json(older / "status.json", {**read_json(older / "status.json"), "status": "running", "pid": os.getpid()})
+    assert "unfinished" not in again(f"runs={older.parent}", "name=third").err
+
+
 def test_a_killed_run_is_told_from_a_running_one(run, tmp_path):
     moved = runs.Run(shutil.copytree(run, tmp_path / "moved"))
     ended = subprocess.Popen(["true"])
