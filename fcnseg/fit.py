@@ -27,10 +27,11 @@ from fcnseg.machine.limits import limits_explained
 from fcnseg.machine.precision import bf16_gain
 from fcnseg.machine.processes import start_processes
 from fcnseg.machine.signals import StopRequest, stop_requests
+from fcnseg.names import BEST, RESULT
 from fcnseg.runs import costs, provenance, result
 from fcnseg.runs.checkpoint import Checkpoint, damage, load_weights, newest_good, read, sha256
 from fcnseg.runs.checkpoint_io import SafeCheckpointIO
-from fcnseg.runs.folder import BEST, RESULT, Run
+from fcnseg.runs.folder import Run
 from fcnseg.runs.run_log import RunLog
 from fcnseg.runs.settings import hyperparameters
 from fcnseg.task import SegmentationTask

@@ -9,7 +9,7 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from fcnseg.data.dataset import Classes
-from fcnseg.score_names import PAPER_BATCH
+from fcnseg.names import PAPER_BATCH
 
 
 def confusion(prediction: Tensor, mask: Tensor, num_classes: int) -> Tensor:

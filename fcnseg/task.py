@@ -19,7 +19,7 @@ from fcnseg.metrics import RunningMean, SegmentationMetrics
 class SegmentationTask(LightningModule):
     """A network, its loss, its optimiser and its schedule: the steps that turn batches into gradients and scores.
 
-    It logs once an epoch: `train/loss`; `val/loss`, `val/miou`, `val/pixel_acc`, ... (see `fcnseg.score_names`); the same under
+    It logs once an epoch: `train/loss`; `val/loss`, `val/miou`, `val/pixel_acc`, ... (see `fcnseg.names`); the same under
     `test/`. If the loss or a logit of the validation or the test was NaN or infinite, all its values are NaN.
 
     Args:

@@ -7,7 +7,8 @@ from functools import partial
 
 import yaml
 
-CONFIG, STATUS, METRICS, RESULT = ".hydra/config.yaml", "status.json", "metrics.csv", "result.json"
+from fcnseg.names import CONFIG, METRICS, RESULT, STATUS
+
 IMAGES = "images.npz"
 WRONG = {"null": None, "text": "x", "number": 1.5, "list": [1, 2], "table": {"a": 1}, "negative": -5, "huge": 10**400}
 DEEP = "[" * 100_000

@@ -11,7 +11,7 @@ import fcnseg
 
 PACKAGE = Path(fcnseg.__file__).parent
 FACTS = {
-    "fcnseg.score_names",
+    "fcnseg.names",
     "fcnseg.data",
     "fcnseg.data.voc",
     "fcnseg.data.dataset",
@@ -29,7 +29,7 @@ ROOMS = (  # from the ground up: a room imports itself and the rooms before it, 
     *(
         "errors",
         "paper",
-        "score_names",
+        "names",
         "machine",
         "optimizers",
         "data",

@@ -18,7 +18,7 @@ from fcnseg.metrics import (
     iou_per_class,
     scores,
 )
-from fcnseg.score_names import PAPER_SCORES
+from fcnseg.names import PAPER_SCORES
 
 CLASSES = 21
 V = 255

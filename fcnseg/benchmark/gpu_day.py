@@ -32,6 +32,7 @@ from fcnseg.data import voc
 from fcnseg.data.shapes import shapes
 from fcnseg.machine.cores import cores
 from fcnseg.machine.files import read_json
+from fcnseg.names import CHECKPOINTS, LAST, RESULT
 from fcnseg.paper import EXPERIMENTS
 
 T = TypeVar("T")
@@ -134,8 +135,8 @@ def exactness(day: Day, network: str) -> Figures:
 
 def _end(run: Path) -> list[Any]:
     """All that a run ends with: weights, the optimiser's state, scores, the confusion matrix."""
-    last = torch.load(run / "checkpoints" / "last.ckpt", map_location="cpu", weights_only=True)
-    result: Any = read_json(run / "result.json")
+    last = torch.load(run / CHECKPOINTS / LAST, map_location="cpu", weights_only=True)
+    result: Any = read_json(run / RESULT)
     return tree_leaves([last["state_dict"], last["optimizer_states"], result["metrics"], result["confusion"]])
 
 
@@ -212,7 +213,7 @@ def paper(day: Day, experiment: str) -> Figures:
     """An experiment of the paper by the real command, with all its epochs and its patience, beside the others."""
     start = time.monotonic()
     run = day.command(experiment, *day.settings(f"experiment={experiment}", *PAPER[experiment]))
-    done: Any = read_json(run / "result.json")
+    done: Any = read_json(run / RESULT)
     figures = {key: done[key] for key in ("epochs", "best_epoch", "precision", "images_per_s")}
     scores = {key: done["metrics"][f"test/{key}"] for key in ("miou", "pixel_acc", "paper_iou", "paper_acc")}
     return {"command_s": time.monotonic() - start, **figures, **scores, "floor_miou": done["floor"]["miou"]}

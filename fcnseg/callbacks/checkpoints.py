@@ -22,9 +22,9 @@ from fcnseg.callbacks.finite_loss import FiniteLoss
 from fcnseg.errors import StopError, warn
 from fcnseg.machine.distributed import gathered, highest, rank
 from fcnseg.machine.signals import StopRequest
+from fcnseg.names import BEST, LAST, MONITOR
 from fcnseg.runs.checkpoint import save
-from fcnseg.runs.folder import BEST, LAST, Run
-from fcnseg.score_names import MONITOR
+from fcnseg.runs.folder import Run
 
 
 class Checkpoints(AfterEpoch, Checkpoint):

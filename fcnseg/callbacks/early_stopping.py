@@ -6,7 +6,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 
 from fcnseg.errors import warn
-from fcnseg.score_names import MONITOR
+from fcnseg.names import MONITOR
 
 
 class RunEarlyStopping(EarlyStopping):

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from fcnseg.callbacks.after_epoch import AfterEpoch
 from fcnseg.callbacks.epoch_log import EpochLog
-from fcnseg.score_names import MONITOR
+from fcnseg.names import MONITOR
 
 
 class RunProgress(AfterEpoch):

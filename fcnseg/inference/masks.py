@@ -16,8 +16,9 @@ from fcnseg.inference.prediction import NOTE, Prediction
 from fcnseg.inference.segmenter import Segmenter, map_ahead
 from fcnseg.machine.cores import cores
 from fcnseg.machine.files import csv_text, replacing, write_text
+from fcnseg.names import BEST
 from fcnseg.runs.checkpoint import sha256
-from fcnseg.runs.folder import BEST, Run
+from fcnseg.runs.folder import Run
 
 
 class Masks(NamedTuple):

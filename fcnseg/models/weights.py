@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torchvision import models
 
 from fcnseg.errors import first_of, warn
+from fcnseg.names import BEST, CHECKPOINTS
 
 WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # an environment variable that torch.load reads
 METADATA = "metadata"  # a name in a file of `fcnseg.export`, beside those of its weights
 NET = "net."  # the prefix of the network's weights in the state dict of a task, whose attribute `net` it is
-BEST = "checkpoints/best.ckpt"  # in the folder of a run: fcnseg.runs, which says so, may not be imported from here
 SHOWN = 8  # names of weights in one message
 
 
@@ -77,7 +77,7 @@ def read(path: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: There is no such file, or it holds something else.
     """
-    run, path = path.is_dir(), path / BEST if path.is_dir() else path
+    run, path = path.is_dir(), path / CHECKPOINTS / BEST if path.is_dir() else path
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         if run:

@@ -12,13 +12,13 @@ from fcnseg import inference
 from fcnseg.cli.arguments import quoted
 from fcnseg.data.module import VOCDataModule
 from fcnseg.errors import warn
+from fcnseg.names import SCORES
 from fcnseg.pictures import panel
 from fcnseg.report.document import Block, Chart, Code, Section, Table, Text
 from fcnseg.report.render import write_markdown
 from fcnseg.report.samples import pick, pixels, predict
 from fcnseg.runs.folder import Run
 from fcnseg.runs.summary import as_text, beats_floor
-from fcnseg.score_names import SCORES
 
 CARD = "README.md"
 LICENCES = {  # the terms of the images by the choice of `data`

@@ -13,12 +13,12 @@ import numpy as np
 
 from fcnseg import paper
 from fcnseg.data.dataset import Classes
-from fcnseg.runs.folder import CONFIG, METRICS, RESULT, STATUS, Run
+from fcnseg.names import CONFIG, METRICS, RESULT, SCORES, STATUS
+from fcnseg.runs.folder import Run
 from fcnseg.runs.identity import without_watchers
 from fcnseg.runs.per_image import PER_IMAGE, PerImage
 from fcnseg.runs.read_files import classes_of
 from fcnseg.runs.settings import flatten
-from fcnseg.score_names import SCORES
 
 T = TypeVar("T")
 Config = dict[str, Any]  # full names of settings, such as trainer.max_epochs, to their values

@@ -7,12 +7,12 @@ from statistics import fmean
 
 import numpy as np
 
+from fcnseg.names import MONITOR
 from fcnseg.report import charts, tables
 from fcnseg.report.arrays import Numbers, nanmean
 from fcnseg.report.collect import Entry
 from fcnseg.report.compare import Experiment, by_train_images, titled
 from fcnseg.report.document import Block, Chart, Table, Text
-from fcnseg.score_names import MONITOR
 
 MOST_CURVES = 8  # experiments in one chart
 MOST_EPOCHS = 10  # columns of its table

@@ -9,11 +9,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from fcnseg.names import BEST
 from fcnseg.report.collect import Entry, line
 from fcnseg.report.compare import Experiment
 from fcnseg.report.document import Block, Gallery, Text
 from fcnseg.report.study import Measured
-from fcnseg.runs.folder import BEST, Run
+from fcnseg.runs.folder import Run
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 
 from fcnseg import paper
+from fcnseg.names import PAPER_BATCH
 from fcnseg.report import (
     boundaries,
     calibration,
@@ -25,7 +26,6 @@ from fcnseg.report.document import Block, Chart, Section, Table, Text
 from fcnseg.report.galleries import Galleries, in_rows, side_by_side
 from fcnseg.report.study import Study, studies
 from fcnseg.runs.summary import as_text
-from fcnseg.score_names import PAPER_BATCH
 
 MOST_DETAILED = 12  # experiments with charts of their own: those of two hundred take minutes, and nobody reads them
 MOST_STUDIES = 3  # test sets that are shown image by image: each has some thirty pictures

@@ -6,12 +6,12 @@ from typing import Any
 
 from fcnseg import paper
 from fcnseg.machine.files import csv_text
+from fcnseg.names import SCORES
 from fcnseg.report.collect import STAGES, Entry, line
 from fcnseg.report.compare import Experiment, Stat, differences
 from fcnseg.report.document import Table
 from fcnseg.runs.settings import flatten
 from fcnseg.runs.summary import as_text, beats_floor
-from fcnseg.score_names import SCORES
 
 # The scores that the paper does not print.
 VOC_SCORES = [name for name in SCORES if name not in paper.FLOOR]

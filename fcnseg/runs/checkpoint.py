@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fcnseg.errors import warn
 from fcnseg.machine.files import draft_of, replacing, write_text
 from fcnseg.models.weights import refusal, shapes
-from fcnseg.runs.folder import BEST, LAST, PREVIOUS
+from fcnseg.names import BEST, LAST, PREVIOUS
 
 SUMS = "SHA256SUMS"  # the name of the file of hashes, which `sha256sum -c` reads
 Checkpoint = dict[str, Any]

@@ -6,8 +6,8 @@ from typing import Any
 from lightning import LightningModule
 from lightning.fabric.plugins.io import TorchCheckpointIO
 
+from fcnseg.names import LAST, PREVIOUS
 from fcnseg.runs.checkpoint import Checkpoint, check_weights, read, save
-from fcnseg.runs.folder import LAST, PREVIOUS
 
 
 class SafeCheckpointIO(TorchCheckpointIO):

@@ -18,16 +18,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from fcnseg.errors import RunFailedError, StopError, warn
 from fcnseg.machine.files import read_json, write_json, write_text
+from fcnseg.names import CHECKPOINTS, CONFIG, METRICS, RESULT, STATUS
 from fcnseg.runs import identity, per_image, read_files
 from fcnseg.runs.per_image import PER_IMAGE, PerImage
-
-CONFIG, STATUS, METRICS, RESULT = (
-    ".hydra/config.yaml",
-    "status.json",
-    "metrics.csv",
-    "result.json",
-)  # files of a run's folder
-BEST, LAST, PREVIOUS = "best.ckpt", "last.ckpt", "previous.ckpt"  # files of its folder checkpoints
 
 
 @dataclass(frozen=True)
@@ -96,7 +89,7 @@ class Run:
     @property
     def checkpoints(self) -> Path:
         """The folder of last.ckpt, previous.ckpt and best.ckpt."""
-        return self.path / "checkpoints"
+        return self.path / CHECKPOINTS
 
     @contextmanager
     def recorded(self, cfg: DictConfig, data_fingerprint: str) -> Iterator[None]:

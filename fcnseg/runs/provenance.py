@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fcnseg.names import BEST
 from fcnseg.runs.checkpoint import sha256
-from fcnseg.runs.folder import BEST, Run
+from fcnseg.runs.folder import Run
 
 if TYPE_CHECKING:
     from lightning import Trainer  # whose import takes seconds, and reading a run does not need it

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from fcnseg.data.dataset import Classes
 from fcnseg.models.weights import of_network
+from fcnseg.names import BEST
 from fcnseg.runs.checkpoint import check_weights, read
-from fcnseg.runs.folder import BEST, Run
+from fcnseg.runs.folder import Run
 from fcnseg.runs.provenance import code
 from fcnseg.runs.read_files import classes_of
 from fcnseg.runs.settings import flatten

@@ -19,8 +19,9 @@ from fcnseg.data.module import VOCDataModule
 from fcnseg.errors import warn
 from fcnseg.machine.files import nothing_built
 from fcnseg.models.layers import memory_format
+from fcnseg.names import BEST
 from fcnseg.runs.checkpoint import check_weights, read
-from fcnseg.runs.folder import BEST, Run
+from fcnseg.runs.folder import Run
 from fcnseg.runs.read_files import classes_of
 from fcnseg.runs.rebuild import group, is_module_of, made_by, make, network
 from fcnseg.task import SegmentationTask

@@ -11,8 +11,8 @@ from fcnseg.data import spelled
 from fcnseg.data.module import VOCDataModule
 from fcnseg.image_metrics import UNIT
 from fcnseg.metrics import everywhere, iou_per_class, scores
+from fcnseg.names import SCORES
 from fcnseg.runs.per_image import PerImage
-from fcnseg.score_names import SCORES
 from fcnseg.task import SegmentationTask
 
 

@@ -18,9 +18,9 @@ from torch.utils.tensorboard.summary import hparams
 from fcnseg.errors import warn
 from fcnseg.machine.distributed import rank
 from fcnseg.machine.files import csv_text, write_text
+from fcnseg.names import METRICS, SCORES
 from fcnseg.pictures import Picture
-from fcnseg.runs.folder import METRICS, Run
-from fcnseg.score_names import SCORES
+from fcnseg.runs.folder import Run
 
 FINAL = dict.fromkeys((f"test/{name}" for name in (*SCORES, "loss")), 0.0)  # HPARAMS shows these beside hyperparameters
 CLASS_IOU = "iou/"  # what the names of the IoU of the classes begin with, which only TensorBoard gets

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from fcnseg.data import SPLITS
+from fcnseg.names import PAPER_SCORES, SCORES
 from fcnseg.runs.folder import Run
-from fcnseg.score_names import PAPER_SCORES, SCORES
 
 
 def beats_floor(result: Mapping[str, Any]) -> bool:

@@ -20,8 +20,9 @@ from fcnseg.export.__main__ import export
 from fcnseg.export.graph import Graph
 from fcnseg.models import Torchvision, Transfer
 from fcnseg.models.weights import of_network
+from fcnseg.names import CONFIG
 from fcnseg.runs import rebuild, reopen
-from fcnseg.runs.folder import CONFIG, Run
+from fcnseg.runs.folder import Run
 
 BACKBONES = ("shufflenet_v2_x0_5", "mobilenet_v2", "convnext_tiny", "efficientnet_b0", "densenet121", "regnet_y_400mf")
 ALL = NETS | {name: lambda name=name: Transfer(5, backbone=name, weights=None) for name in BACKBONES}

@@ -15,9 +15,10 @@ from fcnseg.cli.configs import CONF
 from fcnseg.data.voc import VOC
 from fcnseg.evaluate import evaluate
 from fcnseg.machine.files import read_json, write_json
+from fcnseg.names import CONFIG
 from fcnseg.report.__main__ import report
 from fcnseg.runs import rebuild, reopen
-from fcnseg.runs.folder import CONFIG, Run
+from fcnseg.runs.folder import Run
 from fcnseg.train import train
 
 ran = []

@@ -1,4 +1,4 @@
-"""The scores by their names in results and logs; `metrics` computes them. It imports nothing."""
+"""Names that logs, results and run folders have, of scores and of files. It imports nothing."""
 
 SCORES = {  # every score by its name, with its title for people
     "miou": "mIoU",
@@ -10,3 +10,7 @@ SCORES = {  # every score by its name, with its title for people
 PAPER_SCORES = ("paper_iou", "paper_acc")  # NaN without a background
 MONITOR = "val/miou"  # the value that the best epoch is chosen by
 PAPER_BATCH = 16  # images in the batches that the paper averages over; a run's own batch size changes nothing
+
+# The files of a run's folder, and those of its folder of checkpoints.
+CONFIG, STATUS, METRICS, RESULT = ".hydra/config.yaml", "status.json", "metrics.csv", "result.json"
+CHECKPOINTS, BEST, LAST, PREVIOUS = "checkpoints", "best.ckpt", "last.ckpt", "previous.ckpt"
