@@ -52,7 +52,7 @@ NETS = {
     "augmented": ["model=fcn", "model.widths=[4,8]", "aug=strong", "+aug@aug.mix=classmix", "data.pack_size=48"],
     "wilson": ["model=wilson", "model.widths=[4,8]", *STRICT],
     "unet": ["model=unet", "model.widths=[4,8]", *STRICT],
-    "transfer": ["model=transfer", "model.backbone=resnet18", "model.weights=null", *STRICT],
+    "transfer": ["model=transfer", "model.backbone=mobilenet_v3_small", "model.weights=null", *STRICT],
 }
 
 
