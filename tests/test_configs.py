@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
+from fcnseg import build
 from fcnseg.cli.configs import CONF
 from fcnseg.cli.values import MAY_BE_NULL
 from fcnseg.paper import EXPERIMENTS, FLOOR
@@ -47,7 +48,7 @@ MEANING = {  # of the table's words, by the paper's Tables 1 to 4 and Sections 3
         "freeze": False,
     },
     "unet": {"_target_": "fcnseg.models.UNet", "widths": [64, 128, 256, 512, 1024]},
-    "none": {"_target_": "fcnseg.data.augment.none"},
+    "none": {"_target_": "fcnseg.data.augment.Chain"},
     "flip": {"_target_": "fcnseg.data.augment.Flip", "horizontal": 0.5, "vertical": 0.5},
     "ce": {"_target_": "fcnseg.losses.CrossEntropy", "weighted": False},
     "weighted": {"_target_": "fcnseg.losses.CrossEntropy", "weighted": True},
@@ -210,8 +211,15 @@ def test_the_readme_s_floor_is_the_paper_s():
 
 @pytest.mark.parametrize("name", PAPER)
 def test_overfit_does_not_augment(compose, name):
-    assert compose(f"experiment={name}", "debug=overfit").aug._target_ == "fcnseg.data.augment.none"
+    assert compose(f"experiment={name}", "debug=overfit").aug._target_ == "fcnseg.data.augment.Chain"
     assert compose("aug=flip", "debug=overfit").aug._target_ == "fcnseg.data.augment.Flip"  # what is asked for, wins
+
+
+@pytest.mark.parametrize("order", [("flip", "crop"), ("crop", "flip")])
+def test_steps_that_are_added_to_no_augmentation_stand_in_the_order_given(compose, order):
+    cfg = compose("aug=none", *(f"+aug@aug.{name}={name}" for name in order))
+    assert list(build.data(cfg).augment.steps) == list(order)
+    assert not build.data(compose("aug=none")).augment.steps
 
 
 @pytest.mark.parametrize(

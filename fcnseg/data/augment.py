@@ -86,11 +86,6 @@ def partners(augment: Augmentation) -> int:
     return int(getattr(augment, "partners", 0))
 
 
-def none(image: Tensor, mask: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
-    """The images and masks as they are."""
-    return image, mask
-
-
 def choose(chosen: Tensor, one: Tensor, other: Tensor) -> Tensor:
     """`one` for the samples, or the pixels, that are chosen, `other` for the rest.
 
@@ -129,7 +124,7 @@ class Flip:
 
 
 class Chain:
-    """Several augmentations, one after the other.
+    """Several augmentations, one after the other; without any, images and masks stay as they are.
 
     Args:
         steps: The augmentations in their order, by names of the user's choice: `~aug.flip` removes the one called flip.

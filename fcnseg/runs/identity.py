@@ -26,9 +26,11 @@ WATCHERS = {  # callbacks of Lightning's that only watch; of the user's own, tho
 
 
 def without_watchers(cfg: DictConfig) -> dict[str, Any]:
-    """A config, interpolations resolved, without its loggers and the callbacks that only watch."""
+    """A config, interpolations resolved, without its loggers and the callbacks that only watch, as this version stores it."""
     config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
     config.pop("logger", None)
+    if config.get("aug") == {"_target_": "fcnseg.data.augment.none", "_partial_": True}:  # aug=none of earlier versions
+        config["aug"] = {"_target_": "fcnseg.data.augment.Chain"}
     callbacks = {
         name: entry
         for name, entry in (config.pop("callbacks", None) or {}).items()

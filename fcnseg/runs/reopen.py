@@ -14,7 +14,7 @@ from lightning import Trainer
 from omegaconf import DictConfig, OmegaConf
 
 from fcnseg import build, losses
-from fcnseg.data import augment
+from fcnseg.data.augment import Chain
 from fcnseg.data.module import VOCDataModule
 from fcnseg.errors import warn
 from fcnseg.machine.files import nothing_built
@@ -102,7 +102,7 @@ def data(cfg: DictConfig, *, root: str | None = None, only: str | None = None, t
         node["download"] = False
     if isinstance(source := node.get("source"), dict):
         source.update({key: [] for key in source if str(key).endswith("urls")})
-    made = cast(VOCDataModule, make(node, KNOWN["data"], trust, augment=augment.none, seed=0, only=only))
+    made = cast(VOCDataModule, make(node, KNOWN["data"], trust, augment=Chain(), seed=0, only=only))
     with nullcontext() if root else nothing_built():
         made.prepare_data()
     return made

@@ -112,7 +112,6 @@ WRONG = [  # arguments, and words of the message
     (["aug=strong", "aug.colr.hue=0"], ["'aug.colr.hue'", "aug.colour.hue"]),
     (["loss=ce_dice", "loss.term.dice.weight=2"], ["'loss.term.dice.weight'", "loss.terms.dice.weight"]),
     (["aug=strong", "+aug@aug.cutout=cutout", "aug.cutout.p=x"], ["aug.cutout.p=x: wanted a number, such as 0.5"]),
-    (["aug=none", "+aug@aug.cutout=cutout"], ["aug.cutout: fcnseg.data.augment.none has no such argument"]),
     (["aug=flip", "+aug@aug.cutout=cutout"], ["aug: ", "'cutout'"]),
     (["data=shapes", "+data.source.images=3"], ["data.source.images", "has no such argument; it has root, train, val"]),
     (["data.pack_size=48", "data.size=64"], ["data.pack_size=48 is smaller than data.size=64: raise it, or null"]),

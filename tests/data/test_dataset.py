@@ -7,7 +7,7 @@ import torch
 from drawn import Drawn
 from PIL import Image
 
-from fcnseg.data.augment import none
+from fcnseg.data.augment import Chain
 from fcnseg.data.dataset import VOID, Classes
 from fcnseg.data.module import VOCDataModule
 from fcnseg.losses import class_weights
@@ -58,7 +58,7 @@ def make(tmp_path):
     def make(size=32, **options):
         source = partial(Numbered, **options)
         data = VOCDataModule(
-            str(tmp_path), source=source, split="official", size=size, batch_size=4, augment=none, seed=0
+            str(tmp_path), source=source, split="official", size=size, batch_size=4, augment=Chain(), seed=0
         )
         data.prepare_data()
         return data

@@ -7,7 +7,7 @@ import torch
 
 from fcnseg.data import loader, sides, voc
 from fcnseg.data import module as data_module
-from fcnseg.data.augment import Chain, Flip, draws, none
+from fcnseg.data.augment import Chain, Flip, draws
 from fcnseg.data.batch import denormalize, normalize
 from fcnseg.data.dataset import VOID
 from fcnseg.data.loader import Loader
@@ -27,7 +27,7 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def make(folder):
     def made(source=lambda root: folder, **changes):
-        settings = {"split": "official", "size": SIZE, "batch_size": 10, "augment": none, "seed": 0} | changes
+        settings = {"split": "official", "size": SIZE, "batch_size": 10, "augment": Chain(), "seed": 0} | changes
         module = VOCDataModule("anywhere", source=source, **settings)
         module.prepare_data()
         module.setup()
@@ -314,7 +314,14 @@ def test_an_image_that_is_listed_twice_is_refused(make, listing, numbers, told):
 def test_folders_of_the_user_s_home(make, folder, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     module = VOCDataModule(
-        "~/voc", source=lambda root: folder, split="official", size=32, batch_size=2, augment=none, seed=0, cache="~/p"
+        "~/voc",
+        source=lambda root: folder,
+        split="official",
+        size=32,
+        batch_size=2,
+        augment=Chain(),
+        seed=0,
+        cache="~/p",
     )
     assert module.root == tmp_path / "voc"
     module.prepare_data()

@@ -448,6 +448,16 @@ def test_an_unfinished_run_of_the_same_settings_and_another_name_is_named(again,
     assert "unfinished" not in again(f"runs={older.parent}", "name=third").err
 
 
+def test_a_resumed_run_that_stored_aug_none_as_a_function_goes_on_in_its_folder(again, as_if):
+    older = as_if(unfinished=True)
+    cfg = OmegaConf.load(older / ".hydra/config.yaml")
+    cfg.aug = {"_target_": "fcnseg.data.augment.none", "_partial_": True}
+    OmegaConf.save(cfg, older / ".hydra/config.yaml")
+    outcome = again(f"runs={older.parent}")
+    assert outcome.code == 0, outcome.err
+    assert [path.name for path in older.parent.iterdir()] == [older.name]
+
+
 def test_a_killed_run_is_told_from_a_running_one(run, tmp_path):
     moved = runs.Run(shutil.copytree(run, tmp_path / "moved"))
     ended = subprocess.Popen(["true"])
