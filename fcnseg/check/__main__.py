@@ -14,7 +14,7 @@ from fcnseg.cli.configs import default_config
 from fcnseg.cli.messages import WRONG_USE
 
 if TYPE_CHECKING:
-    from fcnseg.data.formats.files import Layout
+    from fcnseg.data.formats.files import Files
 
 WITHOUT_EFFECT = {  # settings of a run's data, and what `check` does without them
     "size": "looks at images at their own sizes",
@@ -39,11 +39,11 @@ def check(cfg: DictConfig) -> None:
     source, root = instantiate(cfg.data.source), Path(os.path.expanduser(cfg.data.root))
     console = messages.console()
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
-    if layout := _recognised(cfg, source, root):
+    if files := _recognised(cfg, source, root):
         from fcnseg.check.classes import ready
 
-        say(f"{layout.path}: {layout.format}")
-        data_set, alone = ready(layout, say, write=cfg.write), tuple(layout.alone)
+        say(f"{files.path}: {files.format}")
+        data_set, alone = ready(files, say, write=cfg.write), tuple(files.alone)
     elif cfg.write:
         raise ValueError(f"write=true: the classes of data={cfg.choices.data} are known; leave it out")
     else:
@@ -65,7 +65,7 @@ def check(cfg: DictConfig) -> None:
         sys.exit(WRONG_USE)
 
 
-def _recognised(cfg: DictConfig, source: Any, root: Path) -> "Layout | None":
+def _recognised(cfg: DictConfig, source: Any, root: Path) -> "Files | None":
     """What data=folder makes of `root`, if that is chosen, or if data=voc2012 cannot read it; None for other data sets."""
     from fcnseg.data import formats
     from fcnseg.data.formats.files import split
@@ -76,9 +76,9 @@ def _recognised(cfg: DictConfig, source: Any, root: Path) -> "Layout | None":
         return None
     if cfg.write:
         return formats.recognise(root)
-    if (layout := None if formats.is_voc(root) else formats.find(root)) is not None:
-        split(layout)
-    return layout
+    if files := formats.beyond_voc(root):
+        split(files)
+    return files
 
 
 if __name__ == "__main__":

@@ -75,8 +75,9 @@ def voc2012(root: Path, *, urls: Sequence[str], md5: str, download: bool | None 
         OSError: See `find_or_download`.
     """
     path = find_or_download(VOC, root, urls=urls, md5=md5, download=download)
-    if other := formats.beyond_voc(root):
-        raise ValueError(f"data.root={root} has {other}, wanted VOC's 21: add data=folder, which reads them")
+    if files := formats.beyond_voc(root):
+        own = f"data.root={root} has classes of its own in {files.known.source}"
+        raise ValueError(f"{own}, wanted VOC's 21: add data=folder, which reads them")
     return voc.Folder(path)
 
 

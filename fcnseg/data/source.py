@@ -32,13 +32,8 @@ def find(source: Source, root: Path, download: bool | None = None) -> DataSet:
 
 def nothing_found(root: Path) -> str:
     """The message that there is no data set in `root`: what was looked for, what is there, and what would work."""
-    if root.is_dir():
-        names = sorted(path.name for path in root.iterdir())
-        found = f"the folder holds {', '.join([*names[:8], *['...'] * (len(names) > 8)]) or 'nothing'}"
-    else:
-        found = "there is no such folder"
-    if other := formats.beyond_voc(root):
-        return f"no VOC-2012 in data.root={root}: found {other}; add data=folder, which reads it"
+    if files := formats.beyond_voc(root):
+        return f"no VOC-2012 in data.root={root}: found {files.format}; add data=folder, which reads it"
     if near := next((path for path in islice(_nearby(root), MOST_FOLDERS) if voc.Folder.find(path)), None):
         remedy = f"data.root={near} would work"
     elif (root / "JPEGImages").is_dir():
@@ -47,7 +42,7 @@ def nothing_found(root: Path) -> str:
         remedy = "give a folder in VOC's layout (README, Your data)"
     looked = " or ".join(str(root / place / "ImageSets" / "Segmentation") for place in ("", *voc.PLACES))
     remedy = f"{remedy}, or data.download=true downloads VOC-2012 into {root} (2 GB)"
-    return f"no data set in data.root={root}: looked for {looked}; {found}; {remedy}"
+    return f"no data set in data.root={root}: looked for {looked}; {formats.contents(root)}; {remedy}"
 
 
 def _nearby(root: Path) -> Iterator[Path]:

@@ -1,7 +1,7 @@
 """A data set of any format: the files of its images and masks by name, its image sets, and how masks are read."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from hashlib import sha256
@@ -24,36 +24,44 @@ SETS = {  # the names that folders, files and tables give an image set
 SEARCHED = 20  # files that are alone and that a nearest name is looked for: each is compared with all others
 
 
-@dataclass(frozen=True)
+@dataclass
 class Files(DataSet):
-    """Images and masks in files of any layout.
+    """Images and masks in files of any files. Training can use them once there are classes and the image sets train and val.
 
     Attributes:
         path: The folder that they lie in.
         format: The name of the format, and what it was recognised by.
-        class_list: The classes, and what masks store for them.
-        sets: The names of the images of each image set.
+        sets: The names of the images of each image set; all of them in "" if nothing says.
         pairs: The photograph and the file with the mask of every name.
+        class_list: The classes, and what masks store for them; None if no file says so.
+        alone: A line for each photograph without a mask and each mask without a photograph, which are left out.
         drawings: What is drawn into the mask of every name; empty where masks are pictures.
     """
 
     path: Path
     format: str
-    class_list: ClassList = field(compare=False)
-    sets: Mapping[str, Sequence[str]]
-    pairs: Mapping[str, tuple[Path, Path]]
-    drawings: Mapping[str, Drawing] = field(default_factory=dict)
+    sets: dict[str, list[str]]
+    pairs: dict[str, tuple[Path, Path]]
+    class_list: ClassList | None = None
+    alone: list[str] = field(default_factory=list)
+    drawings: dict[str, Drawing] = field(default_factory=dict)
+
+    @property
+    def known(self) -> ClassList:
+        """The class list, where it is certain that there is one."""
+        assert self.class_list is not None
+        return self.class_list
 
     @property
     def classes(self) -> Classes:  # type: ignore[override]
         """The classes."""
-        return self.class_list.classes
+        return self.known.classes
 
     @property
     def rules(self) -> str:
         """What labels depend on besides the files of masks."""
-        legend = self.class_list.legend
-        return repr([sorted(pairs.items()) for pairs in (legend.values, legend.colours, self.class_list.words)])
+        legend = self.known.legend
+        return repr([sorted(pairs.items()) for pairs in (legend.values, legend.colours, self.known.words)])
 
     def image_sets(self) -> tuple[str, ...]:
         """The names of its image sets, in alphabetical order: `train`, `val`, ..."""
@@ -84,41 +92,14 @@ class Files(DataSet):
     def read_mask(self, name: str, image: Image.Image | None) -> Image.Image:
         """The labels of a mask: see `decode.read_mask`; polygons are drawn."""
         if not self.drawings:
-            return decode.read_mask(self.mask(name), image, legend=self.class_list.legend)
-        return self.drawings[name].draw(self.mask(name), name, image, self.class_list)
-
-
-@dataclass
-class Layout:
-    """What lies in a folder, before it is certain that training can use it.
-
-    Attributes:
-        path: The folder that the images and masks lie in.
-        format: The name of the format, and what it was recognised by.
-        sets: The names of the images of each image set; all of them in "" if nothing says.
-        pairs: The photograph and the file with the mask of every name.
-        class_list: The classes; None if no file says them.
-        alone: A line for each photograph without a mask and each mask without a photograph, which are left out.
-        drawings: What is drawn into the mask of every name; empty where masks are pictures.
-    """
-
-    path: Path
-    format: str
-    sets: dict[str, list[str]]
-    pairs: dict[str, tuple[Path, Path]]
-    class_list: ClassList | None = None
-    alone: list[str] = field(default_factory=list)
-    drawings: dict[str, Drawing] = field(default_factory=dict)
-
-    def data_set(self, class_list: ClassList) -> Files:
-        """The data set, once its classes are known."""
-        return Files(self.path, self.format, class_list, self.sets, self.pairs, self.drawings)
+            return decode.read_mask(self.mask(name), image, legend=self.known.legend)
+        return self.drawings[name].draw(self.mask(name), name, image, self.known)
 
 
 SHARE = 0.2  # of the images that val gets where nothing else is said
 
 
-def split(layout: Layout, share: float = SHARE, group: str | None = None) -> None:
+def split(files: Files, share: float = SHARE, group: str | None = None) -> None:
     """Make val out of train, or train and val out of a set without a name, if no val is there.
 
     An image goes to val by a hash of its name, or of the part of its name that `group` matches: what is added later moves no
@@ -133,11 +114,11 @@ def split(layout: Layout, share: float = SHARE, group: str | None = None) -> Non
         pattern = re.compile(group or "")
     except re.error as error:
         raise ValueError(f"data.source.group={group}: {error}; wanted a regular expression such as '^[^_]+'") from error
-    sets = layout.sets
+    sets = files.sets
     if "val" in sets:
         if share != SHARE or group:
             warn(
-                f"{layout.path} names its val images itself: data.source.val and data.source.group have no effect on it"
+                f"{files.path} names its val images itself: data.source.val and data.source.group have no effect on it"
             )
         return
     if "train" in sets:
@@ -155,7 +136,7 @@ def split(layout: Layout, share: float = SHARE, group: str | None = None) -> Non
     ordered = sorted(hashes, key=lambda one: hashes[one])
     if len(ordered) < 2:
         what = f"groups (data.source.group={group})" if group else "images"
-        raise ValueError(f"{layout.path} has {len(ordered)} {what}, wanted 2 or more, to make train and val of")
+        raise ValueError(f"{files.path} has {len(ordered)} {what}, wanted 2 or more, to make train and val of")
     val = set(ordered[: min(max(1, sum(place < share for place in hashes.values())), len(ordered) - 1)])
     sets["train"] = [name for name in whole if key(name) not in val]
     sets["val"] = [name for name in whole if key(name) in val]

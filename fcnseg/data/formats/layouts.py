@@ -3,7 +3,6 @@
 import csv
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from fcnseg.data import voc
 from fcnseg.data.dataset import SUFFIXES
 from fcnseg.data.formats import polygons
 from fcnseg.data.formats.classes import ClassList, find_class_list, named
-from fcnseg.data.formats.files import SETS, Layout, pair
+from fcnseg.data.formats.files import SETS, Files, pair
 
 IMAGES = ("images", "image", "imgs", "img", "img_dir", "jpegimages", "leftimg8bit", "photos")
 MASKS = (
@@ -28,22 +27,14 @@ PROGRAMS = {  # by their class lists
 ENDINGS = ("", "_mask", "_label", "_labels")  # of the names of masks, where no setting says
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What the names of files end in, before their suffixes; None for masks: the first of `ENDINGS` that pairs most."""
-
-    image_suffix: str = ""
-    mask_suffix: str | None = None
-
-
-def lists(root: Path, _: Settings) -> Layout | None:
+def lists(root: Path) -> Files | None:
     """VOC's layout: also CVAT's "Segmentation mask 1.1"."""
     if (found := voc.Folder.find(root)) is None:
         return None
     sets = {SETS.get(name, name): list(found.ids(name)) for name in found.image_sets() if _holds(found, name)}
     pairs = {name: (found.image(name), found.mask(name)) for names in sets.values() for name in names}
     class_list = find_class_list(found.path)
-    return Layout(found.path, _format("VOC's layout", "ImageSets/Segmentation", class_list), sets, pairs, class_list)
+    return Files(found.path, _format("VOC's layout", "ImageSets/Segmentation", class_list), sets, pairs, class_list)
 
 
 def _format(kind: str, found: str, class_list: ClassList | None) -> str:
@@ -58,7 +49,7 @@ def _holds(data_set: voc.Folder, name: str) -> bool:
     return name in ("train", "val", "default") or path.stat().st_size > 0
 
 
-def table(root: Path, _: Settings) -> Layout | None:
+def table(root: Path) -> Files | None:
     """A CSV of image, mask and, if wanted, split, whose paths start from its folder.
 
     Raises:
@@ -80,7 +71,7 @@ def table(root: Path, _: Settings) -> Layout | None:
                 split = (row.get("split") or "").strip().lower()
                 sets.setdefault(SETS.get(split, split), []).append(name)
                 pairs[name] = (_inside(root, image, path), _inside(root, mask, path))
-        return Layout(root, f"a table of images and masks, by {path.name}", sets, pairs, find_class_list(root))
+        return Files(root, f"a table of images and masks, by {path.name}", sets, pairs, find_class_list(root))
     return None
 
 
@@ -91,7 +82,7 @@ def _inside(root: Path, name: str, source: Path) -> Path:
     return root / name
 
 
-def folders(root: Path, settings: Settings) -> Layout | None:
+def folders(root: Path, image_suffix: str, mask_suffix: str | None) -> Files | None:
     """Folders of images and of masks, in a folder for each image set, or with one for each inside; or all in one folder."""
     below = _folders(root)
     sets = {SETS[name]: path for name, path in below.items() if name in SETS}
@@ -104,28 +95,28 @@ def folders(root: Path, settings: Settings) -> Layout | None:
         found = {name: _places(path) or (path, path) for name, path in sets.items()}
     elif root.is_dir():
         found = {"": (root, root)}
-    layout = Layout(root, "", {}, {})
+    files = Files(root, "", {}, {})
     for name, (images, masks) in found.items():
-        pairs, alone = _pair(images, masks, settings)
+        pairs, alone = _pair(images, masks, image_suffix, mask_suffix)
         prefix = f"{name}/" if name else ""
-        layout.pairs |= {f"{prefix}{stem}": files for stem, files in pairs.items()}
-        layout.sets[name] = [f"{prefix}{stem}" for stem in pairs]
-        layout.alone += alone
-        layout.class_list = layout.class_list or find_class_list(images.parent) or find_class_list(images)
-    if not layout.pairs:
-        if alone := [line for line in layout.alone if "nearest" in line]:
+        files.pairs |= {f"{prefix}{stem}": both for stem, both in pairs.items()}
+        files.sets[name] = [f"{prefix}{stem}" for stem in pairs]
+        files.alone += alone
+        files.class_list = files.class_list or find_class_list(images.parent) or find_class_list(images)
+    if not files.pairs:
+        if alone := [line for line in files.alone if "nearest" in line]:
             raise ValueError(
                 f"the folders in {root} hold no image and mask of one name: {alone[0]}, or say what names end in with"
                 " data.source.image_suffix and data.source.mask_suffix (data=folder)"
             )
         return None
-    layout.sets = {name: names for name, names in layout.sets.items() if names}
-    layout.class_list = find_class_list(root) or layout.class_list
+    files.sets = {name: names for name, names in files.sets.items() if names}
+    files.class_list = find_class_list(root) or files.class_list
     first, second = next(iter(found.values()))
     shown = [path.relative_to(root).as_posix() for path in (first, second)]
     found_by = f"the folders {' and '.join(shown)}" if first != second else f"names in the folder {shown[0]}"
-    layout.format = _format("images and masks", found_by, layout.class_list)
-    return layout
+    files.format = _format("images and masks", found_by, files.class_list)
+    return files
 
 
 def _folders(root: Path) -> dict[str, Path]:
@@ -140,16 +131,18 @@ def _places(root: Path) -> tuple[Path, Path] | None:
     return (images, masks) if images and masks else None
 
 
-def _pair(images: Path, masks: Path, settings: Settings) -> tuple[dict[str, tuple[Path, Path]], list[str]]:
+def _pair(
+    images: Path, masks: Path, image_suffix: str, mask_suffix: str | None
+) -> tuple[dict[str, tuple[Path, Path]], list[str]]:
     """The pairs in two folders, and what is alone there."""
-    endings = ENDINGS if settings.mask_suffix is None else (settings.mask_suffix,)
+    endings = ENDINGS if mask_suffix is None else (mask_suffix,)
     best: tuple[dict[str, tuple[Path, Path]], list[str]] | None = None
     files = [list(folder.glob("*") if images == masks else folder.rglob("*")) for folder in (images, masks)]
     for ending in endings:
         if images == masks and not ending:
             continue  # every image would be its own mask
         drawn = _stems(masks, files[1], MASK_SUFFIXES, ending)
-        shot = _stems(images, files[0], SUFFIXES, settings.image_suffix)
+        shot = _stems(images, files[0], SUFFIXES, image_suffix)
         if images == masks:
             shot = {name: path for name, path in shot.items() if not name.endswith(ending)}
         pairs = pair(shot, drawn)
@@ -167,9 +160,9 @@ def _stems(folder: Path, files: Iterable[Path], suffixes: tuple[str, ...], endin
     return found
 
 
-def coco(root: Path, _: Settings) -> Layout | None:
+def coco(root: Path) -> Files | None:
     """COCO's annotations: a file for all images, or one for each image set."""
-    layout = Layout(root, "", {}, {})
+    files = Files(root, "", {}, {})
     words: dict[str, None] = {}
     below = [folder for name, folder in _folders(root).items() if name in (*SETS, "annotations")]
     for folder in (root, *below):
@@ -184,11 +177,11 @@ def coco(root: Path, _: Settings) -> Layout | None:
             prefix = f"{image_set}/" if image_set else ""
             for file, drawing in drawings.items():
                 name = prefix + Path(file).with_suffix("").as_posix()
-                layout.sets.setdefault(image_set, []).append(name)
-                layout.pairs[name] = (_photograph(root, path, image_set, file), path)
-                layout.drawings[name] = drawing
-            layout.format = layout.format or f"COCO's annotations, by {path.relative_to(root)}"
-    return _drawn(layout, words)
+                files.sets.setdefault(image_set, []).append(name)
+                files.pairs[name] = (_photograph(root, path, image_set, file), path)
+                files.drawings[name] = drawing
+            files.format = files.format or f"COCO's annotations, by {path.relative_to(root)}"
+    return _drawn(files, words)
 
 
 def _photograph(root: Path, source: Path, image_set: str, file: str) -> Path:
@@ -199,15 +192,15 @@ def _photograph(root: Path, source: Path, image_set: str, file: str) -> Path:
     return next((path for place in places if (path := place / file).is_file()), inside)
 
 
-def labelme(root: Path, _: Settings) -> Layout | None:
+def labelme(root: Path) -> Files | None:
     """Labelme's own JSON files, beside the images."""
-    layout = Layout(root, "", {}, {})
+    files = Files(root, "", {}, {})
     words: dict[str, None] = {}
     below = _folders(root)
     top = next((path for name, path in below.items() if name in IMAGES), root)
     places = [root, *(path for name, path in below.items() if name in SETS)]
-    files = top.rglob("*.json") if top != root else chain(*(place.glob("*.json") for place in places))
-    for path in sorted(files):
+    paths = top.rglob("*.json") if top != root else chain(*(place.glob("*.json") for place in places))
+    for path in sorted(paths):
         content = _json(path)
         if not isinstance(content, dict) or not {"shapes", "imageWidth", "imageHeight"} <= content.keys():
             continue
@@ -215,20 +208,20 @@ def labelme(root: Path, _: Settings) -> Layout | None:
         photograph = next((file for file in photographs if file.is_file()), path.with_suffix(".jpg"))
         name = path.relative_to(top).with_suffix("").as_posix()
         first = name.split("/")[0].lower()
-        layout.sets.setdefault(SETS.get(first, ""), []).append(name)
-        layout.pairs[name] = (photograph, path)
-        layout.drawings[name] = _as(path, "a JSON file of labelme's", polygons.labelme, content)
-        words |= dict.fromkeys(word for word, _ in layout.drawings[name].shapes)
-        layout.format = layout.format or f"labelme's JSON files, by {path.relative_to(root)}"
-    return _drawn(layout, sorted(words))
+        files.sets.setdefault(SETS.get(first, ""), []).append(name)
+        files.pairs[name] = (photograph, path)
+        files.drawings[name] = _as(path, "a JSON file of labelme's", polygons.labelme, content)
+        words |= dict.fromkeys(word for word, _ in files.drawings[name].shapes)
+        files.format = files.format or f"labelme's JSON files, by {path.relative_to(root)}"
+    return _drawn(files, sorted(words))
 
 
-def _drawn(layout: Layout, words: Iterable[str]) -> Layout | None:
-    """The layout of what is drawn, with its classes; None without a drawing."""
-    if not layout.drawings:
+def _drawn(files: Files, words: Iterable[str]) -> Files | None:
+    """The files of what is drawn, with its classes; None without a drawing."""
+    if not files.drawings:
         return None
-    layout.class_list = find_class_list(layout.path) or named(layout.path, list(words))
-    return layout
+    files.class_list = find_class_list(files.path) or named(files.path, list(words))
+    return files
 
 
 def _json(path: Path) -> Any:
@@ -245,6 +238,3 @@ def _as(path: Path, kind: str, read: Callable[[Any], Any], content: Any) -> Any:
         return read(content)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} looks like {kind}, but is broken ({type(error).__name__}: {error})") from error
-
-
-LAYOUTS = (lists, table, coco, labelme, folders)  # in the order in which they are tried

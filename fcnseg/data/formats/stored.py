@@ -11,7 +11,7 @@ import numpy as np
 from fcnseg.data import decode, voc
 from fcnseg.data.dataset import VOID
 from fcnseg.data.formats.classes import FILE
-from fcnseg.data.formats.files import Layout
+from fcnseg.data.formats.files import Files
 from fcnseg.machine.cores import cores
 from fcnseg.machine.files import write_text
 
@@ -68,13 +68,13 @@ def _look(path: Path) -> dict[int | decode.Colour, int] | ValueError:
     return {value: int(counts[value]) for value in np.flatnonzero(counts).tolist()}
 
 
-def write_classes(layout: Layout, stored: Stored) -> Path:
+def write_classes(files: Files, stored: Stored) -> Path:
     """Write classes.yaml beside the images, with a name to change for every number or colour that masks store.
 
     Raises:
         ValueError: The file is there, masks hold numbers and colours, or too many to be classes.
     """
-    path = layout.path / FILE
+    path = files.path / FILE
     if path.exists():
         raise ValueError(f"{path} is there already: change it, or move it away to have it written anew")
     numbers = sorted(value for value in stored.pixels if isinstance(value, int))
@@ -83,10 +83,10 @@ def write_classes(layout: Layout, stored: Stored) -> Path:
     if len(colours) > MOST:
         colours = [colour for colour in colours if stored.pixels[colour] >= LEAST * total]
     if numbers and colours:
-        raise ValueError(f"{layout.path} has masks of numbers and masks of colours: export all of them in one way")
+        raise ValueError(f"{files.path} has masks of numbers and masks of colours: export all of them in one way")
     if len(numbers) > decode.UNKNOWN or not (numbers or colours):
         found = f"{len(numbers or colours)} numbers or colours"
-        raise ValueError(f"the masks of {layout.path} hold {found}, wanted 2 to {decode.UNKNOWN}, one for a class")
+        raise ValueError(f"the masks of {files.path} hold {found}, wanted 2 to {decode.UNKNOWN}, one for a class")
     lines = ["# Made by python -m fcnseg.check of what the masks hold: give the classes their names."]
     lines += _of_numbers(numbers, stored) if numbers else _of_colours(sorted(colours), stored)
     write_text(path, "\n".join([*lines, ""]))
