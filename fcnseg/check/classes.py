@@ -50,4 +50,4 @@ def _strange(files: Files) -> list[str]:
     known = {*legend.values, *legend.colours}
     ordered = sorted(stored.pixels.keys() - known, key=lambda value: -stored.pixels[value])
     lines = [f"no class has {value}: {stored.found(value)}" for value in ordered[:10]]
-    return [*lines, *[f"... nor {len(ordered) - 10} more"] * (len(ordered) > 10)]
+    return [*lines, f"... nor {len(ordered) - 10} more"] if len(ordered) > 10 else lines

@@ -150,13 +150,14 @@ def _rare_classes(train: Survey, val: Survey) -> list[str]:
         if not images:
             (unseen if val.holding[label] else empty).append(name)
         elif share < RARE or images == 1:
-            rare.append(f"{name} ({share:.4%} of the pixels, {images} image{'s' * (images > 1)})")
+            rare.append(f"{name} ({share:.4%} of the pixels, {images} image{'' if images == 1 else 's'})")
     for names, where in (
         (unseen, "in val, but never in train"),
         (empty, "in no image"),
         (rare, "almost empty in train"),
     ):
-        lines += [f"classes {where}: {', '.join(names)}"] * bool(names)
+        if names:
+            lines.append(f"classes {where}: {', '.join(names)}")
     if train.holding[-1] and not train.holding[1] and len(train.classes) == 2:
         lines.append(
             f"void has {train.void_share:.2%} of train's pixels: if masks store {VOID} for {train.classes.names[1]}, write"
@@ -226,20 +227,17 @@ def _table(*headers: str, caption: str) -> Table:
 
 
 def _image_sets(surveys: Sequence[Survey]) -> Table:
+    ground = "the most frequent class" if surveys[0].classes.background is None else "background"
     table = _table(
         *("images", "width\nmin/median/max", "height\nmin/median/max", "void", "floor\naccuracy", "floor\nmIoU"),
         "problems",
-        caption=f"floor: what predicting {_ground(surveys[0])} everywhere scores, void left out",
+        caption=f"floor: what predicting {ground} everywhere scores, void left out",
     )
     for one in surveys:
         floor = [f"{score:.4f}" for score in one.floor]
         spans = ["/".join(map(str, span)) for span in (one.width, one.height)]
         table.add_row(one.name, f"{one.images}", *spans, f"{one.void_share:.2%}", *floor, f"{len(one.problems)}")
     return table
-
-
-def _ground(survey: Survey) -> str:
-    return "the most frequent class" if survey.classes.background is None else "background"
 
 
 def _classes(surveys: Sequence[Survey]) -> Table:

@@ -70,7 +70,7 @@ class Legend:
         void = sorted(set(self.values) - set(labels))
         dense = labels == [*range(len(labels))] and len(labels) > 1
         wanted = f"0..{labels[-1]}" if dense else ", ".join(map(str, labels))
-        return wanted + f" and {', '.join(map(str, void))} for void" * bool(void)
+        return f"{wanted} and {', '.join(map(str, void))} for void" if void else wanted
 
 
 def read_image(path: Path) -> Image.Image:
@@ -157,12 +157,12 @@ def stored_mask(path: Path, *, pictures: bool = True) -> Image.Image:
     """
     mask = _upright(path, "mask")
     if (format := mask.info["format"]) not in (LOSSLESS if pictures else LOSSLESS[:1]):
-        lossy = ", whose compression changes labels" * (format in ("JPEG", "WEBP"))
+        lossy = ", whose compression changes labels" if format in ("JPEG", "WEBP") else ""
         raise ValueError(f"mask {path} is a {format} file{lossy}, wanted a PNG: export the masks anew as PNG")
     if pictures and mask.mode in ("RGBA", "LA"):
         info, mask = mask.info, mask.convert(mask.mode[:-1])
         mask.info = info
-    if mask.mode not in ("P", "L", "1", "I;16", *["RGB"] * pictures):
+    if mask.mode not in ("P", "L", "1", "I;16", "RGB") or (mask.mode == "RGB" and not pictures):
         wanted = "wanted labels: a palette PNG (mode P) or a grey one (mode L)"
         raise ValueError(f"mask {path} is a picture of mode {mask.mode}, {wanted}")
     return mask
@@ -232,9 +232,9 @@ def _meant(path: Path, mask: Image.Image, used: list[int], legend: Legend) -> li
                 " class's colour: wanted indices that are the labels, or colours that are the classes' throughout"
             )
     if strays := [value for value, label in zip(used, own, strict=True) if label is None]:
-        smooth = SMOOTH * (len(strays) > MANY)
+        remedy = SMOOTH if len(strays) > MANY else ""
         raise ValueError(
-            f"mask {path} holds the labels {first_of(strays, in_line=True)}, wanted {legend.wanted}{smooth}"
+            f"mask {path} holds the labels {first_of(strays, in_line=True)}, wanted {legend.wanted}{remedy}"
         )
     return [label for label in own if label is not None]
 
@@ -253,16 +253,15 @@ def _strange(mask: Image.Image, known: Mapping[Colour, int]) -> str:
     if not known:
         return "is a picture of colours, but no class has a colour: write colors: into classes.yaml"
     counted = sorted(((n, colour) for n, colour in colours(mask) if colour not in known), reverse=True)
-    shown = [f"{colour} in {n} pixels (nearest: {_nearest(colour, known)})" for n, colour in counted[:5]]
-    more = f" and {len(counted) - 5} more" * (len(counted) > 5)
-    smooth = SMOOTH * (len(counted) > MANY)
-    return f"holds colours that no class has: {', '.join(shown)}{more}; wanted those of the classes{smooth}"
+    shown = []
+    for n, colour in counted[:5]:
+        nearest = min(known, key=lambda other: sum((a - b) ** 2 for a, b in zip(colour, other, strict=True)))
+        shown.append(f"{colour} in {n} pixels (nearest: {nearest})")
+    more = f" and {len(counted) - 5} more" if len(counted) > 5 else ""
+    remedy = SMOOTH if len(counted) > MANY else ""
+    return f"holds colours that no class has: {', '.join(shown)}{more}; wanted those of the classes{remedy}"
 
 
 def colours(mask: Image.Image) -> list[tuple[int, Colour]]:
     """The number of pixels of every colour of an RGB picture."""
     return [(n, cast(Colour, colour)) for n, colour in mask.getcolors(mask.width * mask.height) or ()]
-
-
-def _nearest(colour: Colour, known: Mapping[Colour, int]) -> Colour:
-    return min(known, key=lambda one: sum((a - b) ** 2 for a, b in zip(one, colour, strict=True)))

@@ -169,7 +169,8 @@ def _receive(url: str, draft: Path, md5: str) -> None:
         if not re.fullmatch("[0-9]{0,15}", length) or int(length or 0) > _MOST:
             raise _MirrorError(f"a file of {length} bytes, wanted an archive of up to {_MOST:,}")
         total = have + int(length) if length else None
-        progress.console.print(f"downloading {url} to {draft}" + f", from byte {have:,}" * resumes, soft_wrap=True)
+        start = f", from byte {have:,}" if resumes else ""
+        progress.console.print(f"downloading {url} to {draft}{start}", soft_wrap=True)
         task = progress.add_task("", total=total, completed=have)
         with draft.open("ab" if resumes else "wb") as file:
             for chunk in _chunks(answer):

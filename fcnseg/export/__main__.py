@@ -17,7 +17,7 @@ NEEDED = ("onnx", "onnxscript", "onnxruntime")  # by the format onnx
 @command("export")
 def export(cfg: DictConfig) -> None:
     """Write the run's network with its best weights, compare the file with PyTorch, and keep it only if both agree."""
-    check_settings(cfg)
+    _check(cfg)
     run = Run(Path(str(cfg.run)))
     stored = run.config
     out = Path(str(cfg.out or f"{run.path.resolve().name}{ENDINGS[cfg.format]}"))
@@ -58,12 +58,8 @@ def export(cfg: DictConfig) -> None:
     )
 
 
-def check_settings(cfg: DictConfig) -> None:
-    """Refuse a format that does not exist or is not installed, and a setting that has no effect on it.
-
-    Raises:
-        ValueError: The settings do not fit.
-    """
+def _check(cfg: DictConfig) -> None:
+    """Refuse a format that does not exist or is not installed, and a setting that has no effect on it."""
     if cfg.format not in ENDINGS:
         raise ValueError(f"format={cfg.format}: wanted one of {', '.join(ENDINGS)}")
     if cfg.format == "onnx" and (names := missing()):

@@ -93,8 +93,6 @@ def _named(files: Iterable[Path], top: Path) -> dict[str, Path]:
 
 def _below(path: Path, top: Path) -> Path:
     """A path below the folder; of one elsewhere, its name."""
-    return (
-        path.relative_to(top)
-        if path.is_relative_to(top) and ".." not in path.parts[len(top.parts) :]
-        else Path(path.name)
-    )
+    # `photos/../other/a.jpg` begins with `photos` and lies elsewhere: its mask would, too.
+    is_below = path.is_relative_to(top) and ".." not in path.parts[len(top.parts) :]
+    return path.relative_to(top) if is_below else Path(path.name)

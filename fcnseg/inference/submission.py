@@ -1,11 +1,10 @@
-"""The archive that PASCAL VOC's evaluation server takes: masks of all images of an image set, checked as the server would."""
+"""The archive that PASCAL VOC's evaluation server takes: the masks of all images of an image set."""
 
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from fcnseg.data import voc
@@ -48,30 +47,21 @@ def archive(top: Path, masks: Path, photographs: Mapping[str, Path]) -> Path:
         photographs: The photograph of each image of the image set.
 
     Raises:
-        ValueError: A mask is missing, belongs to no image of the set, is no indexed PNG, or has another size or labels;
-            the message names all of them.
+        ValueError: A mask has another size than its photograph's file; the message names all of them.
     """
-    problems = [f"{path.stem}: is not in the image set" for path in masks.iterdir() if path.stem not in photographs]
-    problems += [
-        f"{name}: {wrong}" for name, each in photographs.items() if (wrong := _wrong(masks / f"{name}.png", each))
-    ]
+    problems = []
+    for name, photograph in photographs.items():
+        with Image.open(masks / f"{name}.png") as mask, Image.open(photograph) as image:
+            if mask.size != image.size:  # by the EXIF orientation of the photograph, which the server does not heed
+                sizes = f"is {mask.width}x{mask.height}, its photograph {image.width}x{image.height}"
+                problems.append(f"{name}: {sizes}")
     if problems:
-        raise ValueError(f"the server would refuse {len(problems)} masks in {masks}:\n{first_of(problems)}")
+        raise ValueError(
+            f"the server would refuse {len(problems)} masks in {masks}, give oriented=false overwrite=true:\n"
+            f"{first_of(problems)}"
+        )
     with replacing(path := top / "results.tgz") as file, tarfile.open(fileobj=file, mode="w:gz") as tar:
         for name in photographs:
             mask = masks / f"{name}.png"
             tar.add(mask, mask.relative_to(top))
     return path
-
-
-def _wrong(path: Path, photograph: Path) -> str | None:
-    """What is wrong with a mask; None if nothing is."""
-    if not path.is_file():
-        return "is missing"
-    with Image.open(path) as mask, Image.open(photograph) as image:
-        if mask.mode != "P":
-            return f"is of mode {mask.mode}, wanted an indexed PNG"
-        if mask.size != image.size:
-            return f"is {mask.width}x{mask.height}, its photograph {image.width}x{image.height}"
-        highest = int(np.asarray(mask).max())
-    return f"holds the label {highest}, wanted 0..{voc.NUM_CLASSES - 1}" if highest >= voc.NUM_CLASSES else None

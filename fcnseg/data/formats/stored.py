@@ -98,7 +98,9 @@ def _of_numbers(numbers: list[int], stored: Stored) -> list[str]:
     kept = [number for number in numbers if not (void and number == VOID)]
     names = ["background" if number == 0 else f"class_{number}" for number in kept]
     lines = [f"  {number}: {name}  # {stored.found(number)}" for number, name in zip(kept, names, strict=True)]
-    return ["names:", *lines, *[f"void: {VOID}  # {stored.found(VOID)}"] * void]
+    if void:
+        lines.append(f"void: {VOID}  # {stored.found(VOID)}")
+    return ["names:", *lines]
 
 
 def _of_colours(colours: list[decode.Colour], stored: Stored) -> list[str]:
