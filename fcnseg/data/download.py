@@ -64,7 +64,7 @@ def _voc_folder(root: Path) -> Path | None:
     return folder.path if (folder := voc.Folder.find(root)) else None
 
 
-VOC = Published("VOC-2012", voc.PLACES[0], "ImageSets/Segmentation", _voc_folder, nothing_found)
+VOC = Published("VOC-2012", voc.PLACES[0], voc.LISTS, _voc_folder, nothing_found)
 
 
 def voc2012(root: Path, *, urls: Sequence[str], md5: str, download: bool | None = None) -> voc.Folder:

@@ -68,9 +68,8 @@ def shapes(root: Path, *, train: int, val: int, seed: int) -> voc.Folder:
 def _generate(numbers: dict[str, int], folder: Path) -> None:
     """Draw the data set with these numbers into `folder`."""
     data_set = voc.Folder(folder / "VOCdevkit" / "VOC2012")
-    image_sets = data_set.path / "ImageSets" / "Segmentation"
-    for path in (data_set.path / "JPEGImages", data_set.path / "SegmentationClass", image_sets):
-        path.mkdir(parents=True)
+    for name in (voc.IMAGES, voc.MASKS, voc.LISTS):
+        (data_set.path / name).mkdir(parents=True)
 
     def save(index: int) -> None:
         image, mask = _draw(numbers["seed"], index)
@@ -83,7 +82,7 @@ def _generate(numbers: dict[str, int], folder: Path) -> None:
     train, val = trainval[: numbers["train"]], trainval[numbers["train"] :]
     for image_set, indices in (("train", train), ("val", val), ("trainval", trainval)):
         lines = "".join(f"{_name(index)}\n" for index in indices)
-        (image_sets / f"{image_set}.txt").write_text(lines, encoding="utf-8")
+        data_set.list_of(image_set).write_text(lines, encoding="utf-8")
     (data_set.path / "shapes.json").write_text(json.dumps(numbers) + "\n", encoding="utf-8")
 
 

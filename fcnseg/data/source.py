@@ -36,11 +36,11 @@ def nothing_found(root: Path) -> str:
         return f"no VOC-2012 in data.root={root}: found {files.format}; add data=folder, which reads it"
     if near := next((path for path in islice(_nearby(root), MOST_FOLDERS) if voc.Folder.find(path)), None):
         remedy = f"data.root={near} would work"
-    elif (root / "JPEGImages").is_dir():
-        remedy = "write the names of its images into ImageSets/Segmentation/train.txt and val.txt, one a line"
+    elif (root / voc.IMAGES).is_dir():
+        remedy = f"write the names of its images into {voc.LISTS}/train.txt and val.txt, one a line"
     else:
         remedy = "give a folder in VOC's layout (README, Your data)"
-    looked = " or ".join(str(root / place / "ImageSets" / "Segmentation") for place in ("", *voc.PLACES))
+    looked = " or ".join(str(root / place / voc.LISTS) for place in ("", *voc.PLACES))
     remedy = f"{remedy}, or data.download=true downloads VOC-2012 into {root} (2 GB)"
     return f"no data set in data.root={root}: looked for {looked}; {formats.contents(root)}; {remedy}"
 

@@ -18,6 +18,7 @@ CLASSES = (
 NUM_CLASSES = len(CLASSES)
 BACKGROUND = 0
 
+IMAGES, MASKS, LISTS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"  # its folders
 PLACES = ("VOCdevkit/VOC2012", "VOC2012")  # below `data.root`, where the archive and other programs put a data set
 
 
@@ -76,11 +77,15 @@ class Folder(DataSet):
     def find(cls, root: Path) -> "Folder | None":
         """The VOC folder under `root`: `root/VOCdevkit/VOC2012`, `root/VOC2012` or `root` itself; None without one."""
         candidates = (*(root / place for place in PLACES), root)
-        return next((cls(path) for path in candidates if (path / "ImageSets" / "Segmentation").is_dir()), None)
+        return next((cls(path) for path in candidates if (path / LISTS).is_dir()), None)
 
     def image_sets(self) -> tuple[str, ...]:
         """The names of its image sets, in alphabetical order: `train`, `val`, ..."""
-        return tuple(sorted(path.stem for path in (self.path / "ImageSets" / "Segmentation").glob("*.txt")))
+        return tuple(sorted(path.stem for path in (self.path / LISTS).glob("*.txt")))
+
+    def list_of(self, image_set: str) -> Path:
+        """The file that names the images of an image set, one a line."""
+        return self.path / LISTS / f"{image_set}.txt"
 
     def ids(self, image_set: str) -> tuple[str, ...]:
         """The names of an image set's images, in the order of its file. A name may have folders in it: `a/x`.
@@ -88,18 +93,18 @@ class Folder(DataSet):
         Raises:
             ValueError: There is no such image set, it is empty or no text, or a name leads out of the data set.
         """
-        path = self.path / "ImageSets" / "Segmentation" / f"{image_set}.txt"
+        path = self.list_of(image_set)
         if not path.is_file():
             raise ValueError(f"no image set '{image_set}': found {list(self.image_sets())}, wanted {path}")
-        return listed(path, self.path / "JPEGImages")
+        return listed(path, self.path / IMAGES)
 
     def image(self, name: str) -> Path:
         """The file of the image `name`, with the first of `SUFFIXES` that there is."""
-        return self._file("JPEGImages", name, SUFFIXES)
+        return self._file(IMAGES, name, SUFFIXES)
 
     def mask(self, name: str) -> Path:
         """The file of the mask of the image `name`."""
-        return self._file("SegmentationClass", name, (".png", ".PNG"))
+        return self._file(MASKS, name, (".png", ".PNG"))
 
     def read_mask(self, name: str, image: Image.Image | None = None) -> Image.Image:
         """The labels of a mask: see `decode.read_mask`."""

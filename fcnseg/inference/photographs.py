@@ -66,7 +66,7 @@ def _top(pattern: str) -> Path:
 def image_set(images: str) -> tuple[voc.Folder, str] | None:
     """The folder in VOC's layout and the name of its image set, whose list `images` is; None for other files."""
     path = Path(images).absolute()
-    is_set = path.suffix == ".txt" and path.parts[-3:-1] == ("ImageSets", "Segmentation")
+    is_set = path.suffix == ".txt" and path.parent.as_posix().endswith(f"/{voc.LISTS}")
     return (voc.Folder(path.parents[2]), path.stem) if is_set else None
 
 
@@ -74,7 +74,7 @@ def _listed(path: Path) -> tuple[Path, list[Path]]:
     """The folder of a list's photographs, and these."""
     if found := image_set(str(path)):
         folder, name = found
-        return folder.path / "JPEGImages", [folder.image(each) for each in folder.ids(name)]
+        return folder.path / voc.IMAGES, [folder.image(each) for each in folder.ids(name)]
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:

@@ -13,9 +13,9 @@ from fcnseg.data.formats import polygons
 from fcnseg.data.formats.classes import ClassList, find_class_list, named
 from fcnseg.data.formats.files import SETS, Files, pair
 
-IMAGES = ("images", "image", "imgs", "img", "img_dir", "jpegimages", "leftimg8bit", "photos")
+IMAGES = ("images", "image", "imgs", "img", "img_dir", voc.IMAGES.lower(), "leftimg8bit", "photos")
 MASKS = (
-    *("masks", "mask", "labels", "label", "annotations", "ann_dir", "segmentationclasspng", "segmentationclass"),
+    *("masks", "mask", "labels", "label", "annotations", "ann_dir", "segmentationclasspng", voc.MASKS.lower()),
     *("gtfine", "gt"),
 )
 MASK_SUFFIXES = (".png", ".PNG", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")  # what cannot be read is named later
@@ -34,7 +34,7 @@ def lists(root: Path) -> Files | None:
     sets = {SETS.get(name, name): list(found.ids(name)) for name in found.image_sets() if _holds(found, name)}
     pairs = {name: (found.image(name), found.mask(name)) for names in sets.values() for name in names}
     class_list = find_class_list(found.path)
-    return Files(found.path, _format("VOC's layout", "ImageSets/Segmentation", class_list), sets, pairs, class_list)
+    return Files(found.path, _format("VOC's layout", voc.LISTS, class_list), sets, pairs, class_list)
 
 
 def _format(kind: str, found: str, class_list: ClassList | None) -> str:
@@ -44,9 +44,8 @@ def _format(kind: str, found: str, class_list: ClassList | None) -> str:
 
 
 def _holds(data_set: voc.Folder, name: str) -> bool:
-    path = data_set.path / "ImageSets" / "Segmentation" / f"{name}.txt"
     # An export of CVAT has empty lists of sets that it lacks; its own set may be called "default".
-    return name in ("train", "val", "default") or path.stat().st_size > 0
+    return name in ("train", "val", "default") or data_set.list_of(name).stat().st_size > 0
 
 
 def table(root: Path) -> Files | None:
@@ -188,7 +187,7 @@ def _photograph(root: Path, source: Path, image_set: str, file: str) -> Path:
     """The image that annotations name; the first of the places where images lie, if it is in none."""
     inside = _inside(root, file, source)
     places = [*(root / "images" / name for name in (image_set, f"{image_set}2017", "")), source.parent]
-    places += [root / name for name in (image_set, f"{image_set}2017", "JPEGImages", "")]
+    places += [root / name for name in (image_set, f"{image_set}2017", voc.IMAGES, "")]
     return next((path for place in places if (path := place / file).is_file()), inside)
 
 
