@@ -52,10 +52,10 @@ def check(cfg: DictConfig) -> None:
     if data_set is None:
         sys.exit(WRONG_USE)
 
-    from fcnseg.check.survey import compare, render, survey  # imports torch, which a refusal does not wait for
+    from fcnseg.check.survey import render, survey, warnings_of  # imports torch, which a refusal does not wait for
 
     surveys = [survey(data_set, "train"), survey(data_set, "val", "train")]
-    render(surveys, [*alone, *compare(*surveys)], console)
+    render(surveys, [*alone, *warnings_of(*surveys)], console)
     if cfg.picture:
         from fcnseg.check.picture import save
 

@@ -122,7 +122,7 @@ def survey(data_set: DataSet, image_set: str, *others: str) -> Survey:
     )
 
 
-def compare(train: Survey, val: Survey) -> list[str]:
+def warnings_of(train: Survey, val: Survey) -> list[str]:
     """A line for each thing that does not stop training, but may spoil it."""
     lines = [*_duplicates(train, train), *_duplicates(val, val), *_duplicates(train, val)]
     by_file_name = {PurePosixPath(name).name: name for name in train.contents}

@@ -42,7 +42,7 @@ def export(cfg: DictConfig) -> None:
         except Exception as error:  # any that a library raises for a graph that it cannot run
             raise parity.DifferentError(f"it cannot be opened again ({error})") from error
         for number, size in ((4, (height, width)), (2, parity.ODD), (1, (2 * height, 2 * width))):
-            rows.append(parity.compare(graph, opened, images[:number], size))
+            rows.append(parity.differences(graph, opened, images[:number], size))
         parity.show(rows, source, cfg.raw, console())
         parity.check(rows, graph)
 

@@ -89,8 +89,8 @@ def photographs(run: Run, *, root: str | None, trust: bool) -> tuple[list[Image.
 
 
 @torch.inference_mode()
-def compare(graph: Graph, opened: Opened, images: Sequence[Image.Image], size: tuple[int, int]) -> Row:
-    """Compare a file with its graph.
+def differences(graph: Graph, opened: Opened, images: Sequence[Image.Image], size: tuple[int, int]) -> Row:
+    """How much a file differs from its graph, at one size.
 
     Args:
         graph: The graph that was exported.

@@ -21,8 +21,8 @@ from fcnseg.runs.checkpoint import sha256
 from fcnseg.runs.folder import Run
 
 
-class Masks(NamedTuple):
-    """A folder of masks.
+class MaskFolder(NamedTuple):
+    """A folder that masks are written into.
 
     Attributes:
         folder: The folder that the masks are in.

@@ -60,6 +60,6 @@ def archive(top: Path, masks: Path, photographs: Mapping[str, Path]) -> Path:
         )
     with replacing(path := top / "results.tgz") as file, tarfile.open(fileobj=file, mode="w:gz") as tar:
         for name in photographs:
-            mask = masks / f"{name}.png"
-            tar.add(mask, mask.relative_to(top))
+            place = masks / f"{name}.png"
+            tar.add(place, place.relative_to(top))
     return path
