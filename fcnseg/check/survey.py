@@ -176,8 +176,8 @@ def _duplicates(one: Survey, other: Survey) -> list[str]:
     ]
     if not duplicates:
         return []
-    where = f"in {one.name}, too" if one is not other else f"twice in {one.name}"
-    return [f"{first_of(duplicates, 3, in_line=True)}: the same image under two names, {other.name}'s is {where}"]
+    where = f"both are in {one.name}" if one is other else f"one is in {one.name} and one in {other.name}"
+    return [f"{first_of(duplicates, 3, in_line=True)}: the same picture under two names; {where}"]
 
 
 def _look(data_set: DataSet, name: str) -> Look:

@@ -32,9 +32,9 @@ TURNS = {  # what makes a picture upright, by its orientation; 1 is upright
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 Colour = tuple[int, int, int]  # RGB
-UNKNOWN = 254  # in tables of labels: no class and not void
+UNKNOWN = 254  # the entry of tables of labels that is no class and not void
 SMOOTH = "; so many come from smoothed edges: export the masks without anti-aliasing"
-MANY = 16  # numbers or colours of no class in one mask, from which on they come from smoothed edges
+MANY = 16  # the number of unknown numbers or colours in a mask above which smoothed edges are the likely cause
 LOSSLESS = ("PNG", "BMP", "TIFF")
 
 

@@ -25,11 +25,11 @@ from fcnseg.data.source import nothing_found
 from fcnseg.machine.files import build_once
 
 ROOT = Path("data")  # the default of `data.root`
-_CHUNK = 1 << 18  # bytes
-_TIMEOUT = 30.0  # seconds without a byte, or with fewer bytes than _LEAST
+_CHUNK = 1 << 18  # bytes that are read at once
+_TIMEOUT = 30.0  # seconds in which a mirror has to send _LEAST bytes
 _LEAST = 1 << 16  # bytes
-_MOST = 4 << 30  # bytes: twice VOC's archive
-_TRIES = 4  # of one mirror that ends the connection early
+_MOST = 4 << 30  # bytes of the largest archive: twice VOC's
+_TRIES = 4  # the number of times that a mirror is asked, if it ends the connection early
 _PAUSE = 1.0  # seconds between two tries
 
 

@@ -10,7 +10,7 @@ from fcnseg.data.augment import Draw, choose, mix
 from fcnseg.data.dataset import MEAN, VOID
 from fcnseg.data.transforms import between, check_range, log_between
 
-LONGEST = 3.0  # times as long as it is wide, or as wide as it is long, is a box at the most
+LONGEST = 3.0  # the largest factor between the two sides of a box
 
 
 class Box:
@@ -30,13 +30,13 @@ class Box:
     def inside(self, mask: Tensor, draw: Draw) -> Tensor:
         """Which pixels of the (N, H, W) masks are in the box of their sample: (N, H, W) bool."""
         side, shape = between(draw, *self.area).sqrt(), log_between(draw, 1 / LONGEST, LONGEST).sqrt()
-        inside = (draw() < self.p)[:, None, None]
+        inside = (draw() < self.p)[:, None, None]  # (N, 1, 1)
         for axis, share in ((1, side / shape), (2, side * shape)):
-            length = share.clamp(max=1)
+            length = share.clamp(max=1)  # (N,), a share of the image's height or width
             start = draw() * (1 - length)
-            place = (torch.arange(mask.shape[axis], device=mask.device) + 0.5) / mask.shape[axis]
-            within = (place >= start[:, None]) & (place < (start + length)[:, None])
-            inside = inside & within.unsqueeze(3 - axis)
+            place = (torch.arange(mask.shape[axis], device=mask.device) + 0.5) / mask.shape[axis]  # (H,) or (W,)
+            within = (place >= start[:, None]) & (place < (start + length)[:, None])  # (N, H) or (N, W)
+            inside = inside & within.unsqueeze(3 - axis)  # with (N, H, 1) or (N, 1, W): (N, H, 1), then (N, H, W)
         return inside
 
 

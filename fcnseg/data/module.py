@@ -21,6 +21,7 @@ from fcnseg.data.source import Source, find
 from fcnseg.errors import first_of, warn
 from fcnseg.machine.distributed import world
 
+# The draws of an epoch are made once for all its batches. The cache of a method would keep its data module in memory, too.
 _epoch_draws = lru_cache(maxsize=1)(EpochDraws)
 
 
@@ -129,7 +130,8 @@ class VOCDataModule(LightningDataModule):
         self.prepare_data()
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         if device.type == "cuda":
-            free, _ = torch.cuda.mem_get_info(device)  # of which a network's activations take most
+            # A quarter: the network's activations need most of the memory, and what they take is not known yet.
+            free, _ = torch.cuda.mem_get_info(device)
             if sum(pack.nbytes for pack in self.packs.values() if pack.images.device != device) < free / 4:
                 self.packs = {name: pack.to(device) for name, pack in self.packs.items()}
 
@@ -217,6 +219,7 @@ class VOCDataModule(LightningDataModule):
             samples = len(self.packs["train"].ids)
             drawn = _epoch_draws(self.seed, self.trainer.current_epoch, samples, sample.device)
             image, mask = self.augment(image, mask, drawn.of(sample))
+            # Only a part of a batch comes with borrowed samples in front. One process has the whole batch, all its own.
             own = partners(self.augment) if world() > 1 else 0
             image, mask, sample = image[own:], mask[own:], sample[own:]
         return resize(Batch(normalize(image), mask, sample), sides(self.size))

@@ -8,8 +8,8 @@ from pathlib import Path
 from fcnseg.data import formats, voc
 from fcnseg.data.dataset import DataSet
 
-Source = Callable[..., DataSet]  # of a folder, and of `download` if that is set
-MOST_FOLDERS = 1000  # folders that are searched for a data set nearby
+Source = Callable[..., DataSet]  # its arguments are a folder, and `download` if that is set
+MOST_FOLDERS = 1000  # the number of folders that are searched for a data set nearby
 
 
 def find(source: Source, root: Path, download: bool | None = None) -> DataSet:

@@ -108,13 +108,14 @@ class Crop:
         height, width = self.size
         y, x = ((torch.arange(side, device=angle.device) * 2 + 1) / side - 1 for side in self.size)
         y, sine, cosine = y[:, None], angle.sin()[:, None, None], angle.cos()[:, None, None]
+        # What x and y of the crop's pixels add to the place in the image, down and right: (N, H, 1) and (N, 1, W) each.
         turned = (cosine * y, sine * x * (width / height)), (sine * -y * (height / width), cosine * x)
         places = []
         for (down, right), factor in zip(turned, scales, strict=True):  # (N, H, 1) and (N, 1, W), and (N,)
             # An image that is larger than the crop fills it, and a smaller one lies within it.
-            middle = between(draw, -1, 1) * (1 - 1 / factor).abs()
+            middle = between(draw, -1, 1) * (1 - 1 / factor).abs()  # (N,)
             places.append((down / factor[:, None, None] + middle[:, None, None]) + right / factor[:, None, None])
-        return torch.stack(places[::-1], -1)
+        return torch.stack(places[::-1], -1)  # two of (N, H, W), x first
 
 
 @cache  # making a tensor on a GPU waits for the GPU

@@ -10,8 +10,8 @@ from fcnseg.cli.messages import FAILED, console, leave
 from fcnseg.machine.files import replacing, write_json
 from fcnseg.runs.folder import Run
 
-ENDINGS = {"onnx": ".onnx", "torch": ".pt2", "weights": ".pth"}  # of the formats
-NEEDED = ("onnx", "onnxscript", "onnxruntime")  # by the format onnx
+ENDINGS = {"onnx": ".onnx", "torch": ".pt2", "weights": ".pth"}  # the suffix of each format's files
+NEEDED = ("onnx", "onnxscript", "onnxruntime")  # the packages that the format onnx needs
 
 
 @command("export")

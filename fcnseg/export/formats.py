@@ -23,8 +23,8 @@ from fcnseg.models.weights import METADATA, NET, of_network
 from fcnseg.runs.folder import Run
 from fcnseg.runs.rebuild import Trained
 
-OPSET = 18  # of the ONNX files
-SIZES = {0: Dim("N", min=1), 2: Dim("H", min=MIN_SIZE), 3: Dim("W", min=MIN_SIZE)}  # of images that a graph takes
+OPSET = 18  # the version of ONNX's operators
+SIZES = {0: Dim("N", min=1), 2: Dim("H", min=MIN_SIZE), 3: Dim("W", min=MIN_SIZE)}  # the images that a graph takes
 Metadata = Mapping[str, Any]
 Opened = Callable[[Tensor], tuple[Tensor, ...]]  # (N, 3, H, W) uint8 images to what the graph gives
 
@@ -90,10 +90,11 @@ def traced(graph: Graph) -> ExportedProgram:
 
 @contextmanager
 def _one_pixel_allowed(graph: Graph) -> Iterator[None]:
-    """Keep libraries from asking in the `with` block how a feature map lies in memory.
+    """Have torch.export allow feature maps of one pixel, and batches of one image, in the `with` block.
 
-    A map of one pixel, or of one image, lies there unlike all others, so that torch.export would exclude these sizes. Layers
-    ask after a layer norm, for which maps are turned, and after ShuffleNet's shuffle.
+    torch.export would exclude maps of one pixel and batches of one image, whose memory layout is ambiguous. In the block, the
+    layers that ask for the layout are replaced: those after a layer norm, for which maps are transposed, and ShuffleNet's
+    shuffle.
     """
     turns = any(isinstance(module, nn.LayerNorm) for module in graph.modules())
     convolutions = [

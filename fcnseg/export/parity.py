@@ -21,13 +21,13 @@ from fcnseg.models import Wilson
 from fcnseg.runs import reopen
 from fcnseg.runs.folder import Run
 
-IMAGES = 4
+IMAGES = 4  # the number of photographs that are compared
 ODD = (97, 131)  # a size that no stride divides
-TOLERANCE = 1e-4  # of the largest logit: rounding changes a hundredth of it, another normalisation ten times as much
+TOLERANCE = 1e-4  # a share of the largest logit: rounding changes a hundredth of it, another normalisation ten times it
 # The share of the pixels that may differ by more in Wilson's model: where two pixels of a pool are equal but for rounding,
 # either may be the maximum, and unpooling puts it into another place.
 JUMPS = 1e-2
-ENOUGH = 0.3  # seconds of calls that a speed is taken from
+ENOUGH = 0.3  # the seconds of calls that a speed is measured over
 
 
 class DifferentError(Exception):

@@ -54,13 +54,16 @@ class MaskFolder(NamedTuple):
         Raises:
             ValueError: Something would be lost.
         """
-        places = {self.mask(name).resolve() for name in files}
+        places = {
+            self.mask(name).resolve() for name in files
+        }  # resolved: a link may lead from `out` to the photographs
         if same := places & {path.resolve() for path in files.values()}:
             raise ValueError(f"the mask would replace the photograph {min(same)}: choose another out=")
         if same := places & {path.resolve() for name in files for path in self._more(name).values()}:
             raise ValueError(
                 f"{min(same)} would be a mask and a picture of scores, too: rename this folder of photographs"
             )
+        # A mask of other settings is foreign, too: a folder whose masks come from two networks would tell nobody so.
         foreign = [path for path in map(self.mask, files) if path.exists() and not _note(path).startswith(self.key)]
         if foreign and not overwrite:
             raise ValueError(
@@ -88,6 +91,7 @@ class MaskFolder(NamedTuple):
             ValueError: The place of the masks cannot be written.
         """
         with ThreadPoolExecutor(cores()) as pool:
+            # No more masks are written ahead than the network sees at once: memory is bounded if the disk is the slower one.
             found = segmenter.stream(photographs.values(), scores=self.scores)
             yield from map_ahead(pool, self._keep, zip(photographs.items(), found, strict=True), segmenter.batch_size)
 
@@ -147,6 +151,7 @@ def key_of(run: Run, segmenter: Segmenter, *, oriented: bool) -> str:
 
 def _note(path: Path) -> str:
     """The text that `write` put into a mask; empty without such a mask."""
+    # A PNG that another program has left half-written raises SyntaxError: it is as foreign as one without a text.
     with suppress(OSError, SyntaxError), Image.open(path, formats=["PNG"]) as mask:
         return str(mask.info.get(NOTE, ""))
     return ""

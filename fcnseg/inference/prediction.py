@@ -16,7 +16,7 @@ from fcnseg.data import decode
 from fcnseg.data.dataset import Classes
 from fcnseg.machine.files import replacing
 
-Source = str | Path | Image.Image | npt.NDArray[np.uint8] | Tensor  # of a photograph
+Source = str | Path | Image.Image | npt.NDArray[np.uint8] | Tensor  # the forms in which a photograph is given
 NOTE = "fcnseg"  # the key of the text that a mask keeps
 
 

@@ -193,7 +193,8 @@ class Segmenter:
         with ThreadPoolExecutor(cores()) as pool:
             for batch in _batches(windows(), self.batch_size):
                 self._see(batch, pool)
-                # What has just been seen is given later, so that the threads may work on it while the network goes on.
+                # The first is complete when all its tiles have been seen, and results keep the order of the photographs. It
+                # waits until many do, so that the threads can work on it while the network goes on.
                 while waiting and not waiting[0].unseen and self._are_many(waiting):
                     yield waiting.popleft().done()
             yield from (work.done() for work in waiting)
@@ -220,7 +221,9 @@ class Segmenter:
 
     def _see(self, batch: Sequence[tuple[_Work, Tile]], pool: ThreadPoolExecutor) -> None:
         """Give the network a batch, and have threads place what it gives."""
-        images = torch.stack([work.window(tile) for work, tile in batch]).permute(0, 3, 1, 2)
+        images = torch.stack([work.window(tile) for work, tile in batch]).permute(
+            0, 3, 1, 2
+        )  # (N, h, w, 3) to (N, 3, h, w)
         for (work, tile), logits in zip(batch, self.logits(images), strict=True):
             work.unseen -= 1
             work.jobs.append(pool.submit(work.place, tile, logits))

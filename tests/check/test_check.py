@@ -197,11 +197,11 @@ WARNINGS = {
     ),
     "same content": (
         lambda mine: copy(mine, "train/images/03", "val/images/11"),
-        ["val/11 and train/03: the same image under two names, val's is in train, too"],
+        ["val/11 and train/03: the same picture under two names; one is in train and one in val"],
     ),
     "duplicate": (
         lambda mine: copy(mine, "train/images/03", "train/images/04"),
-        ["train/04 and train/03: the same image under two names, train's is twice in train"],
+        ["train/04 and train/03: the same picture under two names; both are in train"],
     ),
     "same name": (
         lambda mine: [

@@ -21,7 +21,7 @@ SETS = {  # the names that folders, files and tables give an image set
     **dict.fromkeys(("test", "testing"), "test"),
 }
 
-SEARCHED = 20  # files that are alone and that a nearest name is looked for: each is compared with all others
+SEARCHED = 20  # the number of files without a partner for which a nearest name is looked for, among all others
 
 
 @dataclass
@@ -96,7 +96,7 @@ class Files(DataSet):
         return self.drawings[name].draw(self.mask(name), name, image, self.known)
 
 
-SHARE = 0.2  # of the images that val gets where nothing else is said
+SHARE = 0.2  # the share of the images that val gets where nothing else is said
 
 
 def split(files: Files, share: float = SHARE, group: str | None = None) -> None:

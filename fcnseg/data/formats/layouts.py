@@ -19,12 +19,12 @@ MASKS = (
     *("gtfine", "gt"),
 )
 MASK_SUFFIXES = (".png", ".PNG", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")  # what cannot be read is named later
-PROGRAMS = {  # by their class lists
+PROGRAMS = {  # the program that writes each class list
     "labelmap.txt": "CVAT's Segmentation mask 1.1",
     "class_names.txt": "labelme2voc's output",
     "_classes.csv": "Roboflow's masks",
 }
-ENDINGS = ("", "_mask", "_label", "_labels")  # of the names of masks, where no setting says
+ENDINGS = ("", "_mask", "_label", "_labels")  # what the names of masks may end in, where no setting says
 
 
 def lists(root: Path) -> Files | None:

@@ -14,7 +14,7 @@ from PIL import Image
 from fcnseg.data.dataset import VOID
 from fcnseg.data.formats.classes import ClassList
 
-EDGES = 1024  # of a polygon, in one block
+EDGES = 1024  # the number of a polygon's edges that are worked on at once
 Inside = npt.NDArray[np.bool_]
 Points = npt.NDArray[np.float64]  # (n, 2) x and y in pixels: pixel 0 reaches from 0 to 1, and its centre is at 0.5
 

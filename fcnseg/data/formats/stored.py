@@ -1,4 +1,4 @@
-"""What masks store, before anybody has said what it means; and a class list to name, made of it."""
+"""The numbers or colours in masks whose classes nothing says yet, and a classes.yaml that lists them for the user to name."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
