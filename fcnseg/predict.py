@@ -35,28 +35,28 @@ def predict(cfg: DictConfig) -> None:
     from fcnseg.inference.masks import MaskFolder, key_of
     from fcnseg.inference.photographs import photographs
 
-    found = photographs(str(cfg.images), without=out)
-    for path in found.others:
+    given = photographs(str(cfg.images), without=out)
+    for path in given.others:
         warn(f"{path} is skipped: photographs are {', '.join(decode.FORMATS)} files")
     segmenter = inference.load(run.path, **{key: cfg[key] for key in LOADED}).to(cfg.device)
     folder = out / submission.place(config, segmenter.classes, str(cfg.images)) if cfg.format == "voc" else out
     key, wanted = key_of(run, segmenter, oriented=cfg.oriented), {name: cfg[name] for name in WRITTEN}
     masks = MaskFolder(folder=folder, beside=out, key=key, **wanted)
-    masks.check_places(found.files, overwrite=cfg.overwrite)
-    todo = {name: path for name, path in found.files.items() if not masks.has(name, path)}
+    masks.check_places(given.files, overwrite=cfg.overwrite)
+    todo = {name: path for name, path in given.files.items() if not masks.has(name, path)}
     broken, rate = _write(masks, segmenter, todo)
-    there = len(found.files) - len(todo)
+    there = len(given.files) - len(todo)
     before = f", {there} of them were there already" if there else ""
     output = console()
-    output.print(f"{len(found.files) - broken} masks are in {folder}{before}{rate}", soft_wrap=True)
+    output.print(f"{len(given.files) - broken} masks are in {folder}{before}{rate}", soft_wrap=True)
     if cfg.table:
-        output.print(f"the classes' shares are in {masks.write_shares(found.files, segmenter.classes)}", soft_wrap=True)
+        output.print(f"the classes' shares are in {masks.write_shares(given.files, segmenter.classes)}", soft_wrap=True)
     if broken:
-        raise RunFailedError(f"{broken} of {len(found.files)} photographs could not be read, the others are done")
+        raise RunFailedError(f"{broken} of {len(given.files)} photographs could not be read, the others are done")
     if cfg.format == "voc":
-        path = submission.archive(out, folder, found.files)
+        path = submission.archive(out, folder, given.files)
         output.print(
-            f"{path} is what VOC's server takes: {len(found.files)} indexed masks, one for each image of {cfg.images}, each of"
+            f"{path} is what VOC's server takes: {len(given.files)} indexed masks, one for each image of {cfg.images}, each of"
             f" its photograph's size with labels 0..{len(segmenter.classes) - 1}",
             soft_wrap=True,
         )

@@ -13,18 +13,8 @@ import numpy.typing as npt
 from PIL import Image
 
 VOID = 255  # the label of pixels without one: a prediction there is neither right nor wrong
-SUFFIXES = (
-    ".jpg",
-    ".jpeg",
-    ".png",
-    ".JPG",
-    ".JPEG",
-    ".PNG",
-    ".bmp",
-    ".tif",
-    ".tiff",
-    ".webp",
-)  # the endings of photographs
+# The endings of photographs.
+SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG", ".bmp", ".tif", ".tiff", ".webp")
 MEAN = (0.485, 0.456, 0.406)  # ImageNet's mean, RGB in 0..1: torchvision's backbones were trained with it
 STD = (0.229, 0.224, 0.225)  # ImageNet's deviation, as above
 BY_COLOUR = "the classes' colours at other indices: they are read by their colours"  # what messages say of such masks

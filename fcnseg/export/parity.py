@@ -76,16 +76,16 @@ def photographs(run: Run, *, root: str | None, trust: bool) -> tuple[list[Image.
     with TemporaryDirectory() as folder:
         try:
             data = reopen.data(run.config, root=root, trust=trust)
-            found, names, source = data.data_set, data.test_names(), f"test images of {data.root}"
+            data_set, names, source = data.data_set, data.test_names(), f"test images of {data.root}"
         except (ValueError, OSError) as error:
             if root is not None:
                 raise
-            found = shapes(Path(folder), train=1, val=IMAGES, seed=0)
+            data_set = shapes(Path(folder), train=1, val=IMAGES, seed=0)
             names, source = (
-                list(found.ids("val")),
+                list(data_set.ids("val")),
                 f"generated images, since the run's data set cannot be read ({error})",
             )
-        return [read_image(found.image(name)) for name in names[:IMAGES]], source
+        return [read_image(data_set.image(name)) for name in names[:IMAGES]], source
 
 
 @torch.inference_mode()

@@ -54,9 +54,8 @@ class MaskFolder(NamedTuple):
         Raises:
             ValueError: Something would be lost.
         """
-        places = {
-            self.mask(name).resolve() for name in files
-        }  # resolved: a link may lead from `out` to the photographs
+        # Resolved, since a link may lead from `out` to the photographs.
+        places = {self.mask(name).resolve() for name in files}
         if same := places & {path.resolve() for path in files.values()}:
             raise ValueError(f"the mask would replace the photograph {min(same)}: choose another out=")
         if same := places & {path.resolve() for name in files for path in self._more(name).values()}:

@@ -38,20 +38,20 @@ def photographs(images: str, without: Path) -> Photographs:
     """
     path = Path(images)
     if path.is_dir():
-        top, found = path, [each for each in path.rglob("*") if each.is_file()]
+        top, paths = path, [file for file in path.rglob("*") if file.is_file()]
     elif path.suffix == ".txt" and path.is_file():
-        top, found = _listed(path)
+        top, paths = _listed(path)
     elif path.is_file():
-        top, found = path.parent, [path]
+        top, paths = path.parent, [path]
     else:
-        top, found = _top(images), [Path(each) for each in glob.glob(images, recursive=True) if Path(each).is_file()]
-    found = [each for each in {*found} if not each.resolve().is_relative_to(without.resolve())]
-    if not found:
+        top, paths = _top(images), [Path(file) for file in glob.glob(images, recursive=True) if Path(file).is_file()]
+    paths = [file for file in {*paths} if not file.resolve().is_relative_to(without.resolve())]
+    if not paths:
         raise ValueError(
             f"images={images}: found nothing outside {without}, wanted a photograph, a folder, a pattern or a .txt file"
         )
-    files = [each for each in found if each.suffix.lower() in SUFFIXES]
-    others = sorted(set(found) - set(files))
+    files = [file for file in paths if file.suffix.lower() in SUFFIXES]
+    others = sorted(set(paths) - set(files))
     if not files:
         names = first_of(others)
         raise ValueError(f"images={images}: none of these is a photograph ({', '.join(SUFFIXES)}):\n{names}")

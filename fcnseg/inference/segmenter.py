@@ -221,9 +221,8 @@ class Segmenter:
 
     def _see(self, batch: Sequence[tuple[_Work, Tile]], pool: ThreadPoolExecutor) -> None:
         """Give the network a batch, and have threads place what it gives."""
-        images = torch.stack([work.window(tile) for work, tile in batch]).permute(
-            0, 3, 1, 2
-        )  # (N, h, w, 3) to (N, 3, h, w)
+        windows = torch.stack([work.window(tile) for work, tile in batch])  # (N, h, w, 3)
+        images = windows.permute(0, 3, 1, 2)  # (N, 3, h, w), channels last
         for (work, tile), logits in zip(batch, self.logits(images), strict=True):
             work.unseen -= 1
             work.jobs.append(pool.submit(work.place, tile, logits))

@@ -28,7 +28,17 @@ BACKBONES = ("shufflenet_v2_x0_5", "mobilenet_v2", "convnext_tiny", "efficientne
 ALL = NETS | {name: lambda name=name: Transfer(5, backbone=name, weights=None) for name in BACKBONES}
 SIZES = ((32, 32), (97, 131), (64, 96))
 needs_onnx = pytest.mark.skipif(bool(module.missing()), reason="an extra")
-FORMATS = [pytest.param("onnx", marks=needs_onnx), "torch", "weights"]
+QUICK = {("fcn", "onnx"), ("wilson", "torch"), ("wilson", "weights")}  # `onnx_file` is an ONNX file of Wilson's model
+CASES = [
+    pytest.param(
+        name,
+        form,
+        marks=[mark for mark in (needs_onnx,) if form == "onnx"] + [pytest.mark.slow for _ in {(name, form)} - QUICK],
+        id=f"{name}-{form}",
+    )
+    for name in ALL
+    for form in ("onnx", "torch", "weights")
+]
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +80,7 @@ def noise(*size):
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8))
 
 
-@pytest.mark.parametrize("form", FORMATS)
-@pytest.mark.parametrize("name", [n if n == "wilson" else pytest.param(n, marks=pytest.mark.slow) for n in ALL])
+@pytest.mark.parametrize(("name", "form"), CASES)
 def test_a_file_gives_the_logits_of_its_network_at_any_size(name, form, tmp_path):
     torch.manual_seed(0)
     graph, blank = Graph(trained(ALL[name]()), raw=True), Graph(ALL[name](), raw=True)

@@ -85,17 +85,17 @@ def folders(root: Path, image_suffix: str, mask_suffix: str | None) -> Files | N
     """Folders of images and of masks, in a folder for each image set, or with one for each inside; or all in one folder."""
     below = _folders(root)
     sets = {SETS[name]: path for name, path in below.items() if name in SETS}
-    found: dict[str, tuple[Path, Path]] = {}
+    folders_of: dict[str, tuple[Path, Path]] = {}
     if places := _places(root):
         image_sets, mask_sets = map(_folders, places)
         both = [name for name in image_sets if name in SETS and name in mask_sets]
-        found = {SETS[name]: (image_sets[name], mask_sets[name]) for name in both} or {"": places}
+        folders_of = {SETS[name]: (image_sets[name], mask_sets[name]) for name in both} or {"": places}
     elif sets:
-        found = {name: _places(path) or (path, path) for name, path in sets.items()}
+        folders_of = {name: _places(path) or (path, path) for name, path in sets.items()}
     elif root.is_dir():
-        found = {"": (root, root)}
+        folders_of = {"": (root, root)}
     files = Files(root, "", {}, {})
-    for name, (images, masks) in found.items():
+    for name, (images, masks) in folders_of.items():
         pairs, alone = _pair(images, masks, image_suffix, mask_suffix)
         prefix = f"{name}/" if name else ""
         files.pairs |= {f"{prefix}{stem}": both for stem, both in pairs.items()}
@@ -111,7 +111,7 @@ def folders(root: Path, image_suffix: str, mask_suffix: str | None) -> Files | N
         return None
     files.sets = {name: names for name, names in files.sets.items() if names}
     files.class_list = find_class_list(root) or files.class_list
-    first, second = next(iter(found.values()))
+    first, second = next(iter(folders_of.values()))
     shown = [path.relative_to(root).as_posix() for path in (first, second)]
     found_by = f"the folders {' and '.join(shown)}" if first != second else f"names in the folder {shown[0]}"
     files.format = _format("images and masks", found_by, files.class_list)
