@@ -26,7 +26,7 @@ SEARCHED = 20  # the number of files without a partner for which a nearest name 
 
 @dataclass
 class Files(DataSet):
-    """Images and masks in files of any files. Training can use them once there are classes and the image sets train and val.
+    """Images and masks in files of any layout. Training can use them once there are classes and the image sets train and val.
 
     Attributes:
         path: The folder that they lie in.
