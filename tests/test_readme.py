@@ -213,7 +213,7 @@ def test_the_class_list_shown_is_one(tmp_path):
     (tmp_path / "classes.yaml").write_text(re.search(r"```\n(names: .*?)```", README, re.S)[1])
     found = find_class_list(tmp_path)
     assert found.classes.names == ("road", "car", "sky")
-    assert found.legend.values == {23: 2, 26: 1, 0: 255, 255: 255}
+    assert found.legend.values == {23: 2, 26: 1, 0: 255, 254: 255, 255: 255}
     assert found.legend.colours == {(0, 0, 142): 1, (70, 130, 180): 2}
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import gc
 import io
 import os
 import signal
@@ -14,10 +15,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import hydra
+import omegaconf.base
+import omegaconf.grammar_parser
 import torch
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import open_dict
+from omegaconf import OmegaConf, open_dict
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torchvision.ops import stochastic_depth
@@ -29,10 +32,12 @@ from fcnseg.data import shapes  # noqa: F401
 from fcnseg.evaluate import evaluate  # noqa: F401
 from fcnseg.machine.files import read_json
 from fcnseg.models import FCN
+from fcnseg.report import card  # noqa: F401
 from fcnseg.runs import provenance
 from fcnseg.runs import result as results  # noqa: F401  (the doors import them late: here once, before forking)
 from fcnseg.train import train
 
+omegaconf.base.parse = cache(omegaconf.grammar_parser.parse)
 TIME = ("images_per_s", "predicted_per_s", "peak_memory", "seconds")  # what no two runs have in common
 STRICT = ["trainer.deterministic=true", "loss=weighted"]
 
@@ -87,6 +92,7 @@ class Process:
         self.out, self.err = base.with_suffix(".out"), base.with_suffix(".err")
         sys.stdout.flush()
         sys.stderr.flush()
+        gc.freeze()  # a search for garbage in the fork would copy all that it looks at
         self.pid = os.fork()
         if self.pid == 0:
             self._run(door, args, cwd, inject, parsed, with_git)
@@ -165,7 +171,10 @@ def parse(*args):
         own = HydraConfig.instance().cfg
         with open_dict(cfg):
             del cfg["hydra"]
-        return own, cfg, default_config("config")
+        defaults = default_config("config")
+        for config in (cfg, defaults):
+            OmegaConf.to_container(config, resolve=True)  # so that no fork has to parse an interpolation
+        return own, cfg, defaults
 
 
 def skip_hydra(own, cfg, defaults):
