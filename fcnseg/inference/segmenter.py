@@ -164,8 +164,9 @@ class Segmenter:
     def logits(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) uint8 RGB to (N, C, H, W) float32 logits on the CPU."""
         height, width = images.shape[-2:]
-        images = F.pad(images, (0, max(MIN_SIZE - width, 0), 0, max(MIN_SIZE - height, 0)))
-        batch = normalize(images.to(self.device)).contiguous(memory_format=self.memory_format)
+        # With zeros after the normalisation, as networks pad to their stride: that is the mean colour.
+        batch = F.pad(normalize(images.to(self.device)), (0, max(MIN_SIZE - width, 0), 0, max(MIN_SIZE - height, 0)))
+        batch = batch.contiguous(memory_format=self.memory_format)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16 and bf16_wins(self.device.type)):
             logits: Tensor = self.net(batch)
         return logits[..., :height, :width].float().cpu()

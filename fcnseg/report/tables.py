@@ -36,11 +36,12 @@ def results(experiments: Sequence[Experiment]) -> Table:
     first |= {SCORES[name]: _shown(floor[name]) for name in VOC_SCORES}
     # The floor has neither a loss nor a cost: these cells of its row stay empty.
     rows = [_result(experiment) for experiment in experiments]
-    columns, papers = [*rows[0]], 6
+    columns = [*rows[0]]
     if experiments[0].first.classes.background is None:  # the paper's scores are not defined
-        columns, papers = [column for column in columns if column == "loss" or not column.startswith(PAPERS)], 1
+        columns = [column for column in columns if column == "loss" or not column.startswith(PAPERS)]
     if not any(experiment.first.published for experiment in experiments):
-        columns, papers = [column for column in columns if not column.endswith("in the paper")], papers // 2
+        columns = [column for column in columns if not column.endswith("in the paper")]
+    papers = len(columns) - 8  # the columns that are not of the three other groups
     cells = [[row.get(column, "") for column in columns] for row in (first, *rows)]
     definition = "the paper's definition" if papers > 1 else ""
     return Table(columns, cells, [("", 2), (definition, papers), ("VOC's definition", 3), ("", 3)])

@@ -87,6 +87,19 @@ def test_numbers_that_masks_store_are_written(command, mine, values, names, void
     assert void.items() <= data.class_list.legend.values.items()
 
 
+@pytest.mark.parametrize(
+    "stored", [[0, 0, 0], [255, 255, 255], [[9, 9, 9], [224, 224, 192], [224, 224, 192]]], ids=["0", "255", "a colour"]
+)
+def test_masks_of_one_class_are_refused_and_nothing_is_written(command, mine, stored):
+    (mine / "classes.yaml").unlink()
+    for path in mine.glob("*/masks/*.png"):
+        Image.fromarray(np.array(stored, dtype=np.uint8)[np.asarray(Image.open(path))]).save(path)
+    outcome = command(check, f"data.root={mine}", "write=true", "picture=null")
+    assert outcome.code == 2
+    assert "hold 1 numbers or colours besides void: wanted 2 to 254" in outcome.err
+    assert not (mine / "classes.yaml").exists()
+
+
 def test_colours_that_masks_store_are_written(command, mine):
     (mine / "classes.yaml").unlink()
     colours = np.array([[0, 0, 0], [255, 128, 0], [1, 2, 3]], dtype=np.uint8)

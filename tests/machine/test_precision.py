@@ -67,8 +67,10 @@ def test_without_a_place_to_keep_it_it_is_measured_all_the_same(measured, tmp_pa
     assert precision.bf16_gain(1) == 2.0
 
 
-def test_what_is_measured_is_a_ratio():
+def test_what_is_measured_is_a_ratio_and_draws_no_number_of_the_run():
+    before = torch.get_rng_state()
     assert 0.05 < precision._measured() < 20
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])

@@ -287,6 +287,22 @@ def test_the_floor_comes_first_and_seeds_are_averaged(entries, finished):
     assert all(len(row) == len(table.columns) == sum(span for _, span in table.groups) for row in table.rows)
 
 
+@pytest.mark.parametrize("published", [True, False])
+@pytest.mark.parametrize("background", [0, None])
+def test_every_column_of_the_results_is_in_a_group(entries, published, background):
+    config = entries[0].config if published else {**entries[0].config, "choices.experiment": None}
+    classes = replace(entries[0].classes, background=background)
+    (found,) = experiments([replace(entries[0], config=config, result={**entries[0].result, "classes": classes})])
+    table = tables.results([found])
+    spans = dict(table.groups)
+    assert sum(span for _, span in table.groups) == len(table.columns)
+    assert spans["VOC's definition"] == 3
+    of_the_paper = (
+        ("the paper's definition", 6 if published else 3) if background == 0 else ("", 1)
+    )  # of the loss alone
+    assert table.groups[1] == of_the_paper
+
+
 def test_experiments_of_one_name_get_titles_of_their_own(entries):
     other = replace(entries[0], config={**entries[0].config, "optimizer.lr": 0.5})
     titles = [experiment.title for experiment in experiments([entries[0], other])]

@@ -1,10 +1,11 @@
 """The numbers or colours in masks whose classes nothing says yet, and a classes.yaml that lists them for the user to name."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -72,7 +73,7 @@ def write_classes(files: Files, stored: Stored) -> Path:
     """Write classes.yaml beside the images, with a name to change for every number or colour that masks store.
 
     Raises:
-        ValueError: The file is there, masks hold numbers and colours, or too many to be classes.
+        ValueError: The file is there, or masks hold numbers and colours, or too few or too many to be classes.
     """
     path = files.path / FILE
     if path.exists():
@@ -84,29 +85,28 @@ def write_classes(files: Files, stored: Stored) -> Path:
         colours = [colour for colour in colours if stored.pixels[colour] >= LEAST * total]
     if numbers and colours:
         raise ValueError(f"{files.path} has masks of numbers and masks of colours: export all of them in one way")
-    if len(numbers) > decode.UNKNOWN or not (numbers or colours):
-        found = f"{len(numbers or colours)} numbers or colours"
-        raise ValueError(f"the masks of {files.path} hold {found}, wanted 2 to {decode.UNKNOWN}, one for a class")
+    void = voc.VOC.void_colour if colours else VOID if len(numbers) > 2 else None
+    values: list[Any] = sorted(numbers) or sorted(colours)
+    kept = [value for value in values if value != void]
+    if not 2 <= len(kept) <= decode.UNKNOWN:
+        found = f"{len(kept)} numbers or colours besides void"
+        raise ValueError(f"the masks of {files.path} hold {found}: wanted 2 to {decode.UNKNOWN}, one for a class")
     lines = ["# Made by python -m fcnseg.check of what the masks hold: give the classes their names."]
-    lines += _of_numbers(numbers, stored) if numbers else _of_colours(sorted(colours), stored)
+    lines += _of_numbers(kept, stored) if numbers else _of_colours(kept, stored)
+    if void is not None and void in stored.pixels:
+        lines.append(f"void: {[*void] if isinstance(void, tuple) else void}  # {stored.found(void)}")
     write_text(path, "\n".join([*lines, ""]))
     return path
 
 
-def _of_numbers(numbers: list[int], stored: Stored) -> list[str]:
-    void = VOID in numbers and len(numbers) > 2
-    kept = [number for number in numbers if not (void and number == VOID)]
-    names = ["background" if number == 0 else f"class_{number}" for number in kept]
-    lines = [f"  {number}: {name}  # {stored.found(number)}" for number, name in zip(kept, names, strict=True)]
-    if void:
-        lines.append(f"void: {VOID}  # {stored.found(VOID)}")
+def _of_numbers(numbers: Sequence[int], stored: Stored) -> list[str]:
+    names = ["background" if number == 0 else f"class_{number}" for number in numbers]
+    lines = (f"  {number}: {name}  # {stored.found(number)}" for number, name in zip(numbers, names, strict=True))
     return ["names:", *lines]
 
 
-def _of_colours(colours: list[decode.Colour], stored: Stored) -> list[str]:
-    void = next((colour for colour in colours if colour == voc.VOC.void_colour), None)
-    kept = [colour for colour in colours if colour != void]
-    names = ["background" if not any(colour) else f"class_{bytes(colour).hex()}" for colour in kept]
-    lines = ["names:", *(f"  - {name}" for name in names), "colors:  # in the order of the names"]
-    lines += [f"  - {list(colour)}  # {name}: {stored.found(colour)}" for colour, name in zip(kept, names, strict=True)]
-    return [*lines, *[f"void: {list(void)}  # {stored.found(void)}" for void in [void] if void]]
+def _of_colours(colours: Sequence[decode.Colour], stored: Stored) -> list[str]:
+    names = ["background" if not any(colour) else f"class_{bytes(colour).hex()}" for colour in colours]
+    pairs = zip(colours, names, strict=True)
+    lines = (f"  - {list(colour)}  # {name}: {stored.found(colour)}" for colour, name in pairs)
+    return ["names:", *(f"  - {name}" for name in names), "colors:  # in the order of the names", *lines]
