@@ -3,32 +3,30 @@
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
-from fcnseg.data.batch import normalize
+import fcnseg
 from fcnseg.pictures import colour, photograph
-from fcnseg.runs import rebuild
+from fcnseg.runs.folder import Run
+from fcnseg.runs.reopen import data
 
 HERE = Path(__file__).parent
 SHOWN, SIDE, GAP = 8, 128, 6  # images in the row; pixels of each, and between two
 SCREEN = (1280, 860)  # of the report's first screen
 
 
-@torch.inference_mode()
-def predictions(run: str) -> Image.Image:
-    """Rows of test photographs, their truths and what the network of a run makes of them."""
-    cfg, net = rebuild.load(run)
-    data = rebuild.data(cfg, root=cfg.data.root)
-    batch = next(iter(data.test_dataloader()))
-    labels = net(normalize(batch.image)).argmax(1)
-    rows = [
-        [show(part[i]) for i in range(SHOWN)]
-        for show, part in ((photograph, batch.image), (colour, batch.mask), (colour, labels))
-    ]
+def predictions(run: Path) -> Image.Image:
+    """Rows of test photographs, their truths, and the predictions of the network of a run."""
+    batch = next(iter(data(Run(run).config).test_dataloader()))
+    segmenter = fcnseg.load(run)
+    labels = segmenter.logits(batch.image).argmax(1)
+    coloured = partial(colour, classes=segmenter.classes)
+    shown = ((photograph, batch.image), (coloured, batch.mask), (coloured, labels))
+    rows = [[show(image) for image in images[:SHOWN]] for show, images in shown]
     width, height = SHOWN * (SIDE + GAP) - GAP, len(rows) * (SIDE + GAP) - GAP
     picture = Image.new("RGB", (width, height), "white")
     for row, tiles in enumerate(rows):
@@ -52,5 +50,5 @@ def screenshot(page: str) -> Image.Image:
 
 
 if __name__ == "__main__":
-    for name, picture in (("predictions", predictions(sys.argv[1])), ("report", screenshot(sys.argv[2]))):
+    for name, picture in (("predictions", predictions(Path(sys.argv[1]))), ("report", screenshot(sys.argv[2]))):
         picture.quantize(256).save(HERE / f"{name}.png", optimize=True)

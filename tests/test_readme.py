@@ -6,6 +6,7 @@ import shlex
 import shutil
 import sys
 from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import hydra
@@ -130,6 +131,14 @@ def test_a_trained_network_is_used_from_python(a_run, root, tmp_path, monkeypatc
     exec(snippet.replace("runs/<name>", str(a_run)), names := {})
     assert names["prediction"].labels.shape == names["prediction"].scores.shape
     assert Path("mask.png").exists()
+
+
+def test_the_pictures_are_made_anew(a_run):
+    spec = spec_from_file_location("pictures", CONF.parent / ".github" / "pictures.py")
+    spec.loader.exec_module(pictures := module_from_spec(spec))
+    picture = pictures.predictions(a_run)
+    assert picture.size == (8 * 128 + 7 * 6, 3 * 128 + 2 * 6)
+    assert len(picture.getcolors(10**6)) > 50
 
 
 def test_a_refusal_is_shown_as_it_is(command):
