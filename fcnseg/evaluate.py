@@ -43,10 +43,10 @@ def evaluate(cfg: DictConfig) -> float | None:
 
 
 def check_settings(cfg: DictConfig) -> None:
-    """Refuse settings that make no sense.
+    """Refuse an unknown size to score at, before PyTorch is imported.
 
     Raises:
-        ValueError: A setting is out of its range.
+        ValueError: `at` is none of `SCORED_AT`.
     """
     if cfg.at not in SCORED_AT:
         raise ValueError(f"at={cfg.at}: wanted one of {', '.join(SCORED_AT)}")

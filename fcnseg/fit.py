@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from lightning import Trainer, seed_everything
+from lightning import Callback, Trainer, seed_everything
 from omegaconf import DictConfig
 from rich.console import Console
 from torch import nn
@@ -78,10 +78,11 @@ def _data_and_task(cfg: DictConfig, run: Run, console: Console) -> tuple[VOCData
     data.prepare_data()  # may take minutes
     seed_everything(cfg.seed, verbose=False)
     task = build.task(cfg, classes=data.classes, class_pixels=data.class_pixels)
+    steps = len(data.train_dataloader())
     try:  # once before training, so that a wrong setting is refused
-        task.schedule(task.optimizer(task.net), cfg.trainer.max_epochs, len(data.train_dataloader()))
+        task.schedule(task.optimizer(task.net), cfg.trainer.max_epochs, steps)
     except (TypeError, RuntimeError) as error:
-        raise ValueError(f"optimizer or schedule: {error}; correct or leave out the setting named here") from error
+        raise ValueError(f"optimizer or schedule: {error}; correct or leave out what was set of them") from error
     return data, task
 
 
@@ -112,21 +113,27 @@ class Training:
         self, cfg: DictConfig, run: Run, stop: StopRequest, console: Console, code: Mapping[str, str | bool | None]
     ) -> None:
         self.cfg, self.run, self.console = cfg, run, console
-        self.log, self.checkpoint_io, finite = RunLog(run), SafeCheckpointIO(), FiniteLoss()
-        ema = [EMA(cfg.ema)] if cfg.ema else []
-        self.checkpoints = Checkpoints(run, stop=stop, finite=finite, **cfg.checkpoint)
-        epoch_log = EpochLog(self.log, hyperparameters(cfg))
-        patience = [RunEarlyStopping(cfg.patience)] if cfg.patience else []
-        self.sessions = Sessions({})
-        ours = [*ema, finite, epoch_log, RunProgress(epoch_log, console), *patience, self.sessions]
-        self.callbacks = [*ours, *build.callbacks(cfg), self.checkpoints]  # last: it saves the state of the others
-        self.loggers = [self.log, *build.loggers(cfg)]
+        self.log, self.checkpoint_io, self.sessions = RunLog(run), SafeCheckpointIO(), Sessions({})
+        self.loggers, self.callbacks = [self.log, *build.loggers(cfg)], self._make_callbacks(stop)
+        self.checkpoints = cast(Checkpoints, self.callbacks[-1])
         self.trainer = self._make_trainer()
         self.sessions.here = {**provenance.surroundings(self.trainer), **code}
         measured = cfg.trainer.precision == "auto" and self.trainer.strategy.root_device.type == "cpu"
         self.bf16_gain = bf16_gain(torch.get_num_threads()) if measured else None
         self.resumed: Path | None = None
         self.epoch = 0  # the epoch, counted from 0, in which a resumed run goes on
+
+    def _make_callbacks(self, stop: StopRequest) -> list[Callback]:
+        """All callbacks in the order in which they act."""
+        finite, epoch_log = FiniteLoss(), EpochLog(self.log, hyperparameters(self.cfg))
+        return [
+            *([EMA(self.cfg.ema)] if self.cfg.ema else []),
+            *(finite, epoch_log, RunProgress(epoch_log, self.console)),
+            *([RunEarlyStopping(self.cfg.patience)] if self.cfg.patience else []),
+            *(self.sessions, *build.callbacks(self.cfg)),
+            # Last, since it saves the state of the others.
+            Checkpoints(self.run, stop=stop, finite=finite, **self.cfg.checkpoint),
+        ]
 
     def _make_trainer(self, kept_precision: str | None = None) -> Trainer:
         made = build.trainer(

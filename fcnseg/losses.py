@@ -56,7 +56,7 @@ class Loss(nn.Module):
         super().__init__()
 
     def divisor(self, mask: Tensor) -> Tensor:
-        """The number that the loss was divided by, by which a part of a batch is weighted beside the other parts.
+        """The denominator of the loss. A part of a batch is weighted by it.
 
         The parts together then give the loss and the gradient of the whole batch. Only OHEM, Dice and Lovasz, which are not
         means over pixels, become means over the parts, weighted by their labelled pixels.
@@ -132,7 +132,7 @@ class OHEM(Loss):
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
         rows, labels = pixel_rows(logits, mask)
         losses = F.cross_entropy(rows, labels, ignore_index=VOID, reduction="none")  # 0 where void
-        # The share of all pixels, then without those beyond the share of the labelled: no number is read from the device.
+        # The hardest of all pixels, of which those beyond the share of the labelled are left out: no count is read from a GPU.
         hardest = losses.topk(math.ceil(self.share * len(losses))).values  # (share*N*H*W,)
         counted = torch.arange(len(hardest), device=losses.device) < self.share * (labels != VOID).sum()
         return (hardest * counted).sum() / counted.sum().clamp_min(1)
@@ -153,8 +153,8 @@ class Dice(Loss):
 class Lovasz(Loss):
     """Lovasz-Softmax (Berman et al., arXiv 1705.08790), a surrogate of 1 - IoU; the mean over the batch's classes.
 
-    For each class, a pixel's error counts as much as the Jaccard loss grows when the pixels of larger errors are wrong
-    already, and then this one, too. Void pixels have no error. A class without a pixel in the batch's masks is left out.
+    For each class, a pixel's error is weighted by how much the Jaccard loss grows when this pixel becomes wrong after all
+    pixels of larger errors. Void pixels have no error. A class without a pixel in the batch's masks is left out.
     """
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
@@ -193,7 +193,7 @@ class Sum(Loss):
         return torch.stack(parts).sum()
 
     def divisor(self, mask: Tensor) -> Tensor:
-        """That of the first part, if it has one."""
+        """The denominator of the first loss in the sum."""
         return divisor(next(iter(self.losses.values())), mask)
 
 

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from fcnseg.cli import messages
 from fcnseg.cli.command import command
 from fcnseg.cli.configs import default_values
-from fcnseg.machine import processes
+from fcnseg.machine.processes import only_the_first_prints
 from fcnseg.machine.signals import was_requeued
 from fcnseg.runs.folder import Run
 from fcnseg.runs.settings import check_ranges
@@ -23,8 +23,7 @@ from fcnseg.runs.trainer_settings import check_one_device
 def train(cfg: DictConfig) -> float | None:
     """Train and test the run that `cfg` describes, or show it if it has finished; return its test mIoU."""
     check_settings(cfg)
-    rank = processes.rank_before_connecting(cfg.trainer)
-    with processes.silent_unless_first(rank):
+    with only_the_first_prints(cfg.trainer) as is_first:
         from fcnseg.fit import fit  # imports torch, which a refused command need not wait for
         from fcnseg.report.card import describe
 
@@ -33,7 +32,7 @@ def train(cfg: DictConfig) -> float | None:
         had_finished = run.is_finished(cfg)
         if not had_finished:
             fit(cfg, run, console, partial(describe, settings=HydraConfig.get().overrides.task))
-        return show_run(run, console, had_finished=had_finished) if rank == 0 else None
+        return show_run(run, console, had_finished=had_finished) if is_first else None
 
 
 def check_settings(cfg: DictConfig) -> None:

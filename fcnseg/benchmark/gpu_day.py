@@ -148,14 +148,14 @@ def images(day: Day) -> Figures:
     """Write generated images of VOC's number and size, in as many processes as there are cores."""
     processes, start = cores(), time.monotonic()
     folder = voc.Folder(day.folder / "VOCdevkit" / "VOC2012")
-    for name in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+    for name in (voc.IMAGES, voc.MASKS, voc.LISTS):
         (folder.path / name).mkdir(parents=True)
     counts = {image_set: -(-count // processes) for image_set, count in (VOC if day.on_gpu else FEW).items()}
     with ThreadPoolExecutor(processes) as pool:
         parts = [*pool.map(lambda part: day.call(_write_part, folder, part, **counts), range(processes))]
     for image_set in counts:
         names = [name for part in parts for name in part[image_set]]
-        (folder.path / "ImageSets" / "Segmentation" / f"{image_set}.txt").write_text("\n".join(names))
+        folder.list_of(image_set).write_text("\n".join(names))
     return {
         **{image_set: processes * count for image_set, count in counts.items()},
         "seconds": time.monotonic() - start,

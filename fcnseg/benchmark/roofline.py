@@ -122,7 +122,7 @@ def limits(cfg: Any) -> Figures:
     """The images/s that this machine could train at the most, in each precision that an arm trains in."""
     data, task, fabric, _ = prepare(cfg)
     speeds = {}
-    for precision in {cfg.trainer.precision, "32-true"}:
+    for precision in dict.fromkeys((cfg.trainer.precision, "32-true")):
         dtype = DTYPES.get(precision, torch.bfloat16)
         counted = step_operations(task.net, task.loss, batch_size=data.batch_size, size=data.size, dtype=dtype)
         speeds[precision] = data.batch_size / ideal_seconds(counted, **machine_peaks(fabric.device, dtype))

@@ -94,7 +94,9 @@ class Checkpoints(AfterEpoch, Checkpoint):
         self.stop.watch()  # Lightning's own handler would end the run between any two hooks, with nothing saved
         if self._generators:
             self._restore_generators(self._generators, trainer)
-            if self._max_epochs != trainer.max_epochs and not trainer.should_stop:  # by early stopping
+            if (
+                self._max_epochs != trainer.max_epochs and not trainer.should_stop
+            ):  # early stopping has not ended the run
                 extend_schedule(trainer)
         elif rank():
             self._restore_generators({}, trainer)
@@ -116,7 +118,7 @@ class Checkpoints(AfterEpoch, Checkpoint):
             if len(saved["cuda"]) == torch.cuda.device_count():
                 torch.cuda.set_rng_state_all(saved["cuda"])
             else:
-                warn("the number of GPUs is not that of the run's begin: dropout on a GPU will draw new numbers")
+                warn("the run began with another number of GPUs: dropout on a GPU will draw new numbers")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
@@ -225,7 +227,7 @@ def extend_schedule(trainer: Trainer) -> None:
     restored, schedule = trainer.lr_scheduler_configs[0].scheduler, planned["lr_scheduler"]["scheduler"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the optimiser took its steps in the earlier session
-        # By epochs it is one more than there are, if the run was stopped before a validation.
+        # If it steps by epochs, and the run was stopped before a validation, this is one more than the epochs that ended.
         for _ in range(restored.last_epoch):
             schedule.step()
     restored.load_state_dict(schedule.state_dict())

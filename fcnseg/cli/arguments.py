@@ -37,8 +37,8 @@ class Arguments:
         words = [_with_home(word) for word in self.words]
         flags = parser.parse_intermixed_args(words)  # flags may stand behind overrides, as they may not in Hydra
         if flags.config_name or flags.config_path:
-            _raise(
-                "--config-name and --config-path would replace the package's configs: use --config-dir to add your own"
+            raise ValueError(
+                "--config-name and --config-path would replace the package's configs: add yours by --config-dir"
             )
         return flags
 

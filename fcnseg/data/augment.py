@@ -135,7 +135,7 @@ class Chain:
 
     @property
     def partners(self) -> int:
-        """The sum over the steps: a partner of the second step has been changed by the first, which had partners of its own."""
+        """The sum over the steps: what the second step mixes in, the first has mixed, with partners of its own."""
         return sum(partners(step) for step in self.steps.values())
 
     def __call__(self, image: Tensor, mask: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:

@@ -17,8 +17,9 @@ from fcnseg.machine.distributed import rank, world
 class Loader:
     """Batches gathered from a pack, in an order that depends only on (seed, epoch).
 
-    A run that is resumed within an epoch gets the rest of that epoch, in the same order. Of several processes, each gets a part
-    of every training batch; the other batches are dealt out whole, so that their scores are those of one process.
+    A run that is resumed within an epoch gets the rest of that epoch, in the same order. With several processes, each gets a
+    part of every training batch. Batches of validation and test are distributed whole, so that their scores are those of one
+    process.
 
     Args:
         pack: The images and masks; batches are made on the device that they are on.

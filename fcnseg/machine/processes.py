@@ -59,12 +59,7 @@ def environment(devices: int, nodes: int) -> "ClusterEnvironment":
     return cluster
 
 
-def rank_before_connecting(trainer: Mapping[Any, Any]) -> int:
-    """The number of this process in its run, from 0, before the processes are connected.
-
-    Raises:
-        ValueError: See `environment`.
-    """
+def _rank_before_connecting(trainer: Mapping[Any, Any]) -> int:
     if devices_and_machines(trainer) == (1, 1) and TORCHRUN not in os.environ:
         return 0
     return environment(*devices_and_machines(trainer)).global_rank()
@@ -119,20 +114,26 @@ def _end_with_parent() -> None:
 
 
 @contextmanager
-def silent_unless_first(rank: int) -> Iterator[None]:
+def only_the_first_prints(trainer: Mapping[Any, Any]) -> Iterator[bool]:
     """Print nothing in the `with` block in any process but the first, except the reason if no other process has failed.
 
     Args:
-        rank: The number of this process, which is not connected yet.
+        trainer: The settings of the trainer; the processes of its run are not connected yet.
+
+    Yields:
+        Whether this process is the first of its run.
+
+    Raises:
+        ValueError: See `environment`.
     """
-    if rank == 0:
-        yield
+    if _rank_before_connecting(trainer) == 0:
+        yield True
         return
     if "LOCAL_RANK" in os.environ:  # another process of ours, or torchrun's, has started this one
         _end_with_parent()
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         try:
-            yield
+            yield False
         except StopError as error:
             sys.exit(128 + error.signum)
         except KeyboardInterrupt:

@@ -9,8 +9,9 @@ BAND = 2**20  # pixels that are enlarged at once: they need no more memory for a
 def labels(logits: Tensor, height: int, width: int) -> Tensor:
     """The classes of the highest logits, which are enlarged bilinearly, in float64, before the arg max.
 
-    If the four neighbours of a new pixel have the same class, so has the pixel: bilinear weights are positive and sum to 1. So
-    only the pixels between neighbours of several classes are computed, one in ten in most photographs.
+    A class that has the highest logit at all four neighbours of a new pixel has it there, too: between them, logits are
+    weighted means of theirs. So only the pixels between neighbours of several classes are computed: one
+    in ten in most photographs.
 
     Shape:
         logits (C, h, w), on the CPU -> (height, width) uint8.

@@ -74,7 +74,7 @@ class Experiment:
 
     @property
     def test_set(self) -> str:
-        """What the runs were tested on, in words: only results of the same test set can be compared."""
+        """A description of the test set. Results can be compared only if it is the same."""
         result = self.first.result
         images = f"{result['images']['test']} test images at {result['size']} px"
         return f"{self.first.choice('data')}, {result['split']} split: {images}, data {self.test_data}"

@@ -188,7 +188,7 @@ class Run:
                 is_open = twin.result is None and (twin.status or {}).get("status") != "running"
                 is_as_long = is_open and all(now == had for now, had in twin._lengths(cfg))
                 if is_as_long and not identity.differences(twin.config, cfg, self.defaults):
-                    words = f"name={twin.path.name} resumes it, {self.path.name} begins anew"
+                    words = f'"name={twin.path.name}" resumes it, {self.path.name} begins anew'
                     warn(f"{twin.path} is an unfinished run of these settings: {words}")
 
     def check_same(self, cfg: DictConfig) -> None:

@@ -12,6 +12,7 @@ NOT_IDENTITY = (
     *("trainer.devices", "trainer.num_nodes", "trainer.accumulate_grad_batches"),  # these say how a batch is computed
 )
 MAY_GROW = ("trainer.max_epochs", "patience")  # a finished run is extended by a larger value of these
+ORDER = "_order_"
 Defaults = Callable[[], Mapping[str, Any]]
 WATCHERS = {  # callbacks of Lightning's that only watch; of the user's own, those with `only_watches: true`
     f"lightning.pytorch.callbacks.{name}"
@@ -26,17 +27,31 @@ WATCHERS = {  # callbacks of Lightning's that only watch; of the user's own, tho
 
 
 def without_watchers(cfg: DictConfig) -> dict[str, Any]:
-    """A config, interpolations resolved, without its loggers and the callbacks that only watch, as this version stores it."""
+    """A config, interpolations resolved, without its loggers and the callbacks that only watch.
+
+    What an earlier version has stored is given the form that this one has. The order of augmentations counts, which a table
+    of settings would not show: it is added as `aug._order_`.
+    """
     config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
     config.pop("logger", None)
-    if config.get("aug") == {"_target_": "fcnseg.data.augment.none", "_partial_": True}:  # aug=none of earlier versions
+    if config.get("aug") == {"_target_": "fcnseg.data.augment.none", "_partial_": True}:
         config["aug"] = {"_target_": "fcnseg.data.augment.Chain"}
+    schedule = config.get("schedule")
+    if isinstance(schedule, dict) and schedule.get("_target_") == "torch.optim.lr_scheduler.ConstantLR":
+        schedule.setdefault("total_iters", 0 if schedule.get("factor") == 1 else 5)  # 5 is PyTorch's own
+    if len(order := steps(config.get("aug"))) > 1:
+        config["aug"][ORDER] = order
     callbacks = {
         name: entry
         for name, entry in (config.pop("callbacks", None) or {}).items()
         if entry and entry.get("_target_") not in WATCHERS and not entry.get("only_watches")
     }
     return {**config, "callbacks": callbacks} if callbacks else config
+
+
+def steps(aug: object) -> list[str]:
+    """The names of the steps that an augmentation is a chain of, in their order; none of one that is no chain."""
+    return [str(name) for name, step in aug.items() if isinstance(step, Mapping)] if isinstance(aug, Mapping) else []
 
 
 def differences(old: DictConfig, new: DictConfig, defaults: Defaults) -> dict[str, tuple[Any, Any]]:

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from fcnseg.data import spelled
 from fcnseg.paper import EXPERIMENTS
-from fcnseg.runs.identity import NOT_IDENTITY, without_watchers
+from fcnseg.runs.identity import NOT_IDENTITY, ORDER, steps, without_watchers
 from fcnseg.runs.settings import flatten
 
 SHORT = {  # settings that are spelled by one word, directly before a number; all others by their full names
@@ -102,13 +102,18 @@ def _differing(cfg: DictConfig, defaults: DictConfig) -> dict[str, Any]:
     values = flatten(without_watchers(cfg))
     differing = {key for key in raw.keys() | default.keys() if raw.get(key, ABSENT) != default.get(key, ABSENT)}
     identity = {key for key in differing if not {key, key.split(".")[0]} & {*NOT_IDENTITY, "choices", "seed"}}
-    return {key: values.get(key) for key in identity if key in values or key not in raw}
+    settings = {key: values.get(key) for key in identity if key in values or key not in raw}
+    # Steps that were added come after those of the choice: in any order but that of the alphabet, the order is told.
+    order, own = values.get(f"aug.{ORDER}", []), steps(defaults.get("aug"))
+    usual = [*(step for step in own if step in order), *sorted(set(order) - {*own})]
+    return settings if order == usual else {**settings, f"aug.{ORDER}": order}
 
 
 def _spelled(key: str, value: Any) -> str:
     """A setting as a word; empty if its value is not short, or if another setting could give the same word.
 
-    After a full name and a dot comes a number or a word: no part of a full name begins with a digit, no word has a dot.
+    It is the setting's full name, a dot and the value. No part of a full name begins with a digit, and no value that is a word
+    has a dot: so no two settings give one word.
     """
     if isinstance(value, float | int) and not isinstance(value, bool):
         text = format(Decimal(repr(value)), "f")  # 0.00001 in place of 1e-05

@@ -165,6 +165,15 @@ def name(cfg, defaults, preset=None):
     return run_name(cfg, defaults=defaults, preset=preset or dict(cfg.choices), shipped=SHIPPED)
 
 
+def test_the_order_of_added_augmentations_is_in_the_name_unless_it_is_the_alphabet_s(name_of):
+    blur, crop = "+aug@aug.blur=blur", "+aug@aug.crop=crop"
+    first, second, strong = (
+        name_of(*args) for args in (["aug=none", blur, crop], ["aug=none", crop, blur], ["aug=strong"])
+    )
+    assert first != second
+    assert strong == "fcn-strong-seed0"  # as before the order counted
+
+
 def test_a_later_version_that_adds_settings_renames_nobody():
     old = name(config(optimizer={"lr": 0.1}), config(optimizer={"lr": 0.01}))
     later = {"aug": {"new": [1, 2]}, "more": 7}

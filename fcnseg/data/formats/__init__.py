@@ -45,7 +45,7 @@ def folder(
 def recognise(
     root: Path, *, val: float = SHARE, group: str | None = None, image_suffix: str = "", mask_suffix: str | None = None
 ) -> Files:
-    """What lies in `root`, also if nothing says its classes: see `folder`.
+    """Recognise the data set in `root`, even if no file lists its classes: see `folder`.
 
     Raises:
         ValueError: There is no data set, or it is broken.

@@ -52,8 +52,8 @@ def class_list(
         names: The name of each class by the number that masks store for it; labels follow the order of the numbers.
         colours: The colours of classes by name.
         void: The numbers and colours of void; 255 is void, too, if no class has it.
-        map: The class, or None for void, of further numbers, colours and names. Once it names a number, no other number
-            means anything.
+        map: The class, or None for void, of further numbers, colours and names. If it has a number, it must have every
+            number that masks store.
 
     Raises:
         ValueError: The number of classes is not 2 to 254, two have one name or one colour, or a name is not of a class.
