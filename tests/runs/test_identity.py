@@ -13,7 +13,7 @@ def steps(order):
 
 
 def test_another_order_of_augmentations_is_another_run(compose):
-    first, second = (compose(*steps(order)) for order in ORDERS)
+    first, second = (OmegaConf.masked_copy(compose(*steps(order)), ["aug"]) for order in ORDERS)
     assert differences(first, second, dict) == {"aug._order_": tuple(ORDERS)}
     assert differences(first, first, dict) == {}
 
@@ -21,8 +21,8 @@ def test_another_order_of_augmentations_is_another_run(compose):
 @pytest.mark.parametrize(("factor", "total_iters"), [(1.0, 0), (0.5, 5)])
 def test_a_constant_schedule_of_an_earlier_version_is_what_it_was(compose, factor, total_iters):
     """Its factor ended after PyTorch's five epochs; a factor of 1 is the same in any number of them."""
-    now = compose(f"schedule.factor={factor}")
-    old = OmegaConf.create(OmegaConf.to_container(now, resolve=True))
+    now, old = (OmegaConf.masked_copy(compose(f"schedule.factor={factor}"), ["schedule"]) for _ in range(2))
+    OmegaConf.set_struct(old, False)
     del old.schedule.total_iters
     assert without_watchers(old)["schedule"]["total_iters"] == total_iters
     assert differences(old, now, dict) == ({"schedule.total_iters": (5, 0)} if total_iters else {})

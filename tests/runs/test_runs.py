@@ -442,7 +442,7 @@ def test_an_unfinished_run_of_the_same_settings_and_another_name_is_named(again,
     older = as_if("checkpoint.every_n_minutes", unfinished=True)
     older = older.rename(older.with_name("named-otherwise"))
     outcome = again(f"runs={older.parent}")
-    assert f"{older} is an unfinished run of these settings: "name=named-otherwise" resumes it" in outcome.err
+    assert f'{older} is an unfinished run of these settings: "name=named-otherwise" resumes it' in outcome.err
     assert "unfinished" not in again(f"runs={older.parent}", "name=another", "patience=20").err
     write_json(older / "status.json", {**read_json(older / "status.json"), "status": "running", "pid": os.getpid()})
     assert "unfinished" not in again(f"runs={older.parent}", "name=third").err
