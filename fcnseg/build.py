@@ -77,9 +77,7 @@ def _types(target: str) -> dict[str, set[type]]:
         hints = get_type_hints(cast(Any, found).__init__ if isinstance(found, type) else found)
     except Exception:  # it is not here, or has no types: `instantiate` has its own messages
         return {}
-    union = {
-        name: get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,) for name, hint in hints.items()
-    }
+    union = {name: get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,) for name, hint in hints.items()}
     kinds = {name: {*types} - {Tensor} for name, types in union.items()}  # a config cannot hold a tensor
     return {name: types for name, types in kinds.items() if types <= {bool, int, float, str, type(None)}}
 
@@ -181,9 +179,7 @@ def _entries(cfg: DictConfig, group: str, kind: type[T]) -> list[T]:
                 raise ValueError(f"{group}.{name} needs a package that is not installed: {error.__cause__}") from error
             raise
         if not isinstance(entry, kind):
-            raise ValueError(
-                f"{group}.{name} is of the type {type(entry).__name__}: wanted a Lightning {kind.__name__}"
-            )
+            raise ValueError(f"{group}.{name} is of the type {type(entry).__name__}: wanted a Lightning {kind.__name__}")
         entries.append(entry)
     return entries
 

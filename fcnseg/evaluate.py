@@ -81,9 +81,7 @@ def changed(run: Run, data: "VOCDataModule") -> str | None:
     return data.changed_since((run.result or run.status or {}).get("data_fingerprint", data.fingerprint))
 
 
-def keep(
-    measured: Mapping[str, Any], images: PerImage | None, *, cfg: DictConfig, run: Run, data: "VOCDataModule"
-) -> None:
+def keep(measured: Mapping[str, Any], images: PerImage | None, *, cfg: DictConfig, run: Run, data: "VOCDataModule") -> None:
     """Write what the test has measured into the run's folder: of the run's own test, only what it found in every image.
 
     Args:

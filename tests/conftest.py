@@ -24,9 +24,7 @@ from fcnseg.data.shapes import shapes
 sys.path.insert(0, str(Path(__file__).parent))  # `hostile`
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # numbers are pinned on the CPU
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # nets this small wait for their threads
-MEMORY = Path(
-    "/dev/shm"
-)  # Linux's file system in memory, where a save waits for no disk; the tests need a tenth of this
+MEMORY = Path("/dev/shm")  # Linux's file system in memory, where a save waits for no disk; the tests need a tenth of this
 if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 4e9:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 

@@ -278,9 +278,7 @@ def test_learning_rates(tmp_path, train_in, schedule, expected):
 
 def test_what_is_null_in_a_file_may_be_null_under_any_experiment(compose):
     groups = ("data", "optimizer", "schedule", "aug", "model")
-    files = {"": CONF / "config.yaml"} | {
-        f"{path.parent.name}.": path for g in groups for path in CONF.glob(f"{g}/*.yaml")
-    }
+    files = {"": CONF / "config.yaml"} | {f"{path.parent.name}.": path for g in groups for path in CONF.glob(f"{g}/*.yaml")}
     null = {
         f"{prefix}{key}"
         for prefix, path in files.items()
@@ -290,9 +288,7 @@ def test_what_is_null_in_a_file_may_be_null_under_any_experiment(compose):
     assert null - {"name"} <= {*MAY_BE_NULL}
 
 
-@pytest.mark.parametrize(
-    "setting", ["data.pack_size=null", "data.pack_size=[112,128]", "ema=null", "schedule.warmup=null"]
-)
+@pytest.mark.parametrize("setting", ["data.pack_size=null", "data.pack_size=[112,128]", "ema=null", "schedule.warmup=null"])
 def test_an_experiment_s_setting_may_be_taken_back(command, root, setting):
     small = ["experiment=strong_small", f"data.root={root}", "model.weights=null", "trainer.max_epochs=0", setting]
     outcome = command(train, *small)

@@ -85,9 +85,7 @@ def test_at_the_images_own_sizes_the_scores_are_numpys(command, run, root):
     assert metrics["test/pixel_acc"] == pytest.approx(right.sum() / truth.sum(), abs=1e-9)
     assert metrics["test/mean_acc"] == pytest.approx((right[truth > 0] / truth[truth > 0]).mean(), abs=1e-9)
     assert metrics["test/miou"] == pytest.approx(np.mean([each for each in iou if each is not None]), abs=1e-9)
-    whole = np.concatenate(
-        [matrix[:1] + matrix[-1], matrix[1:-1]]
-    )  # the paper's: void is background, four images a batch
+    whole = np.concatenate([matrix[:1] + matrix[-1], matrix[1:-1]])  # the paper's: void is background, four images a batch
     either = whole.sum(0) + whole.sum(1) - whole.diagonal()
     papers = whole.diagonal()[either > 0] / either[either > 0]
     assert metrics["test/paper_iou"] == pytest.approx(papers.mean(), abs=1e-9)

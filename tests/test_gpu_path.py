@@ -20,9 +20,7 @@ from fcnseg.data.transforms import colour_bases
 from fcnseg.data.voc import VOC
 
 CUDA = torch.device("cuda")
-CHOICES = [
-    f"{group}={path.stem}" for group in ("model", "aug", "loss") for path in sorted((CONF / group).glob("*.yaml"))
-]
+CHOICES = [f"{group}={path.stem}" for group in ("model", "aug", "loss") for path in sorted((CONF / group).glob("*.yaml"))]
 SHORT = {"widths": [4, 8], "backbone": "mobilenet_v3_small", "weights": None}
 
 

@@ -78,12 +78,9 @@ def test_boundaries_are_numpys(num_classes):
 
     def near_others(labels):
         window = [
-            [labels[max(0, y - reach) : y + reach + 1, max(0, x - reach) : x + reach + 1] for x in range(W)]
-            for y in range(H)
+            [labels[max(0, y - reach) : y + reach + 1, max(0, x - reach) : x + reach + 1] for x in range(W)] for y in range(H)
         ]
-        return np.array(
-            [[(around != labels[y, x]).any() for x, around in enumerate(row)] for y, row in enumerate(window)]
-        )
+        return np.array([[(around != labels[y, x]).any() for x, around in enumerate(row)] for y, row in enumerate(window)])
 
     for n in range(N):
         truth, guess = mask[n].numpy(), prediction[n].numpy()
@@ -119,11 +116,7 @@ def test_a_run_leaves_its_images_and_its_calibration(run):
         assert getattr(found, name).sum(0).tolist() == result["calibration"][name]
     pixels, confidence, right = (np.array(result["calibration"][key]) for key in ("pixels", "confidence", "right"))
     assert found.confidence.sum(0) == pytest.approx(confidence, rel=1e-4)
-    gaps = [
-        n / pixels.sum() * abs(sure / n - hits / n)
-        for n, sure, hits in zip(pixels, confidence, right, strict=True)
-        if n
-    ]
+    gaps = [n / pixels.sum() * abs(sure / n - hits / n) for n, sure, hits in zip(pixels, confidence, right, strict=True) if n]
     assert result["calibration"]["error"] == pytest.approx(sum(gaps))
     assert pixels.sum() == matrix[:-1].sum()
     assert right.sum() == matrix[:-1].trace()

@@ -145,10 +145,7 @@ def softmax_rows(logits, mask):
 
 def slow_cross_entropy(p, labels, smoothing=0.0):
     return np.mean(
-        [
-            -(1 - smoothing) * np.log(row[label]) - smoothing * np.log(row).mean()
-            for row, label in zip(p, labels, strict=True)
-        ]
+        [-(1 - smoothing) * np.log(row[label]) - smoothing * np.log(row).mean() for row, label in zip(p, labels, strict=True)]
     )
 
 

@@ -119,9 +119,7 @@ def test_a_heat_map_has_means_shares_and_gaps():
     iou = np.full((voc.NUM_CLASSES, 1), np.nan)
     iou[:3, 0] = 0.9, 0.25, 0.05
     shown = texts(charts.class_heat_map(voc.VOC, iou, ["wilson"], [0.75, 0.25, *[0] * 19]))
-    assert {"wilson", "background 75.0%", "aeroplane 25.0%", "bicycle 0.0%", "0.40", "0.90", "0.25", "0.05"} <= set(
-        shown
-    )
+    assert {"wilson", "background 75.0%", "aeroplane 25.0%", "bicycle 0.0%", "0.40", "0.90", "0.25", "0.05"} <= set(shown)
     assert shown.count("-") == voc.NUM_CLASSES - 3
 
 

@@ -23,10 +23,7 @@ from fcnseg.report import __main__ as report
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 CONF = Path(__file__).parent.parent / "conf"
-BLOCKS = {
-    language: re.findall(rf"```{language}\n(.*?)```", README, re.S)
-    for language in ("bash", "console", "python", "yaml")
-}
+BLOCKS = {language: re.findall(rf"```{language}\n(.*?)```", README, re.S) for language in ("bash", "console", "python", "yaml")}
 CONFIGS = dict(re.findall(r"`(mine/\w+/\w+\.yaml)`:\n\n```yaml\n(.*?)```", README, re.S))
 MODULES = dict(re.findall(r"`(\w+)\.py`:\n\n```python\n(.*?)```", README, re.S))
 COMMANDS = [
@@ -228,7 +225,5 @@ def test_the_class_list_shown_is_one(tmp_path):
 
 def test_every_file_and_folder_of_the_package_has_its_place_in_the_readme():
     where = README.partition("## Where things are")[2]
-    names = {
-        path.name for path in CONF.parent.joinpath("fcnseg").iterdir() if not path.name.startswith(("__init", "__py"))
-    }
+    names = {path.name for path in CONF.parent.joinpath("fcnseg").iterdir() if not path.name.startswith(("__init", "__py"))}
     assert [name for name in sorted(names) if name not in where] == []

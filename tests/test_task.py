@@ -166,9 +166,7 @@ def test_the_final_sums_are_the_cpu_s():
     """On tensors without numbers that say they are a GPU's."""
     with FakeTensorMode(), NoDouble("cuda"):
         metrics, mean = SegmentationMetrics(VOC), RunningMean()
-        metrics.update(
-            torch.zeros(2, 4, 4, dtype=torch.long, device="cuda"), torch.zeros(2, 4, 4, device="cuda").byte()
-        )
+        metrics.update(torch.zeros(2, 4, 4, dtype=torch.long, device="cuda"), torch.zeros(2, 4, 4, device="cuda").byte())
         mean.add(torch.ones((), device="cuda"), 2)
         found = metrics.compute()
     assert {value.dtype for value in found.values()} == {torch.float64}

@@ -86,11 +86,7 @@ def test_the_wheel_of_the_source_archive_is_the_same(wheel, tmp_path):
 @pytest.mark.parametrize("form", ["console script", "python -m"])
 def test_an_installed_package_trains_evaluates_and_reports(form, bin_folder, empty):
     def command(verb, *args):
-        typed = (
-            [bin_folder / "fcnseg", verb]
-            if form == "console script"
-            else [bin_folder / "python", "-m", f"fcnseg.{verb}"]
-        )
+        typed = [bin_folder / "fcnseg", verb] if form == "console script" else [bin_folder / "python", "-m", f"fcnseg.{verb}"]
         return run(*typed, *args, cwd=empty)
 
     mine = ["--config-dir", "mine", "model=tiny"]

@@ -78,9 +78,7 @@ def check_settings(cfg: DictConfig) -> str:
         raise ValueError(f"{' and '.join(f'{key}=true' for key in chosen)}: wanted one of them")
     (mode,) = chosen or ["arms"]
     if mode == "growth" and cfg.choices.data != "shapes":
-        raise ValueError(
-            f"growth=true with data={cfg.choices.data}: wanted data=shapes, whose number of images can be set"
-        )
+        raise ValueError(f"growth=true with data={cfg.choices.data}: wanted data=shapes, whose number of images can be set")
     measured, unused = MODES[mode]
     for override in parse(HydraConfig.get().overrides.task):
         if re.fullmatch(f"{unused}|{UNUSED}", override.key_or_group):

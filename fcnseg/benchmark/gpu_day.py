@@ -103,9 +103,7 @@ class Day:
 def correctness(day: Day, network: str, precision: str) -> Figures:
     """The losses of the first steps on the CPU and on the device: how far apart they are, relative to the CPU's."""
     settings = (network, "data.batch_size=4", f"trainer.precision={precision}")
-    cpu, device = (
-        day.call(losses, day.compose(*day.shapes(*settings, *where))) for where in (["trainer.accelerator=cpu"], [])
-    )
+    cpu, device = (day.call(losses, day.compose(*day.shapes(*settings, *where))) for where in (["trainer.accelerator=cpu"], []))
     first, last = (abs(device[step] - cpu[step]) / abs(cpu[step]) for step in (0, -1))
     allowed = FULL if precision == "32-true" else REDUCED
     holds = first <= allowed and last <= REDUCED  # a CPU's own losses differ by 0.4 % then, with one thread and two

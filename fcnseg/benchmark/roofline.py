@@ -72,9 +72,7 @@ def _tensors(values: Any) -> list[Tensor]:
     return list({id(value): value for value in tree_leaves(values) if isinstance(value, Tensor)}.values())
 
 
-def step_operations(
-    net: nn.Module, loss: nn.Module, *, batch_size: int, size: Size, dtype: torch.dtype
-) -> list[Operation]:
+def step_operations(net: nn.Module, loss: nn.Module, *, batch_size: int, size: Size, dtype: torch.dtype) -> list[Operation]:
     """Every operation of a training step on `batch_size` images, counted on shapes alone, without any arithmetic.
 
     The network, from (N, 3, H, W) images to (N, C, H, W) logits, computes in `dtype`; the loss of logits and mask, and the

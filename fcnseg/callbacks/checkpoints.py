@@ -94,9 +94,7 @@ class Checkpoints(AfterEpoch, Checkpoint):
         self.stop.watch()  # Lightning's own handler would end the run between any two hooks, with nothing saved
         if self._generators:
             self._restore_generators(self._generators, trainer)
-            if (
-                self._max_epochs != trainer.max_epochs and not trainer.should_stop
-            ):  # early stopping has not ended the run
+            if self._max_epochs != trainer.max_epochs and not trainer.should_stop:  # early stopping has not ended the run
                 extend_schedule(trainer)
         elif rank():
             self._restore_generators({}, trainer)
@@ -138,9 +136,7 @@ class Checkpoints(AfterEpoch, Checkpoint):
         if not (signum := highest(self.stop.signum or 0)[0]):
             return
         if self.failed:
-            raise OSError(
-                "the run stops, but its state could not be saved: the same command resumes the last good save"
-            )
+            raise OSError("the run stops, but its state could not be saved: the same command resumes the last good save")
         raise StopError(signum)
 
     def _must_save(self, is_due: bool = False) -> bool:

@@ -120,9 +120,7 @@ class EpochLog(AfterEpoch):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Collect the images of the panel from all processes."""
         # Not before: a copy from a GPU waits for all that it computes.
-        on_cpu = [
-            (at, (image.cpu(), mask.cpu(), labels.cpu(), names)) for at, (image, mask, labels, names) in self._samples
-        ]
+        on_cpu = [(at, (image.cpu(), mask.cpu(), labels.cpu(), names)) for at, (image, mask, labels, names) in self._samples]
         self._samples = sorted(chain(*gathered(on_cpu)), key=itemgetter(0))
 
     def after_epoch(self, trainer: Trainer, pl_module: Any, epoch: int) -> None:

@@ -39,9 +39,7 @@ class RunProgress(AfterEpoch):
         self.bar.start()
         self.bar.add_task("", figures="")
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: Any, outputs: object, batch: object, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: object, batch: object, batch_idx: int) -> None:
         """Move the bar twice a second: reading the loss waits for the GPU. Where no terminal is, print a line a minute."""
         now = time.perf_counter()
         # A bar is to look alive; a log file is to grow slowly, but to show within a minute that the run goes on.

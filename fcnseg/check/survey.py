@@ -127,9 +127,7 @@ def warnings_of(train: Survey, val: Survey) -> list[str]:
     lines = [*_duplicates(train, train), *_duplicates(val, val), *_duplicates(train, val)]
     by_file_name = {PurePosixPath(name).name: name for name in train.contents}
     alike = [name for name in val.contents if name not in train.contents and PurePosixPath(name).name in by_file_name]
-    if other := [
-        name for name in alike if val.contents[name] != train.contents[by_file_name[PurePosixPath(name).name]]
-    ]:
+    if other := [name for name in alike if val.contents[name] != train.contents[by_file_name[PurePosixPath(name).name]]]:
         lines.append(
             f"{first_of(other, 3, in_line=True)}: images of val with the names of other images of train, such as"
             f" {by_file_name[PurePosixPath(other[0]).name]}"

@@ -37,9 +37,7 @@ class Arguments:
         words = [_with_home(word) for word in self.words]
         flags = parser.parse_intermixed_args(words)  # flags may stand behind overrides, as they may not in Hydra
         if flags.config_name or flags.config_path:
-            raise ValueError(
-                "--config-name and --config-path would replace the package's configs: add yours by --config-dir"
-            )
+            raise ValueError("--config-name and --config-path would replace the package's configs: add yours by --config-dir")
         return flags
 
     @cached_property

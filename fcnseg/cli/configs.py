@@ -60,9 +60,7 @@ def default_config(config_name: str, *, added: bool = True) -> DictConfig:
     given = parse(HydraConfig.get().overrides.task)
     for override in given:
         if override.key_or_group in PRESETS and isinstance(override.value(), list):
-            raise ValueError(
-                f"{override.input_line}: a run has one {override.key_or_group}; give the other's settings by name"
-            )
+            raise ValueError(f"{override.input_line}: a run has one {override.key_or_group}; give the other's settings by name")
     # Not `hydra.runtime.choices`, which leaves out a group with several choices, such as callbacks=[a,b].
     groups = GlobalHydra.instance().config_loader().list_groups("")
     chosen = [line for line in given if line.key_or_group in groups and not line.is_delete()]
@@ -83,11 +81,7 @@ def default_values() -> dict[str, Any]:
     """
     chosen = HydraConfig.get().runtime.choices
     # Without a launcher, whose group has a /, and without what was added to a setting, whose group has an @.
-    own = {
-        group: choice
-        for group, choice in chosen.items()
-        if choice and group not in PRESETS and not {"/", "@"} & set(group)
-    }
+    own = {group: choice for group, choice in chosen.items() if choice and group not in PRESETS and not {"/", "@"} & set(group)}
     groups = [f"{group}={choice}" for group, choice in own.items()]
     values = flatten(_composed("config", *groups), resolve=False)
     first = _composed("config", with_hydra=True).hydra.runtime.choices
@@ -110,9 +104,7 @@ def check_own_configs(folders: Sequence[Path]) -> None:
     """
     for path in (path for folder in folders[1:] for path in folder.glob("*/*.yaml")):
         if (choice := f"{path.parent.name}/{path.stem}") in SHIPPED:
-            raise ValueError(
-                f"{path} would not be read: the package has a {choice.replace('/', '=')}; give yours another name"
-            )
+            raise ValueError(f"{path} would not be read: the package has a {choice.replace('/', '=')}; give yours another name")
 
 
 def setting_names(config_name: str, folders: Sequence[Path]) -> set[str]:

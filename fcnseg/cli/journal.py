@@ -47,9 +47,7 @@ class Journal:
         """
         path = self.folder / f"{number}.json"
         if not path.exists():
-            write_json(
-                path, {**new_record(overrides), "status": "failed", "error": last_line(str(error) or repr(error))}
-            )
+            write_json(path, {**new_record(overrides), "status": "failed", "error": last_line(str(error) or repr(error))})
         return JobReturn(status=JobStatus.COMPLETED)
 
     def close(self, console: Console) -> bool:

@@ -42,9 +42,7 @@ def _prepare_ray(journal: Journal) -> None:
     import torch
     from hydra_plugins.hydra_ray_launcher import _core
 
-    OmegaConf.register_new_resolver(
-        "gpus_a_job", lambda cluster: int(bool(cluster) or torch.cuda.is_available()), replace=True
-    )
+    OmegaConf.register_new_resolver("gpus_a_job", lambda cluster: int(bool(cluster) or torch.cuda.is_available()), replace=True)
     launch, jobs = vars(_core)["launch_job_on_ray"], {}
 
     def launch_and_remember(context: Any, remote: Any, cfg: DictConfig, *rest: Any) -> Any:

@@ -64,9 +64,7 @@ class Classes:
             ValueError: It is something else.
         """
         try:
-            *own, void = (
-                (r, g, b) for r, g, b in np.array([*stored["colours"], stored["void_colour"]], np.uint8).tolist()
-            )
+            *own, void = ((r, g, b) for r, g, b in np.array([*stored["colours"], stored["void_colour"]], np.uint8).tolist())
             names, background = tuple(map(str, stored["names"])), stored["background"]
         except (LookupError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"damaged classes: {error}") from error

@@ -233,9 +233,7 @@ def _meant(path: Path, mask: Image.Image, used: list[int], legend: Legend) -> li
             )
     if strays := [value for value, label in zip(used, own, strict=True) if label is None]:
         remedy = SMOOTH if len(strays) > MANY else ""
-        raise ValueError(
-            f"mask {path} holds the labels {first_of(strays, in_line=True)}, wanted {legend.wanted}{remedy}"
-        )
+        raise ValueError(f"mask {path} holds the labels {first_of(strays, in_line=True)}, wanted {legend.wanted}{remedy}")
     return [label for label in own if label is not None]
 
 

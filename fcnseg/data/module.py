@@ -117,9 +117,7 @@ class VOCDataModule(LightningDataModule):
         sizes = {"train": self.pack_size, "val": self.size}
         packs = {name: pack(data_set, name, sizes[name], ids=ids[name], cache=self.cache) for name in ids}
         if not silent:
-            warn(
-                f"the images are kept, decoded and resized, in {packs_folder}; data.cache=<folder> chooses another place"
-            )
+            warn(f"the images are kept, decoded and resized, in {packs_folder}; data.cache=<folder> chooses another place")
         train, val = (torch.arange(len(pack.ids)) for pack in packs.values())
         first, second = _halves(packs["val"].ids) if self.split == "halves" else (val, val)
         self.stages = {"train": ("train", train), "val": ("val", first), "test": ("val", second)}

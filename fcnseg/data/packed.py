@@ -76,9 +76,7 @@ class Pack:
         return self.images.nbytes + self.masks.nbytes
 
 
-def pack(
-    data_set: DataSet, image_set: str, size: Size, *, ids: Sequence[str] | None = None, cache: Path | None = None
-) -> Pack:
+def pack(data_set: DataSet, image_set: str, size: Size, *, ids: Sequence[str] | None = None, cache: Path | None = None) -> Pack:
     """The pack of an image set; it is built first if the data set is new or its files have changed.
 
     Args:
@@ -95,9 +93,7 @@ def pack(
     ids = data_set.ids(image_set) if ids is None else ids
     if missing := [str(path) for path in data_set.missing(ids)]:
         suffixes = f"(a photograph ends in {', '.join(SUFFIXES)})"
-        raise ValueError(
-            f"{len(missing)} files of the image set '{image_set}' are missing {suffixes}:\n{first_of(missing)}"
-        )
+        raise ValueError(f"{len(missing)} files of the image set '{image_set}' are missing {suffixes}:\n{first_of(missing)}")
     packs_folder = cache or default_packs_folder(data_set)
     pack_folder = packs_folder / f"{image_set}-{spelled(size)}-{_key(data_set, ids, size, packs_folder)}"
     try:
@@ -232,9 +228,7 @@ def _open(pack_folder: Path) -> Pack:
             raise ValueError("its checksum is wrong")
         return Pack(images, masks, tuple(meta["ids"]), torch.tensor(meta["class_pixels"]), meta["fingerprint"])
     except (OSError, ValueError, EOFError, LookupError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"the pack {pack_folder} is damaged ({error}): remove this folder, and it is built anew"
-        ) from error
+        raise ValueError(f"the pack {pack_folder} is damaged ({error}): remove this folder, and it is built anew") from error
 
 
 def map_array(path: Path) -> Tensor:

@@ -24,9 +24,7 @@ def find(root: Path) -> Path | None:
 def nothing_found(root: Path) -> str:
     """The message that SBD is not in `root`."""
     remedy = f"put it there, or data.download=true downloads it into {root} (1.4 GB)"
-    return (
-        f"no SBD in data.root={root}, beside VOC-2012: looked for {root / FOLDER / 'cls'} and {root / 'cls'}; {remedy}"
-    )
+    return f"no SBD in data.root={root}, beside VOC-2012: looked for {root / FOLDER / 'cls'} and {root / 'cls'}; {remedy}"
 
 
 ARCHIVE = Published("SBD", FOLDER, "cls", find, nothing_found)

@@ -53,9 +53,7 @@ def export(cfg: DictConfig) -> None:
     except parity.DifferentError as error:
         leave(f"{out} was not kept: {error}", FAILED)
     write_json(beside, {**metadata, "parity": [row._asdict() for row in rows]})
-    console().print(
-        f"the network is in {out}, and what it takes and gives in {beside}", highlight=False, soft_wrap=True
-    )
+    console().print(f"the network is in {out}, and what it takes and gives in {beside}", highlight=False, soft_wrap=True)
 
 
 def _check(cfg: DictConfig) -> None:

@@ -50,9 +50,7 @@ def metadata(run: Run, trained: Trained, *, name: str, raw: bool) -> dict[str, A
         name: The name of the format.
         raw: Whether the graph gives the logits.
     """
-    outputs = (
-        {"logits": "float32 (N, C, H, W)"} if raw else {"labels": "uint8 (N, H, W)", "scores": "float32 (N, H, W)"}
-    )
+    outputs = {"logits": "float32 (N, C, H, W)"} if raw else {"labels": "uint8 (N, H, W)", "scores": "float32 (N, H, W)"}
     graph = {"inputs": {"image": f"uint8 RGB (N, 3, H, W), H and W from {MIN_SIZE} up"}, "outputs": outputs}
     return {
         "run": run.path.resolve().name,
@@ -97,9 +95,7 @@ def _one_pixel_allowed(graph: Graph) -> Iterator[None]:
     shuffle.
     """
     turns = any(isinstance(module, nn.LayerNorm) for module in graph.modules())
-    convolutions = [
-        module for module in graph.modules() if turns and isinstance(module, (nn.Conv2d, nn.ConvTranspose2d))
-    ]
+    convolutions = [module for module in graph.modules() if turns and isinstance(module, (nn.Conv2d, nn.ConvTranspose2d))]
     with ExitStack() as stack:
         for convolution in convolutions:
             stack.enter_context(convolution.register_forward_pre_hook(_contiguous))
@@ -176,9 +172,7 @@ def write_weights(graph: Graph, metadata: Metadata, file: BinaryIO) -> None:
     torchvision's and segmentation_models_pytorch's) are there a second time, without taking room, by the library's own names.
     """
     net = graph.net
-    known = (
-        net.backbone if isinstance(net, OnBackbone) else net.net if isinstance(net, (Torchvision, SMP)) else nn.Module()
-    )
+    known = net.backbone if isinstance(net, OnBackbone) else net.net if isinstance(net, (Torchvision, SMP)) else nn.Module()
     whole = {f"{NET}{name}": value for name, value in net.state_dict().items()}
     torch.save({**known.state_dict(), **whole, METADATA: dict(metadata)}, file)
 

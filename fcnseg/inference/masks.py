@@ -59,9 +59,7 @@ class MaskFolder(NamedTuple):
         if same := places & {path.resolve() for path in files.values()}:
             raise ValueError(f"the mask would replace the photograph {min(same)}: choose another out=")
         if same := places & {path.resolve() for name in files for path in self._more(name).values()}:
-            raise ValueError(
-                f"{min(same)} would be a mask and a picture of scores, too: rename this folder of photographs"
-            )
+            raise ValueError(f"{min(same)} would be a mask and a picture of scores, too: rename this folder of photographs")
         # A mask of other settings is foreign, too: a folder whose masks come from two networks would tell nobody so.
         foreign = [path for path in map(self.mask, files) if path.exists() and not _note(path).startswith(self.key)]
         if foreign and not overwrite:

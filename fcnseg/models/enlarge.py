@@ -32,9 +32,7 @@ def labels(logits: Tensor, height: int, width: int) -> Tensor:
         x, y = across[column, None], down[row, None]  # (pixels, 1)
         corners = (line + side[column] for line in (upper, lower) for side in (left, right))
         upper_left, upper_right, lower_left, lower_right = (table[place].double() for place in corners)  # (pixels, C)
-        enlarged = torch.lerp(
-            torch.lerp(upper_left, upper_right, x), torch.lerp(lower_left, lower_right, x), y
-        )  # (pixels, C)
+        enlarged = torch.lerp(torch.lerp(upper_left, upper_right, x), torch.lerp(lower_left, lower_right, x), y)  # (pixels, C)
         found[row, column] = enlarged.max(1).indices.byte()
     return found
 

@@ -33,9 +33,7 @@ class SMP(nn.Module):
         try:
             from segmentation_models_pytorch import create_model
         except ModuleNotFoundError as error:
-            raise ValueError(
-                f'model=smp needs a package that is not installed ({error}): pip install ".[smp]"'
-            ) from error
+            raise ValueError(f'model=smp needs a package that is not installed ({error}): pip install ".[smp]"') from error
         path = path_of(weights)
         # All other networks take images of any size anyway.
         more = {"dynamic_img_size": True} if arch.lower() == "dpt" else {}

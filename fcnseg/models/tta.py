@@ -31,9 +31,7 @@ class Averaged(nn.Module):
             scaled = image if scale == 1 else F.interpolate(image, sides, mode="bilinear", antialias=True)
             for view in (scaled, scaled.flip(-1)):  # (N, 3, h, w)
                 logits = self.net(view) if view is scaled else self.net(view).flip(-1)  # (N, C, h, w)
-                total = total + F.interpolate(logits.float(), (height, width), mode="bilinear").softmax(
-                    1
-                )  # (N, C, H, W)
+                total = total + F.interpolate(logits.float(), (height, width), mode="bilinear").softmax(1)  # (N, C, H, W)
         mean = total / (2 * len(self.scales))
         return mean.clamp_min(torch.finfo(mean.dtype).tiny).log()
 

@@ -22,9 +22,7 @@ def report(cfg: DictConfig) -> None:
     images = list(cfg.images) if isinstance(cfg.images, ListConfig) else cfg.images and [cfg.images]
     for name, given in (("data.root", cfg.data.root), ("trust", cfg.trust)):
         if given and images is not None and not images:
-            raise ValueError(
-                f"{name} has no effect with images=[], for which no network is loaded: leave one of them out"
-            )
+            raise ValueError(f"{name} has no effect with images=[], for which no network is loaded: leave one of them out")
     out, entries = Path(cfg.out), collect(cfg.runs)
     compare = list(cfg.compare) if isinstance(cfg.compare, ListConfig) else [str(cfg.compare)] if cfg.compare else []
     content = sections(entries, images=images, root=cfg.data.root, trust=cfg.trust, compare=compare)

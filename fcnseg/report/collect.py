@@ -219,9 +219,7 @@ def _checked_images(images: PerImage | None, result: Mapping[str, Any]) -> PerIm
         return None
     sizes, wanted = images.boundary.shape[:2], (result["images"]["test"], len(result["classes"]))
     if sizes != wanted:
-        raise ValueError(
-            f"it is of {sizes[0]} images of {sizes[1]} classes, and the result of {wanted[0]} of {wanted[1]}"
-        )
+        raise ValueError(f"it is of {sizes[0]} images of {sizes[1]} classes, and the result of {wanted[0]} of {wanted[1]}")
     return replace(images, names=np.array([line(name, 100) for name in images.names], dtype=np.str_))
 
 

@@ -64,9 +64,7 @@ def examples(study: Study, galleries: Galleries) -> list[Block]:
     columns = ("confusion", "pixels", "share of the truth", "images", "most pixels in")
     pictures = [block for name in dict.fromkeys(pictured[:PICTURED]) for block in galleries.gallery(name, [best])]
     counts = totals.reshape(count, count) + np.diag(both)
-    below = (
-        f"The {len(rows)} largest of {np.count_nonzero(totals)} confusions, and the images with most of their pixels:"
-    )
+    below = f"The {len(rows)} largest of {np.count_nonzero(totals)} confusions, and the images with most of their pixels:"
     return [
         *(Text(about), matrix(names, counts, rows_of), Text(below)),
         *(Table(columns, rows, words=(0, 4), rows_are=rows_of), *pictures),

@@ -46,9 +46,7 @@ def costs(experiments: Sequence[Experiment]) -> list[Block]:
         if gmac and miou:
             points[experiment.title] = (gmac, miou.mean)
     best = dict(sorted(points.items(), key=lambda point: -point[1][1])[:MOST_POINTS])
-    caption = (
-        f"mIoU over GMAC: {len(best)} of {len(experiments)} experiments, the best ones. {experiments[0].test_set}."
-    )
+    caption = f"mIoU over GMAC: {len(best)} of {len(experiments)} experiments, the best ones. {experiments[0].test_set}."
     chart = [Chart("cost", caption, partial(charts.cost, best, "GMAC for an image"))] if len(best) > 1 else []
     return [Text(f"{experiments[0].test_set}."), Table(COLUMNS, rows), *chart]
 

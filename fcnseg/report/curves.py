@@ -37,11 +37,7 @@ def overlaid(experiments: Sequence[Experiment]) -> list[Block]:
         values = {each.title: made for each in chosen if not np.isnan(made := _values(each, name)).all()}
         if not values:  # earlier versions wrote fewer of them
             continue
-        band = (
-            ": the mean over seeds, in a band from the lowest to the highest"
-            if max(map(len, values.values())) > 1
-            else ""
-        )
+        band = ": the mean over seeds, in a band from the lowest to the highest" if max(map(len, values.values())) > 1 else ""
         caption = f"{words[0].upper()}{words[1:]}{band}. {experiments[0].test_set}."
         lines = {title: (np.arange(1, each.shape[1] + 1), each) for title, each in values.items()}
         draw = partial(charts.curves, lines, "epoch", words)

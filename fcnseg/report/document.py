@@ -88,9 +88,7 @@ class Table:
     def _repr_markdown_(self) -> str:
         """The table as Markdown, for the report and for a notebook, which calls this method to show it."""
         rule = [":--" if number in self.words else "--:" for number in range(len(self.columns))]
-        columns, *cells = [
-            [escaped(str(cell)).replace("\n", "<br>") for cell in row] for row in (self.columns, *self.rows)
-        ]
+        columns, *cells = [[escaped(str(cell)).replace("\n", "<br>") for cell in row] for row in (self.columns, *self.rows)]
         return "\n".join(f"| {' | '.join(row)} |" for row in [columns, rule, *cells])
 
 

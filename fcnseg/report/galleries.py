@@ -78,9 +78,7 @@ class Galleries:
             self._gone.add(entry.path)
             blocks.append(Text(f"No predictions of {title}: {line(error)}", warning=True))
 
-    def predicted(
-        self, runs: Mapping[str, Entry], names: Sequence[str], *, with_errors: bool = False
-    ) -> list[Gallery | Text]:
+    def predicted(self, runs: Mapping[str, Entry], names: Sequence[str], *, with_errors: bool = False) -> list[Gallery | Text]:
         """Test images with what runs, by their titles, predict for them; a warning, once, for a run that is left out."""
         blocks: list[Gallery | Text] = []
         data: dict[str, VOCDataModule] = {}

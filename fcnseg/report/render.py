@@ -49,9 +49,7 @@ def write_html(folder: Path, title: str, lead: str, sections: Sequence[Section])
     pictures, remark, place, numbers = _pictures(sections), "", _data_address, count(1)
     size = sum(len(_data_address(each)) for cards in pictures for card in cards.values() for each in card.values())
     if size > MOST_INSIDE:
-        remark = (
-            f"The pictures, of {size / 1e6:.0f} MB, are in the folder {PICTURES} beside index.html, which needs them."
-        )
+        remark = f"The pictures, of {size / 1e6:.0f} MB, are in the folder {PICTURES} beside index.html, which needs them."
         (folder / PICTURES).mkdir(exist_ok=True)
         for old in (folder / PICTURES).glob("*.webp"):
             if old.stem.isdecimal():  # a picture of an earlier report

@@ -75,9 +75,7 @@ def pixels(data: VOCDataModule, name: str) -> tuple[Tensor, Tensor]:
     """
     pack = data.packs[data.stages["test"][0]]
     if name not in pack.ids:
-        raise ValueError(
-            f"{name} is not among the {len(pack.ids)} images of {data.root}: data.root=<where they are now>"
-        )
+        raise ValueError(f"{name} is not among the {len(pack.ids)} images of {data.root}: data.root=<where they are now>")
     at = pack.ids.index(name)
     return pack.images[at].permute(2, 0, 1), pack.masks[at]  # (H, W, 3) -> (3, H, W)
 

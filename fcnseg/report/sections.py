@@ -83,9 +83,7 @@ def sections(
     return [section for section in possible if section.blocks]
 
 
-def _of_each(
-    sets: Mapping[str, Sequence[Experiment]], make: Callable[[Sequence[Experiment]], Iterable[Block]]
-) -> list[Block]:
+def _of_each(sets: Mapping[str, Sequence[Experiment]], make: Callable[[Sequence[Experiment]], Iterable[Block]]) -> list[Block]:
     """What is made of the experiments on each test set."""
     return [block for group in sets.values() for block in make(group)]
 
@@ -171,9 +169,7 @@ def ablation(group: Sequence[Experiment]) -> list[Chart]:
         if name in nearest and (iou := nearest[name].stat("metrics", "test/paper_iou")):
             backbone = nearest[name].first.config.get("model.backbone")
             adds = theirs.adds + (f" ({backbone})" if backbone else "") + (" †" if nearest[name].differences else "")
-            rows[name] = charts.AblationRow(
-                adds, iou.mean, iou.deviation or 0, theirs.paper_iou, rows.get(theirs.after)
-            )
+            rows[name] = charts.AblationRow(adds, iou.mean, iou.deviation or 0, theirs.paper_iou, rows.get(theirs.after))
     if len(rows) < 2:
         return []
     caption = (
@@ -183,10 +179,7 @@ def ablation(group: Sequence[Experiment]) -> list[Chart]:
     floor = group[0].first.result["floor"]["paper_iou"]
     numbers = Table(
         ("step", "ours", "±", "the paper's", "our gain", "the paper's gain"),
-        [
-            [row.adds, *(f"{value:.4f}" for value in (row.ours, row.deviation, row.paper)), *row.gains]
-            for row in rows.values()
-        ],
+        [[row.adds, *(f"{value:.4f}" for value in (row.ours, row.deviation, row.paper)), *row.gains] for row in rows.values()],
     )
     return [Chart("ablation", caption, partial(charts.ablation, [*rows.values()], floor), numbers=numbers)]
 
@@ -205,10 +198,7 @@ def heat_map(group: Sequence[Experiment]) -> Chart:
     shares = pixels / max(1, pixels.sum())
     numbers = Table(
         ("class", "share of pixels", *titles),
-        [
-            [name, f"{share:.2%}", *map(as_text, row)]
-            for name, share, row in zip(classes.names, shares, means, strict=True)
-        ],
+        [[name, f"{share:.2%}", *map(as_text, row)] for name, share, row in zip(classes.names, shares, means, strict=True)],
         rows_are="class",
     )
     draw = partial(charts.class_heat_map, classes, np.array(means), titles, shares)

@@ -103,14 +103,9 @@ def _images(study: Study, one: Measured, other: Measured, galleries: Galleries) 
     gain = other.iou - one.iou
     order = [int(n) for n in np.argsort(-gain, kind="stable") if not np.isnan(gain[n]) and gain[n]]
     gained, lost = [n for n in order if gain[n] > 0], [n for n in reversed(order) if gain[n] < 0]
-    blocks: list[Block] = [
-        Text(f"{len(gained)} of {len(gain)} images are better in the second, {len(lost)} are worse.")
-    ]
+    blocks: list[Block] = [Text(f"{len(gained)} of {len(gain)} images are better in the second, {len(lost)} are worse.")]
     for title, numbers in (("gained", gained), ("lost", lost)):
-        rows = [
-            [study.names[n], *(f"{run.iou[n]:.3f}" for run in (one, other)), f"{gain[n]:+.3f}"]
-            for n in numbers[:LISTED]
-        ]
+        rows = [[study.names[n], *(f"{run.iou[n]:.3f}" for run in (one, other)), f"{gain[n]:+.3f}"] for n in numbers[:LISTED]]
         if rows:
             blocks.append(Table((f"most {title}", "first", "second", "difference"), rows))
             blocks += [block for n in numbers[:PICTURED] for block in galleries.gallery(study.names[n], [one, other])]

@@ -39,9 +39,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
         """
         checkpoint = read(path)
         if "run_log" not in checkpoint:
-            raise ValueError(
-                f"{path} was saved by an earlier version of fcnseg: resume it with that, or give resume=never"
-            )
+            raise ValueError(f"{path} was saved by an earlier version of fcnseg: resume it with that, or give resume=never")
         check_weights(checkpoint["state_dict"], task, path)
         if (done := checkpoint["epoch"]) > max_epochs:
             raise ValueError(

@@ -141,9 +141,7 @@ class Run:
             self._check_no_links()
             return FileLock(self.path / ".lock").acquire(timeout=0)
         except Timeout as error:
-            raise ValueError(
-                f"another process trains the run {self.path}: wait for it, or choose another name="
-            ) from error
+            raise ValueError(f"another process trains the run {self.path}: wait for it, or choose another name=") from error
         except OSError as error:
             raise self._unwritable(error) from error
 

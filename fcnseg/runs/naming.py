@@ -29,9 +29,7 @@ PRESETS = ("experiment", "debug")  # groups that set other groups' settings and 
 ABSENT = object()  # unlike any value of a setting
 
 
-def run_name(
-    cfg: DictConfig, *, defaults: DictConfig, preset: Mapping[str, str | None], shipped: Container[str]
-) -> str:
+def run_name(cfg: DictConfig, *, defaults: DictConfig, preset: Mapping[str, str | None], shipped: Container[str]) -> str:
     """The name of a run's folder, such as `wilson-flip-lr0.002-seed0` or `paper-weighted-seed0`.
 
     It depends only on what differs from the defaults: the same command means the same folder, and a later version that adds

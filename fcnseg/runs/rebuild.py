@@ -91,9 +91,7 @@ def network(cfg: DictConfig, num_classes: int, *, trust: bool = False) -> nn.Mod
     kind = _find(name)
     if not trust and not is_module_of(kind, *KNOWN_PACKAGES):
         raise untrusted(name, f"the class of a network of {', '.join(KNOWN_PACKAGES)}")
-    takes = {
-        key: value for key, value in WITHOUT_WEIGHTS.items() if key in (values.keys() | signature(kind).parameters)
-    }
+    takes = {key: value for key, value in WITHOUT_WEIGHTS.items() if key in (values.keys() | signature(kind).parameters)}
     made = make({"_target_": name, **values, **takes}, (name,), trust, num_classes=num_classes)
     if not isinstance(made, nn.Module):
         raise ValueError(f"model._target_={name} is a {type(made).__name__}, wanted a torch.nn.Module")

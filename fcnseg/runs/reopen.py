@@ -34,9 +34,7 @@ KNOWN = {  # the classes and functions that are called without `trust`, by the g
         "fcnseg.data.sbd.sbd",
         "fcnseg.data.shapes.shapes",
     ),
-    "loss": tuple(
-        f"{losses.__name__}.{name}" for name, loss in vars(losses).items() if is_module_of(loss, losses.__name__)
-    ),
+    "loss": tuple(f"{losses.__name__}.{name}" for name, loss in vars(losses).items() if is_module_of(loss, losses.__name__)),
 }
 # Settings of a trainer that matter in a test.
 TRAINER = ("accelerator", "precision", "deterministic", "benchmark", "inference_mode")
@@ -120,9 +118,7 @@ def trainer(cfg: DictConfig, *, kept_precision: str | None) -> Trainer:
     """
     own = {key: cfg.trainer[key] for key in TRAINER if key in cfg.trainer}
     if "_target_" in f"{own} {kept_precision}":
-        raise ValueError(
-            f"the config or the result of the run names a class in its trainer, wanted plain values: {own}"
-        )
+        raise ValueError(f"the config or the result of the run names a class in its trainer, wanted plain values: {own}")
     asked = own.pop("accelerator", "auto")
     where = {"accelerator": "cpu" if asked == "cpu" else "auto", "devices": 1}  # a run on several finds the same on one
     plain = OmegaConf.create({"trainer": {"_target_": "lightning.Trainer", **own, **where}})

@@ -49,15 +49,11 @@ def show(result: dict[str, Any], path: Path, console: Console) -> float | None:
     table.add_row("loss", as_text(result["metrics"]["test/loss"]), "")
     console.print(table)
     if not beats_floor(result):
-        console.print(
-            f"This is not better than predicting {result.get('floor_class', 'background')} everywhere.", markup=False
-        )
+        console.print(f"This is not better than predicting {result.get('floor_class', 'background')} everywhere.", markup=False)
     # A class that is predicted but not in any truth has an IoU of 0, and is not present.
     pixels = [sum(row) for row in result["confusion"]]
     present = {
-        name: iou
-        for (name, iou), count in zip(result["iou"].items(), pixels, strict=False)
-        if count and iou is not None
+        name: iou for (name, iou), count in zip(result["iou"].items(), pixels, strict=False) if count and iou is not None
     }
     classes = Table(*["class", "IoU"] * 3, title="IoU of each class present", title_justify="left")
     cells = [cell for name, iou in present.items() for cell in (name, as_text(iou))]
@@ -67,9 +63,7 @@ def show(result: dict[str, Any], path: Path, console: Console) -> float | None:
     if "best_epoch" in result:
         speed = f", {result['images_per_s']:.1f} images/s" if result["images_per_s"] else ""
         epochs = f"best epoch {result['best_epoch'] + 1} of {result['epochs']}"
-        console.print(
-            f"{epochs}, {result['seconds']:.1f} s{speed}, {result['parameters']:,} parameters", highlight=False
-        )
+        console.print(f"{epochs}, {result['seconds']:.1f} s{speed}, {result['parameters']:,} parameters", highlight=False)
     console.print(f"everything is in {path}", highlight=False, soft_wrap=True)
     miou: float | None = result["metrics"]["test/miou"]
     return miou

@@ -24,12 +24,8 @@ REFUSED = {
     "strategy": BY_LIGHTNING,
     "sync_batchnorm": "on several GPUs batch norm is always synchronised, and on CPUs it cannot be",
     "use_distributed_sampler": "each device gets its part of the order that one device would have",
-    **dict.fromkeys(
-        ("check_val_every_n_epoch", "max_steps", "min_steps", "min_epochs", "val_check_interval"), WHOLE_EPOCHS
-    ),
-    **dict.fromkeys(
-        ("limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches"), WHOLE_SETS
-    ),
+    **dict.fromkeys(("check_val_every_n_epoch", "max_steps", "min_steps", "min_epochs", "val_check_interval"), WHOLE_EPOCHS),
+    **dict.fromkeys(("limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches"), WHOLE_SETS),
     **dict.fromkeys(("fast_dev_run", "num_sanity_val_steps"), TRY_OUT),
     **dict.fromkeys(("logger", "model_registry"), OUR_LOG),
     "enable_checkpointing": OUR_CHECKPOINTS,

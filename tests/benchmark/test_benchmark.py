@@ -55,9 +55,7 @@ def test_backward_is_twice_forward():
 
     counted = step_operations(net, Sum(), batch_size=2, size=8, dtype=torch.bfloat16)
     first, second = 2 * 2 * 64 * 5 * 3, 2 * 2 * 64 * 5 * 5
-    assert (
-        sum(operation.flops for operation in counted) == first + second + 2 * second + first
-    )  # images want no gradient
+    assert sum(operation.flops for operation in counted) == first + second + 2 * second + first  # images want no gradient
     assert counted[-1] == Operation("adam", (), 0, 28 * (15 + 25), 0)
 
 
@@ -217,10 +215,7 @@ RUN = ["ema=0.9", "callbacks=lr_monitor", "schedule=cosine", "checkpoint.every_n
         ["growth=true", "data=shapes", "data.source.train=8", "trainer.deterministic=true", *RUN],
         ["augment=true", "repeats=2", "aug=crop", "aug.degrees=5", "trainer.precision=32-true", "loss=dice"],
         ["gpu_day=true", "budget=5", "patience=2", "trainer.max_epochs=2", *RUN],
-        *(
-            shlex.split(words, comments=True)
-            for words in re.findall(r"^python -m fcnseg\.benchmark (.*)$", README, re.M)
-        ),
+        *(shlex.split(words, comments=True) for words in re.findall(r"^python -m fcnseg\.benchmark (.*)$", README, re.M)),
     ],
 )
 def test_what_has_an_effect_is_not_refused(command, monkeypatch, args):

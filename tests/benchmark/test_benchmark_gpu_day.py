@@ -38,9 +38,7 @@ def test_without_time_every_row_says_so(command, tmp_path, small):
     figures = json.loads((tmp_path / "day.json").read_text())
     assert figures.pop("config")["budget"] == 0
     assert figures.pop("The machine")[0]["cores"] > 0
-    assert {title: len(rows) for title, rows in figures.items()} == {
-        title: len(item.cases) for title, item in small.items()
-    }
+    assert {title: len(rows) for title, rows in figures.items()} == {title: len(item.cases) for title, item in small.items()}
     assert all("skipped" in row["failed"] for rows in figures.values() for row in rows)
     assert outcome.out.count("baseline") == (tmp_path / "day.md").read_text().count("| baseline") == 1
 

@@ -161,9 +161,7 @@ def test_what_stops_training(command, mine, kind):
     outcome = command(check, f"data.root={mine}", "picture=null")
     assert outcome.code == 2
     assert "train: 1 problem" in lines(outcome)
-    (problem,) = [
-        line for line in outcome.out.splitlines() if line.startswith("  03.") or line.startswith("  train/03.")
-    ]
+    (problem,) = [line for line in outcome.out.splitlines() if line.startswith("  03.") or line.startswith("  train/03.")]
     assert told in problem
     if kind == "number":
         assert "no class has 77: 0.06% of the pixels, in 1 of 14 masks" in lines(outcome)
@@ -217,9 +215,7 @@ WARNINGS = {
         ["train/04 and train/03: the same picture under two names; both are in train"],
     ),
     "same name": (
-        lambda mine: [
-            (mine / "val" / kind / "11.png").rename(mine / "val" / kind / "03.png") for kind in ("images", "masks")
-        ],
+        lambda mine: [(mine / "val" / kind / "11.png").rename(mine / "val" / kind / "03.png") for kind in ("images", "masks")],
         ["val/03: images of val with the names of other images of train, such as train/03"],
     ),
     "unseen": (lambda mine: relabel(mine, "train", [0, 1, 1]), ["classes in val, but never in train: rust"]),
@@ -277,9 +273,7 @@ def test_a_setting_without_effect_is_refused(command, mine, choice, setting, rea
 
 
 def test_write_is_refused_where_classes_are_known(command, root):
-    outcome = command(
-        *(check, "data=shapes", f"data.root={root}", "data.source.train=8", "data.source.val=4", "write=true")
-    )
+    outcome = command(*(check, "data=shapes", f"data.root={root}", "data.source.train=8", "data.source.val=4", "write=true"))
     assert (outcome.code, outcome.err) == (
         2,
         "fcnseg: write=true: the classes of data=shapes are known; leave it out\n",

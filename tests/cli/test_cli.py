@@ -95,10 +95,7 @@ WRONG = [  # arguments, and words of the message
     (["+optimizer.amsgrad=1"], ["optimizer.amsgrad=1: wanted true or false\n"]),
     (["+trainer.benchmark=perhaps"], ["trainer.benchmark=perhaps", "true or false or null"]),
     (["trainer.accelerator=gpu", "trainer.devices=[99]"], ["trainer: "]),
-    *(
-        (["~" + key], [f"~{key}: it cannot be removed; give {key}="])
-        for key in ("schedule.factor", "optimizer", "seed")
-    ),
+    *((["~" + key], [f"~{key}: it cannot be removed; give {key}="]) for key in ("schedule.factor", "optimizer", "seed")),
     (["~patience"], ["~patience", "or null"]),
     (["~name"], ["~name", "or null"]),
     *(
@@ -249,9 +246,7 @@ def test_the_data_set_may_lie_in_the_user_s_home(command, tiny, folder, tmp_path
     monkeypatch.setenv("HOME", str(tmp_path))
     shutil.rmtree(folder.path / "packs", ignore_errors=True)
     assert command(check, "data=voc2012", "data.root=~/copy").code == 0
-    outcome = command(
-        train, *tiny("data=voc2012"), "data.root=~/copy", "data.cache=~/packs", "data.limit=4", "name=run"
-    )
+    outcome = command(train, *tiny("data=voc2012"), "data.root=~/copy", "data.cache=~/packs", "data.limit=4", "name=run")
     assert outcome.code == 0, outcome.err
     assert (tmp_path / "packs").is_dir()
     assert not (folder.path / "packs").exists()
@@ -521,9 +516,7 @@ fcnseg.train.train()
 def test_a_command_depends_neither_on_a_notebook_s_backend_nor_on_a_home():
     environment = {**os.environ, "MPLBACKEND": "module://no_such_module.backend"}
     del environment["HOME"]
-    run = subprocess.run(
-        [sys.executable, "-c", FIRST_OF_ALL, "patience=0"], capture_output=True, text=True, env=environment
-    )
+    run = subprocess.run([sys.executable, "-c", FIRST_OF_ALL, "patience=0"], capture_output=True, text=True, env=environment)
     assert (run.returncode, run.stdout) == (2, "fit for work\n"), run.stderr
 
 

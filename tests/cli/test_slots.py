@@ -125,9 +125,7 @@ def test_what_is_no_logger_or_callback_is_refused(command, tiny, group):
     assert f"{group}.x is of the type OrderedDict: wanted a Lightning" in outcome.err
 
 
-@pytest.mark.parametrize(
-    "name", ["RichProgressBar", "TQDMProgressBar", "Timer", "LearningRateFinder", "BatchSizeFinder"]
-)
+@pytest.mark.parametrize("name", ["RichProgressBar", "TQDMProgressBar", "Timer", "LearningRateFinder", "BatchSizeFinder"])
 def test_a_callback_that_a_run_cannot_have_is_refused_with_the_reason(command, tiny, name):
     outcome = command(train, *tiny(), f"+callbacks.x._target_=lightning.pytorch.callbacks.{name}")
     assert outcome.code == 2

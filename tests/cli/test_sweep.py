@@ -46,16 +46,12 @@ def launch(command, root, monkeypatch):
     return lambda *overrides: command(train, "-m", "data=shapes", f"data.root={root}", *TINY, *overrides)
 
 
-HOLDS_THE_LOCK = (
-    "import sys, time, filelock as f; a = f.FileLock(sys.argv[1]); a.acquire(); print(flush=True); time.sleep(60)"
-)
+HOLDS_THE_LOCK = "import sys, time, filelock as f; a = f.FileLock(sys.argv[1]); a.acquire(); print(flush=True); time.sleep(60)"
 
 
 def states(tmp_path):
     """The state of every run, in the order of their names."""
-    return {
-        path.parent.name: json.loads(path.read_text())["status"] for path in sorted(tmp_path.glob("runs/*/status.json"))
-    }
+    return {path.parent.name: json.loads(path.read_text())["status"] for path in sorted(tmp_path.glob("runs/*/status.json"))}
 
 
 def test_a_failed_job_takes_no_other_down_and_the_same_command_repeats_it(launch, tmp_path, monkeypatch):
@@ -238,9 +234,7 @@ def test_a_folder_that_cannot_be_written_is_refused(launch, tmp_path):
     assert (code, "cannot write to file/runs" in err, "runs=" in err) == (2, True, True)
 
 
-@pytest.mark.parametrize(
-    ("address", "fraction", "gpus"), [("null", None, 0), ("ray://there:1", None, 1), ("null", 0.25, 0.25)]
-)
+@pytest.mark.parametrize(("address", "fraction", "gpus"), [("null", None, 0), ("ray://there:1", None, 1), ("null", 0.25, 0.25)])
 def test_a_gpu_a_job(tmp_path, address, fraction, gpus):
     """On this machine if it has one, on a cluster always, or as much of one as is asked for."""
     ray_core = pytest.importorskip("hydra_plugins.hydra_ray_launcher._core")

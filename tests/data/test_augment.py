@@ -65,9 +65,7 @@ def test_no_flip(augment):
 def test_each_sample_flips_on_its_own_and_the_axes_are_independent():
     mask = torch.tensor([[[1, 2], [3, 4]]], dtype=torch.uint8).expand(20_000, 2, 2)
     _, flipped = Flip()(mask[:, None].expand(-1, 3, -1, -1), mask, draws(0, 0, torch.arange(20_000)))
-    corners = (
-        torch.bincount(flipped[:, 0, 0].long(), minlength=5)[1:] / 20_000
-    )  # 1: as it was, 2: horizontal, 3, 4: both
+    corners = torch.bincount(flipped[:, 0, 0].long(), minlength=5)[1:] / 20_000  # 1: as it was, 2: horizontal, 3, 4: both
     assert corners.tolist() == pytest.approx([0.25] * 4, abs=0.015)
 
 

@@ -57,9 +57,7 @@ class Numbered(Drawn):
 def make(tmp_path):
     def make(size=32, **options):
         source = partial(Numbered, **options)
-        data = VOCDataModule(
-            str(tmp_path), source=source, split="official", size=size, batch_size=4, augment=Chain(), seed=0
-        )
+        data = VOCDataModule(str(tmp_path), source=source, split="official", size=size, batch_size=4, augment=Chain(), seed=0)
         data.prepare_data()
         return data
 

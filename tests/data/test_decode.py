@@ -165,13 +165,7 @@ def png(depth, kind, rows):
         packed += b"\0" + int(bits.ljust(-len(bits) % 8 + len(bits), "0"), 2).to_bytes((len(bits) + 7) // 8, "big")
     header = struct.pack(">IIBBBBB", len(rows[0]), len(rows), depth, kind, 0, 0, 0)
     palette = chunk(b"PLTE", voc.PALETTE[: 2**depth].tobytes()) if kind == 3 else b""
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + palette
-        + chunk(b"IDAT", zlib.compress(packed))
-        + chunk(b"IEND", b"")
-    )
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + palette + chunk(b"IDAT", zlib.compress(packed)) + chunk(b"IEND", b"")
 
 
 @pytest.mark.parametrize("kind", [0, 3], ids=["grey", "palette"])
@@ -218,9 +212,7 @@ def test_indices_count_where_colours_are_no_class_s(file, palette):
 def test_a_palette_with_some_of_the_classes_colours_elsewhere_is_refused(file):
     """By index or by colour, some of its labels would be wrong."""
     mask = with_palette([[0, 1, 2]], [(0, 0, 0), (1, 2, 3), voc.PALETTE[15]])
-    with pytest.raises(
-        ValueError, match=r"the colours of the classes \[0, 15\] at other indices, .* indices \[1\] are of no"
-    ):
+    with pytest.raises(ValueError, match=r"the colours of the classes \[0, 15\] at other indices, .* indices \[1\] are of no"):
         voc.read_mask(file(mask))
 
 
@@ -282,9 +274,7 @@ def test_odd_exif_does_not_hinder(file, tag, kind):
     assert decode.read_image(path).size == (8, 16)
 
 
-@pytest.mark.parametrize(
-    "error", [KeyError("tag"), TypeError("odd"), struct.error("odd"), RuntimeError(), IndexError("3")]
-)
+@pytest.mark.parametrize("error", [KeyError("tag"), TypeError("odd"), struct.error("odd"), RuntimeError(), IndexError("3")])
 def test_whatever_a_decoder_raises_names_the_file(file, monkeypatch, error):
     def fails(self):
         raise error

@@ -59,17 +59,13 @@ def test_pack_is_what_pillow_decodes(folder):
     assert found.nbytes == 12 * SIZE * SIZE * 4
     for row, name in enumerate(names):
         image = Image.open(folder.path / "JPEGImages" / f"{name}.jpg").resize((SIZE, SIZE), Image.Resampling.BILINEAR)
-        mask = Image.open(folder.path / "SegmentationClass" / f"{name}.png").resize(
-            (SIZE, SIZE), Image.Resampling.NEAREST
-        )
+        mask = Image.open(folder.path / "SegmentationClass" / f"{name}.png").resize((SIZE, SIZE), Image.Resampling.NEAREST)
         assert np.array_equal(found.images[row], np.asarray(image))
         assert np.array_equal(found.masks[row], np.asarray(mask))
 
 
 def test_class_pixels_are_those_of_the_whole_masks(folder):
-    counts = sum(
-        np.bincount(np.asarray(Image.open(folder.mask(n))).ravel(), minlength=256) for n in folder.ids("train")
-    )
+    counts = sum(np.bincount(np.asarray(Image.open(folder.mask(n))).ravel(), minlength=256) for n in folder.ids("train"))
     found = pack(folder, "train", SIZE).class_pixels
     assert found.tolist() == [*counts[:21].tolist(), counts[255]]
     assert found.dtype == torch.int64
@@ -237,9 +233,7 @@ def test_a_read_only_data_set_of_a_user_without_a_home_wants_a_folder(folder, mo
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # what it does where there is none
     monkeypatch.setattr(os, "access", lambda *_: False)
-    with pytest.raises(
-        ValueError, match=r"read-only, and there is no home: choose a folder for packs with data\.cache="
-    ):
+    with pytest.raises(ValueError, match=r"read-only, and there is no home: choose a folder for packs with data\.cache="):
         pack(folder, "train", SIZE)
 
 
@@ -440,9 +434,6 @@ def test_masks_that_are_read_by_their_colours_are_said(folder, capsys):
         Image.fromarray(voc.PALETTE[np.asarray(mask)]).quantize(32).save(folder.mask(name))
     capsys.readouterr()
     found = pack(folder, "train", SIZE)
-    assert (
-        "3 of 12 masks hold the classes' colours at other indices: they are read by their colours"
-        in capsys.readouterr().err
-    )
+    assert "3 of 12 masks hold the classes' colours at other indices: they are read by their colours" in capsys.readouterr().err
     assert torch.equal(found.masks, wanted.masks)
     assert torch.equal(found.class_pixels, wanted.class_pixels)

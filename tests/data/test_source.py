@@ -41,9 +41,7 @@ def refused(root, **more):
 )
 def test_the_nearest_data_set_is_named(here, root, near):
     told = refused(root)
-    assert told.startswith(
-        f"no data set in data.root={root}: looked for {root}/ImageSets/Segmentation or {root}/VOCdevkit"
-    )
+    assert told.startswith(f"no data set in data.root={root}: looked for {root}/ImageSets/Segmentation or {root}/VOCdevkit")
     assert f"; data.root={near} would work, or data.download=true downloads VOC-2012 into {root} (2 GB)" in told
     assert f"data.root={here.parent / near[3:]} would work" in refused((here.parent / root[3:]).absolute())
 

@@ -48,9 +48,7 @@ def of_labels(mask):
 
 
 def photo(n=1, side=SIDE, least=0, most=256):
-    noise = torch.randint(
-        least, most, (n, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
-    )
+    noise = torch.randint(least, most, (n, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     return v2.gaussian_blur(noise, [5, 5]).contiguous(memory_format=torch.channels_last)
 
 
@@ -186,9 +184,7 @@ def test_colours_are_torchvision_s(name, u):
 
 def test_colours_change_one_after_the_other():
     image = photo(least=60, most=190)  # so that nothing is cut off
-    found, _ = Colour(brightness=0.2, contrast=0.2, saturation=0.2, hue=0, grey=0)(
-        image, image[:, 0], given(0.9, 0.8, 0.7)
-    )
+    found, _ = Colour(brightness=0.2, contrast=0.2, saturation=0.2, hue=0, grey=0)(image, image[:, 0], given(0.9, 0.8, 0.7))
     wanted = v2.adjust_contrast(v2.adjust_brightness(image / 255, 1.16), 1.12)
     assert (found - 255 * v2.adjust_saturation(wanted, 1.08)).abs().max() <= 0.55
 

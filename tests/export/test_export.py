@@ -242,9 +242,7 @@ def test_a_package_that_is_missing_is_named_before_anything_is_loaded(command, m
     monkeypatch.setattr(module, "find_spec", lambda name: None if name == "onnxscript" else object())
     outcome = command(export, "run=nothing")
     assert outcome.code == 2
-    assert outcome.err.strip() == (
-        'fcnseg: format=onnx needs onnxscript, which is not installed: pip install ".[export]"'
-    )
+    assert outcome.err.strip() == ('fcnseg: format=onnx needs onnxscript, which is not installed: pip install ".[export]"')
 
 
 @pytest.mark.parametrize(

@@ -268,9 +268,7 @@ def differences(one, other, where=""):
         same = False
     elif isinstance(one, dict):
         keys = [f"{where}/{key}" for key in one.keys() ^ other.keys()]
-        return keys + [
-            d for key in one.keys() & other.keys() for d in differences(one[key], other[key], f"{where}/{key}")
-        ]
+        return keys + [d for key in one.keys() & other.keys() for d in differences(one[key], other[key], f"{where}/{key}")]
     elif isinstance(one, (list, tuple)) and len(one) == len(other):
         return [d for i, pair in enumerate(zip(one, other, strict=True)) for d in differences(*pair, f"{where}/{i}")]
     elif isinstance(one, list):

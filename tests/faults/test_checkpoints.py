@@ -385,9 +385,7 @@ def test_an_epoch_that_comes_again_and_is_no_longer_the_best_one_is_noticed(tmp_
 
 
 @pytest.mark.parametrize("moment", ["in the second epoch", "in the test"])
-@pytest.mark.parametrize(
-    "harm", [Path.unlink, lambda path: path.write_bytes(b"\xff\xfe\0,,\n1")], ids=["lost", "garbage"]
-)
+@pytest.mark.parametrize("harm", [Path.unlink, lambda path: path.write_bytes(b"\xff\xfe\0,,\n1")], ids=["lost", "garbage"])
 def test_a_lost_table_of_epochs_is_written_anew(tmp_path, args, same, moment, harm):
     step = partial(at, SegmentationTask, "training_step" if moment == "in the second epoch" else "test_step")
     assert run(tmp_path, *args, inject=partial(step, 5 if moment == "in the second epoch" else 1, kill)).code == -9
@@ -404,7 +402,5 @@ def test_a_run_saved_by_an_earlier_version_is_refused(tmp_path, args, broken_off
     save(broken_off / "last.ckpt", last)
     outcome = run(tmp_path, *args)
     assert outcome.code == 2
-    assert (
-        "last.ckpt was saved by an earlier version of fcnseg: resume it with that, or give resume=never" in outcome.err
-    )
+    assert "last.ckpt was saved by an earlier version of fcnseg: resume it with that, or give resume=never" in outcome.err
     assert load(broken_off / "last.ckpt").keys() == last.keys()

@@ -316,9 +316,7 @@ def test_lightning_starts_a_run(tmp_path, unet):
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", ["first", "second"])
 def test_no_process_of_a_run_outlives_the_others(tmp_path, unet, killed):
-    started = command("-m", "fcnseg.train", *unet, "trainer.devices=2", "trainer.max_epochs=9999", "patience=null")(
-        tmp_path
-    )
+    started = command("-m", "fcnseg.train", *unet, "trainer.devices=2", "trainer.max_epochs=9999", "patience=null")(tmp_path)
     wait_until((tmp_path / "runs" / "run" / "metrics.csv").exists)
     (second,) = [pid for pid in descendants(started.pid)]
     os.kill(started.pid if killed == "first" else second, signal.SIGKILL)

@@ -108,6 +108,4 @@ def test_a_disturbed_average_would_be_told_apart(tmp_path, args, whole):
     average = found["last"]["callbacks"]["EMA"]["average"]
     name = next(iter(average))
     disturbed = {**average, name: average[name] * 2}
-    assert differences(average, disturbed) == [
-        f"/{name}: {str(average[name])[:200]} is not {str(disturbed[name])[:200]}"
-    ]
+    assert differences(average, disturbed) == [f"/{name}: {str(average[name])[:200]} is not {str(disturbed[name])[:200]}"]

@@ -237,9 +237,7 @@ SAID = [
     RuntimeError("std::bad_alloc"),
     RuntimeError("could not create a memory object"),
     RuntimeError("could not create a primitive"),
-    RuntimeError(
-        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other API call"
-    ),
+    RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other API call"),
     RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
     RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
     RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
@@ -252,9 +250,7 @@ SAID = [
 @pytest.mark.parametrize("error", SAID, ids=str)
 def test_out_of_memory_is_known_whoever_says_it(error):
     with (
-        pytest.raises(
-            MemoryError, match=r"data.batch_size=8, data.size=512.*: lower .* or set trainer.precision=bf16-mixed"
-        ),
+        pytest.raises(MemoryError, match=r"data.batch_size=8, data.size=512.*: lower .* or set trainer.precision=bf16-mixed"),
         limits_explained(8, 512, "32-true"),
     ):
         raise error

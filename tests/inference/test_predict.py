@@ -80,9 +80,7 @@ def test_the_scores_of_the_masks_are_those_of_evaluate_at_original(command, run,
     predicted(command, run, f"images={folder.path}/ImageSets/Segmentation/val.txt")
     matrix = np.zeros((256, 21), int)
     for name in folder.ids("val"):
-        truth, labels = (
-            np.asarray(Image.open(path)) for path in (folder.mask(name), tmp_path / "masks" / f"{name}.png")
-        )
+        truth, labels = (np.asarray(Image.open(path)) for path in (folder.mask(name), tmp_path / "masks" / f"{name}.png"))
         np.add.at(matrix, (truth, labels), 1)
     assert command(evaluate, f"run={run}", "at=original").code == 0
     (path,) = (run / "evaluations").glob("*-original-*.json")

@@ -85,9 +85,7 @@ def test_photographs_of_any_sizes_come_back_in_their_order():
     for settings in ({"batch_size": 2}, {"batch_size": 3, "tile": 40}):
         found = Segmenter(Colours(), THREE, 32, **settings)(images)
         assert [prediction.labels.shape for prediction in found] == sizes
-        assert [prediction.source is image for prediction, image in zip(found, images, strict=True)] == [True] * len(
-            sizes
-        )
+        assert [prediction.source is image for prediction, image in zip(found, images, strict=True)] == [True] * len(sizes)
 
 
 def test_large_photographs_do_not_wait_for_one_another(monkeypatch):

@@ -83,9 +83,7 @@ def test_what_a_killed_build_left_is_not_in_the_folder(tmp_path):
     assert [path.name for path in (tmp_path / "folder").iterdir()] == ["file"]
 
 
-@pytest.mark.parametrize(
-    ("content", "told"), [(b"{", "Expecting"), (b" " * (LARGEST_TEXT + 1), "larger"), (b"[]", "a list")]
-)
+@pytest.mark.parametrize(("content", "told"), [(b"{", "Expecting"), (b" " * (LARGEST_TEXT + 1), "larger"), (b"[]", "a list")])
 def test_a_damaged_file_is_told_once(tmp_path, content, told):
     (path := tmp_path / "status.json").write_bytes(content)
     with pytest.raises(ValueError, match=told) as caught:

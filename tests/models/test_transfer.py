@@ -270,9 +270,7 @@ def test_freeze(state, save, freeze, network, mode):
     assert all(p.grad is not None for name, p in net.named_parameters() if not name.startswith("backbone."))
     after = net.backbone.state_dict()
     changed = {name for name, value in before.items() if not torch.equal(after[name], value)}
-    assert changed == (
-        {name for name in before if "running_" in name or "num_batches" in name} if not freeze else set()
-    )
+    assert changed == ({name for name in before if "running_" in name or "num_batches" in name} if not freeze else set())
     assert not any(m.training for m in net.eval().modules())
 
 

@@ -43,9 +43,7 @@ def test_another_number_of_classes_replaces_the_last_layer_and_says_so(state, tm
     net = Torchvision(3, arch=ARCH, weights=str(tmp_path / "some.pth"))
     assert_loaded(net.net, state, new=LAST)
     told = capsys.readouterr().err
-    assert (
-        "some.pth are for 5 classes, not 3: classifier.high_classifier.bias, classifier.high_classifier.weight" in told
-    )
+    assert "some.pth are for 5 classes, not 3: classifier.high_classifier.bias, classifier.high_classifier.weight" in told
     Torchvision(5, arch=ARCH, weights=str(tmp_path / "some.pth"))
     assert capsys.readouterr().err == ""
 
@@ -99,9 +97,7 @@ def test_weights_by_torchvisions_name_come_from_its_cache(tmp_path, monkeypatch,
     net = Torchvision(classes, arch=ARCH, weights="COCO_WITH_VOC_LABELS_V1")
     assert_loaded(net.net, state, new=() if classes == 21 else LAST)
     (cache / name).unlink()
-    with pytest.raises(
-        ValueError, match=rf"cannot download model\.weights=DEFAULT .* fetch http://127.0.0.1:1/{name} by"
-    ):
+    with pytest.raises(ValueError, match=rf"cannot download model\.weights=DEFAULT .* fetch http://127.0.0.1:1/{name} by"):
         Torchvision(classes, arch=ARCH, weights="DEFAULT")
 
 
@@ -141,20 +137,13 @@ def test_smp_takes_torchvisions_weights_of_its_encoder(tmp_path, capsys):
     torch.save(net.net.state_dict(), tmp_path / "whole.pth")
     other = SMP(3, arch="FPN", encoder="mobilenet_v2", weights=str(tmp_path / "whole.pth"))
     assert_loaded(other.net, net.net.state_dict(), new="segmentation_head.0.")
-    assert (
-        "are for 5 classes, not 3: segmentation_head.0.bias, segmentation_head.0.weight are new"
-        in capsys.readouterr().err
-    )
+    assert "are for 5 classes, not 3: segmentation_head.0.bias, segmentation_head.0.weight are new" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("arch", "encoder"), [("Unett", "mobilenet_v2"), ("Unet", "mobilenet_v9"), ("Unet", "tu-nonsense")]
-)
+@pytest.mark.parametrize(("arch", "encoder"), [("Unett", "mobilenet_v2"), ("Unet", "mobilenet_v9"), ("Unet", "tu-nonsense")])
 def test_what_smp_has_not_is_refused(arch, encoder):
     pytest.importorskip("segmentation_models_pytorch")
-    with pytest.raises(
-        ValueError, match=f"cannot make model.arch={arch} model.encoder={encoder} model.weights=None: ."
-    ):
+    with pytest.raises(ValueError, match=f"cannot make model.arch={arch} model.encoder={encoder} model.weights=None: ."):
         SMP(5, arch=arch, encoder=encoder, weights=None)
 
 

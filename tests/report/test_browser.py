@@ -174,9 +174,7 @@ def test_the_theme_is_the_system_s_until_it_is_chosen(page):
 
     grounds = []
     for system in ("light", "dark"):
-        page.execute_cdp_cmd(
-            "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": system}]}
-        )
+        page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": system}]})
         grounds.append(ground())
     light, dark = grounds
     assert light != dark
@@ -193,9 +191,7 @@ def test_nothing_is_fetched_nothing_is_run_and_the_console_is_silent(page, writt
     page.get_log("performance")
     page.get_log("browser")
     page.get(written)
-    sent = [
-        entry["message"] for entry in page.get_log("performance") if "Network.requestWillBeSent" in entry["message"]
-    ]
+    sent = [entry["message"] for entry in page.get_log("performance") if "Network.requestWillBeSent" in entry["message"]]
     assert [message for message in sent if '"url":"data:' not in message and written not in message] == []
     assert page.get_log("browser") == []
     assert page.title == "A title"

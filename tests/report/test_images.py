@@ -126,9 +126,7 @@ def test_images_are_listed_worst_first(study):
     ]
     (table,) = tables(blocks)
     means = np.mean(slow, 0)
-    assert [row[0] for row in table.rows] == [
-        f"{n}<i>" for n in np.argsort(means)
-    ]  # nothing of the image without labels
+    assert [row[0] for row in table.rows] == [f"{n}<i>" for n in np.argsort(means)]  # nothing of the image without labels
     for row in table.rows:
         n = int(row[0][0])
         assert row[1:-1] == [f"{means[n]:.3f}", *(f"{values[n]:.3f}" for values in slow)]
@@ -180,9 +178,7 @@ def test_calibration_is_numpys(study):
     assert errors_of.columns == ("run", "expected calibration error", "mean confidence", "share of pixels right")
     for run, row in zip(study.study.runs, errors_of.rows, strict=True):
         pixels, confidence, right = (getattr(run.images, name).sum(0) for name in ("pixels", "confidence", "right"))
-        error = sum(
-            n / pixels.sum() * abs(c / n - r / n) for n, c, r in zip(pixels, confidence, right, strict=True) if n
-        )
+        error = sum(n / pixels.sum() * abs(c / n - r / n) for n, c, r in zip(pixels, confidence, right, strict=True) if n)
         assert row == [
             run.title,
             *(f"{x:.4f}" for x in (error, confidence.sum() / pixels.sum(), right.sum() / pixels.sum())),
@@ -256,10 +252,7 @@ def test_the_difference_of_two_runs_has_a_bootstrap_interval(study):
         with np.errstate(all="ignore"):
             draws.append(
                 np.subtract(
-                    *(
-                        np.nanmean(slow_iou(study.truth[picked], g[picked], count))
-                        for g in (study.guesses[1], study.guesses[0])
-                    )
+                    *(np.nanmean(slow_iou(study.truth[picked], g[picked], count)) for g in (study.guesses[1], study.guesses[0]))
                 )
             )
     low, high = np.percentile(draws, (2.5, 97.5))
@@ -484,9 +477,7 @@ def test_names_of_images_are_text(run, tmp_path, first):
     assert not any(cell.startswith(FORMULA) for cell in cells)
 
 
-@pytest.mark.parametrize(
-    "wrong", [7, [], {"error": "x"}, {"error": 0.1, "pixels": [[]], "confidence": [], "right": []}]
-)
+@pytest.mark.parametrize("wrong", [7, [], {"error": "x"}, {"error": 0.1, "pixels": [[]], "confidence": [], "right": []}])
 def test_a_calibration_that_is_none_is_left_out(run, tmp_path, wrong):
     folder = shutil.copytree(run, tmp_path / "run")
     whole = json.loads((folder / "result.json").read_text())

@@ -297,9 +297,7 @@ def test_every_column_of_the_results_is_in_a_group(entries, published, backgroun
     spans = dict(table.groups)
     assert sum(span for _, span in table.groups) == len(table.columns)
     assert spans["VOC's definition"] == 3
-    of_the_paper = (
-        ("the paper's definition", 6 if published else 3) if background == 0 else ("", 1)
-    )  # of the loss alone
+    of_the_paper = ("the paper's definition", 6 if published else 3) if background == 0 else ("", 1)  # of the loss alone
     assert table.groups[1] == of_the_paper
 
 
@@ -388,9 +386,7 @@ def test_what_runs_do_not_share_is_listed(entries):
     assert len({row[0] for row in table.rows}) == len(table.rows)
     assert tables.differences_between(experiments(entries[:1])) == []
     one, *_ = entries
-    seeds = [
-        replace(one, config={**one.config, "seed": n}, result={**one.result, "hardware": f"GPU {n}"}) for n in (7, 8)
-    ]
+    seeds = [replace(one, config={**one.config, "seed": n}, result={**one.result, "hardware": f"GPU {n}"}) for n in (7, 8)]
     (table,) = tables.differences_between(experiments(seeds))
     assert table.rows == [["hardware", "GPU 7; GPU 8"]]
 
@@ -546,9 +542,7 @@ def test_pictures_of_data_that_have_changed_say_so(finished):
     trained_on = found[0].first.result
     trained_on["data_fingerprint"] = trained_on["data_fingerprint"].split("-")[0] + "-0"
     first, *pictures = galleries.side_by_side(found, None, galleries.Galleries(None))
-    assert re.match(
-        r"Predictions of transfer: the images or masks of val have changed since it was trained", first.text
-    )
+    assert re.match(r"Predictions of transfer: the images or masks of val have changed since it was trained", first.text)
     assert first.warning
     assert {type(picture) for picture in pictures} == {Gallery}
 
@@ -658,9 +652,7 @@ def test_a_chart_has_a_dozen_columns_at_most(entries):
 
 def test_a_cell_of_the_csv_is_no_formula(entries):
     texts = ("=1+1", "+1", "-1", "@x", "a=1")
-    rows = tables.as_csv(
-        [replace(entries[0], config={**entries[0].config, "choices.=x": text, "seed": -1}) for text in texts]
-    )
+    rows = tables.as_csv([replace(entries[0], config={**entries[0].config, "choices.=x": text, "seed": -1}) for text in texts])
     found = list(csv.DictReader(rows.splitlines()))
     assert [row["'=x"] for row in found] == ["'=1+1", "'+1", "'-1", "'@x", "a=1"]
     assert found[0]["seed"] == "-1"

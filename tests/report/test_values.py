@@ -120,8 +120,7 @@ def test_every_number_of_the_csv(entries):
 
 def test_what_the_paper_prints():
     printed = {
-        name: (each.after, each.figure, each.loss, each.paper_iou, each.paper_acc)
-        for name, each in paper.EXPERIMENTS.items()
+        name: (each.after, each.figure, each.loss, each.paper_iou, each.paper_acc) for name, each in paper.EXPERIMENTS.items()
     }
     assert printed == {
         "baseline": (None, 2, 1.2276, 0.0634, 0.7300),

@@ -141,9 +141,7 @@ def test_lightning_has_these_watchers():
 
 def test_no_two_shipped_choices_have_one_word():
     words = [
-        choice.split("/")[1]
-        for choice in SHIPPED
-        if choice.split("/")[0] not in ("experiment", "debug", "logger", "callbacks")
+        choice.split("/")[1] for choice in SHIPPED if choice.split("/")[0] not in ("experiment", "debug", "logger", "callbacks")
     ]
     assert len(words) == len(set(words))
     assert not [word for word in words if re.fullmatch(r"(lr|size|batch|epochs|patience|seed)\d.*", word)]
@@ -167,9 +165,7 @@ def name(cfg, defaults, preset=None):
 
 def test_the_order_of_added_augmentations_is_in_the_name_unless_it_is_the_alphabet_s(name_of):
     blur, crop = "+aug@aug.blur=blur", "+aug@aug.crop=crop"
-    first, second, strong = (
-        name_of(*args) for args in (["aug=none", blur, crop], ["aug=none", crop, blur], ["aug=strong"])
-    )
+    first, second, strong = (name_of(*args) for args in (["aug=none", blur, crop], ["aug=none", crop, blur], ["aug=strong"]))
     assert first != second
     assert strong == "fcn-strong-seed0"  # as before the order counted
 

@@ -132,9 +132,7 @@ def test_a_trusted_network_is_evaluated(command, folder, tmp_path, monkeypatch):
     assert "No predictions" not in (tmp_path / "report" / "report.md").read_text()
 
 
-@pytest.mark.parametrize(
-    "path", sorted(CONF.glob("model/*.yaml")) + sorted(CONF.glob("loss/*.yaml")), ids=lambda p: p.stem
-)
+@pytest.mark.parametrize("path", sorted(CONF.glob("model/*.yaml")) + sorted(CONF.glob("loss/*.yaml")), ids=lambda p: p.stem)
 def test_every_shipped_network_and_loss_needs_no_trust(compose, path, monkeypatch):
     monkeypatch.setattr("torch.hub.load_state_dict_from_url", lambda *args, **kwargs: pytest.fail("it downloads"))
     cfg = compose(f"{path.parent.name}={path.stem}")

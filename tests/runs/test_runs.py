@@ -248,9 +248,7 @@ def test_damaged_json_is_told(tmp_path, content):
 
 def test_a_damaged_result_says_how_it_is_had_again(tmp_path):
     (tmp_path / "result.json").write_text("{")
-    with pytest.raises(
-        ValueError, match=r"result\.json is damaged .*: remove it, and the command that trained the run"
-    ):
+    with pytest.raises(ValueError, match=r"result\.json is damaged .*: remove it, and the command that trained the run"):
         _ = runs.Run(tmp_path).result
 
 
@@ -496,9 +494,7 @@ def test_a_damaged_config_is_told(again, as_if, content):
     assert "Traceback" not in outcome.err
 
 
-@pytest.mark.parametrize(
-    ("seconds", "lines"), [(1, []), (30, [(1, 2), (2, 2)]), (70, [(1, 1), (1, 2), (2, 1), (2, 2)])]
-)
+@pytest.mark.parametrize(("seconds", "lines"), [(1, []), (30, [(1, 2), (2, 2)]), (70, [(1, 1), (1, 2), (2, 1), (2, 2)])])
 def test_a_log_file_gets_a_line_a_minute(command, tiny, tmp_path, monkeypatch, seconds, lines):
     """By a clock that goes on by so many seconds whenever it is read: once a step, and at an epoch's ends."""
     now = itertools.count(0, seconds)
@@ -551,8 +547,6 @@ def test_a_result_says_whether_it_beats_the_floor_and_names_the_classes_in_the_t
     iou = {name: [0.9, None][number > 0] for number, name in enumerate(result["iou"])} | {"car": 0.0, "dog": 0.0}
     result |= {"confusion": confusion, "iou": iou}
     for miou, better in ((0.3, True), (0.2, False), (0.1, False), (None, False)):
-        text = text_of(
-            result | {"metrics": result["metrics"] | {"test/miou": miou}, "floor": result["floor"] | {"miou": 0.2}}
-        )
+        text = text_of(result | {"metrics": result["metrics"] | {"test/miou": miou}, "floor": result["floor"] | {"miou": 0.2}})
         assert ("not better than predicting background" in text) == (not better)
         assert ("car" in text, "dog" in text, "background " in text) == (True, False, True)

@@ -77,9 +77,7 @@ def class_list(
             by_colour[key] = label[name]
     values.setdefault(VOID, VOID)
     background = next((i for i, name in enumerate(ordered) if name.lower() in BACKGROUND), None)
-    return ClassList(
-        source, Classes(tuple(ordered), _shown(ordered, given), background), Legend(values, by_colour), words
-    )
+    return ClassList(source, Classes(tuple(ordered), _shown(ordered, given), background), Legend(values, by_colour), words)
 
 
 def _check_names(source: Path, names: Sequence[str], spoken_of: Sequence[str]) -> None:
@@ -180,9 +178,7 @@ def _colour(path: Path, text: Any) -> Colour:
     if _is_colour(text):
         hexadecimal = isinstance(text, str) and text.startswith("#")
         parts = (
-            bytes.fromhex(text[1:])
-            if hexadecimal
-            else [int(p) for p in (text if isinstance(text, list) else text.split(","))]
+            bytes.fromhex(text[1:]) if hexadecimal else [int(p) for p in (text if isinstance(text, list) else text.split(","))]
         )
         red, green, blue = parts
         if max(parts) < 256 and min(parts) >= 0:
@@ -199,9 +195,7 @@ def _cvat(path: Path, text: str) -> ClassList:
     void = [colour for name, colour in colours.items() if name.lower() in IGNORED]
     kept = {name: colour for name, colour in colours.items() if name.lower() not in IGNORED}
     numbers = {i: name for i, name in enumerate(colours) if name in kept}
-    return class_list(
-        path, numbers, colours=kept, void=[*void, *(i for i, name in enumerate(colours) if name not in kept)]
-    )
+    return class_list(path, numbers, colours=kept, void=[*void, *(i for i, name in enumerate(colours) if name not in kept)])
 
 
 def _labelme2voc(path: Path, text: str) -> ClassList:

@@ -117,9 +117,7 @@ def split(files: Files, share: float = SHARE, group: str | None = None) -> None:
     sets = files.sets
     if "val" in sets:
         if share != SHARE or group:
-            warn(
-                f"{files.path} names its val images itself: data.source.val and data.source.group have no effect on it"
-            )
+            warn(f"{files.path} names its val images itself: data.source.val and data.source.group have no effect on it")
         return
     if "train" in sets:
         whole = sets.pop("train")

@@ -177,8 +177,7 @@ def coco(content: Mapping[str, Any]) -> tuple[list[str], dict[str, Drawing]]:
         if one.get("segmentation"):
             shapes[one["image_id"]].append((names[one["category_id"]], one["segmentation"]))
     drawings = {
-        str(one["file_name"]): Drawing((int(one["width"]), int(one["height"])), shapes[one["id"]])
-        for one in content["images"]
+        str(one["file_name"]): Drawing((int(one["width"]), int(one["height"])), shapes[one["id"]]) for one in content["images"]
     }
     return [names[number] for number in sorted(names)], drawings
 

@@ -121,9 +121,7 @@ def test_a_colour_that_no_class_has_is_named_with_the_nearest(said, tmp_path):
     mask.putpixel((1, 1), (0, 1, 0))
     mask.putpixel((2, 1), (0, 1, 0))
     mask.save(path := tmp_path / "mask.png")
-    told = (
-        r"holds colours that no class has: \(0, 1, 0\) in 2 pixels \(nearest: \(0, 0, 0\)\), \(190, 5, 5\) in 1 pixels"
-    )
+    told = r"holds colours that no class has: \(0, 1, 0\) in 2 pixels \(nearest: \(0, 0, 0\)\), \(190, 5, 5\) in 1 pixels"
     with pytest.raises(ValueError, match=told + r" \(nearest: \(200, 0, 0\)\); wanted those of the classes$"):
         decode.read_mask(path, legend=legend)
     mask.resize((64, 64), Image.Resampling.BICUBIC).save(path)
@@ -169,9 +167,7 @@ def test_the_table_of_colours_gives_what_comparing_them_gives(said, tmp_path):
     labels = rng.integers(0, 254, (40, 50))
     picture = colours[labels].astype(np.uint8)
     Image.fromarray(picture).save(path := tmp_path / "mask.png")
-    plain = np.array(
-        [[[(pixel == colour).all() for colour in colours].index(True) for pixel in row] for row in picture[:3]]
-    )
+    plain = np.array([[[(pixel == colour).all() for colour in colours].index(True) for pixel in row] for row in picture[:3]])
     found = np.asarray(decode.read_mask(path, legend=said(text).legend))
     assert np.array_equal(found, labels)
     assert np.array_equal(found[:3], plain)

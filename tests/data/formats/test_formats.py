@@ -143,9 +143,7 @@ def test_voc2012_names_what_it_found(tmp_path, sample):
         download.voc2012(tmp_path / "plain", urls=[], md5="")
     (tmp_path / "cvat").mkdir()
     writers.cvat(sample, tmp_path / "cvat")
-    with pytest.raises(
-        ValueError, match=r"has classes of its own in .*labelmap\.txt, wanted VOC's 21: add data=folder"
-    ):
+    with pytest.raises(ValueError, match=r"has classes of its own in .*labelmap\.txt, wanted VOC's 21: add data=folder"):
         download.voc2012(tmp_path / "cvat", urls=[], md5="")
 
 
@@ -189,9 +187,7 @@ def test_names_that_never_pair_are_told_with_the_remedy(tmp_path):
     made(tmp_path, ["street_1_rgb", "street_2_rgb"])
     for path in sorted((tmp_path / "masks").iterdir()):
         path.rename(path.with_stem(path.stem.replace("_rgb", "_ids")))
-    with pytest.raises(
-        ValueError, match=r"hold no image and mask of one name: .*1_rgb\.png has no mask; .*mask_suffix"
-    ):
+    with pytest.raises(ValueError, match=r"hold no image and mask of one name: .*1_rgb\.png has no mask; .*mask_suffix"):
         formats.folder(tmp_path)
     data = formats.folder(tmp_path, image_suffix="_rgb", mask_suffix="_ids")
     assert sorted([*data.ids("train"), *data.ids("val")]) == ["street_1", "street_2"]
@@ -222,6 +218,4 @@ def test_image_sets_have_many_names(sample, tmp_path, name, other):
     data = formats.folder(tmp_path)
     (tmp_path / "train").rename(tmp_path / name)
     (tmp_path / "val").rename(tmp_path / other)
-    assert [formats.folder(tmp_path).ids(each) for each in ("train", "val")] == [
-        data.ids(each) for each in ("train", "val")
-    ]
+    assert [formats.folder(tmp_path).ids(each) for each in ("train", "val")] == [data.ids(each) for each in ("train", "val")]

@@ -34,9 +34,7 @@ def test_a_polygon_covers_the_centres_inside(seed, monkeypatch):
 
 def test_neighbours_share_no_pixel_and_leave_none_out():
     corners, middle = [[0, 0], [40, 0], [40, 30], [0, 30]], [17.3, 11.9]
-    parts = [
-        polygon(np.array([a, b, middle]), (30, 40)) for a, b in zip(corners, [*corners[1:], corners[0]], strict=True)
-    ]
+    parts = [polygon(np.array([a, b, middle]), (30, 40)) for a, b in zip(corners, [*corners[1:], corners[0]], strict=True)]
     assert (np.sum(parts, axis=0) == 1).all()
 
 

@@ -14,9 +14,7 @@ from fcnseg.data.dataset import VOID
 
 YAML = "names: [" + ", ".join(voc.CLASSES) + "]\n"
 COLOURS = {name: voc.PALETTE[i].tolist() for i, name in enumerate(voc.CLASSES)}
-BRIGHT = np.random.default_rng(7).permutation(2**24)[
-    :256
-]  # a colour of its own for every label, dark ones and light ones
+BRIGHT = np.random.default_rng(7).permutation(2**24)[:256]  # a colour of its own for every label, dark ones and light ones
 BRIGHT = np.stack([BRIGHT >> 16, BRIGHT >> 8 & 255, BRIGHT & 255], axis=1)
 
 
