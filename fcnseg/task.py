@@ -32,8 +32,7 @@ class SegmentationTask(LightningModule):
         accumulate: The number of parts in which a batch goes through the network, to save memory.
 
     Attributes:
-        original_masks: Gives, for the samples of a test batch, their masks (1, H, W) at the images' own sizes; the test then
-            scores there. None: at the size of the batch.
+        original_masks: Gives the masks (1, H, W) of samples at their images' own sizes, where the test then scores; or None.
         details: The scores of the test, with what it found in every image.
         finite: For "val" and "test", a flag for each batch so far: whether its loss and all its logits were finite.
     """
