@@ -12,5 +12,6 @@ MONITOR = "val/miou"  # the value that the best epoch is chosen by
 PAPER_BATCH = 16  # images in the batches that the paper averages over; a run's own batch size changes nothing
 
 # The files of a run's folder, and those of its folder of checkpoints.
-CONFIG, STATUS, METRICS, RESULT = ".hydra/config.yaml", "status.json", "metrics.csv", "result.json"
+HYDRA, STATUS, METRICS, RESULT = ".hydra", "status.json", "metrics.csv", "result.json"
+CONFIG = f"{HYDRA}/config.yaml"
 CHECKPOINTS, BEST, LAST, PREVIOUS = "checkpoints", "best.ckpt", "last.ckpt", "previous.ckpt"

@@ -9,8 +9,8 @@ from omegaconf import DictConfig
 
 from fcnseg.cli.command import command
 from fcnseg.cli.messages import console
-from fcnseg.data.progress import with_progress
 from fcnseg.errors import RunFailedError, warn
+from fcnseg.machine.progress_bar import with_progress
 from fcnseg.runs.folder import Run
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
+from fcnseg import paper
 from fcnseg.cli import messages
 from fcnseg.cli.command import command
 from fcnseg.cli.configs import default_config
@@ -40,7 +41,7 @@ def check(cfg: DictConfig) -> None:
     console = messages.console()
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
     if files := _recognised(cfg, source, root):
-        from fcnseg.check.classes import ready
+        from fcnseg.check.class_list import ready
 
         say(f"{files.path}: {files.format}")
         data_set, alone = ready(files, say, write=cfg.write), tuple(files.alone)
@@ -72,7 +73,7 @@ def _recognised(cfg: DictConfig, source: Any, root: Path) -> "Files | None":
 
     if getattr(source, "func", source) is formats.folder:
         return formats.recognise(root, **getattr(source, "keywords", {}))
-    if cfg.choices.data != "voc2012":
+    if cfg.choices.data != paper.DATA:
         return None
     if cfg.write:
         return formats.recognise(root)

@@ -17,10 +17,10 @@ from rich.table import Table
 
 from fcnseg.data import decode
 from fcnseg.data.dataset import BY_COLOUR, VOID, Classes, DataSet
-from fcnseg.data.progress import with_progress
 from fcnseg.errors import first_of
 from fcnseg.losses import class_weights
 from fcnseg.machine.cores import cores
+from fcnseg.machine.progress_bar import with_progress
 from fcnseg.metrics import scores
 
 Span = tuple[int, int, int]  # the least, the median and the greatest of some lengths in pixels; zeros without any
@@ -105,7 +105,7 @@ def survey(data_set: DataSet, image_set: str, *others: str) -> Survey:
     """
     listed = tuple(dict.fromkeys(data_set.ids(image_set)))
     with ThreadPoolExecutor(cores()) as pool:
-        looks = list(with_progress(pool.map(lambda name: _look(data_set, name), listed), image_set, len(listed)))
+        looks = list(with_progress(pool.map(lambda name: _read(data_set, name), listed), image_set, len(listed)))
     sound = [look.size for look in looks if look.size]
     counts = [look.pixels for look in looks]
     return Survey(
@@ -178,7 +178,7 @@ def _duplicates(one: Survey, other: Survey) -> list[str]:
     return [f"{first_of(duplicates, 3, in_line=True)}: the same picture under two names; {where}"]
 
 
-def _look(data_set: DataSet, name: str) -> Look:
+def _read(data_set: DataSet, name: str) -> Look:
     """Read an image and its mask, in a thread. A broken file becomes a problem in the result, and stops nothing."""
     image, problems = None, []
     try:

@@ -130,7 +130,7 @@ def _settings_of_choice(path: Path, folders: Sequence[Path], prefix: str) -> Ite
     cfg = OmegaConf.load(path)
     if not isinstance(cfg, DictConfig):
         return
-    for inner, package in parts(cfg):
+    for inner, package in components(cfg):
         for file in (folder / f"{inner}.yaml" for folder in folders):
             if file.is_file():
                 yield from _settings_of_choice(file, folders, f"{prefix}.{package}")
@@ -138,7 +138,7 @@ def _settings_of_choice(path: Path, folders: Sequence[Path], prefix: str) -> Ite
     yield from flatten(cfg, prefix, resolve=False, with_empty=True)
 
 
-def parts(choice: DictConfig) -> Iterator[tuple[str, str]]:
+def components(choice: DictConfig) -> Iterator[tuple[str, str]]:
     """The choices that a choice is made of, each with the name of its settings: of `crop@first`, crop and first."""
     for entry in choice.get("defaults", []):
         inner, _, package = str(entry).partition("@")

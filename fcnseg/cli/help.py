@@ -8,7 +8,7 @@ from textwrap import indent
 from omegaconf import DictConfig, OmegaConf
 
 from fcnseg.cli.arguments import Arguments
-from fcnseg.cli.configs import CONF, config_folders, parts
+from fcnseg.cli.configs import CONF, components, config_folders
 from fcnseg.runs.naming import PRESETS
 
 DEFAULTS = re.compile(r"^defaults:\n(?: .*\n)*\n?", re.M)  # matches the list at a config's head
@@ -40,7 +40,7 @@ def help_text(config_name: str, arguments: Arguments) -> str:
 def _choice(name: str, choices: Mapping[str, Path]) -> str:
     """The text of a choice, after those of the choices that it is made of, such as `crop@crop`, whose values it may change."""
     texts, cfg = [], OmegaConf.load(choices[name])
-    for inner, package in parts(cfg) if isinstance(cfg, DictConfig) else ():
+    for inner, package in components(cfg) if isinstance(cfg, DictConfig) else ():
         if inner in choices:
             texts.append(f"{package}:\n{indent(_choice(inner, choices), '  ')}")
     return "".join([*texts, DEFAULTS.sub("", choices[name].read_text(encoding="utf-8"))])

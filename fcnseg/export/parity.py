@@ -15,8 +15,8 @@ from torch import Tensor
 
 from fcnseg.data.decode import read_image
 from fcnseg.data.shapes import shapes
-from fcnseg.export.formats import Opened
 from fcnseg.export.graph import Graph
+from fcnseg.export.writers import Opened
 from fcnseg.models import Wilson
 from fcnseg.runs import reopen
 from fcnseg.runs.folder import Run
@@ -94,7 +94,7 @@ def differences(graph: Graph, opened: Opened, images: Sequence[Image.Image], siz
 
     Args:
         graph: The graph that was exported.
-        opened: Gives what the file gives for a batch: see `formats.Opened`.
+        opened: Gives what the file gives for a batch: see `writers.Opened`.
         images: The photographs, of any sizes.
         size: The height and the width that they are resized to.
     """

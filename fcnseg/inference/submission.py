@@ -7,6 +7,7 @@ from typing import Any
 
 from PIL import Image
 
+from fcnseg import paper
 from fcnseg.data import voc
 from fcnseg.data.dataset import Classes
 from fcnseg.errors import first_of
@@ -32,7 +33,7 @@ def place(config: Mapping[str, Any], classes: Classes, images: str) -> Path:
     if not (found := image_set(images)):
         raise ValueError(f"format=voc images={images}: wanted the list of an image set, <VOC2012>/{voc.LISTS}/test.txt")
     pretrained = any(key.split(".")[-1] == "weights" and value for key, value in flatten(config["model"]).items())
-    competition = 6 if pretrained or config["choices"]["data"] != "voc2012" else 5
+    competition = 6 if pretrained or config["choices"]["data"] != paper.DATA else 5
     return Path("results", "VOC2012", "Segmentation", f"comp{competition}_{found[1]}_cls")
 
 

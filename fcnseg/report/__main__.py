@@ -14,7 +14,7 @@ TITLE = "Segmentation networks, run and compared"
 @command("report")
 def report(cfg: DictConfig) -> None:
     """Read the runs, compare them with each other and with the paper, and write the report's files."""
-    from fcnseg.report import per_image, render, tables  # import torch and matplotlib
+    from fcnseg.report import render, tables, worst_images  # import torch and matplotlib
     from fcnseg.report.collect import collect
     from fcnseg.report.sections import sections, studied, summary
 
@@ -33,7 +33,7 @@ def report(cfg: DictConfig) -> None:
         raise ValueError(f"cannot write {out}: {error.strerror}; choose another folder with out=") from error
     beside = render.write_html(out, TITLE, lead, content)
     write_text(out / "results.csv", tables.as_csv(entries))
-    write_text(out / "images.csv", per_image.as_csv(studied(entries)))
+    write_text(out / "images.csv", worst_images.as_csv(studied(entries)))
     render.write_markdown(out, TITLE, lead, content)
     remarks = [f"{entry.name} ({entry.status}): {remark}" for entry in entries for remark in entry.remarks]
     for line in [*remarks, *filter(None, [beside]), f"{lead} The report is {out / 'index.html'}"]:

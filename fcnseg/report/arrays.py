@@ -14,8 +14,8 @@ def nanmean(values: Numbers, axis: int = -1) -> Numbers:
     return np.where(count > 0, np.nansum(values, axis) / np.maximum(1, count), np.nan)
 
 
-def iou(parts: Numbers) -> Numbers:
+def iou(counts: Numbers) -> Numbers:
     """IoU from pixels in both, in the truth, in the prediction: (3, ...) -> (...), NaN for a class in neither."""
-    both, truth, predicted = parts
+    both, truth, predicted = counts
     union = truth + predicted - both
     return np.where(union > 0, both / np.maximum(union, 1), np.nan)

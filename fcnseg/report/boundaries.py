@@ -15,7 +15,7 @@ def boundaries(study: Study) -> list[Block]:
     rows, of_classes = [], []
     for run in study.runs:
         near, wrong = run.images.near.astype(np.int64).sum(0)
-        pixels, right = run.parts[1].sum(), run.parts[0].sum()
+        pixels, right = run.counts[1].sum(), run.counts[0].sum()
         values = iou(np.moveaxis(run.images.boundary.astype(np.int64).sum(0), -1, 0))  # (C,)
         of_classes.append(values)
         shares = ((near, pixels), (wrong, pixels - right), (wrong, near), (pixels - right - wrong, pixels - near))

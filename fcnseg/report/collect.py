@@ -259,5 +259,5 @@ def collect(pattern: str) -> list[Entry]:
         raise ValueError(f"no folder {pattern}: wanted a folder of runs, one run, or a glob, as in runs=runs")
     entries = [read(path) for path in dict.fromkeys(path for root in roots for path in _inside(root))]
     if not any(entry.config for entry in entries):
-        raise ValueError(f"no run in {pattern}: found no .hydra/config.yaml; train one with python -m fcnseg.train")
+        raise ValueError(f"no run in {pattern}: found no {CONFIG}; train one with python -m fcnseg.train")
     return entries

@@ -46,7 +46,7 @@ def examples(study: Study, galleries: Galleries) -> list[Block]:
     largest = [int(cell) for cell in np.argsort(-totals, kind="stable")[:LISTED] if totals[cell]]
     if not largest:
         return []
-    both, of_truth, _ = best.parts.sum(1)
+    both, of_truth, _ = best.counts.sum(1)
     rows: list[list[str | Links]] = []
     pictured, rows_of = [], f"confusion-{best.entry.name}"
     for cell in largest:

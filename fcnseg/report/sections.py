@@ -15,9 +15,9 @@ from fcnseg.report import (
     confusions,
     cost,
     curves,
-    per_image,
     tables,
     two_runs,
+    worst_images,
 )
 from fcnseg.report.arrays import Numbers
 from fcnseg.report.collect import STATUSES, Entry
@@ -112,9 +112,9 @@ def _image_by_image(known: Sequence[Study], galleries: Galleries) -> list[Sectio
     """The sections that read images.npz; of many test sets, those with the most runs."""
     chosen = sorted(known, key=lambda study: -len(study.runs))[:MOST_STUDIES]
     of_kinds = {
-        "Images, worst first": lambda study: per_image.worst_first(study, galleries),
-        "Images on which the runs disagree": lambda study: per_image.disputed(study, galleries),
-        "Labels to look at again": lambda study: per_image.labels_to_look_at(study, galleries),
+        "Images, worst first": lambda study: worst_images.worst_first(study, galleries),
+        "Images on which the runs disagree": lambda study: worst_images.disputed(study, galleries),
+        "Labels to look at again": lambda study: worst_images.labels_to_look_at(study, galleries),
         "Sure or not": calibration.reliability,
         "Confusions with examples": lambda study: confusions.examples(study, galleries),
         "Boundaries": boundaries.boundaries,

@@ -27,7 +27,7 @@ class Measured:
     images: PerImage
 
     @cached_property
-    def parts(self) -> Numbers:
+    def counts(self) -> Numbers:
         """(3, N, C) labelled pixels of every class: in truth and prediction, in the truth, in the prediction."""
         images, classes = self.images.boundary.shape[:2]
         cells = self.images.cells.astype(np.int64)  # (cells, 4)
@@ -42,7 +42,7 @@ class Measured:
     @cached_property
     def iou(self) -> Numbers:
         """(N,) the mean IoU of the classes in truth or prediction of each image; NaN where nothing is labelled."""
-        return nanmean(iou(self.parts))
+        return nanmean(iou(self.counts))
 
     @cached_property
     def wrong(self) -> Numbers:
@@ -57,7 +57,7 @@ class Measured:
         if not len(rows):
             return ""
         _, truth, predicted, pixels = rows[0]
-        names, share = self.entry.classes.names, pixels / max(1, self.parts[1, image].sum())
+        names, share = self.entry.classes.names, pixels / max(1, self.counts[1, image].sum())
         return f"{names[truth]} taken for {names[predicted]}, {share:.0%} of its labelled pixels"
 
 

@@ -37,8 +37,8 @@ def chosen(studies: Sequence[Study], names: Sequence[str]) -> tuple[Study, Measu
 
 def compared(study: Study, one: Measured, other: Measured, galleries: Galleries) -> list[Block]:
     """Differences per class with their intervals, images gained and lost, and settings that differ."""
-    values, classes = _differences(one.parts, other.parts), one.entry.classes.names
-    pooled = (_with_mean(iou(run.parts.sum(1))) for run in (one, other))  # (C + 1,) of all images together
+    values, classes = _differences(one.counts, other.counts), one.entry.classes.names
+    pooled = (_with_mean(iou(run.counts.sum(1))) for run in (one, other))  # (C + 1,) of all images together
     titles = ["mean of classes", *classes]
     rows = [
         [title, as_text(first), as_text(second), *map(_signed, row), _verdict(row)]
@@ -68,7 +68,7 @@ def _differences(one: Numbers, other: Numbers) -> Numbers:
     images = one.shape[1]
     draws = np.random.default_rng(0).multinomial(images, np.full(images, 1 / images), DRAWS)  # how often each is drawn
     weights = np.concatenate([np.ones((1, images)), draws])  # (DRAWS + 1, images): first, all of them once
-    first, second = (_with_mean(iou(weights @ parts)) for parts in (one, other))  # (3, images, C) -> (DRAWS + 1, C + 1)
+    first, second = (_with_mean(iou(weights @ counts)) for counts in (one, other))  # (3, images, C) -> (DRAWS + 1, C + 1)
     of_all, of_draws = np.split(second - first, [1])  # (1, C + 1), (DRAWS, C + 1)
     there = ~np.isnan(of_all[0])  # a class that no image has is in no draw
     ends = np.full((2, len(there)), np.nan)

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fcnseg.errors import RunFailedError, StopError, warn
 from fcnseg.machine.files import read_json, write_json, write_text
-from fcnseg.names import CHECKPOINTS, CONFIG, METRICS, RESULT, STATUS
+from fcnseg.names import CHECKPOINTS, CONFIG, HYDRA, METRICS, RESULT, STATUS
 from fcnseg.runs import identity, per_image, read_files
 from fcnseg.runs.per_image import PER_IMAGE, PerImage
 
@@ -147,7 +147,7 @@ class Run:
 
     def _check_no_links(self) -> None:
         """Refuse a folder with links in it, which may come from somebody else: a run writes only into its own folder."""
-        folders = (self.path, self.path / ".hydra", self.checkpoints)
+        folders = (self.path, self.path / HYDRA, self.checkpoints)
         inside = [path for folder in folders if folder.is_dir() for path in folder.iterdir()]
         if links := [path for path in inside if path.is_symlink()]:
             raise ValueError(
@@ -274,17 +274,17 @@ class Run:
         write_json(self.path / STATUS, {"status": "running", **_process(), **began})
         for name in (RESULT, PER_IMAGE):
             (self.path / name).unlink(missing_ok=True)
-        if cfg.resume == "never" and (self.path / ".hydra").is_dir():
+        if cfg.resume == "never" and (self.path / HYDRA).is_dir():
             self._clear()
         self.checkpoints.mkdir(exist_ok=True)
-        (self.path / ".hydra").mkdir(exist_ok=True)
+        (self.path / HYDRA).mkdir(exist_ok=True)
         write_text(self.path / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
 
     def _clear(self) -> None:
         """Remove what an earlier run left: its checkpoints first and its config last, so that a kill leaves no wrong pair."""
-        kept = (".lock", STATUS, ".hydra", self.checkpoints.name)
+        kept = (".lock", STATUS, HYDRA, self.checkpoints.name)
         others = [path for path in self.path.iterdir() if path.name not in kept]
-        for path in [self.checkpoints, *others, self.path / ".hydra"]:
+        for path in [self.checkpoints, *others, self.path / HYDRA]:
             if path.is_dir():
                 shutil.rmtree(path)
             else:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fcnseg.data.dataset import Classes
 from fcnseg.models.weights import of_network
-from fcnseg.names import BEST
+from fcnseg.names import BEST, CONFIG
 from fcnseg.runs.checkpoint import check_weights, read
 from fcnseg.runs.folder import Run
 from fcnseg.runs.provenance import code
@@ -102,7 +102,7 @@ def group(cfg: DictConfig, name: str) -> dict[str, Any]:
     """A group of a config as plain values."""
     node = OmegaConf.to_container(cfg[name]) if name in cfg else None
     if not isinstance(node, dict):
-        raise ValueError(f"the config of the run has no {name}: restore its .hydra/config.yaml")
+        raise ValueError(f"the config of the run has no {name}: restore its {CONFIG}")
     return cast(dict[str, Any], node)
 
 
@@ -121,7 +121,7 @@ def make(node: Any, known: tuple[str, ...], trust: bool, **more: Any) -> Any:
         made = partial(_find(name), **values, **more)
         return made if node.get("_partial_") else made()
     except TypeError as error:
-        raise ValueError(f"{name}: {error}; restore .hydra/config.yaml, or put the module on the path") from error
+        raise ValueError(f"{name}: {error}; restore {CONFIG}, or put the module on the path") from error
 
 
 def _find(name: str) -> Any:
@@ -130,8 +130,7 @@ def _find(name: str) -> Any:
         return resolve_name(name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(
-            f"cannot find {name!r}, which the config of the run names: {error}; restore .hydra/config.yaml, or put the module"
-            " on the path"
+            f"cannot find {name!r}, which the config of the run names: {error}; restore {CONFIG}, or put the module on the path"
         ) from error
 
 

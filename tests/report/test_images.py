@@ -26,10 +26,10 @@ from fcnseg.report import (
     confusions,
     cost,
     curves,
-    per_image,
     render,
     sections,
     two_runs,
+    worst_images,
 )
 from fcnseg.report import tables as tables_
 from fcnseg.report.collect import Entry, read
@@ -118,7 +118,7 @@ def tables(blocks):
 
 def test_images_are_listed_worst_first(study):
     shown, made = Pictures(), study.study
-    blocks = per_image.worst_first(made, shown)
+    blocks = worst_images.worst_first(made, shown)
     count = len(made.best.entry.classes)
     slow = [
         [np.nanmean(slow_iou(t, g, count)) for t, g in zip(study.truth[:-1], guess[:-1], strict=True)]
@@ -137,7 +137,7 @@ def test_images_are_listed_worst_first(study):
 def test_the_csv_has_every_image_and_run(study):
     one = study.study
     other = Study("another set", one.runs[:1])  # whose run may have the title of one of the first set
-    rows = list(csv.reader(io.StringIO(per_image.as_csv([one, other]))))
+    rows = list(csv.reader(io.StringIO(worst_images.as_csv([one, other]))))
     assert rows[0] == ["test set", "image", "mean", *(run.entry.name for run in [*one.runs, *other.runs])]
     assert [len(row) for row in rows] == [7] * 13
     assert {(row[0], tuple(map(bool, row[3:]))) for row in rows[1:]} == {
@@ -149,22 +149,22 @@ def test_the_csv_has_every_image_and_run(study):
 
 
 def test_runs_disagree_where_their_iou_is_furthest_apart(study):
-    (table,) = tables(per_image.disputed(study.study, Pictures()))
+    (table,) = tables(worst_images.disputed(study.study, Pictures()))
     for name, difference, high, top, low, bottom in table.rows:
         values = study.study.iou[:, int(name[0])]
         assert (float(top), float(bottom)) == pytest.approx((values.max(), values.min()), abs=1e-3)
         assert float(difference) == pytest.approx(values.max() - values.min(), abs=1e-3)
         assert values[int(high[-1])] == values.max()
         assert values[int(low[-1])] == values.min()
-    assert per_image.disputed(Study("a set", study.study.runs[:1]), Pictures()) == []
+    assert worst_images.disputed(Study("a set", study.study.runs[:1]), Pictures()) == []
 
 
 def test_labels_are_ranked_by_the_best_run(study):
-    blocks = per_image.labels_to_look_at(study.study, Pictures())
+    blocks = worst_images.labels_to_look_at(study.study, Pictures())
     (table,) = tables(blocks)
     assert not any(block.warning for block in blocks if isinstance(block, Text))
     study.study.best.entry.result["floor"]["miou"] = 0.6
-    warned = per_image.labels_to_look_at(study.study, Pictures())[1]
+    warned = worst_images.labels_to_look_at(study.study, Pictures())[1]
     assert warned.warning
     assert "not better than predicting background everywhere" in warned.text
     softmin = study.study.best.images.softmin
@@ -428,7 +428,7 @@ def test_without_pictures_a_report_waits_for_no_pytorch(run, tmp_path):
     code = f"""
 import sys
 from pathlib import Path
-from fcnseg.report import sections, per_image, render, tables
+from fcnseg.report import sections, worst_images, render, tables
 from fcnseg.report.collect import collect
 render.write_html(Path({str(tmp_path)!r}), "title", "lead", sections.sections(collect({str(run)!r}), images=[], root=None))
 print(sorted({{"torch", "lightning", "torchvision", "torchmetrics", "pandas", "scipy"}} & sys.modules.keys()))
@@ -473,7 +473,7 @@ def test_names_of_images_are_text(run, tmp_path, first):
     assert all(map(str.isprintable, entries[0].images.names))
     render.write_html(tmp_path, "title", "lead", sections.sections(entries, images=[], root=None))
     assert "<script>alert" not in (tmp_path / "index.html").read_text()
-    cells = [cell for row in csv.reader(io.StringIO(per_image.as_csv(sections.studied(entries)))) for cell in row]
+    cells = [cell for row in csv.reader(io.StringIO(worst_images.as_csv(sections.studied(entries)))) for cell in row]
     assert not any(cell.startswith(FORMULA) for cell in cells)
 
 

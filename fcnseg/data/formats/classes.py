@@ -15,7 +15,7 @@ from fcnseg.data.decode import UNKNOWN, Colour, Legend
 
 FILE = "classes.yaml"
 KEYS = ("names", "colors", "void", "map")
-BACKGROUND = ("background", "_background_", "bg")  # names of what is no object
+BACKGROUND_NAMES = ("background", "_background_", "bg")  # names of what is no object
 IGNORED = ("void", "ignore", "ignored", "__ignore__")  # names that stand for void, in lists of programs
 REMEDY = "see README, Your data"
 
@@ -76,7 +76,7 @@ def class_list(
         else:
             by_colour[key] = label[name]
     values.setdefault(VOID, VOID)
-    background = next((i for i, name in enumerate(ordered) if name.lower() in BACKGROUND), None)
+    background = next((i for i, name in enumerate(ordered) if name.lower() in BACKGROUND_NAMES), None)
     return ClassList(source, Classes(tuple(ordered), _shown(ordered, given), background), Legend(values, by_colour), words)
 
 
@@ -226,5 +226,5 @@ READERS: dict[str, Callable[[Path, str], ClassList]] = {
 def named(source: Path, words: Sequence[str]) -> ClassList:
     """The class list of polygons: background, where nothing is drawn, then the other names in their order."""
     kept = [word for word in words if word.lower() not in IGNORED]
-    background = next((word for word in kept if word.lower() in BACKGROUND), BACKGROUND[0])
+    background = next((word for word in kept if word.lower() in BACKGROUND_NAMES), BACKGROUND_NAMES[0])
     return class_list(source, dict(enumerate([background, *(word for word in kept if word != background)])))

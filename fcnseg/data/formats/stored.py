@@ -48,7 +48,7 @@ def look(masks: Iterable[Path]) -> Stored:
     holding: Counter[int | decode.Colour] = Counter()
     problems, read = [], 0
     with ThreadPoolExecutor(cores()) as pool:
-        for one in pool.map(_look, masks):
+        for one in pool.map(_counted, masks):
             if isinstance(one, ValueError):
                 problems.append(str(one))
             else:
@@ -58,7 +58,7 @@ def look(masks: Iterable[Path]) -> Stored:
     return Stored(read, pixels, holding, tuple(problems))
 
 
-def _look(path: Path) -> dict[int | decode.Colour, int] | ValueError:
+def _counted(path: Path) -> dict[int | decode.Colour, int] | ValueError:
     try:
         mask = decode.stored_mask(path)
     except ValueError as error:
