@@ -1,4 +1,4 @@
-"""From a config to objects: the only place that instantiates what the command line names."""
+"""From a config to objects: the only place that instantiates classes that the command line names."""
 
 import inspect
 import logging
@@ -47,15 +47,15 @@ REFUSED_CALLBACKS = {  # callbacks of Lightning's, with the reason and the remed
 def check_arguments(cfg: DictConfig, key: str = "") -> None:
     """Check the config's values against the types of the arguments that they are passed to.
 
-    Only numbers, text, true, false and null are checked. Of augmentations and sources of data, which are called later
-    (`_partial_: true`), unknown arguments are refused, too: they would fail in the run.
+    Only numbers, text, true, false and null are checked. Unknown arguments of augmentations and
+    sources of data are also refused: these are called later (`_partial_: true`), and would fail in the run.
 
     Args:
         cfg: The config, or a node of it.
         key: The full name of the node.
 
     Raises:
-        ValueError: A value is of another type, or for no argument.
+        ValueError: A value has another type, or an unknown argument.
     """
     hints = _types(target := str(cfg.get("_target_")))
     known = _arguments(target) if cfg.get("_partial_") and key.split(".")[0] in ("aug", "data") else None
@@ -124,7 +124,7 @@ def task(cfg: DictConfig, *, classes: Classes, class_pixels: Tensor) -> Segmenta
 
 
 def _without(node: DictConfig, *names: str) -> Any:
-    """What a node of a config stands for, without some of its settings."""
+    """The object that a node of a config stands for, without some of its settings."""
     rest = node.copy()
     OmegaConf.set_struct(rest, False)
     for name in names:
@@ -156,7 +156,7 @@ def loggers(cfg: DictConfig) -> list[Logger]:
 
 
 def callbacks(cfg: DictConfig) -> list[Callback]:
-    """The callbacks of `cfg.callbacks`, which are added to those of every run.
+    """The callbacks of `cfg.callbacks`, which are added to the callbacks of every run.
 
     Raises:
         ValueError: An entry is not a Lightning callback, or one that a run cannot have.
@@ -199,7 +199,7 @@ def trainer(
         callbacks: All callbacks of the trainer.
         loggers: All loggers of the trainer.
         checkpoint_io: Reads and writes checkpoints; None for a trainer that has none.
-        kept_precision: The precision that the run was trained in before, by Lightning's name; None for that of `cfg.trainer`.
+        kept_precision: The precision that the run was trained in before, by Lightning's name; None: from `cfg.trainer`.
     """
     silence_lightning()
     limits.keep_freed_memory()

@@ -46,10 +46,10 @@ def fit(cfg: DictConfig, run: Run, console: Console, describe: Describe) -> None
         cfg: The run's whole config.
         run: The run, whose folder may not be there yet.
         console: The console that the progress is printed to.
-        describe: Is called with the run, its data and what result.json will hold, before this is written.
+        describe: A function of the run, its data and the content of result.json; it is called before the file is written.
 
     Raises:
-        ValueError: Something in `cfg`, the data set or the folder is not as it should be; nothing was trained.
+        ValueError: Something in `cfg`, the data set or the folder is wrong; nothing was trained.
         RunFailedError: Training failed; status.json has the traceback.
         StopError: A signal came; the run's state is saved.
     """
@@ -186,7 +186,7 @@ class Training:
         return not opened["epoch"] <= read(best)["epoch"] < self.cfg.trainer.max_epochs
 
     def _keep_precision(self, sessions: Sequence[Mapping[str, Any]]) -> None:
-        """Train on in the precision of the session before; say what else has changed since, and cannot be kept."""
+        """Train on in the precision of the session before; warn of other changes since then, which remain."""
         if self.cfg.trainer.precision == "auto" and sessions[-1]["precision"] != str(self.trainer.precision):
             self.trainer = self._make_trainer(kept_precision=sessions[-1]["precision"])
         self.sessions.here = {**self.sessions.here, "precision": str(self.trainer.precision)}
@@ -247,7 +247,7 @@ class Training:
         best = self.run.checkpoints / BEST
         wrong, wanted = damage(best), self.checkpoints.best_sha256  # only the first process knows it
         if not wrong and wanted and sha256(best) != wanted:
-            best.unlink()  # so that the same command knows it, too
+            best.unlink()  # so that the same command also knows it
             wrong = "was of another epoch than the best one"
         if wrong:
             raise OSError(f"{best} {wrong}: the same command starts the run again from the beginning")

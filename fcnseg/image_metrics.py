@@ -1,4 +1,4 @@
-"""What the test measures on every image besides its confusion matrix: confidence, and boundaries."""
+"""Measures of the test on every image besides its confusion matrix: confidence, and boundaries."""
 
 from collections.abc import Iterable
 from math import hypot
@@ -48,13 +48,13 @@ def softmin(logits: Tensor, mask: Tensor) -> Tensor:
 
 
 def boundaries(prediction: Tensor, mask: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Labelled pixels near a true boundary, and what boundary IoU is made of.
+    """Counts of labelled pixels near a true boundary, and the counts for boundary IoU.
 
-    A pixel is near a boundary if a pixel with another label lies within 2 % of the diagonal of it, horizontally and vertically.
+    A pixel is near a boundary if a pixel with another label is within 2 % of the diagonal, horizontally and vertically.
     Void is a label here: VOC draws it around objects. Unlike in the paper on boundary IoU, the image's edge is no boundary.
 
     Shape:
-        prediction and mask (N, H, W) -> (N, 2) int64: pixels near a true boundary, and those of them that are wrong;
+        prediction and mask (N, H, W) -> (N, 2) int64: pixels near a true boundary, and the wrong ones among them;
         (N, C, 3) int64: pixels of a class near its boundary in both, in the truth, in the prediction.
     """
     reach = max(1, round(NEAR * hypot(*mask.shape[1:])))
@@ -115,6 +115,6 @@ class DetailedMetrics(SegmentationMetrics):
             self.update(enlarge.labels(image_logits, *mask.shape[-2:])[None], mask)
 
     def add_certainty(self, logits: Tensor, mask: Tensor) -> None:
-        """Add how sure the network is of a batch, at the size of the batch: logits (N, C, H, W), mask (N, H, W)."""
+        """Add the certainty of the network for a batch, at the size of the batch: logits (N, C, H, W), mask (N, H, W)."""
         self.calibration.append(calibration(logits, mask))
         self.softmin.append(softmin(logits, mask))

@@ -42,7 +42,7 @@ def labelled(mask: Tensor) -> Tensor:
 
 
 class Loss(nn.Module):
-    """What all losses have in common.
+    """The base class of all losses.
 
     Args:
         class_pixels: (C,), the pixels of every class in the train set; most losses do not need them. Void counts as
@@ -86,7 +86,7 @@ class CrossEntropy(Loss):
         # One row a pixel: deterministic on CUDA, where the 2-D form is not.
         rows, labels = pixel_rows(logits, mask)
         weight = self.weight if self.weighted else None
-        smoothing = self.label_smoothing  # torch leaves void pixels out of it, too
+        smoothing = self.label_smoothing  # torch also leaves void pixels out of it
         losses = F.cross_entropy(rows, labels, weight, ignore_index=VOID, reduction="none", label_smoothing=smoothing)
         total = losses.sum()  # summed apart: CUDA's own sum over rows runs in a single block of threads
         return total / self.divisor(mask).clamp_min(TINY)
@@ -103,7 +103,7 @@ class Focal(Loss):
 
     Args:
         class_pixels: (C,), which every loss is given; this one does not weight classes.
-        gamma: How much less a pixel counts whose class is sure: 0 is cross-entropy, the paper's 2.0 is usual.
+        gamma: The strength with which pixels of a sure class count less: 0 is cross-entropy, the paper's 2.0 is usual.
     """
 
     def __init__(self, class_pixels: Tensor, *, gamma: float = 2.0) -> None:

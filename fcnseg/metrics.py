@@ -56,7 +56,7 @@ def scores(matrices: Tensor, background: int | None) -> dict[str, Tensor]:
     """All scores from the matrices of a set's images, in the set's order.
 
     `miou`, `pixel_acc` and `mean_acc` (mean recall of the classes present) pool the whole set and ignore void: VOC's rule.
-    `paper_iou` and `paper_acc` are what the paper prints: void counted as background, IoU averaged over the classes of a
+    `paper_iou` and `paper_acc` are the paper's scores: void counted as background, IoU averaged over the classes of a
     batch of 16, then averaged over batches. Without a `background` they are NaN.
 
     Shape:
@@ -128,7 +128,7 @@ class RunningMean(nn.Module):
 
     Attributes:
         values: The scalars that were added since the last sum, on their device.
-        counts: Of how many things each of them is the mean.
+        counts: For each scalar, the number of things that it is the mean of.
     """
 
     def __init__(self) -> None:

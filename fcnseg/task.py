@@ -19,7 +19,7 @@ from fcnseg.metrics import RunningMean, SegmentationMetrics
 class SegmentationTask(LightningModule):
     """A network, its loss, its optimiser and its schedule: the steps that turn batches into gradients and scores.
 
-    It logs once an epoch: `train/loss`; `val/loss`, `val/miou`, `val/pixel_acc`, ... (see `fcnseg.names`); the same under
+    It logs once an epoch: `train/loss`; `val/loss`, `val/miou`, `val/pixel_acc`, ... (see `fcnseg.names`); the same names under
     `test/`. If the loss or a logit of the validation or the test was NaN or infinite, all its values are NaN.
 
     Args:
@@ -32,8 +32,8 @@ class SegmentationTask(LightningModule):
         accumulate: The number of parts in which a batch goes through the network, to save memory.
 
     Attributes:
-        original_masks: Gives the masks (1, H, W) of samples at their images' own sizes, where the test then scores; or None.
-        details: The scores of the test, with what it found in every image.
+        original_masks: A function that gives samples' masks (1, H, W) at their images' own sizes, for the test; or None.
+        details: The scores of the test, with the details of every image.
         finite: For "val" and "test", a flag for each batch so far: whether its loss and all its logits were finite.
     """
 

@@ -1,1 +1,1 @@
-"""What `python -m fcnseg.check` is made of: a survey of a data set, and the tables that show it."""
+"""The parts of `python -m fcnseg.check`: a survey of a data set, and the tables that show it."""

@@ -17,7 +17,7 @@ from fcnseg.cli.messages import WRONG_USE
 if TYPE_CHECKING:
     from fcnseg.data.formats.files import Files
 
-WITHOUT_EFFECT = {  # settings of a run's data, and what `check` does without them
+WITHOUT_EFFECT = {  # settings of a run's data, and the way that `check` works without them
     "size": "looks at images at their own sizes",
     "pack_size": "looks at images at their own sizes",
     "batch_size": "makes no batches",
@@ -67,7 +67,7 @@ def check(cfg: DictConfig) -> None:
 
 
 def _recognised(cfg: DictConfig, source: Any, root: Path) -> "Files | None":
-    """What data=folder makes of `root`, if that is chosen, or if data=voc2012 cannot read it; None for other data sets."""
+    """The files that data=folder finds in `root`, if it is chosen or data=voc2012 cannot read them; else None."""
     from fcnseg.data import formats
     from fcnseg.data.formats.files import split
 

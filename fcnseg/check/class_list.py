@@ -1,4 +1,4 @@
-"""The classes of a data set that `check` has recognised: those that it says, or a list of what its masks hold."""
+"""The classes of a data set that `check` has recognised: from its own files, or a list of the values in its masks."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ def ready(files: Files, say: Callable[[str], None], *, write: bool) -> DataSet |
     """The data set, when its classes are known or have been written; None if they are not.
 
     Args:
-        files: The files of the data set, and the classes if a file says them.
+        files: The files of the data set, and the classes if a file lists them.
         say: A function that prints a line for the user.
         write: Whether classes.yaml may be written.
 

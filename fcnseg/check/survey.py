@@ -1,4 +1,4 @@
-"""The survey of a data set: what its image sets hold, the scores to beat, and which files are broken."""
+"""The survey of a data set: the contents of its image sets, the scores to beat, and the broken files."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +28,7 @@ RARE = 0.0001  # the share of train's pixels below which a class is almost empty
 
 
 class Look(NamedTuple):
-    """What one image and its mask hold. If they have a problem, there is no size and nothing is counted.
+    """The contents of one image and its mask. If they have a problem, there is no size and nothing is counted.
 
     Attributes:
         size: The image's width and height.
@@ -47,7 +47,7 @@ class Look(NamedTuple):
 
 @dataclass(frozen=True)
 class Survey:
-    """What was counted in one image set. An image with a problem is only in `images`.
+    """The counts of one image set. An image with a problem is only in `images`.
 
     Attributes:
         name: The name of the image set.
@@ -98,7 +98,7 @@ class Survey:
 
 
 def survey(data_set: DataSet, image_set: str, *others: str) -> Survey:
-    """Read every image and mask of an image set, and count what is in them; no name may be in one of `others`, too.
+    """Read every image and mask of an image set, and count their contents; no name may also be in `others`.
 
     Raises:
         ValueError: There is no such image set, or its list cannot be read.

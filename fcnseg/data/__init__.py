@@ -20,11 +20,11 @@ def check_settings(
     """Refuse settings of the data that are out of their range.
 
     Args:
-        size: The side in pixels of the square that images are resized to; or height and width.
+        size: The side in pixels of the square that images are resized to, or height and width.
         batch_size: The number of images in a batch.
         split: The name of the split: one of `SPLITS`.
         limit: The number of train images that are used; None: all.
-        pack_size: The size, as `size` is one, that train's images are kept at; None: `size`.
+        pack_size: The size that train's images are kept at, in the form of `size`; None: `size`.
 
     Raises:
         ValueError: A setting is out of its range; the message names it.
@@ -43,7 +43,7 @@ def check_settings(
 
 
 def _given_sides(name: str, size: Any) -> Sequence[Any]:
-    """One side or two, of any value."""
+    """The one or two sides of `size`, of any value."""
     if not isinstance(size, Sequence) or isinstance(size, str):
         return [size]
     if len(size) != 2:

@@ -2,10 +2,10 @@
 
 An augmentation is a callable of (image, mask, draw), which works on the device that its tensors are on. It returns the
 image, (N, 3, H, W) uint8, and the mask, (N, H, W) uint8; a crop changes H and W, and nothing else does. `draw()` gives each
-sample of the batch its next random number. Those that change pixels are in `transforms` and `mixing`.
+sample of the batch its next random number. Augmentations that change pixels are in `transforms` and `mixing`.
 
-An augmentation that mixes samples has an attribute `partners`: the number of samples before each one that it looks at
-(before the first comes the last). On several devices, each device gets so many samples more, in front of its own.
+An augmentation that mixes samples has an attribute `partners`: the number of samples before each sample that it uses.
+The last sample comes before the first. On several devices, each device gets that many extra samples before its own.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def mix(x: Tensor) -> Tensor:
 def draws(seed: int, epoch: int, sample: Tensor) -> Draw:
     """Random numbers that depend only on (seed, epoch, sample, how many were drawn): the same in any batch or resumed run.
 
-    They are a hash of these four. A generator for each sample would do, but takes a hundred times as long: 21 ms instead of
+    The numbers are a hash of these four values. A generator for each sample takes a hundred times as long: 21 ms instead of
     0.2 ms for VOC's 1464 train images.
 
     Args:
@@ -55,7 +55,7 @@ def draws(seed: int, epoch: int, sample: Tensor) -> Draw:
 class EpochDraws:
     """The `draws` of all samples in an epoch, made once and then gathered for each batch.
 
-    To make them for each batch takes some sixty operations on a few numbers. A GPU needs longer to be given these than to
+    Drawing for each batch would take some sixty operations on a few numbers. A GPU takes longer to launch these than to
     do the flips.
 
     Args:
@@ -82,14 +82,14 @@ class EpochDraws:
 
 
 def partners(augment: Augmentation) -> int:
-    """How many samples before each one an augmentation looks at."""
+    """The number of samples before each sample that an augmentation uses."""
     return int(getattr(augment, "partners", 0))
 
 
 def choose(chosen: Tensor, one: Tensor, other: Tensor) -> Tensor:
     """`one` for the samples, or the pixels, that are chosen, `other` for the rest.
 
-    It computes `torch.where`, which reads the choice of a sample anew for each of its bytes: six times as slow on the CPU.
+    It computes `torch.where`, which takes six times as long on the CPU: it reads a sample's choice again for each byte.
 
     Shape:
         chosen (N,) or (N, H, W) bool; one, other (N, ..., H, W) uint8 -> (N, ..., H, W) uint8.
@@ -135,11 +135,11 @@ class Chain:
 
     @property
     def partners(self) -> int:
-        """The sum over the steps: what the second step mixes in, the first has mixed, with partners of its own."""
+        """The sum over the steps: the partners of the second step need the partners of the first step."""
         return sum(partners(step) for step in self.steps.values())
 
     def __call__(self, image: Tensor, mask: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
-        """Apply them all; each goes on drawing where the one before it stopped."""
+        """Apply all steps; each step continues the draws of the step before it."""
         for augment in self.steps.values():
             image, mask = augment(image, mask, draw)
         return image, mask

@@ -44,7 +44,7 @@ def normalize(image: Tensor) -> Tensor:
 
 
 def denormalize(image: Tensor) -> Tensor:
-    """The (N, 3, H, W) uint8 RGB that `normalize` was given."""
+    """Undo `normalize`: normalised float32 to uint8 RGB, (N, 3, H, W)."""
     mean, std = _statistics(width := image.shape[-1], image.device)
     rows = torch.addcmul(mean, image.permute(0, 2, 3, 1).flatten(2), std)  # (N, H, W * 3)
     pixels: Tensor = rows.round_().clamp_(0, 255).byte().unflatten(2, (width, 3))  # (N, H, W, 3)

@@ -17,7 +17,7 @@ VOID = 255  # the label of pixels without one: a prediction there is neither rig
 SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG", ".bmp", ".tif", ".tiff", ".webp")
 MEAN = (0.485, 0.456, 0.406)  # ImageNet's mean, RGB in 0..1: torchvision's backbones were trained with it
 STD = (0.229, 0.224, 0.225)  # ImageNet's deviation, as above
-BY_COLOUR = "the classes' colours at other indices: they are read by their colours"  # what messages say of such masks
+BY_COLOUR = "the classes' colours at other indices: they are read by their colours"  # for messages about such masks
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class Classes:
     Attributes:
         names: The C names, 2 to 254 of them.
         colours: The C colours, RGB.
-        background: The label of what is no object; None if every pixel belongs to a class of its own.
+        background: The label of pixels outside all objects; None if there is no such class.
         void_colour: The RGB colour of pixels without a label.
 
     Raises:
-        ValueError: There are too few classes, or too many, two of one name, or not one colour for each.
+        ValueError: There are too few or too many classes, two have one name, or one has no colour.
     """
 
     names: tuple[str, ...]
@@ -58,10 +58,10 @@ class Classes:
 
     @classmethod
     def of(cls, stored: Any) -> "Classes":
-        """The classes from the values that `plain` gave, which have been in a file since.
+        """The classes from the values of `plain`, as they were read from a file.
 
         Raises:
-            ValueError: It is something else.
+            ValueError: `stored` holds something else.
         """
         try:
             *own, void = ((r, g, b) for r, g, b in np.array([*stored["colours"], stored["void_colour"]], np.uint8).tolist())
@@ -71,7 +71,7 @@ class Classes:
         return cls(names, tuple(own), background, void)
 
     def check_same(self, other: "Classes", whose: str) -> None:
-        """Refuse other classes than these, which are those that `whose` says; colours may differ.
+        """Refuse classes that differ from these; `whose` says in the message whose these are. Colours may differ.
 
         Raises:
             ValueError: The names, their order or the background differ.
@@ -111,12 +111,12 @@ class Classes:
 
 
 class DataSet(ABC):
-    """Photographs with masks, in image sets such as train and val. Nothing behind it knows how its files store labels.
+    """Photographs with masks, in image sets such as train and val. Its users need not know how its files store labels.
 
     Attributes:
-        path: The folder that it lies in.
+        path: The folder of the data set.
         classes: The classes that its masks label.
-        generated: Whether this package has drawn the images, so that nobody else's files lie there.
+        generated: Whether this package has drawn the images, so that the folder holds no files of other people.
     """
 
     path: Path
@@ -149,31 +149,31 @@ class DataSet(ABC):
 
         Args:
             name: The name of the image.
-            image: The photograph, from `decode.read_image`, whose size and orientation the mask must share; None if it is
-                broken.
+            image: The photograph, from `decode.read_image`; the mask must have its size and orientation. None if the
+                photograph is broken.
 
         Raises:
-            ValueError: The mask is broken, or does not fit the image, or a label in it is of no class.
+            ValueError: The mask is broken or does not fit the image, or a label belongs to no class.
         """
 
     @property
     def rules(self) -> str:
-        """What labels depend on besides the files of images and masks: when it changes, packs are built anew.
+        """A text of all that labels depend on besides the files of images and masks. When it changes, packs are built anew.
 
-        A reader that has more of it than the classes, such as a table of raw labels, adds it.
+        A reader that has more than the classes, such as a table of raw labels, adds it to the text.
         """
         return json.dumps(self.classes.plain())
 
     def mask_bytes(self, name: str) -> bytes:
-        """What the file of the mask of `name` holds of it: all of it, unless the masks of many images lie in one."""
+        """The bytes of the mask of `name`: the whole file, unless one file holds the masks of many images."""
         return self.mask(name).read_bytes()
 
     def missing(self, ids: Sequence[str]) -> list[Path]:
-        """The files of images and masks in `ids` that are not there."""
+        """The files of images and masks in `ids` that do not exist."""
         return [path for name in ids for path in (self.image(name), self.mask(name)) if not path.is_file()]
 
     def repeated(self, image_set: str, *others: str) -> list[str]:
-        """What is wrong with an image set's names: those that it lists twice, and those that `others` list, too."""
+        """A line for each problem of an image set's names: listed twice, or also in one of `others`."""
         times = Counter(self.ids(image_set))
         twice = [f"{image_set}.txt: lists {name} {n} times, wanted once" for name, n in times.items() if n > 1]
         shared = [(name, other) for other in others for name in dict.fromkeys(self.ids(other)) if name in times]

@@ -18,7 +18,7 @@ from fcnseg.errors import first_of
 # No other formats are opened, whatever the suffix: Pillow would hand an EPS to Ghostscript, an external program.
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
 ORIENTATION = 0x0112  # EXIF's tag
-TURNS = {  # what makes a picture upright, by its orientation; 1 is upright
+TURNS = {  # the turn that makes a picture upright, by its orientation; 1 is upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -40,12 +40,12 @@ LOSSLESS = ("PNG", "BMP", "TIFF")
 
 @dataclass(frozen=True)
 class Legend:
-    """What the numbers and colours in the files of masks mean.
+    """The meaning of the numbers and colours in the files of masks.
 
     Attributes:
         values: The label of each stored number: of an index of a palette, or of a grey sample.
         colours: The label of each colour, and of void's. Empty if labels have no colours of their own.
-        pictures: Whether masks may be colour pictures, and BMP or TIFF files, too; VOC's may not.
+        pictures: Whether masks may also be colour pictures, BMP or TIFF files; VOC's may not.
     """
 
     values: Mapping[int, int]
@@ -54,9 +54,9 @@ class Legend:
 
     @cached_property
     def by_colour(self) -> npt.NDArray[np.uint8]:
-        """(2**24,) labels by colour, as the number that its bytes R, G, B are, the first the lowest.
+        """(2**24,) labels by colour: the index is the number of the bytes R, G, B, with R the lowest.
 
-        A look-up reads one byte a pixel; to compare a mask with one colour after the other takes as many passes as classes.
+        The table is read once for each pixel; comparing a mask with each colour would take as many passes as classes.
         """
         table = np.full(2**24, UNKNOWN, dtype=np.uint8)
         for (red, green, blue), label in self.colours.items():
@@ -77,23 +77,23 @@ def read_image(path: Path) -> Image.Image:
     """The image as RGB and upright, from a file of any colour space, depth or EXIF orientation.
 
     Raises:
-        ValueError: The file is missing, truncated, no image, or one of a format or depth that is not read.
+        ValueError: The file is missing, truncated or no image, or its format or depth is not supported.
     """
     return as_rgb(_upright(path, "image"), path)
 
 
 def as_rgb(image: Image.Image, name: object) -> Image.Image:
-    """A picture of any colour space as RGB; what is transparent is shown over white, and `info` stays.
+    """A picture of any colour space as RGB; transparent parts are shown over white, and `info` stays.
 
     Raises:
-        ValueError: It is of a depth that is not read.
+        ValueError: Its depth is not supported.
     """
     info = image.info
     if image.mode in ("I", "F"):
         raise ValueError(f"image {name} has 32 bits a sample, wanted 8 or 16: convert it")
     if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.has_transparency_data:  # what lies under transparent pixels is any colour
+    if image.has_transparency_data:  # transparent pixels may have any colour
         opaque = Image.new("RGBA", image.size, "white")
         opaque.alpha_composite(image.convert("RGBA"))
         image = opaque
@@ -103,7 +103,7 @@ def as_rgb(image: Image.Image, name: object) -> Image.Image:
 
 
 def laid_out_as_stored(picture: Image.Image, orientation: int) -> Image.Image:
-    """An upright picture with its pixels where they lie in a file of this EXIF orientation: the opposite of upright."""
+    """Turn an upright picture so that its pixels are stored as in a file of this EXIF orientation."""
     turn = TURNS.get({6: 8, 8: 6}.get(orientation, orientation))
     return picture if turn is None else picture.transpose(turn)
 
@@ -111,25 +111,25 @@ def laid_out_as_stored(picture: Image.Image, orientation: int) -> Image.Image:
 def read_mask(path: Path, image: Image.Image | None = None, *, legend: Legend) -> Image.Image:
     """The class mask as an image of mode "L" whose pixels are labels.
 
-    A colour picture is read by its colours. Else the labels are those of the numbers that the file stores: the indices of a
-    palette, as VOC's are, or grey samples, which Pillow would scale where they have fewer than 8 bits. Programs that sort a
-    palette anew change the indices and keep the colours: where every colour is one of the legend's and an index is not that
-    of its label, the colours count, and `info["by_colour"]` is true.
+    A colour picture is read by its colours. Otherwise the numbers in the file give the labels: indices of a palette, as in
+    VOC, or grey samples. Pillow would scale grey samples of fewer than 8 bits. Programs that sort a palette anew change the
+    indices and keep the colours. So if the legend has every colour, and an index differs from the label of its colour, the
+    colours count and `info["by_colour"]` is true.
 
     Args:
         path: The file that stores the mask.
-        image: Its photograph, from `read_image`, whose size and orientation the mask must share.
-        legend: What numbers and colours mean.
+        image: Its photograph, from `read_image`; the mask must have its size and orientation.
+        legend: The meaning of numbers and colours.
 
     Raises:
-        ValueError: The file is missing, broken, or of a format or mode that masks do not have. Or its size is not its
-            image's, its orientation or its palette is unclear, or the legend lacks a number or a colour in it.
+        ValueError: The file is missing, broken, or of a format or mode that masks do not have. Or its size differs
+            from its image's, its orientation or palette is unclear, or the legend lacks one of its numbers or colours.
     """
     return labelled(path, stored_mask(path, pictures=legend.pictures), image, legend=legend)
 
 
 def labelled(path: Path, mask: Image.Image, image: Image.Image | None, *, legend: Legend) -> Image.Image:
-    """The labels of a mask from what its file stores, in the form of `stored_mask`: see `read_mask`."""
+    """The labels of a mask that `stored_mask` has read: see `read_mask`."""
     if image is not None:
         _check_fits(path, mask, image)
     if mask.mode == "RGB":
@@ -178,7 +178,7 @@ def samples(mask: Image.Image) -> npt.NDArray[Any]:
 def _upright(path: Path, kind: str) -> Image.Image:
     """The picture as it is meant to be seen; its `info` has the file's format, orientation and bits a sample.
 
-    Not by Pillow's `exif_transpose`, which writes the EXIF data anew and fails where a tag of them is odd.
+    Pillow's `exif_transpose` is not used: it writes the EXIF data anew, which fails if a tag is invalid.
     """
     try:
         with Image.open(path, formats=FORMATS) as file:
@@ -217,7 +217,7 @@ def _check_fits(path: Path, mask: Image.Image, image: Image.Image) -> None:
 
 
 def _meant(path: Path, mask: Image.Image, used: list[int], legend: Legend) -> list[int]:
-    """The labels that the stored numbers `used` mean: those of their colours in a palette, or their own."""
+    """The labels of the stored numbers `used`: by their colours in a palette, or by the numbers."""
     own = [legend.values.get(value) for value in used]
     if mask.mode == "P":
         palette = [*zip(*[iter(mask.getpalette() or [])] * 3, strict=True)]  # RGB by index
@@ -247,7 +247,7 @@ def _by_colour(path: Path, mask: Image.Image, legend: Legend) -> npt.NDArray[np.
 
 
 def _strange(mask: Image.Image, known: Mapping[Colour, int]) -> str:
-    """What a message says of the colours of a picture that no class has."""
+    """The part of a message about the colours of a picture that no class has."""
     if not known:
         return "is a picture of colours, but no class has a colour: write colors: into classes.yaml"
     counted = sorted(((n, colour) for n, colour in colours(mask) if colour not in known), reverse=True)

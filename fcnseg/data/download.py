@@ -34,7 +34,7 @@ _PAUSE = 1.0  # seconds between two tries
 
 
 class _MirrorError(Exception):
-    """A mirror answered something else than the archive."""
+    """A mirror sent something other than the archive."""
 
 
 class _RetryError(_MirrorError):
@@ -47,10 +47,10 @@ class Published:
 
     Attributes:
         title: Its name, for messages.
-        folder: Where it lies below `data.root` when it has been downloaded.
-        holds: What lies in that folder if it is whole.
-        find: A function that gives the folder of the data set below another one, or None without one.
-        nothing_found: A function that gives the message that there is no such data set in a `data.root`.
+        folder: Its folder below `data.root` after the download.
+        holds: The entries of that folder if it is whole.
+        find: A function from a folder to the data set's folder below it, or None if there is none.
+        nothing_found: A function that gives the message for a `data.root` without this data set.
     """
 
     title: str
@@ -85,17 +85,17 @@ def find_or_download(data_set: Published, root: Path, *, urls: Sequence[str], md
     """The folder of a data set under `root`, which is downloaded first; one process does it while others wait.
 
     Args:
-        data_set: The data set that is wanted: where it would lie, and how it is recognised.
-        root: The folder for the data set; it is made if the folder above it exists. If the archive has been put into it
-            by hand, that is unpacked and kept.
+        data_set: The data set that is wanted: its folder, and how it is recognised.
+        root: The folder for the data set; it is made if the folder above it exists. An archive that the user has put there
+            is unpacked and kept.
         urls: The mirrors of the archive, tried in this order.
         md5: The md5 of the archive, in hexadecimal digits.
-        download: Whether it may be downloaded, or the archive unpacked; None: only if `root` is `ROOT`, since any other
-            folder is one that somebody has named and that ought to hold a data set.
+        download: Whether the data set may be downloaded, or the archive unpacked. None: only if `root` is `ROOT`, since a
+            folder that the user has named should already hold a data set.
 
     Raises:
         ValueError: There is no data set in `root` and nothing may be downloaded, `root` looks mistyped, no mirror has the
-            archive, or the archive is a wrong or unsafe one.
+            archive, or the archive is wrong or unsafe.
         OSError: The disk is full or `root` is not writable; the next call resumes the download.
     """
     if not isinstance(download, bool | None):
@@ -193,7 +193,7 @@ def _open(url: str, start: int) -> HTTPResponse:
         answer = _answer(request)
     except HTTPError as error:
         error.close()
-        if error.code == 416 and start:  # nothing lies beyond `start`: our bytes are not this file's
+        if error.code == 416 and start:  # the file ends before `start`: our bytes are not from this file
             return _open(url, 0)
         raise _MirrorError(str(error)) from error
     except (OSError, HTTPException, ValueError) as error:
@@ -205,7 +205,7 @@ def _open(url: str, start: int) -> HTTPResponse:
 
 
 def _answer(request: Request) -> Any:
-    """What `urlopen` returns; its own timeout is one for each packet, and a server may send a header byte by byte."""
+    """The answer of `urlopen` in limited time: its own timeout restarts with each packet, even one byte of a header."""
     answer: Future[Any] = Future()
 
     def ask() -> None:

@@ -22,13 +22,13 @@ class Loader:
     process.
 
     Args:
-        pack: The images and masks; batches are made on the device that they are on.
+        pack: The images and masks; batches are made on their device.
         samples: (n,) int64, the indices of this split's images in the pack.
-        batch_size: The number of images in a batch. The last batch may have fewer; but in training, a single image joins
-            the batch before it: a network of the user's own may have a batch norm that refuses one value.
+        batch_size: The number of images in a batch. The last batch may have fewer. In training, a single last image
+            joins the batch before it, since a user's network may have a batch norm that refuses one value.
         seed: The seed of the order in training; None in validation and test, which keep the order of `samples`.
-        step: Gives the number of batches that the run has trained on.
-        partners: The samples before its own that a process gets with its part, in a ring: see `fcnseg.data.augment`.
+        step: A function that gives the number of batches that the run has trained on.
+        partners: The number of extra samples before a process's own part, in a ring: see `fcnseg.data.augment`.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Loader:
     def _part(self, batch: Tensor) -> tuple[Tensor, bool]:
         """The samples of this process, its partners first; and whether the batch has none for it.
 
-        Then it borrows a sample of another process, whose mask becomes void.
+        A process without a sample borrows one of another process, and its mask becomes void.
         """
         if world() == 1:
             return batch, False

@@ -72,10 +72,10 @@ class ClassMix:
     three classes is one. For partners, see `CutMix`.
 
     Args:
-        p: The probability of it.
+        p: The probability that a sample is mixed.
 
     Raises:
-        ValueError: It is no probability.
+        ValueError: `p` is no probability.
     """
 
     partners = 1

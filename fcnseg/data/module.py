@@ -1,4 +1,4 @@
-"""The data module: it makes the batches that a run trains and is scored on."""
+"""The data module: it makes the batches for the training and the scores of a run."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -21,31 +21,31 @@ from fcnseg.data.source import Source, find
 from fcnseg.errors import first_of, warn
 from fcnseg.machine.distributed import world
 
-# The draws of an epoch are made once for all its batches. The cache of a method would keep its data module in memory, too.
+# The draws of an epoch are made once for all its batches. The cache of a method would also keep its data module in memory.
 _epoch_draws = lru_cache(maxsize=1)(EpochDraws)
 
 
 class VOCDataModule(LightningDataModule):
     """Batches of any data set: packed once, then augmented and normalised on the device.
 
-    It has its name from the first data set that it was written for; the configs of stored runs contain it.
+    Its name comes from the first data set that it was written for. Configs of stored runs contain the name.
 
     Args:
-        root: The folder that holds the data set, or that `source` puts it into.
-        source: Finds, downloads or generates the data set under `root`.
+        root: The folder that holds the data set, or into which `source` puts it.
+        source: A function that finds, downloads or generates the data set under `root`.
         split: "official" trains on train; val chooses the epoch and gives the result. "halves" (the paper's) cuts val in
             two: one half chooses the epoch, the other gives the result.
         size: The side in pixels of the square that images are resized to, or [height, width]; their shape does not matter.
         batch_size: The number of images in a batch.
         augment: Augments the training batches.
         seed: The seed of the order of samples and of the augmentation.
-        limit: The number of train images that are used; None: all. Only their names choose them: those of limit=50 are among
-            those of limit=100.
-        pack_size: The size that train's images are kept and augmented at, for crops that show details; None: `size`. Those
-            that are not of `size` then are resized to it.
+        limit: The number of train images that are used; None: all. Their names alone decide: the images of limit=50
+            are among the images of limit=100.
+        pack_size: The size that train's images are kept and augmented at, for crops that show details; None: `size`.
+            Images of another size after augmentation are resized to `size`.
         cache: The folder for packs; None: `packs` in the data set, or the user's cache if the data set is read-only.
         download: Whether `source` may download the data set; None: as the source has it.
-        only: The one image set that is used, to be tested on; None: train and val.
+        only: The one image set that is used, for a test; None: train and val.
 
     Raises:
         ValueError: A setting is out of its range.
@@ -56,7 +56,7 @@ class VOCDataModule(LightningDataModule):
         stages: For "train", "val" and "test" the name of the image set that the stage's images come from, and their indices in
             its pack, (n,) int64. With `only`, there is only "test".
         classes: The classes that its masks label, in the order of the labels.
-        floor_class: The class that the floor predicts everywhere: background, or without one the most frequent of train.
+        floor_class: The class that the floor predicts everywhere: background, or else the most frequent class of train.
     """
 
     data_set: DataSet
@@ -135,16 +135,16 @@ class VOCDataModule(LightningDataModule):
 
     @property
     def class_pixels(self) -> Tensor:
-        """(C,) int64, the pixels of every class in train; those of void count as background if there is one."""
+        """(C,) int64, the pixels of every class in train; void counts as background if there is one."""
         return torch.tensor(self.classes.void_as_background(self.packs["train"].class_pixels.tolist()))
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the images and masks of train, a hyphen, and one of those of val; or a hash of the only image set."""
+        """Hashes of the images and masks of train and of val, joined by a hyphen; or one hash of the only image set."""
         return "-".join(pack.fingerprint for pack in self.packs.values())
 
     def changed_since(self, fingerprint: str) -> str | None:
-        """The sentence that the data are not those that had this fingerprint; None if they are."""
+        """A sentence that the data differ from the data of this fingerprint; None if they are equal."""
         pairs = zip(("train", "val"), fingerprint.split("-"), self.fingerprint.split("-"), strict=False)
         changed = " and ".join(name for name, then, now in pairs if then != now)
         found = f"({fingerprint} then, {self.fingerprint} now)"
@@ -199,7 +199,7 @@ class VOCDataModule(LightningDataModule):
         )
 
     def train_dataloader(self) -> Loader:
-        """The batches to train on: shuffled, and those of this epoch that the run has had are left out."""
+        """The shuffled batches to train on, without the batches of this epoch that the run has trained on."""
         return self._loader("train")
 
     def val_dataloader(self) -> Loader:
@@ -233,7 +233,7 @@ def _by_hash(names: Sequence[str]) -> list[int]:
 
 
 def _limited(names: Sequence[str], limit: int | None) -> list[str]:
-    """`limit` of the train images, in the order of their list: the first by their hashes, so that 50 are among the 100."""
+    """`limit` of the train images, in the order of their list: the first by hash, so that limit=100 contains limit=50."""
     if limit is not None and limit > len(names):
         raise ValueError(f"data.limit={limit}: train has {len(names)} images; lower it, or null for all of them")
     return [names[i] for i in sorted(_by_hash(names)[:limit])]

@@ -35,7 +35,7 @@ Array = np.memmap[Any, np.dtype[np.uint8]]
 
 
 class PackedImage(NamedTuple):
-    """What is known of an image that has been written into a pack.
+    """The facts about an image that has been written into a pack.
 
     Attributes:
         pixels: The number of pixels of each of the C classes, then of void, before resizing.
@@ -83,7 +83,7 @@ def pack(data_set: DataSet, image_set: str, size: Size, *, ids: Sequence[str] | 
         data_set: The data set whose images and masks are packed.
         image_set: The name of the image set.
         size: The side in pixels of the square that images are resized to; or [height, width].
-        ids: The names of its images that are packed; None: all of them.
+        ids: The names of the images that are packed; None: the whole image set.
         cache: The folder for packs; None: `packs` in the data set, or the user's cache if the data set is read-only.
 
     Raises:
@@ -107,7 +107,7 @@ def pack(data_set: DataSet, image_set: str, size: Size, *, ids: Sequence[str] | 
 
 
 def default_packs_folder(data_set: DataSet) -> Path:
-    """Where the packs of a data set go: beside its images, or into the user's cache if it is marked or mounted read-only."""
+    """The folder for a data set's packs: beside its images, or the user's cache if it is marked or mounted read-only."""
     if os.access(data_set.path, os.W_OK) and data_set.path.stat().st_mode & 0o200:
         return data_set.path / "packs"
     try:
@@ -121,8 +121,8 @@ def default_packs_folder(data_set: DataSet) -> Path:
 def _key(data_set: DataSet, ids: Sequence[str], size: Size, packs_folder: Path) -> str:
     """A hash of all that a pack is made from: it changes when a file is added, changed or touched.
 
-    Archives and images of disks give all their files one time. So the end of each file counts, too: it is a PNG's checksum,
-    and in a JPEG it depends on the last rows. Where data sets share a folder of packs, each has its own.
+    Archives and images of disks give all their files one time. So the end of each file also counts: in a PNG it is the
+    checksum, in a JPEG it depends on the last rows. Data sets that share a folder of packs have different keys.
     """
     data_path = None if packs_folder.is_relative_to(data_set.path) else str(data_set.path.resolve())
     files = [_trace(path) for name in ids for path in (data_set.image(name), data_set.mask(name))]
@@ -135,7 +135,7 @@ def _rules(data_set: DataSet) -> list[str]:
 
 
 def _trace(path: Path) -> tuple[int, int, str]:
-    """What distinguishes a file from others without reading all of it: size, time and the last bytes."""
+    """The size, the time and the last bytes of a file: they identify it without reading all of it."""
     with path.open("rb", buffering=0) as file:
         stat = os.stat(file.fileno())
         file.seek(max(0, stat.st_size - 64))
@@ -212,9 +212,9 @@ def _stats(pack_folder: Path) -> list[list[int]]:
 def _open(pack_folder: Path) -> Pack:
     """Map a finished pack into memory, when its checksum is right.
 
-    A pack that is larger than `READ_WHOLE` is read for that only if its files have been written to since they were built. A
-    file that is cut short later, while it is mapped, ends the process by SIGBUS, which cannot be caught; then the same
-    command comes here, and says what to do.
+    The checksum of a pack larger than `READ_WHOLE` is computed only if its files were written to since they were built. If
+    a mapped file is cut short later, SIGBUS ends the process and cannot be caught. Then the same command, started again,
+    comes here and says what to do.
 
     Raises:
         ValueError: The pack is damaged.
@@ -232,7 +232,7 @@ def _open(pack_folder: Path) -> Pack:
 
 
 def map_array(path: Path) -> Tensor:
-    """Map an array file into memory, copy-on-write: what is written to the tensor does not reach the file.
+    """Map an array file into memory, copy-on-write: changes of the tensor do not reach the file.
 
     It computes `np.load(path, mmap_mode="c")`, which reserves memory for a copy of the whole array, and fails for a pack
     that is larger than the memory.

@@ -34,8 +34,8 @@ ARCHIVE = Published("SBD", FOLDER, "cls", find, nothing_found)
 class TrainAug(DataSet):
     """The train set that is known as train_aug, and VOC's val.
 
-    Train has the images of VOC's train, then those of SBD's train and val that are in neither train nor val of VOC: 10582 in
-    all. An image of VOC's train has VOC's mask, also if SBD has drawn one.
+    Train has the images of VOC's train, then the images of SBD's train and val that VOC's train and val lack: 10582 images
+    in all. An image of VOC's train has VOC's mask, even if SBD has drawn one.
 
     Attributes:
         path: SBD's folder: `img`, `cls`, `train.txt` and `val.txt`.
@@ -77,7 +77,7 @@ class TrainAug(DataSet):
         return self.of_voc.image(name) if name in self._in_voc else self.path / "img" / f"{name}.jpg"
 
     def mask(self, name: str) -> Path:
-        """The file of the mask of `name`: VOC's, or one of MATLAB's."""
+        """The file of the mask of `name`: VOC's PNG, or SBD's MATLAB file."""
         return self.of_voc.mask(name) if name in self._in_voc else self.path / "cls" / f"{name}.mat"
 
     def read_mask(self, name: str, image: Image.Image | None = None) -> Image.Image:
@@ -88,7 +88,7 @@ class TrainAug(DataSet):
 
 
 def _segmentation(path: Path) -> Image.Image:
-    """What a file of MATLAB's stores as `GTcls.Segmentation`, in the form of `decode.stored_mask`.
+    """Read `GTcls.Segmentation` from a MATLAB file, in the form of `decode.stored_mask`.
 
     Raises:
         ValueError: The file is missing or broken.

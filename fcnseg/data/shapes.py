@@ -44,7 +44,7 @@ PATTERNS: tuple[Callable[[Reals, Reals], Bools], ...] = (
 
 
 def shapes(root: Path, *, train: int, val: int, seed: int) -> voc.Folder:
-    """The generated data set with these numbers, which is drawn first if it is not there yet.
+    """The generated data set with these numbers, which is drawn first if it does not exist.
 
     An image depends only on the seed and its name: its bytes are the same on every generation.
 

@@ -1,4 +1,4 @@
-"""Where a data set is: it is found by its source, or the message says what would be found nearby."""
+"""The search for a data set by its source; if it fails, a message names data sets nearby."""
 
 from collections.abc import Callable, Iterator
 from difflib import get_close_matches
@@ -16,7 +16,7 @@ def find(source: Source, root: Path, download: bool | None = None) -> DataSet:
     """The data set that `source` finds, downloads or generates in the folder `root`.
 
     Raises:
-        ValueError: There is no data set, or `source` does not give one, or it takes no `download`.
+        ValueError: There is no data set, or `source` does not return one or takes no `download`.
     """
     try:
         data_set = source(root) if download is None else source(root, download=download)
@@ -31,7 +31,7 @@ def find(source: Source, root: Path, download: bool | None = None) -> DataSet:
 
 
 def nothing_found(root: Path) -> str:
-    """The message that there is no data set in `root`: what was looked for, what is there, and what would work."""
+    """The message that there is no data set in `root`: what was searched, what the folder holds, and what would work."""
     if files := formats.beyond_voc(root):
         return f"no VOC-2012 in data.root={root}: found {files.format}; add data=folder, which reads it"
     if near := next((path for path in islice(_nearby(root), MOST_FOLDERS) if voc.Folder.find(path)), None):
@@ -46,7 +46,7 @@ def nothing_found(root: Path) -> str:
 
 
 def _nearby(root: Path) -> Iterator[Path]:
-    """Folders that may have been meant: those below, or those with a name like this, and those above."""
+    """Folders that the user may have meant: below `root`, with a similar name, or above it."""
     above = next(path for path in (root, *root.parents) if path.is_dir())
     tops = [root]
     if above != root:

@@ -1,7 +1,7 @@
 """Augmentations that change the pixels of each image: crops, colours and blur.
 
-Each is an augmentation as `fcnseg.data.augment` describes it. What an image or a mask has no pixel for becomes the mean colour
-or void.
+Each is an augmentation as `fcnseg.data.augment` describes it. Places outside the image get the mean colour, and are
+void in the mask.
 """
 
 from collections.abc import Sequence
@@ -32,10 +32,10 @@ def log_between(draw: Draw, least: float, most: float) -> Tensor:
 
 
 def check_range(name: str, value: Sequence[float], least: float, most: float) -> tuple[float, float]:
-    """Refuse what is not two numbers in their order, from `least` to `most`.
+    """Refuse all but two numbers from `least` to `most`, the smaller one first.
 
     Raises:
-        ValueError: It is not; the message names the setting.
+        ValueError: The value is refused; the message names the setting.
     """
     if len(value) != 2 or not least <= value[0] <= value[1] <= most:
         raise ValueError(f"{name}={[*value]}: wanted two numbers from {least:g} to {most:g}, the smaller one first")
@@ -48,7 +48,7 @@ def smooth(image: Tensor, sigma: Tensor, largest: float) -> Tensor:
     Args:
         image: (N, C, H, W) float32.
         sigma: (N,), the standard deviation of the Gaussian in pixels; 0 leaves an image as it is.
-        largest: The largest `sigma` that there can be.
+        largest: The largest possible `sigma`.
     """
     n, channels, height, width = image.shape
     radius = min(ceil(2 * largest), height - 1, width - 1)
@@ -63,8 +63,8 @@ def smooth(image: Tensor, sigma: Tensor, largest: float) -> Tensor:
 class Crop:
     """A random part of each image, scaled, stretched and turned, in one sampling: bilinear for images, nearest for masks.
 
-    What lies outside the image has the mean colour in the crop, and is void in its mask. Where a crop has fewer pixels than
-    the image has there, the image is blurred first.
+    Places outside the image get the mean colour, and are void in the mask. If a crop has fewer pixels than its part of the
+    image, the image is blurred first.
 
     Args:
         size: Height and width of the crop, or the side of a square: `data.size`.
@@ -104,7 +104,7 @@ class Crop:
         return denormalize(pixels), (labels[:, 0] + VOID).byte()
 
     def _grid(self, scales: tuple[Tensor, Tensor], angle: Tensor, draw: Draw) -> Tensor:
-        """Where in the image each pixel of the crop is: (N, H, W, 2), x and y, -1 to 1 from border to border."""
+        """The place in the image of each pixel of the crop: (N, H, W, 2), x and y, -1 to 1 from border to border."""
         height, width = self.size
         y, x = ((torch.arange(side, device=angle.device) * 2 + 1) / side - 1 for side in self.size)
         y, sine, cosine = y[:, None], angle.sin()[:, None, None], angle.cos()[:, None, None]
@@ -112,7 +112,7 @@ class Crop:
         turned = (cosine * y, sine * x * (width / height)), (sine * -y * (height / width), cosine * x)
         places = []
         for (down, right), factor in zip(turned, scales, strict=True):  # (N, H, 1) and (N, 1, W), and (N,)
-            # An image that is larger than the crop fills it, and a smaller one lies within it.
+            # An image that is larger than the crop fills it; a smaller image is inside it.
             middle = between(draw, -1, 1) * (1 - 1 / factor).abs()  # (N,)
             places.append((down / factor[:, None, None] + middle[:, None, None]) + right / factor[:, None, None])
         return torch.stack(places[::-1], -1)  # two of (N, H, W), x first
@@ -135,8 +135,8 @@ class Colour:
 
     Args:
         brightness: The largest change of the factor that every colour is multiplied by: 0.4 stands for 0.6 to 1.4.
-        contrast: The same for the distance of every colour from the image's mean grey.
-        saturation: The same for the distance of every colour from its own grey.
+        contrast: The largest change of the factor of every colour's distance from the image's mean grey.
+        saturation: The largest change of the factor of every colour's distance from its own grey.
         hue: The largest turn of the hue, to either side, as a share of the whole circle.
         grey: The probability of an image without colours.
 

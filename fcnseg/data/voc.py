@@ -38,10 +38,10 @@ LEGEND = decode.Legend(
 
 
 def listed(path: Path, images: Path) -> tuple[str, ...]:
-    """The names in the list `path` of an image set, a name a line, whose photographs lie in the folder `images`.
+    """The names in the list `path` of an image set, a name a line, whose photographs are in the folder `images`.
 
     Raises:
-        ValueError: The list is empty or no text, or a name leads out of the folder.
+        ValueError: The list is empty or is not text, or a name leads out of the folder.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()  # Windows begins a text with a BOM
@@ -61,7 +61,7 @@ class Folder(DataSet):
 
     Attributes:
         path: The folder that holds these three.
-        generated: Whether this package has drawn the images, so that nobody else's files lie there.
+        generated: Whether this package has drawn the images, so that the folder holds no files of other people.
     """
 
     path: Path
@@ -91,7 +91,7 @@ class Folder(DataSet):
         """The names of an image set's images, in the order of its file. A name may have folders in it: `a/x`.
 
         Raises:
-            ValueError: There is no such image set, it is empty or no text, or a name leads out of the data set.
+            ValueError: The image set does not exist, is empty or is not text, or a name leads out of the data set.
         """
         path = self.list_of(image_set)
         if not path.is_file():
@@ -99,7 +99,7 @@ class Folder(DataSet):
         return listed(path, self.path / IMAGES)
 
     def image(self, name: str) -> Path:
-        """The file of the image `name`, with the first of `SUFFIXES` that there is."""
+        """The file of the image `name`, with the first of `SUFFIXES` that exists."""
         return self._file(IMAGES, name, SUFFIXES)
 
     def mask(self, name: str) -> Path:
@@ -118,5 +118,5 @@ class Folder(DataSet):
 
 
 def read_mask(path: Path, image: Image.Image | None = None) -> Image.Image:
-    """The labels of a mask, 0..20 and 255 for void: see `decode.read_mask`, which is given VOC's legend."""
+    """The labels of a mask, 0..20 and 255 for void: see `decode.read_mask`, here with VOC's legend."""
     return decode.read_mask(path, image, legend=LEGEND)

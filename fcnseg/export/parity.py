@@ -1,4 +1,4 @@
-"""The comparison of an exported file with the network that it was made of, on photographs at several sizes."""
+"""The comparison of an exported file with its network, on photographs at several sizes."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -31,11 +31,11 @@ ENOUGH = 0.3  # the seconds of calls that a speed is measured over
 
 
 class DifferentError(Exception):
-    """An exported file does not give what the network that it was made of gives."""
+    """An exported file gives other results than its network."""
 
 
 class Row(NamedTuple):
-    """What was found at one size.
+    """The result of the comparison at one size.
 
     Attributes:
         height: The height of the images in pixels.
@@ -67,7 +67,7 @@ def photographs(run: Run, *, root: str | None, trust: bool) -> tuple[list[Image.
 
     Args:
         run: The run that was exported.
-        root: The folder in which the data set is now; None: the one that the run was trained from.
+        root: The folder in which the data set is now; None: the folder that the run was trained from.
         trust: Whether the config may name any code.
 
     Raises:
@@ -90,11 +90,11 @@ def photographs(run: Run, *, root: str | None, trust: bool) -> tuple[list[Image.
 
 @torch.inference_mode()
 def differences(graph: Graph, opened: Opened, images: Sequence[Image.Image], size: tuple[int, int]) -> Row:
-    """How much a file differs from its graph, at one size.
+    """Measure how much a file differs from its graph, at one size.
 
     Args:
         graph: The graph that was exported.
-        opened: Gives what the file gives for a batch: see `writers.Opened`.
+        opened: The opened file as a function of a batch: see `writers.Opened`.
         images: The photographs, of any sizes.
         size: The height and the width that they are resized to.
     """
@@ -117,14 +117,14 @@ def differences(graph: Graph, opened: Opened, images: Sequence[Image.Image], siz
         tolerance=tolerance,
         same=1 - differs.float().mean().item(),
         ties=ties.float().mean().item(),
-        beyond=(~(most <= tolerance) | differs & ~ties).float().mean().item(),  # so that NaN counts, too
+        beyond=(~(most <= tolerance) | differs & ~ties).float().mean().item(),  # so that NaN also counts
         torch_speed=torch_speed,
         file_speed=file_speed,
     )
 
 
 def _timed(run: Callable[[Tensor], tuple[Tensor, ...]], batch: Tensor) -> tuple[tuple[Tensor, ...], float]:
-    """What `run` gives, and the images a second of the fastest of the calls after the first one, which prepares much."""
+    """The result of `run`, and the images a second of its fastest call; the first call, which prepares much, is left out."""
     found, seconds = run(batch), list[float]()
     while not seconds or sum(seconds) < ENOUGH:
         start = time.perf_counter()
@@ -149,7 +149,7 @@ def check(rows: Sequence[Row], graph: Graph) -> None:
 
 
 def show(rows: Sequence[Row], source: str, raw: bool, console: Console) -> None:
-    """Print what was found.
+    """Print the results of the comparison.
 
     Args:
         rows: A row a size.

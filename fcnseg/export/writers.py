@@ -26,15 +26,15 @@ from fcnseg.runs.rebuild import Trained
 OPSET = 18  # the version of ONNX's operators
 SIZES = {0: Dim("N", min=1), 2: Dim("H", min=MIN_SIZE), 3: Dim("W", min=MIN_SIZE)}  # the images that a graph takes
 Metadata = Mapping[str, Any]
-Opened = Callable[[Tensor], tuple[Tensor, ...]]  # (N, 3, H, W) uint8 images to what the graph gives
+Opened = Callable[[Tensor], tuple[Tensor, ...]]  # (N, 3, H, W) uint8 images to the outputs of the graph
 
 
 class Format(NamedTuple):
-    """How a kind of file is written, and opened again to be compared with PyTorch.
+    """The functions that write a kind of file, and open it again to be compared with PyTorch.
 
     Attributes:
         write: Writes a graph and its metadata into an open file.
-        open: Opens the file again; it is given an equal graph with other weights, which a file without a graph needs.
+        open: Opens the file again. It gets an equal graph with other weights, for files that hold no graph.
     """
 
     write: Callable[[Graph, Metadata, BinaryIO], None]
@@ -42,10 +42,10 @@ class Format(NamedTuple):
 
 
 def metadata(run: Run, trained: Trained, *, name: str, raw: bool) -> dict[str, Any]:
-    """What an exported file says about itself, as values for JSON.
+    """The metadata of an exported file, as values for JSON.
 
     Args:
-        run: The run that it comes from.
+        run: The run that was exported.
         trained: The network of the run.
         name: The name of the format.
         raw: Whether the graph gives the logits.
@@ -71,7 +71,7 @@ def _explained(graph: Graph) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except Exception as error:  # there is no class that they share
+    except Exception as error:  # they share no class
         why = str(error).strip().partition("\n")[0]
         raise ValueError(
             f"torch cannot export {type(graph.net).__name__} ({why}): format=weights writes the weights without a graph"
@@ -168,8 +168,8 @@ def open_torch(path: Path, _: Graph) -> Opened:
 def write_weights(graph: Graph, metadata: Metadata, file: BinaryIO) -> None:
     """Write tensors by name, and the metadata under a name of their own; `torch.load(weights_only=True)` reads it.
 
-    Every weight of the network is there as `net.<its name>`. Those of a library's network (a backbone, or all of
-    torchvision's and segmentation_models_pytorch's) are there a second time, without taking room, by the library's own names.
+    Every weight of the network is there as `net.<its name>`. Weights of a library's network (a backbone, or all of
+    torchvision's and segmentation_models_pytorch's) are also there by the library's own names, without taking room.
     """
     net = graph.net
     known = net.backbone if isinstance(net, OnBackbone) else net.net if isinstance(net, (Torchvision, SMP)) else nn.Module()
@@ -178,7 +178,7 @@ def write_weights(graph: Graph, metadata: Metadata, file: BinaryIO) -> None:
 
 
 def open_weights(path: Path, graph: Graph) -> Opened:
-    """The file's weights in the graph, which loses its own."""
+    """The graph with the file's weights in place of its own."""
     graph.net.load_state_dict(of_network(torch.load(path, weights_only=True)))
     return lambda image: _tuple(graph(image))
 

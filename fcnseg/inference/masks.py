@@ -1,4 +1,4 @@
-"""The masks of photographs as files in a folder, each of which says what it was predicted by."""
+"""The masks of photographs as files in a folder, each of which names the run and settings that predicted it."""
 
 import hashlib
 import json
@@ -26,11 +26,11 @@ class MaskFolder(NamedTuple):
 
     Attributes:
         folder: The folder that the masks are in.
-        beside: Where what is written beside them goes: `overlays`, `scores` and `shares.csv`.
-        key: What the masks depend on besides their photographs, as `key_of` gives it.
-        overlay: Whether there are pictures of the masks over the photographs, too.
-        scores: Whether there are pictures of the scores, too.
-        oriented: Whether all are upright; otherwise their pixels lie as those in the photographs' files do.
+        beside: The folder for the other files: `overlays`, `scores` and `shares.csv`.
+        key: A hash of all that masks depend on besides their photographs: see `key_of`.
+        overlay: Whether there are also pictures of the masks over the photographs.
+        scores: Whether there are also pictures of the scores.
+        oriented: Whether all are upright; otherwise their pixels are ordered as in the photographs' files.
     """
 
     folder: Path
@@ -45,11 +45,11 @@ class MaskFolder(NamedTuple):
         return self.folder / f"{name}.png"
 
     def check_places(self, files: Mapping[str, Path], *, overwrite: bool) -> None:
-        """Refuse to write over a photograph, another file of this command or, without `overwrite`, what it has not written.
+        """Refuse to write over a photograph, another file of this command or, without `overwrite`, a file of others.
 
         Args:
             files: The photographs by the names of their masks.
-            overwrite: Whether masks that are no masks of these settings may be replaced.
+            overwrite: Whether masks of other settings may be replaced.
 
         Raises:
             ValueError: Something would be lost.
@@ -60,7 +60,7 @@ class MaskFolder(NamedTuple):
             raise ValueError(f"the mask would replace the photograph {min(same)}: choose another out=")
         if same := places & {path.resolve() for name in files for path in self._more(name).values()}:
             raise ValueError(f"{min(same)} would be a mask and a picture of scores, too: rename this folder of photographs")
-        # A mask of other settings is foreign, too: a folder whose masks come from two networks would tell nobody so.
+        # A mask of other settings is also foreign: nobody could see that a folder's masks come from two networks.
         foreign = [path for path in map(self.mask, files) if path.exists() and not _note(path).startswith(self.key)]
         if foreign and not overwrite:
             raise ValueError(
@@ -69,8 +69,8 @@ class MaskFolder(NamedTuple):
             )
 
     def has(self, name: str, photograph: Path) -> bool:
-        """Whether a mask, and what goes beside it, are there, and its photograph is the same as then."""
-        # A note may name more than is wanted now: what an earlier command has put beside the mask does no harm.
+        """Whether a mask and the files beside it exist, and its photograph is unchanged."""
+        # A note may name more than is wanted now: extra files of an earlier command do no harm.
         are_there = all(path.exists() for path in (photograph, *self._more(name).values()))
         return are_there and {*self._note_of(photograph).split()} <= {*_note(self.mask(name)).split()}
 
@@ -105,7 +105,7 @@ class MaskFolder(NamedTuple):
         return None
 
     def _write(self, name: str, photograph: Path, prediction: Prediction) -> None:
-        """Write a mask, after what goes beside it: where there is a mask, all is there."""
+        """Write the files beside a mask, then the mask: if the mask exists, all its files exist."""
         for kind, path in self._more(name).items():
             path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path) as file:
@@ -118,7 +118,7 @@ class MaskFolder(NamedTuple):
         prediction.save(self.mask(name), oriented=self.oriented, note=self._note_of(photograph))
 
     def write_shares(self, names: Mapping[str, object], classes: Classes) -> Path:
-        """Write a table of the share of its pixels that each class has in every mask that is there."""
+        """Write a table of the share of pixels that each class has in every existing mask."""
         rows: list[list[str]] = [["image", *classes.names]]
         for name in names:
             if (path := self.mask(name)).exists():
@@ -135,13 +135,13 @@ class MaskFolder(NamedTuple):
         return {kind: self.beside / kind / f"{name}.{suffix}" for kind, suffix in wanted.items()}
 
     def _note_of(self, photograph: Path) -> str:
-        """What is written into a mask, to know it again: its settings, its photograph's size and time, what is beside it."""
+        """The text that identifies a mask: its settings, its photograph's size and time, the files beside it."""
         stat = photograph.stat()
         return " ".join([self.key, str(stat.st_size), str(stat.st_mtime_ns), *self._more("")])
 
 
 def key_of(run: Run, segmenter: Segmenter, *, oriented: bool) -> str:
-    """A hash of what masks depend on besides their photographs: the run's best weights and how they are used."""
+    """A hash of all that masks depend on besides their photographs: the run's best weights and how they are used."""
     how = [segmenter.size, segmenter.tta, segmenter.tile, segmenter.overlap, oriented]
     return hashlib.sha256(json.dumps([sha256(run.checkpoints / BEST), *how]).encode()).hexdigest()[:16]
 

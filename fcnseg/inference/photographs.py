@@ -1,4 +1,4 @@
-"""Which photographs are meant by a file, a folder, a pattern or a list, and what their masks are called."""
+"""The photographs that a file, a folder, a pattern or a list stands for, and the names of their masks."""
 
 import glob
 from collections import Counter
@@ -16,8 +16,8 @@ class Photographs(NamedTuple):
     """The photographs that `images=` of the command `predict` stands for.
 
     Attributes:
-        files: The file of each photograph, by the name of its mask without the suffix: its place below the folder that was
-            given.
+        files: The file of each photograph, by the name of its mask without the suffix: its path below the given
+            folder.
         others: Files in the folder that have no suffix of a photograph.
     """
 
@@ -30,8 +30,8 @@ def photographs(images: str, without: Path) -> Photographs:
 
     Args:
         images: A file; a folder, with all folders below it; a pattern such as photos/**/*.jpg; or a .txt file with a path a
-            line, below the folder of this file, or with an image set's names if it lies in VOC's ImageSets/Segmentation.
-        without: A folder whose files are left out: that of the masks may lie in that of the photographs.
+            line, below the folder of this file, or with an image set's names if it is in VOC's ImageSets/Segmentation.
+        without: A folder whose files are left out, since the masks' folder may be inside the photographs' folder.
 
     Raises:
         ValueError: There is no such file, or no photograph, or two would have masks of one name.
@@ -59,7 +59,7 @@ def photographs(images: str, without: Path) -> Photographs:
 
 
 def _top(pattern: str) -> Path:
-    """The folder below which everything lies that a pattern can mean."""
+    """The folder that holds all possible matches of a pattern."""
     return Path(*takewhile(lambda part: not glob.has_magic(part), Path(pattern).parts[:-1]))
 
 
@@ -92,7 +92,7 @@ def _named(files: Iterable[Path], top: Path) -> dict[str, Path]:
 
 
 def _below(path: Path, top: Path) -> Path:
-    """A path below the folder; of one elsewhere, its name."""
-    # `photos/../other/a.jpg` begins with `photos` and lies elsewhere: its mask would, too.
+    """The path relative to `top`; for a file elsewhere, its name."""
+    # `photos/../other/a.jpg` begins with `photos` but is elsewhere, and so would be its mask.
     is_below = path.is_relative_to(top) and ".." not in path.parts[len(top.parts) :]
     return path.relative_to(top) if is_below else Path(path.name)

@@ -1,4 +1,4 @@
-"""What a network sees in a photograph: labels, scores, pictures of them, and the mask as a file."""
+"""The prediction of a network for a photograph: labels, scores, pictures of them, and the mask as a file."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ NOTE = "fcnseg"  # the key of the text that a mask keeps
 
 @dataclass
 class Prediction:
-    """What a network sees in a photograph of H x W pixels.
+    """The prediction of a network for a photograph of H x W pixels.
 
     Attributes:
         labels: (H, W) uint8, the label of each pixel's class.
@@ -56,9 +56,9 @@ class Prediction:
         """Write the mask as a palette PNG whose indices are the labels, whole or not at all.
 
         Args:
-            path: Where the mask goes.
-            oriented: Whether it is upright, as people see the photograph; otherwise its pixels lie as those in the
-                photograph's file do.
+            path: The file of the mask.
+            oriented: Whether it is upright, as people see the photograph; otherwise its pixels are ordered as in the
+                photograph's file.
             note: A text that the file keeps under the key `NOTE`.
         """
         mask = self.picture(self.labels, oriented=oriented)

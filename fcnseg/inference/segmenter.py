@@ -38,11 +38,11 @@ class _Work:
     """A photograph on its way through the network.
 
     Attributes:
-        prediction: What has been predicted so far; or the error that says why the photograph cannot be read.
+        prediction: The prediction so far, or the error that says why the photograph cannot be read.
         pixels: (h, w, 3) uint8: the photograph, squashed to the network's size unless the network sees tiles.
-        tiles: What the network sees of it, one at a time; without `Segmenter.tile`, one tile that is all of it.
+        tiles: The parts that the network sees, one at a time; without `Segmenter.tile`, one tile for the whole photograph.
         unseen: The number of tiles that the network has not seen yet.
-        jobs: The threads' work on what the network has seen.
+        jobs: The threads' work on the tiles that the network has seen.
     """
 
     prediction: Prediction | ValueError
@@ -59,11 +59,11 @@ class _Work:
         return self.prediction.labels.size if isinstance(self.prediction, Prediction) else 0
 
     def window(self, tile: Tile) -> Tensor:
-        """The (h, w, 3) pixels of a tile, as the network is given them; the only tile may be squashed."""
+        """The (h, w, 3) pixels of a tile that the network gets; a single tile may be squashed."""
         return self.pixels if len(self.tiles) == 1 else self.pixels[tile.seen]
 
     def place(self, tile: Tile, logits: Tensor) -> None:
-        """Enlarge the logits of a tile, and keep what they mean."""
+        """Enlarge the logits of a tile, and keep their labels and scores."""
         assert isinstance(self.prediction, Prediction)
         self.prediction.labels[tile.kept] = enlarge.labels(logits, *tile.size)[tile.inner].numpy()
         if self.prediction.scores.size:
@@ -142,7 +142,7 @@ class Segmenter:
     def __call__(self, images: list[Source], *, scores: bool = True) -> list[Prediction]: ...
 
     def __call__(self, images: Source | list[Source], *, scores: bool = True) -> Prediction | list[Prediction]:
-        """What the network sees in a photograph, or in each of a list of them, of any sizes.
+        """The prediction for a photograph, or for each of a list of photographs, of any sizes.
 
         Args:
             images: A path, a Pillow image, an array (H, W, 3) uint8 or a tensor (3, H, W) uint8; or a list of such.
@@ -172,7 +172,7 @@ class Segmenter:
         return logits[..., :height, :width].float().cpu()
 
     def stream(self, images: Iterable[Source], *, scores: bool = False) -> Iterator[Prediction | ValueError]:
-        """What the network sees in one photograph after the other, in their order and in bounded memory.
+        """The predictions for one photograph after the other, in their order and in bounded memory.
 
         Threads read the files, and enlarge the logits, while the network works.
 
@@ -221,7 +221,7 @@ class Segmenter:
         return _Work(prediction, torch.from_numpy(np.array(photograph)), seen)
 
     def _see(self, batch: Sequence[tuple[_Work, Tile]], pool: ThreadPoolExecutor) -> None:
-        """Give the network a batch, and have threads place what it gives."""
+        """Give the network a batch, and have threads place its logits."""
         windows = torch.stack([work.window(tile) for work, tile in batch])  # (N, h, w, 3)
         images = windows.permute(0, 3, 1, 2)  # (N, 3, h, w), channels last
         for (work, tile), logits in zip(batch, self.logits(images), strict=True):
@@ -243,7 +243,7 @@ def load(
     It multiplies in bfloat16 if the run was tested so, on devices where that is faster.
 
     Args:
-        folder: The folder of the run, such as runs/<name>; no code runs that it names.
+        folder: The folder of the run, such as runs/<name>; code that it names is not run.
         tta: Test-time augmentation: none, flip or multiscale.
         tile: The side in pixels of the tiles that the network sees; None: photographs squashed to the training size.
         overlap: The pixels that neighbouring tiles share; None: a quarter of a tile.
@@ -269,7 +269,7 @@ def load(
 
 
 def map_ahead(pool: ThreadPoolExecutor, function: Callable[[T], U], items: Iterable[T], most: int) -> Iterator[U]:
-    """The function's results in order, of which at most so many are computed before they are asked for."""
+    """The function's results in order; at most `most` of them are computed in advance."""
     waiting = iter(items)
     futures = deque(pool.submit(function, item) for item in islice(waiting, most))
     while futures:
@@ -279,7 +279,7 @@ def map_ahead(pool: ThreadPoolExecutor, function: Callable[[T], U], items: Itera
 
 
 def _batches(windows: Iterable[tuple[_Work, Tile]], most: int) -> Iterator[list[tuple[_Work, Tile]]]:
-    """Windows of one shape that follow one another, at most so many."""
+    """Batches of at most `most` consecutive windows of one shape."""
     batch: list[tuple[_Work, Tile]] = []
     for work, tile in windows:
         if batch and (len(batch) == most or work.window(tile).shape != batch[0][0].window(batch[0][1]).shape):

@@ -17,7 +17,7 @@ from fcnseg.runs.settings import flatten
 
 
 def place(config: Mapping[str, Any], classes: Classes, images: str) -> Path:
-    """Where masks are in the archive.
+    """The folder of the masks in the archive.
 
     It is competition 5's folder if the run has seen nothing but VOC's own images; else that of 6, which allows other images.
 

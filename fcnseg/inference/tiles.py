@@ -1,4 +1,4 @@
-"""Where a network looks at a photograph that it sees part by part: overlapping tiles, each of which keeps its middle."""
+"""The overlapping tiles of a photograph that a network sees part by part; each tile keeps its middle."""
 
 from itertools import pairwise
 from typing import NamedTuple
@@ -10,9 +10,9 @@ class Tile(NamedTuple):
     """A part of a photograph.
 
     Attributes:
-        seen: Its place in the photograph.
-        kept: The place in the photograph of what is kept of it.
-        inner: The same place in the tile.
+        seen: The place of the tile in the photograph.
+        kept: The place of its kept part in the photograph.
+        inner: The place of its kept part in the tile.
     """
 
     seen: Slices
@@ -32,7 +32,7 @@ def tiles(height: int, width: int, side: int, overlap: int) -> list[Tile]:
     Args:
         height: The photograph's height in pixels.
         width: The photograph's width in pixels.
-        side: The side of a tile. The last tile of a row or a column is moved inwards, so that it lies inside; a photograph
+        side: The side of a tile. The last tile of a row or a column is moved inwards, so that it is inside; a photograph
             that is smaller makes smaller tiles.
         overlap: The least number of pixels that neighbours share, less than `side`. Each keeps the half next to it.
     """
@@ -41,7 +41,7 @@ def tiles(height: int, width: int, side: int, overlap: int) -> list[Tile]:
 
 
 def _cut(length: int, side: int, overlap: int) -> list[tuple[slice, slice, slice]]:
-    """What is seen, kept, and kept as seen from the tile's own start, along one axis."""
+    """The slices `seen`, `kept` and `inner` of each `Tile`, along one axis."""
     starts = [*range(0, max(length - side, 0), side - overlap), max(length - side, 0)]
     ends = [start + min(side, length) for start in starts]
     meet = [(start + end) // 2 for (_, start), (end, _) in zip(pairwise(starts), pairwise(ends), strict=True)]

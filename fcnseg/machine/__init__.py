@@ -1,1 +1,1 @@
-"""What a machine gives to a run: files, memory, cores, signals, processes on its devices, and the faster precision."""
+"""The machine below a run: files, memory, cores, signals, processes on its devices, and the faster precision."""

@@ -1,7 +1,7 @@
-"""What the processes of a run tell one another: each has a device, and a part of every batch.
+"""Communication between the processes of a run: each has a device, and a part of every batch.
 
-Lightning's DDP has connected them, and averages their gradients. In a run of one process, these functions give back what they
-are given.
+Lightning's DDP has connected them, and averages their gradients. In a run of one process, these functions return their
+arguments.
 """
 
 import sys
@@ -34,8 +34,8 @@ def failures_explained() -> Iterator[None]:
     """Say in plain words which process of the run has failed in the `with` block.
 
     Raises:
-        LostError: It is another one, to which the connection has broken.
-        RunFailedError: It is this one, and not the first, whose failures are written into the run's folder.
+        LostError: Another process has failed, so that the connection to it is broken.
+        RunFailedError: This process has failed and is not the first, whose failures the run's folder records.
     """
     try:
         yield
@@ -51,7 +51,7 @@ def failures_explained() -> Iterator[None]:
 
 
 def from_first_process(function: Callable[[], T]) -> T:
-    """What a function gives in the first process, for all of them; if it raises there, the others exit silently."""
+    """The first process's result of a function, in all processes; if it raises there, the others exit silently."""
     if world() == 1:
         return function()
     value_and_failed: list[Any] = [None, True]
@@ -67,7 +67,7 @@ def from_first_process(function: Callable[[], T]) -> T:
 
 
 def highest(*values: int) -> list[int]:
-    """For each of the numbers, the highest that any process has given."""
+    """For each of the numbers, the highest value among all processes."""
     if world() == 1:
         return [*values]
     numbers = torch.tensor([*map(int, values)])

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 LARGEST_TEXT = 4 << 20  # bytes of a file of a run that is read as text: the longest log, of 20 000 epochs, is smaller
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a text begins with that programs for tables compute
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # the first characters of texts that programs for tables compute
 _builds = True  # whether `build_once` may build
 
 
 def draft_of(path: Path) -> Path:
-    """Where the unfinished file or folder `path` lies: beside it, since a rename across file systems would be a copy.
+    """The path of the unfinished `path`: beside it, since a rename across file systems would be a copy.
 
-    It is always the same place, so that what a killed process left there is overwritten.
+    It is always the same place, so that the remains of a killed process are overwritten.
     """
     return path.with_name(f".{path.name}.draft")
 
@@ -42,7 +42,7 @@ def replacing(path: Path, *, before_rename: Callable[[Path], None] | None = None
 
     Args:
         path: The file, whose draft is written, synced to the disk and renamed.
-        before_rename: What to do with the whole draft before it takes the place of the old file.
+        before_rename: A function that is called with the whole draft before it replaces the old file.
     """
     draft = draft_of(path)
     try:
@@ -61,7 +61,7 @@ def replacing(path: Path, *, before_rename: Callable[[Path], None] | None = None
 
 @contextmanager
 def nothing_built() -> Iterator[None]:
-    """Have `build_once` refuse to build in the `with` block: what is not there yet is an error."""
+    """Have `build_once` refuse to build in the `with` block: a missing folder is an error."""
     global _builds
     _builds = False
     try:
@@ -73,7 +73,7 @@ def nothing_built() -> Iterator[None]:
 def build_once(folder: Path, build: Callable[[Path], None]) -> None:
     """Have `build` fill `folder`, unless it is there: of several processes one builds it while the others wait.
 
-    A finished folder is only looked at, so it may lie on a read-only disk.
+    A finished folder is only read, so it may be on a read-only disk.
 
     Args:
         folder: The folder, which is made together with the folders above it.
@@ -137,7 +137,7 @@ def read_text(path: Path, largest: int = LARGEST_TEXT) -> str:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is no ordinary file, too large, or not UTF-8.
+        ValueError: The file is not ordinary, too large, or not UTF-8.
     """
     if path.exists() and not path.is_file():
         raise ValueError("it is no ordinary file")
@@ -149,7 +149,7 @@ def read_text(path: Path, largest: int = LARGEST_TEXT) -> str:
 
 
 def read_json(path: Path, remedy: str = "remove it") -> dict[str, Any] | None:
-    """What `write_json` wrote; None if there is no such file.
+    """The content that `write_json` wrote; None if there is no such file.
 
     Args:
         path: The file, which may come from somebody else.

@@ -1,4 +1,4 @@
-"""Whether bfloat16 is the faster precision on a device: measured on a CPU, whose instructions do not tell."""
+"""Whether bfloat16 is the faster precision on a device: measured on a CPU, since its instructions do not show it."""
 
 import platform
 import statistics
@@ -30,7 +30,7 @@ def bf16_wins(device: str) -> bool:
 
 @cache
 def bf16_gain(threads: int) -> float:
-    """How many times as fast convolutions are in bfloat16 as in float32, on this CPU; 0 if it does not multiply bfloat16."""
+    """The speed of convolutions in bfloat16 over that in float32, on this CPU; 0 if it cannot multiply bfloat16."""
     instructions = torch.cpu.get_capabilities()
     if not (instructions.get("avx512_bf16") or instructions.get("amx_bf16")):
         return 0.0
@@ -62,7 +62,7 @@ def _known(path: Path) -> dict[str, float]:
         return {}
 
 
-@torch.inference_mode(False)  # a network that is loaded to predict measures, too
+@torch.inference_mode(False)  # a network that is loaded to predict also measures
 @torch.enable_grad()
 def _measured() -> float:
     """Time a convolution and a transposed one forward and backward, in turns of both precisions: half a second."""

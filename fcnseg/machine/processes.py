@@ -1,6 +1,6 @@
 """The processes of a run, one for each of its devices: how they start, and how they end.
 
-Lightning's DDP starts and connects them. `distributed` has what they tell one another then.
+Lightning's DDP starts and connects them. Their communication is in `distributed`.
 """
 
 import os
@@ -79,7 +79,7 @@ def start_processes(trainer: "Trainer") -> None:
     environment: Any = cast(Any, trainer.strategy).cluster_environment
     if not environment.creates_processes_externally and getattr(module.__spec__, "name", "") != "fcnseg.train":
         raise ValueError("from Python, a run cannot start other processes: use the command line, or torchrun")
-    # Lightning's own watcher kills this process, too, before it has said or written why.
+    # Lightning's own watcher also kills this process, before it has said or written why.
     vars(subprocess_script)["_launch_process_observer"] = _end_after
     # Its handler of SIGTERM, and its look for one in each step, wait for the GPU; `Checkpoints` does both.
     cast(Any, trainer)._signal_connector.register_signal_handlers = lambda: None

@@ -26,7 +26,7 @@ class StopRequest:
     batches. A second Ctrl-C raises in any case. Any other second signal changes nothing: SLURM sends two of them.
 
     Attributes:
-        signum: The number of the signal that has come; None before one has.
+        signum: The number of the first signal; None before a signal.
         deferred: Whether somebody looks for signals and saves the run's state first.
         warned: Whether SLURM has sent one of its warnings.
     """

@@ -9,7 +9,7 @@ BAND = 2**20  # pixels that are enlarged at once: they need no more memory for a
 def labels(logits: Tensor, height: int, width: int) -> Tensor:
     """The classes of the highest logits, which are enlarged bilinearly, in float64, before the arg max.
 
-    A class that has the highest logit at all four neighbours of a new pixel has it there, too: between them, logits are
+    A class with the highest logit at all four neighbours of a new pixel also has it at the new pixel, whose logits are
     weighted means of theirs. So only the pixels between neighbours of several classes are computed: one
     in ten in most photographs.
 
@@ -22,7 +22,7 @@ def labels(logits: Tensor, height: int, width: int) -> Tensor:
     table, (top, bottom, down), (left, right, across) = _neighbours(logits, height, width)
     right_same = winners == winners[:, (torch.arange(winners.shape[1]) + 1).clamp(max=winners.shape[1] - 1)]
     below = (torch.arange(len(winners)) + 1).clamp(max=len(winners) - 1)
-    # (h, w): whether the four neighbours of what lies between a place and the next agree.
+    # (h, w): whether the four neighbours of the area between a place and the next agree.
     alike = right_same & right_same[below] & (winners == winners[below])
     found = winners[top][:, left]  # (height, width)
     for rows in torch.arange(height).split(max(BAND // width, 1)):
@@ -58,7 +58,7 @@ Neighbours = tuple[Tensor, Tensor, Tensor]
 
 
 def _neighbours(logits: Tensor, height: int, width: int) -> tuple[Tensor, Neighbours, Neighbours]:
-    """The logits (h * w, C), and where each new row and column lies between theirs: as `interpolate` with bilinear."""
+    """The logits (h * w, C), and the place of each new row and column between theirs: as `interpolate` with bilinear."""
     return logits.flatten(1).t().contiguous(), _along(logits.shape[1], height), _along(logits.shape[2], width)
 
 

@@ -58,10 +58,10 @@ class SMP(nn.Module):
         return cast(nn.Module, self.net.encoder)
 
     def _least_side(self) -> int:
-        """The side of the smallest image that the network takes, found by trying; multiples of it are taken, too.
+        """The side of the smallest image that the network takes, found by trying; it also takes multiples of this side.
 
         Raises:
-            ValueError: It takes none of them.
+            ValueError: The network takes none of the tried sizes.
         """
         self.net.eval()
         for side in (STRIDE, 2 * STRIDE, 4 * STRIDE):

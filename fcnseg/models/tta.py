@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from fcnseg.data import MIN_SIZE
 
 VIEWS = ("none", "flip", "multiscale")
-SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # those of the public recipes on VOC
+SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # the scales of the public recipes on VOC
 
 
 class Averaged(nn.Module):
@@ -37,7 +37,7 @@ class Averaged(nn.Module):
 
 
 def averaged(net: nn.Module, tta: str) -> nn.Module:
-    """The network, averaged over the views of `tta`; the network itself if that is `none`.
+    """The network, averaged over the views of `tta`; the network itself if `tta` is `none`.
 
     Raises:
         ValueError: There are no such views.

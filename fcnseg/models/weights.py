@@ -1,4 +1,4 @@
-"""The weights that a network starts from: torchvision's by name, a file's, or those of a run of one's own."""
+"""The weights that a network starts from: torchvision's by name, from a file, or from an earlier run."""
 
 import os
 from collections.abc import Container, Iterator, Mapping, Sequence
@@ -23,7 +23,7 @@ SHOWN = 8  # names of weights in one message
 
 
 def path_of(weights: str | None) -> Path | None:
-    """The file or the folder that `model.weights` means; None for a name of weights, and for none."""
+    """The file or the folder that `model.weights` means; None for a name of weights, and without weights."""
     path = Path(weights) if weights else None
     return path if path and (path.suffix or path.exists()) else None
 
@@ -44,7 +44,7 @@ def torchvision_network(name: str, weights: str | None, setting: str, module: Mo
     if name not in known:
         kind = "classifiers" if module is models else "segmentation networks"
         raise ValueError(f"unknown model.{setting}={name}: wanted one of torchvision's {kind}: {', '.join(known)}")
-    no_more = {} if module is models else {"weights_backbone": None}  # which would be downloaded, too
+    no_more = {} if module is models else {"weights_backbone": None}  # which would also be downloaded
     if weights is None:
         return cast(nn.Module, models.get_model(name, **no_more))
     choices = models.get_model_weights(name).__members__
@@ -72,7 +72,7 @@ def without_code() -> Iterator[None]:
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """The state dict in a file, or that of a run's network with its best weights; no code in the file is run.
+    """The state dict in a file, or the best weights of a run's network; no code in the file is run.
 
     Raises:
         ValueError: There is no such file, or it holds something else.

@@ -1,4 +1,4 @@
-"""Data sets in the formats that people have: recognised by what lies in the folder, and read into labels."""
+"""Data sets in the formats that people have: recognised by the contents of the folder, and read into labels."""
 
 from pathlib import Path
 
@@ -22,14 +22,14 @@ def folder(
 
     Args:
         root: The folder that holds the data set.
-        val: The share of the images that becomes val, where the data set names none.
-        group: A regular expression. Images whose names match it with the same text stand on one side, such as the frames
-            of one video; None: every image may stand on either.
-        image_suffix: What the names of photographs end in, before `.jpg`, and those of masks do not.
-        mask_suffix: What the names of masks end in, before `.png`; None: nothing, `_mask`, `_label` or `_labels`.
+        val: The share of the images that becomes val, if the data set has no val.
+        group: A regular expression. Images whose names match it with the same text stay together in train or val,
+            such as the frames of one video; None: each image is placed by itself.
+        image_suffix: The end of photographs' names, before `.jpg`; names of masks lack it.
+        mask_suffix: The end of masks' names, before `.png`; None: nothing, `_mask`, `_label` or `_labels`.
 
     Raises:
-        ValueError: There is no data set, nothing says its classes, or it is broken.
+        ValueError: There is no data set, no file lists its classes, or it is broken.
     """
     files = recognise(root, val=val, group=group, image_suffix=image_suffix, mask_suffix=mask_suffix)
     if files.class_list is None:
@@ -62,7 +62,7 @@ def recognise(
 
 
 def contents(root: Path) -> str:
-    """What lies in a folder, for messages."""
+    """The contents of a folder, for messages."""
     if not root.is_dir():
         return "there is no such folder"
     names = sorted(path.name for path in root.iterdir())
@@ -70,7 +70,7 @@ def contents(root: Path) -> str:
 
 
 def find(root: Path, *, image_suffix: str = "", mask_suffix: str | None = None) -> Files | None:
-    """What lies in `root`, before val is made; None if it is no data set. For the settings, see `folder`."""
+    """The data set in `root`, before val is made; None if there is none. For the settings, see `folder`."""
     files = layouts.lists(root) or layouts.table(root) or layouts.coco(root) or layouts.labelme(root)
     if files and (image_suffix or mask_suffix is not None):
         warn(
@@ -81,7 +81,7 @@ def find(root: Path, *, image_suffix: str = "", mask_suffix: str | None = None) 
 
 
 def beyond_voc(root: Path) -> Files | None:
-    """What lies in `root`, if `data=folder` reads it and `data=voc2012`, which has VOC's 21 classes, cannot."""
+    """The data set in `root`, if only `data=folder` can read it; `data=voc2012` reads VOC's 21 classes."""
     in_layout = Folder.find(root)
     if in_layout and not any((in_layout.path / name).is_file() for name in READERS):
         return None

@@ -15,20 +15,20 @@ from fcnseg.data.decode import UNKNOWN, Colour, Legend
 
 FILE = "classes.yaml"
 KEYS = ("names", "colors", "void", "map")
-BACKGROUND_NAMES = ("background", "_background_", "bg")  # names of what is no object
+BACKGROUND_NAMES = ("background", "_background_", "bg")  # names of pixels outside all objects
 IGNORED = ("void", "ignore", "ignored", "__ignore__")  # names that stand for void, in lists of programs
 REMEDY = "see README, Your data"
 
 
 @dataclass(frozen=True)
 class ClassList:
-    """The classes of a folder, and what its masks store for them.
+    """The classes of a folder, and the numbers and colours that its masks store for them.
 
     Attributes:
-        source: The file that says so.
+        source: The file that lists the classes.
         classes: The names and colours of the classes, in the order of their labels.
         legend: The labels of stored numbers and of colours.
-        words: The labels of names, which polygons have in place of numbers.
+        words: The labels of names; polygons have names in place of numbers.
     """
 
     source: Path
@@ -48,15 +48,15 @@ def class_list(
     """The class list of names by stored number.
 
     Args:
-        source: The file that the list is from, for messages.
+        source: The file of the list, for messages.
         names: The name of each class by the number that masks store for it; labels follow the order of the numbers.
         colours: The colours of classes by name.
-        void: The numbers and colours of void; 255 is void, too, if no class has it.
+        void: The numbers and colours of void; 255 is also void if no class has it.
         map: The class, or None for void, of further numbers, colours and names. If it has a number, it must have every
             number that masks store.
 
     Raises:
-        ValueError: The number of classes is not 2 to 254, two have one name or one colour, or a name is not of a class.
+        ValueError: The number of classes is not 2 to 254, two share a name or a colour, or a name belongs to no class.
     """
     ordered = [names[value] for value in sorted(names)]
     given, mapped = dict(colours or {}), dict(map or {})
@@ -81,7 +81,7 @@ def class_list(
 
 
 def _check_names(source: Path, names: Sequence[str], spoken_of: Sequence[str]) -> None:
-    """Refuse too few or too many classes, two of one name, and a colour or a mapping of a class that is not there."""
+    """Refuse too few or too many classes, two of one name, and a colour or a mapping of an unknown class."""
     if not 2 <= len(names) <= UNKNOWN:
         raise ValueError(f"{source} names {len(names)} classes, wanted 2 to {UNKNOWN}")
     if repeated := sorted({name for name in names if names.count(name) > 1}):
@@ -98,7 +98,7 @@ def _shown(names: Sequence[str], given: Mapping[str, Colour]) -> tuple[Colour, .
 
 
 def find_class_list(folder: Path) -> ClassList | None:
-    """The class list that lies in `folder`: classes.yaml before those of programs; None without one.
+    """The class list in `folder`: classes.yaml before the lists of programs; None without one.
 
     Raises:
         ValueError: The file is broken.
@@ -150,7 +150,7 @@ def _numbered(path: Path, names: Any) -> dict[int, str]:
 
 
 def _meaning(path: Path, name: Any, names: Mapping[int, str]) -> str | None:
-    """What a line of `map:` leads to: the name of a class, or None for void."""
+    """The target of a line of `map:`: the name of a class, or None for void."""
     if name in ("void", None) or (name == VOID and VOID not in names):
         return None
     if type(name) is int and name not in names:
@@ -159,7 +159,7 @@ def _meaning(path: Path, name: Any, names: Mapping[int, str]) -> str | None:
 
 
 def _key(path: Path, key: Any) -> int | Colour | str:
-    """What masks store: a number, a colour or a name."""
+    """A key of `map:` or `void:` as masks store it: a number, a colour or a name."""
     if type(key) is int:
         if 0 <= key < 2**16:
             return key

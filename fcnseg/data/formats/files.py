@@ -29,13 +29,13 @@ class Files(DataSet):
     """Images and masks in files of any layout. Training can use them once there are classes and the image sets train and val.
 
     Attributes:
-        path: The folder that they lie in.
-        format: The name of the format, and what it was recognised by.
-        sets: The names of the images of each image set; all of them in "" if nothing says.
+        path: The folder of the data set.
+        format: The name of the format, and the file or folder that it was recognised by.
+        sets: The names of the images of each image set; all of them in "" if no file says.
         pairs: The photograph and the file with the mask of every name.
-        class_list: The classes, and what masks store for them; None if no file says so.
+        class_list: The classes, and the numbers and colours that masks store for them; None if no file lists them.
         alone: A line for each photograph without a mask and each mask without a photograph, which are left out.
-        drawings: What is drawn into the mask of every name; empty where masks are pictures.
+        drawings: The shapes in the mask of every name; empty if masks are pictures.
     """
 
     path: Path
@@ -48,7 +48,7 @@ class Files(DataSet):
 
     @property
     def known(self) -> ClassList:
-        """The class list, where it is certain that there is one."""
+        """The class list of a data set that is known to have one."""
         assert self.class_list is not None
         return self.class_list
 
@@ -59,7 +59,7 @@ class Files(DataSet):
 
     @property
     def rules(self) -> str:
-        """What labels depend on besides the files of masks."""
+        """A text of all that labels depend on besides the files of masks."""
         legend = self.known.legend
         return repr([sorted(pairs.items()) for pairs in (legend.values, legend.colours, self.known.words)])
 
@@ -82,11 +82,11 @@ class Files(DataSet):
         return self.pairs[name][0]
 
     def mask(self, name: str) -> Path:
-        """The file that holds the mask of `name`, or what is drawn into it."""
+        """The file that holds the mask of `name`, or its shapes."""
         return self.pairs[name][1]
 
     def mask_bytes(self, name: str) -> bytes:
-        """What the file of the mask of `name` holds of it."""
+        """The bytes that describe the mask of `name`."""
         return repr(self.drawings[name]).encode() if self.drawings else self.mask(name).read_bytes()
 
     def read_mask(self, name: str, image: Image.Image | None) -> Image.Image:
@@ -102,8 +102,8 @@ SHARE = 0.2  # the share of the images that val gets where nothing else is said
 def split(files: Files, share: float = SHARE, group: str | None = None) -> None:
     """Make val out of train, or train and val out of a set without a name, if no val is there.
 
-    An image goes to val by a hash of its name, or of the part of its name that `group` matches: what is added later moves no
-    other image.
+    A hash of an image's name, or of the part that `group` matches, decides whether it goes to val. So images that are added
+    later move no other image.
 
     Raises:
         ValueError: There are fewer than two groups, or a setting is out of its range.

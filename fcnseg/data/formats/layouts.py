@@ -18,13 +18,13 @@ MASKS = (
     *("masks", "mask", "labels", "label", "annotations", "ann_dir", "segmentationclasspng", voc.MASKS.lower()),
     *("gtfine", "gt"),
 )
-MASK_SUFFIXES = (".png", ".PNG", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")  # what cannot be read is named later
+MASK_SUFFIXES = (".png", ".PNG", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")  # unreadable files are reported later
 PROGRAMS = {  # the program that writes each class list
     "labelmap.txt": "CVAT's Segmentation mask 1.1",
     "class_names.txt": "labelme2voc's output",
     "_classes.csv": "Roboflow's masks",
 }
-ENDINGS = ("", "_mask", "_label", "_labels")  # what the names of masks may end in, where no setting says
+ENDINGS = ("", "_mask", "_label", "_labels")  # the possible ends of masks' names, without a setting
 
 
 def lists(root: Path) -> Files | None:
@@ -38,7 +38,7 @@ def lists(root: Path) -> Files | None:
 
 
 def _format(kind: str, found: str, class_list: ClassList | None) -> str:
-    """The name of a format, and what it was recognised by: also by the class list of a program."""
+    """The name of a format, with the files that it was recognised by, such as the class list of a program."""
     program = PROGRAMS.get(class_list.source.name) if class_list else None
     return f"{program}, by {class_list.source.name} and {found}" if class_list and program else f"{kind}, by {found}"
 
@@ -82,7 +82,7 @@ def _inside(root: Path, name: str, source: Path) -> Path:
 
 
 def folders(root: Path, image_suffix: str, mask_suffix: str | None) -> Files | None:
-    """Folders of images and of masks, in a folder for each image set, or with one for each inside; or all in one folder."""
+    """Folders of images and of masks, inside a folder for each image set or around them; or all files in one folder."""
     below = _folders(root)
     sets = {SETS[name]: path for name, path in below.items() if name in SETS}
     folders_of: dict[str, tuple[Path, Path]] = {}
@@ -133,7 +133,7 @@ def _places(root: Path) -> tuple[Path, Path] | None:
 def _pair(
     images: Path, masks: Path, image_suffix: str, mask_suffix: str | None
 ) -> tuple[dict[str, tuple[Path, Path]], list[str]]:
-    """The pairs in two folders, and what is alone there."""
+    """The pairs in two folders, and a line for each file without a partner."""
     endings = ENDINGS if mask_suffix is None else (mask_suffix,)
     best: tuple[dict[str, tuple[Path, Path]], list[str]] | None = None
     files = [list(folder.glob("*") if images == masks else folder.rglob("*")) for folder in (images, masks)]
@@ -150,7 +150,7 @@ def _pair(
 
 
 def _stems(folder: Path, files: Iterable[Path], suffixes: tuple[str, ...], ending: str) -> dict[str, Path]:
-    """Those of some files with one of some suffixes, by their paths without it and without the ending before it."""
+    """The files with one of these suffixes, by their paths without `ending` and suffix."""
     found: dict[str, Path] = {}
     paths = [path for path in files if path.suffix in suffixes and path.stem.endswith(ending)]
     for path in sorted(paths, key=lambda path: (suffixes.index(path.suffix), path)):
@@ -184,7 +184,7 @@ def coco(root: Path) -> Files | None:
 
 
 def _photograph(root: Path, source: Path, image_set: str, file: str) -> Path:
-    """The image that annotations name; the first of the places where images lie, if it is in none."""
+    """The image that annotations name; the first possible place if the image is missing."""
     inside = _inside(root, file, source)
     places = [*(root / "images" / name for name in (image_set, f"{image_set}2017", "")), source.parent]
     places += [root / name for name in (image_set, f"{image_set}2017", voc.IMAGES, "")]
@@ -216,7 +216,7 @@ def labelme(root: Path) -> Files | None:
 
 
 def _drawn(files: Files, words: Iterable[str]) -> Files | None:
-    """The files of what is drawn, with its classes; None without a drawing."""
+    """The files with the classes of their drawings; None without a drawing."""
     if not files.drawings:
         return None
     files.class_list = find_class_list(files.path) or named(files.path, list(words))
@@ -224,7 +224,7 @@ def _drawn(files: Files, words: Iterable[str]) -> Files | None:
 
 
 def _json(path: Path) -> Any:
-    """What a JSON file holds; None if it is broken, since any program may have put it there."""
+    """The content of a JSON file; None if it is broken, since any program may have written it."""
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, OSError, RecursionError):
@@ -232,7 +232,7 @@ def _json(path: Path) -> Any:
 
 
 def _as(path: Path, kind: str, read: Callable[[Any], Any], content: Any) -> Any:
-    """What `read` makes of a JSON file; if it is not of that kind, the message names it."""
+    """The result of `read` for a JSON file's content; an error names the file and the kind."""
     try:
         return read(content)
     except (LookupError, TypeError, ValueError, AttributeError) as error:

@@ -21,10 +21,10 @@ Points = npt.NDArray[np.float64]  # (n, 2) x and y in pixels: pixel 0 reaches fr
 
 @dataclass(frozen=True)
 class Drawing:
-    """What is drawn into the mask of one image.
+    """The shapes in the mask of one image.
 
     Attributes:
-        size: The width and height of the image, by the file that holds the shapes.
+        size: The width and height of the image, as the file of the shapes gives them.
         shapes: The name of a class and a shape, the lowest first: COCO's `segmentation`, or one of labelme's `shapes`.
     """
 
@@ -32,10 +32,10 @@ class Drawing:
     shapes: Sequence[tuple[str, Any]]
 
     def draw(self, path: Path, name: str, image: Image.Image | None, class_list: ClassList) -> Image.Image:
-        """The labels, mode "L"; what no shape covers is background, or void if there is no such class.
+        """The labels, mode "L"; pixels outside all shapes are background, or void without such a class.
 
         Raises:
-            ValueError: The size is not the image's, a shape is broken, or of no class.
+            ValueError: The size is not the image's, or a shape is broken or has no class.
         """
         width, height = self.size
         if image is not None and image.size != self.size:
@@ -94,7 +94,7 @@ def inside(shape: Any, size: tuple[int, int]) -> Inside:
 def polygon(points: Points, size: tuple[int, int]) -> Inside:
     """The (H, W) pixels whose centres are inside a polygon, by the even-odd rule.
 
-    Pillow draws the border's pixels, too, and cuts coordinates to whole numbers: two neighbours would overlap.
+    Pillow also draws the border's pixels and cuts coordinates to whole numbers: two neighbours would overlap.
     """
     found = np.zeros(size, dtype=bool)
     _fill(found, points)
@@ -104,8 +104,8 @@ def polygon(points: Points, size: tuple[int, int]) -> Inside:
 def _fill(found: Inside, points: Points) -> None:
     """Set the pixels of a polygon in (H, W) `found`; work is done only in the rows and columns that it reaches.
 
-    A pixel is inside if an odd number of edges cross its row at the left of its centre. Edges are taken in blocks: one after
-    the other takes nine times as long for a thousand of them, and all at once might take any memory.
+    A pixel is inside if an odd number of edges cross its row at the left of its centre. Edges are taken in blocks: one by
+    one, a thousand edges take nine times as long; all at once, memory would have no limit.
     """
     if not np.isfinite(points).all():
         raise ValueError("a coordinate is no number")
@@ -125,10 +125,10 @@ def _fill(found: Inside, points: Points) -> None:
 
 
 def runs(counts: Any, stored: Sequence[int], size: tuple[int, int]) -> Inside:
-    """COCO's run lengths, down the columns and beginning with what is outside: numbers, or the text that they make.
+    """Pixels from COCO's run lengths, down the columns, with the outside first: numbers, or their text.
 
     Raises:
-        ValueError: They are of another size.
+        ValueError: The runs have another size.
     """
     lengths = counts if isinstance(counts, list) else _lengths(counts)
     if tuple(stored) != size or sum(lengths) != size[0] * size[1] or min(lengths, default=0) < 0:
@@ -138,7 +138,7 @@ def runs(counts: Any, stored: Sequence[int], size: tuple[int, int]) -> Inside:
 
 
 def _lengths(text: str) -> list[int]:
-    """Run lengths from COCO's text: 5 bits a letter, the lowest first; from the third on, less the length two before it."""
+    """Run lengths from COCO's text: 5 bits a letter, the lowest first; from the third on, minus the length two before it."""
     lengths: list[int] = []
     value = shift = 0
     for letter in text:
@@ -153,7 +153,7 @@ def _lengths(text: str) -> list[int]:
 
 
 def _stamp(picture: str, points: Points, size: tuple[int, int]) -> Inside:
-    """Labelme's shape "mask": a small picture as text, and the corners where it lies."""
+    """Labelme's shape "mask": a small picture as text, and the corners of its place."""
     with Image.open(io.BytesIO(base64.b64decode(picture)), formats=["PNG"]) as file:
         stamp = np.asarray(file.convert("L")) > 0
     left, top = np.round(points.min(0)).astype(int).tolist()
@@ -169,7 +169,7 @@ def coco(content: Mapping[str, Any]) -> tuple[list[str], dict[str, Drawing]]:
     """The names of the categories, by id, and the drawing of every image by its `file_name`.
 
     Raises:
-        LookupError, TypeError, ValueError: It is not as COCO has it.
+        LookupError, TypeError, ValueError: The content is not COCO's.
     """
     names = {int(one["id"]): str(one["name"]) for one in content["categories"]}
     shapes: dict[Any, list[tuple[str, Any]]] = {one["id"]: [] for one in content["images"]}
@@ -186,7 +186,7 @@ def labelme(content: Mapping[str, Any]) -> Drawing:
     """The drawing in a JSON file of labelme's.
 
     Raises:
-        LookupError, TypeError, ValueError: It is not as labelme has it.
+        LookupError, TypeError, ValueError: The content is not labelme's.
     """
     kept = ("shape_type", "points", "mask")
     shapes = [(str(one["label"]), {key: one[key] for key in kept if key in one}) for one in content["shapes"]]

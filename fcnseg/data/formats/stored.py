@@ -1,4 +1,4 @@
-"""The numbers or colours in masks whose classes nothing says yet, and a classes.yaml that lists them for the user to name."""
+"""The numbers or colours in masks whose classes no file lists yet, and a classes.yaml that lists them for the user to name."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +16,7 @@ from fcnseg.data.formats.files import Files
 from fcnseg.machine.cores import cores
 from fcnseg.machine.files import write_text
 
-MOST = 64  # up to so many colours, each is taken for a class; of more, only those with LEAST of the pixels are
+MOST = 64  # up to this many colours, each is taken for a class; of more, only colours with LEAST of the pixels
 LEAST = 0.0005  # a share of all pixels
 
 
@@ -27,7 +27,7 @@ class Stored:
     Attributes:
         masks: The number of masks that could be read.
         pixels: The pixels of each number or colour.
-        holding: The number of masks that hold it.
+        holding: The number of masks that hold each number or colour.
         problems: A line for each mask that cannot be read.
     """
 
@@ -37,13 +37,13 @@ class Stored:
     problems: tuple[str, ...]
 
     def found(self, value: int | decode.Colour) -> str:
-        """How much there is of a number or colour."""
+        """How often a number or colour occurs, for messages."""
         share = self.pixels[value] / sum(self.pixels.values())
         return f"{share:.2%} of the pixels, in {self.holding[value]} of {self.masks} masks"
 
 
 def look(masks: Iterable[Path]) -> Stored:
-    """Count what masks store."""
+    """Count the numbers or colours in masks."""
     pixels: Counter[int | decode.Colour] = Counter()
     holding: Counter[int | decode.Colour] = Counter()
     problems, read = [], 0
@@ -73,7 +73,7 @@ def write_classes(files: Files, stored: Stored) -> Path:
     """Write classes.yaml beside the images, with a name to change for every number or colour that masks store.
 
     Raises:
-        ValueError: The file is there, or masks hold numbers and colours, or too few or too many to be classes.
+        ValueError: The file exists, or masks mix numbers with colours, or hold too few or too many for classes.
     """
     path = files.path / FILE
     if path.exists():
