@@ -1,4 +1,4 @@
-"""A training step whose batch is divided: among the devices of a run, and into parts that go one after the other."""
+"""A training step whose batch is divided: among the devices of a run, and into parts that are processed one after the other."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -18,17 +18,17 @@ def is_whole(task: LightningModule) -> bool:
 
 
 def train_on(task: Any, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor, int]:
-    """Train a task on this process's share of a batch; loss and gradient are those of the whole batch.
+    """Train a task on this process's share of a batch; the loss and the gradient are for the whole batch.
 
     Lightning's own accumulation would count steps in parts, and weight the parts of a shorter last batch too much.
 
     Args:
         task: A `SegmentationTask`.
-        batch: The share.
+        batch: This process's share of the batch.
         batch_idx: The number of the batch in the epoch.
 
     Returns:
-        The loss whose gradient is still to be computed; the loss of the whole batch; the number of its images.
+        The loss whose gradient must still be computed; the loss of the whole batch; the number of images in the batch.
     """
     if is_whole(task):
         loss: Tensor = task.loss(task(batch.image), batch.mask)
@@ -41,12 +41,12 @@ def train_on(task: Any, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor, i
         loss = task.loss(task(image), mask) * (divisor(task.loss, mask) / whole)
         own += loss.detach()
         loss = loss * world()  # DDP divides the sum of all gradients by the number of processes
-        if number < len(pairs):  # Lightning has the last part backward, in which DDP sends the sum of all parts
+        if number < len(pairs):  # Lightning runs the last part's backward pass, in which DDP sends the sum of all parts
             with torch.autocast(task.device.type, enabled=False):
                 task.trainer.strategy.backward(loss, None)
     value = total(own)
     images = task.trainer.train_dataloader.sizes[batch_idx] if world() > 1 else len(batch.mask)
-    # Lightning computes the gradient of the last part; the value that it logs is that of the whole batch.
+    # Lightning computes the gradient of the last part; the value that it logs is the loss of the whole batch.
     return loss + (value - loss).detach(), value, images
 
 
@@ -56,18 +56,18 @@ def parts(share: Tensor, number: int) -> list[Tensor]:
 
 
 def gather(module: LightningModule, stage: str, found: Iterable[list[Any]]) -> None:
-    """Put what all processes have found, a list with an item for every batch, in the order of one process.
+    """Bring the findings of all processes, lists with an item for every batch, into the order of one process.
 
     Args:
         module: The module whose trainer has gone through the batches.
         stage: The stage that has ended, "val" or "test".
-        found: The lists, which are changed.
+        found: The lists, which are changed in place.
     """
     if world() == 1:
         return
     lists = [*found]
     on_cpu = [[item.cpu() if isinstance(item, Tensor) else item for item in items] for items in lists]
     loader: Any = getattr(module.trainer, f"{stage}_dataloaders")
-    batches = interleaved(zip(*on_cpu, strict=True))[: len(loader.sizes)]  # some batches are there twice
+    batches = interleaved(zip(*on_cpu, strict=True))[: len(loader.sizes)]  # some batches occur twice
     for items, whole in zip(lists, zip(*batches, strict=True), strict=True):
         items[:] = whole

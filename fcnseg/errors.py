@@ -1,4 +1,4 @@
-"""The errors that commands tell apart, and the one way to print a message."""
+"""The errors that commands distinguish, and the one way to print a message."""
 
 import os
 import signal
@@ -26,7 +26,7 @@ class LostError(RuntimeError):
 
 
 class StopError(BaseException):
-    """A signal asks the run to stop. Like KeyboardInterrupt it is not an `Exception`: a sweep must stop, too.
+    """A signal asks the run to stop. Like KeyboardInterrupt, it is not an `Exception`: a sweep must stop as well.
 
     Args:
         signum: The number of the signal.
@@ -38,12 +38,12 @@ class StopError(BaseException):
 
 
 def first_of(items: Sequence[object], most: int = 10, *, in_line: bool = False) -> str:
-    """The first of what a message names, and how many more there are.
+    """The first items that a message names, and the number of the others.
 
     Args:
         items: The names of files or weights, or the lines of problems, that would make the whole message too long.
-        most: How many of them are shown.
-        in_line: Whether they stand beside each other, with commas; else a line each.
+        most: The largest number of items shown.
+        in_line: Whether the items are in one line, with commas; else each has its own line.
     """
     separator, more = (", ", " and") if in_line else ("\n", "\n... and")
     shown = separator.join(map(str, items[:most]))
@@ -56,7 +56,7 @@ def warn(message: str) -> None:
 
 
 def say(text: str, stream: TextIO) -> None:
-    """Print a text. If nobody reads any longer, as after `| head`, nothing happens: a run is not stopped by it."""
+    """Print a text. If nobody reads it, as after `| head`, nothing happens: the run goes on."""
     try:
         print(text, file=stream, flush=True)
     except BrokenPipeError:
@@ -64,5 +64,5 @@ def say(text: str, stream: TextIO) -> None:
 
 
 def drop(stream: TextIO) -> None:
-    """From here on, let what is printed to a closed stream vanish."""
+    """From here on, discard everything that is printed to a closed stream."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -14,7 +14,7 @@ from fcnseg.runs.folder import Run
 from fcnseg.runs.per_image import PerImage
 from fcnseg.runs.summary import show
 
-if TYPE_CHECKING:  # they import torch, which a refused command need not wait for
+if TYPE_CHECKING:  # they import torch: a refused command need not wait for it
     from lightning import Trainer
 
     from fcnseg.data.module import VOCDataModule
@@ -56,7 +56,7 @@ def reopened(cfg: DictConfig, run: Run) -> "tuple[VOCDataModule, SegmentationTas
     """The data, the task and the trainer for the test of a run that `cfg` asks for.
 
     Raises:
-        ValueError: There is no such run, or its network or its data cannot be had again.
+        ValueError: There is no such run, or its network cannot be rebuilt, or its data cannot be opened.
     """
     stored, result = run.config, run.result or {}
     from fcnseg.models.tta import averaged
@@ -77,16 +77,16 @@ def reopened(cfg: DictConfig, run: Run) -> "tuple[VOCDataModule, SegmentationTas
 
 
 def changed(run: Run, data: "VOCDataModule") -> str | None:
-    """The sentence that the data are not those that the run was trained on; None if they are."""
+    """A sentence that the data differ from the run's training data; None if they are the same."""
     return data.changed_since((run.result or run.status or {}).get("data_fingerprint", data.fingerprint))
 
 
 def keep(measured: Mapping[str, Any], images: PerImage | None, *, cfg: DictConfig, run: Run, data: "VOCDataModule") -> None:
-    """Write what the test has measured into the run's folder: of the run's own test, only what it found in every image.
+    """Write the test's measurements into the run's folder; for the run's own test, only its findings in every image.
 
     Args:
-        measured: What `result.measure` returned.
-        images: What `result.per_image` returned.
+        measured: The value of `result.measure`.
+        images: The value of `result.per_image`.
         cfg: The config of the command.
         run: The run that was tested.
         data: The data that it was tested on.
@@ -104,7 +104,7 @@ def keep(measured: Mapping[str, Any], images: PerImage | None, *, cfg: DictConfi
     elif run.result and not changed(run, data):
         try:
             run.add_images(images)
-        except ValueError as error:  # the scores are shown; a folder that is only read needs nothing more
+        except ValueError as error:  # the scores are shown, which is enough for a folder that cannot be written
             warn(str(error))
 
 

@@ -1,4 +1,4 @@
-"""Names that logs, results and run folders have, of scores and of files. It imports nothing."""
+"""The names of scores and files in logs, results and run folders. This module imports nothing."""
 
 SCORES = {  # every score by its name, with its title for people
     "miou": "mIoU",
@@ -8,10 +8,10 @@ SCORES = {  # every score by its name, with its title for people
     "paper_acc": "paper's accuracy",
 }
 PAPER_SCORES = ("paper_iou", "paper_acc")  # NaN without a background
-MONITOR = "val/miou"  # the value that the best epoch is chosen by
+MONITOR = "val/miou"  # the value by which the best epoch is chosen
 PAPER_BATCH = 16  # images in the batches that the paper averages over; a run's own batch size changes nothing
 
-# The files of a run's folder, and those of its folder of checkpoints.
+# The files of a run's folder, and the files of its folder of checkpoints.
 HYDRA, STATUS, METRICS, RESULT = ".hydra", "status.json", "metrics.csv", "result.json"
 CONFIG = f"{HYDRA}/config.yaml"
 CHECKPOINTS, BEST, LAST, PREVIOUS = "checkpoints", "best.ckpt", "last.ckpt", "previous.ckpt"

@@ -1,4 +1,4 @@
-"""The optimiser of a network, with groups of parameters that have learning rates or weight decays of their own."""
+"""The optimiser of a network, with groups of parameters that have their own learning rates or weight decays."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -20,14 +20,14 @@ def optimizer(
     """The optimiser of the parameters that are not frozen.
 
     Args:
-        net: The network; its pretrained part, if it has one, is its attribute `backbone`.
+        net: The network; its attribute `backbone`, if it has one, is the pretrained part.
         make: Makes the optimiser from parameters, or from groups of them.
         backbone_lr: The factor of the backbone's learning rate; None for 1.
-        decay_norms: False for no weight decay on parameters of one dimension: those of norms, and biases.
+        decay_norms: False for no weight decay on parameters of one dimension: norms and biases.
         clips: Whether gradients are clipped.
 
     Raises:
-        ValueError: The factor is of no weight that is trained, or there is no weight decay.
+        ValueError: No weight that is trained has the factor, or there is no weight decay.
     """
     backbone = getattr(net, "backbone", nn.Module()) if backbone_lr not in (None, 1) else None
     groups = _groups(net, backbone, norms_apart=decay_norms is False)

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from fcnseg.data.dataset import Classes
 
 if TYPE_CHECKING:
-    from torch import Tensor  # a report without pictures of predictions does not need it
+    from torch import Tensor  # a report without pictures of predictions does not need torch
 
     Pixels = Tensor | npt.NDArray[Any]  # a tensor on the CPU, or an array
 
@@ -22,10 +22,10 @@ ERRORS = {  # how a prediction differs from the truth, in colours that most read
     "wrong class": (204, 62, 78),
     "void": (255, 255, 255),
 }
-OPACITY = 0.6  # how much a mask hides of the image below it
+OPACITY = 0.6  # the share of the image below that a mask hides
 GAP = 4  # white pixels between the pictures of a panel
-WIDTH = 600  # pixels that a panel has at least
-LINE, SWATCH = 20, 12  # pixels of a line of text, and of a colour in a legend
+WIDTH = 600  # the least width of a panel in pixels
+LINE, SWATCH = 20, 12  # the height of a line of text, and the side of a colour in a legend, in pixels
 HEADINGS = ("image", "truth", "prediction", "overlay")
 FONT = ImageFont.load_default(14)
 
@@ -41,7 +41,7 @@ def photograph(image: "Pixels") -> Picture:
 
 
 def overlay(image: "Pixels", mask: "Pixels", classes: Classes) -> Picture:
-    """An image (3, H, W) uint8 with labels (H, W) laid over it in their colours, where they are not background."""
+    """An image (3, H, W) uint8 under the colours of its labels (H, W), except for background."""
     background = -1 if classes.background is None else classes.background
     shown = (np.asarray(mask) != background)[..., None] * OPACITY  # (H, W, 1)
     return np.asarray(photograph(image) * (1 - shown) + colour(mask, classes) * shown, dtype=np.uint8)
@@ -50,8 +50,8 @@ def overlay(image: "Pixels", mask: "Pixels", classes: Classes) -> Picture:
 def errors(truth: "Pixels", prediction: "Pixels", classes: Classes) -> Picture:
     """Where labels (H, W) differ from the truth, in the colours of `ERRORS`.
 
-    Missed is an object predicted as background, invented is background predicted as an object; without a background, all that
-    is wrong is of a wrong class.
+    "Missed" is an object predicted as background; "invented" is background predicted as an object. Without a background,
+    every error is a wrong class.
     """
     given, predicted = np.asarray(truth), np.asarray(prediction)
     background = -1 if classes.background is None else classes.background
@@ -63,7 +63,7 @@ def errors(truth: "Pixels", prediction: "Pixels", classes: Classes) -> Picture:
 
 
 def panel(images: "Pixels", truths: "Pixels", predictions: "Pixels", classes: Classes, names: Sequence[str]) -> Picture:
-    """The image, the truth, the prediction, and the prediction over the image: a row a sample, under headings, over a legend.
+    """Image, truth, prediction, and prediction over the image: a row a sample, with headings above and a legend below.
 
     Small images are enlarged by a whole number, so that the panel is at least `WIDTH` pixels wide.
 
@@ -71,7 +71,7 @@ def panel(images: "Pixels", truths: "Pixels", predictions: "Pixels", classes: Cl
         images: (N, 3, H, W) uint8.
         truths: (N, H, W) labels, 255 for void.
         predictions: (N, H, W) labels.
-        classes: The classes of the labels, in whose colours these are drawn.
+        classes: The classes of the labels, which have the colours of the labels.
         names: The names of the images, which head the rows.
     """
     height, width = images.shape[-2:]
@@ -98,12 +98,12 @@ def panel(images: "Pixels", truths: "Pixels", predictions: "Pixels", classes: Cl
 
 
 def _line(text: str) -> str:
-    """A name as a line that can be drawn: a class's or a file's may have any characters."""
+    """A name as a line that can be drawn: the name of a class or a file may have any characters."""
     return " ".join(text.encode(errors="replace").decode().split())
 
 
 def _flowed(names: Sequence[str], right: int) -> list[tuple[int, int]]:
-    """Where the entries of a legend begin, none of them across the edge `right`: the pixel in a line, and the line."""
+    """The starts of a legend's entries, as (pixel in the line, line), so that no entry crosses the edge `right`."""
     places, x, line = [], 0, 0
     for name in names:
         width = int(FONT.getlength(_line(name))) + SWATCH + 4 * GAP
@@ -115,7 +115,7 @@ def _flowed(names: Sequence[str], right: int) -> list[tuple[int, int]]:
 
 
 def legend(masks: Sequence["Pixels"], classes: Classes) -> dict[str, str]:
-    """The classes in masks, of any shapes, with their colours as #rrggbb."""
+    """The classes in masks of any shapes, with their colours as #rrggbb."""
     labels = sorted({label for mask in masks for label in np.unique(mask).tolist()})
     names = [*classes.names, *["void"] * (256 - len(classes))]
     return {names[label]: "#{:02x}{:02x}{:02x}".format(*classes.palette[label]) for label in labels}

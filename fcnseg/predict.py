@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("masks", "voc")  # the values of the setting `format`
 LOADED = ("tta", "tile", "overlap", "batch_size", "trust")  # the settings that `inference.load` takes
-WRITTEN = ("overlay", "scores", "oriented")  # the settings of what is written, and how it lies
+WRITTEN = ("overlay", "scores", "oriented")  # the settings of the written files and their orientation
 
 
 @command("predict")
@@ -29,7 +29,7 @@ def predict(cfg: DictConfig) -> None:
         raise ValueError(f"format={cfg.format}: wanted one of {', '.join(FORMATS)}")
     run, out = Run(Path(str(cfg.run))), Path(str(cfg.out))
     config = run.config
-    from fcnseg import inference  # imports torch, which a refused command need not wait for
+    from fcnseg import inference  # imports torch: a refused command need not wait for it
     from fcnseg.data import decode
     from fcnseg.inference import submission
     from fcnseg.inference.masks import MaskFolder, key_of
@@ -63,7 +63,7 @@ def predict(cfg: DictConfig) -> None:
 
 
 def _write(masks: "MaskFolder", segmenter: "Segmenter", photographs: Mapping[str, Path]) -> tuple[int, str]:
-    """Write the masks of photographs; the number of those that cannot be read, and what to say of the speed."""
+    """Write the masks of photographs; return the number of unreadable ones and a text on the speed."""
     began, broken = time.perf_counter(), 0
     for error in with_progress(masks.write(segmenter, photographs), "Predicting", len(photographs)):
         if error:

@@ -1,4 +1,4 @@
-"""Schedules of the learning rate that are stepped once a step, and the warm-up that any schedule may begin with."""
+"""Schedules of the learning rate that are updated after every step, and a warm-up for any schedule."""
 
 from collections.abc import Callable
 from inspect import signature
@@ -13,7 +13,7 @@ from fcnseg.data import check_number
 
 
 def poly(optimizer: Optimizer, *, steps: int, power: float) -> PolynomialLR:
-    """The learning rate times (1 - the share of the steps that are done) to the power of `power`.
+    """The learning rate times (1 - the share of steps done) to the power of `power`.
 
     Raises:
         ValueError: `power` is below 0: the learning rate would grow without bound.
@@ -34,7 +34,7 @@ def onecycle(
     """Torch's OneCycleLR, whose highest learning rates are those of the optimiser.
 
     Raises:
-        ValueError: `pct_start` is no share, or the steps are too few for it.
+        ValueError: `pct_start` is not a share, or there are too few steps for it.
     """
     check_number("schedule.pct_start", pct_start, 0, 1)
     if pct_start * steps == 1:  # OneCycleLR divides by zero
@@ -51,14 +51,14 @@ def onecycle(
 
 
 class Warmup(LRScheduler):
-    """Another schedule, whose learning rates are reached in equal steps from 0 on.
+    """A warm-up before another schedule: the learning rates rise from 0 to the schedule's in equal steps.
 
-    It sets what the other schedule says, times a factor, so that any schedule may begin with it.
+    It multiplies the other schedule's learning rates by a factor, so that any schedule may begin with a warm-up.
 
     Args:
         schedule: The schedule whose learning rates are scaled.
-        steps: The steps of the warm-up; the last of them is the first with the whole learning rate.
-        every: The steps after which the other schedule is stepped.
+        steps: The number of steps of the warm-up; the last one is the first with the whole learning rate.
+        every: The number of steps between two updates of the other schedule.
     """
 
     def __init__(self, schedule: LRScheduler, *, steps: int, every: int) -> None:
@@ -67,8 +67,8 @@ class Warmup(LRScheduler):
         self._set(1 / steps)
 
     def step(self, epoch: int | None = None) -> None:
-        """A step of the training is done."""
-        self._set(1)  # what the other schedule knows, and may reckon with
+        """Set the learning rates for the next step of the training."""
+        self._set(1)  # the rates that the other schedule set and may compute from
         self.last_epoch += 1
         if self.last_epoch % self.every == 0:
             self.schedule.step()
@@ -80,11 +80,11 @@ class Warmup(LRScheduler):
             group["lr"] = lr
 
     def state_dict(self) -> dict[str, Any]:
-        """The steps that are done, and the state of the other schedule."""
+        """The number of steps done, and the state of the other schedule."""
         return {"last_epoch": self.last_epoch, "last_lr": self._last_lr, "schedule": self.schedule.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave."""
+        """Restore the state from `state_dict`."""
         self.last_epoch, self._last_lr = state_dict["last_epoch"], state_dict["last_lr"]
         self.schedule.load_state_dict(state_dict["schedule"])
 
@@ -97,15 +97,15 @@ def scheduled(
     make: Callable[..., LRScheduler],
     warmup: float | None = None,
 ) -> LRSchedulerConfigType:
-    """The schedule of a run, and whether it is stepped once a step or once an epoch, as Lightning takes both.
+    """The schedule of a run, and whether it is updated every step or every epoch, in the form that Lightning takes.
 
     Args:
         optimizer: The optimiser whose learning rates are changed.
         epochs: The epochs of the run.
         epoch_steps: The steps of an epoch.
-        make: Makes the schedule from the optimiser. One that takes `steps` gets all steps of the run and is stepped once a
-            step, any other once an epoch.
-        warmup: The steps of the warm-up, or, below 1, their share of all steps; None or 0 for no warm-up.
+        make: Makes the schedule from the optimiser. If it takes `steps`, it gets the number of steps of the run, and the
+            schedule is updated every step; else every epoch.
+        warmup: The number of steps of the warm-up or, if below 1, their share of all steps; None or 0 for no warm-up.
 
     Raises:
         ValueError: The warm-up is as long as the run.

@@ -24,7 +24,7 @@ def train(cfg: DictConfig) -> float | None:
     """Train and test the run that `cfg` describes, or show it if it has finished; return its test mIoU."""
     check_settings(cfg)
     with only_the_first_prints(cfg.trainer) as is_first:
-        from fcnseg.fit import fit  # imports torch, which a refused command need not wait for
+        from fcnseg.fit import fit  # imports torch: a refused command need not wait for it
         from fcnseg.report.card import describe
 
         run, console = Run.of(cfg, default_values), messages.console()
@@ -50,7 +50,7 @@ def check_settings(cfg: DictConfig) -> None:
 
 class _Callable(ModuleType):
     def __call__(self, *settings: str) -> Run:
-        """`fcnseg.train("model=wilson", "aug=flip")`: what the command does, from Python; the run that it has trained."""
+        """Run the command from Python, as `fcnseg.train("model=wilson", "aug=flip")`, and return the trained run."""
         return Run.of(train.in_python(*settings), dict)
 
 

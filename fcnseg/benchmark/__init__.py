@@ -1,1 +1,1 @@
-"""What `python -m fcnseg.benchmark` measures: arms that train the same network, parts by themselves, and growth."""
+"""The measurements of `python -m fcnseg.benchmark`: arms that train the same network, parts by themselves, and growth."""

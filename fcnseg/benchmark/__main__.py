@@ -20,7 +20,7 @@ from fcnseg.cli.configs import compose, default_config
 from fcnseg.data import check_whole_number
 from fcnseg.machine.files import write_json, write_text
 
-# What can be measured, as a message says it, with a pattern of the settings that have no effect on it beside `UNUSED`.
+# The words for each measurement in messages, and a pattern of the settings that, like `UNUSED`, have no effect on it.
 MODES = {
     "gpu_day": (
         "with gpu_day=true, which trains every network and experiment",
@@ -63,10 +63,10 @@ def benchmark(cfg: DictConfig) -> None:
 
 
 def check_settings(cfg: DictConfig) -> str:
-    """Refuse what cannot be measured; give the mode, one of `MODES`.
+    """Refuse what cannot be measured; return the mode, one of `MODES`.
 
     Raises:
-        ValueError: A setting is out of its range, does not go with another, or has no effect.
+        ValueError: A setting is out of its range, contradicts another, or has no effect.
     """
     for key in ("repeats", "steps"):
         check_whole_number(key, cfg[key], 1)
@@ -87,9 +87,9 @@ def check_settings(cfg: DictConfig) -> str:
 
 
 def resolve(cfg: DictConfig) -> DictConfig:
-    """Make `cfg` one that another process can take, with the precision that this machine trains in, and give it back.
+    """Make `cfg` fit for another process, with the precision that this machine trains in, and return it.
 
-    Loggers are left out: they would write into the folder of a run that is not there.
+    Loggers are left out: they would write into the folder of a run, and there is no run.
     """
     from fcnseg import build
 
@@ -115,7 +115,7 @@ def comparison(cfg: DictConfig) -> Iterator[Tables]:
 
 
 def augment(cfg: DictConfig) -> Iterator[Tables]:
-    """Every choice of `aug` beside a training step; the chosen one keeps what the command line sets of it."""
+    """Every choice of `aug` beside a training step; the chosen one keeps its settings from the command line."""
     from fcnseg.benchmark.parts import augmentations
 
     names = GlobalHydra.instance().config_loader().get_group_options("aug")
@@ -124,7 +124,7 @@ def augment(cfg: DictConfig) -> Iterator[Tables]:
 
 
 def gpu_day(cfg: DictConfig) -> Iterator[Tables]:
-    """All that a GPU must show, of all networks."""
+    """All measurements for a GPU, of all networks."""
     import torch
 
     from fcnseg.benchmark.gpu_day import Day, measure

@@ -1,4 +1,4 @@
-"""The arms: five ways to train the same network on the same images, in the same order, which take turns."""
+"""The arms: five ways to train the same network on the same images in the same order. They take turns."""
 
 import resource
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,7 +27,7 @@ from fcnseg.runs.costs import now
 from fcnseg.runs.folder import Run
 from fcnseg.task import SegmentationTask
 
-FULL, REDUCED = 1e-4, 1e-2  # how far apart, relative, first losses may lie in float32, and with bfloat16
+FULL, REDUCED = 1e-4, 1e-2  # the largest relative difference of first losses: in float32, with bfloat16
 WARMUP = 2  # the number of steps before the timed ones, in which memory is taken and kernels are made
 
 
@@ -35,13 +35,13 @@ class Clock:
     """Takes the time of a training's steps: called from a loop, or by its callback for Lightning's Trainer.
 
     Args:
-        device: The device whose work is waited for before the time is read.
+        device: The device whose work must end before the time is read.
         steps: The number of steps from the training's start to the end of its timed steps.
     """
 
     def __init__(self, device: torch.device, steps: int) -> None:
         self.device, self.steps, self.done, self.first_loss = device, steps, 0, 0.0
-        self.times = {0: now(device)}  # when these steps had been done
+        self.times = {0: now(device)}  # the time by the number of steps done
         self.callback = LambdaCallback(on_train_batch_end=lambda _, task, outputs, *batch: self.step(outputs["loss"]))
 
     def step(self, loss: Tensor) -> None:
@@ -49,17 +49,17 @@ class Clock:
         self.done += 1
         if self.done in (1, WARMUP, self.steps):
             self.times[self.done] = now(self.device)
-        if self.done == 1:  # after the time, because reading a loss from a GPU takes some
+        if self.done == 1:  # after the time is read: reading a loss from a GPU takes time
             self.first_loss = loss.item()
 
     @property
     def timed_s(self) -> float:
-        """The seconds of the timed steps, which come after those to warm up."""
+        """The seconds of the timed steps, which follow the warm-up."""
         return self.times[self.steps] - self.times[WARMUP]
 
 
 def train(cfg: Any, arm: str, *, steps: int, images: int | None = None) -> Figures:
-    """Train with an arm: `steps` timed steps after those to warm up, on the first `images` images over and over.
+    """Train with an arm: `steps` timed steps after the warm-up, on the first `images` images over and over.
 
     None stands for all images. The precision of `cfg` is not "auto".
     """
@@ -68,7 +68,7 @@ def train(cfg: Any, arm: str, *, steps: int, images: int | None = None) -> Figur
     device, done = fabric_of(cfg).device, WARMUP + steps
     data = build.data(cfg)
     data.prepare_data()
-    # As many images as there are steps: an epoch's end would be timed as well.
+    # As many images as the steps need: the end of an epoch would be timed as well.
     data.stages["train"] = ("train", torch.arange(done * data.batch_size) % (images or data.count("train")))
     task = task_of(cfg, data)
     if arm == "everything":
@@ -109,7 +109,7 @@ def train_with_lightning(cfg: Any, data: VOCDataModule, task: SegmentationTask, 
 
 
 def train_as_a_run(cfg: Any, data: Any, task: SegmentationTask, clock: Clock, val: Any = None) -> None:
-    """Train as `python -m fcnseg.train` does, with all callbacks of a run; a batch is validated when all is timed."""
+    """Train as `python -m fcnseg.train` does, with all callbacks of a run; a batch is validated after the timed steps."""
     with TemporaryDirectory() as folder:
         trainer: Any = Training(cfg, run := Run(Path(folder)), StopRequest(), Console(quiet=True), {}).trainer
         run.start(cfg, "")
@@ -123,16 +123,16 @@ THEIRS: dict[str, Train] = {"plain": train_in_a_loop, "lightning": train_with_li
 
 
 def take_turns(cfg: Any) -> Iterator[list[Figures]]:
-    """Train with the arms `cfg.arms` in `cfg.repeats` turns each; after every turn, give the medians of each arm so far.
+    """Train with the arms `cfg.arms` in `cfg.repeats` turns each; after every turn, yield the medians of each arm so far.
 
-    They take turns so that what else the machine does meets all of them.
+    Because of the turns, other work on the machine slows all arms alike.
 
     Raises:
-        RunFailedError: The arms' first losses do not agree, so that they would not train the same.
+        RunFailedError: The arms' first losses do not agree: they would not train the same.
     """
     turns: dict[str, list[Figures]] = {}
     for number in range(cfg.repeats):
-        # Every other round in reverse: a machine that slows down meets no arm more than another.
+        # Every other round in reverse: a machine that slows down affects all arms alike.
         for arm in list(cfg.arms)[:: -1 if number % 2 else 1]:
             turns.setdefault(arm, []).extend(rows(partial(call, train, cfg, steps=cfg.steps), {"arm": arm}))
             check_first_losses([done[0] for done in turns.values()])
@@ -140,7 +140,7 @@ def take_turns(cfg: Any) -> Iterator[list[Figures]]:
 
 
 def _median(turns: Sequence[Figures]) -> Figures:
-    """The figures of an arm's first turn that failed; else those of its first turn with the median of all speeds."""
+    """The figures of an arm's first failed turn; without one, those of its first turn, with the median of all speeds."""
     if failed := [turn for turn in turns if "failed" in turn]:
         return failed[0]
     speeds = [turn["images_per_s"] for turn in turns]
@@ -148,7 +148,7 @@ def _median(turns: Sequence[Figures]) -> Figures:
 
 
 def table(arms: Sequence[Figures], limits: Mapping[str, Any]) -> list[Figures]:
-    """A row for each arm, with its speed beside that of `plain` and beside the machine's limit, images/s by precision."""
+    """A row for each arm, with its speed beside that of `plain` and beside the machine's `limits`, images/s by precision."""
     plain = next((arm.get("images_per_s") for arm in arms if arm["arm"] == "plain"), None)
     found = []
     for arm in arms:
@@ -159,10 +159,10 @@ def table(arms: Sequence[Figures], limits: Mapping[str, Any]) -> list[Figures]:
 
 
 def check_first_losses(arms: Sequence[Figures]) -> None:
-    """Hold every arm's first loss against the first arm's.
+    """Compare every arm's first loss with the first arm's.
 
     Raises:
-        RunFailedError: Two of them lie too far apart.
+        RunFailedError: Two of them differ too much.
     """
     trained = [arm for arm in arms if "failed" not in arm]
     for arm in trained:

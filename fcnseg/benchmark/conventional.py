@@ -1,4 +1,4 @@
-"""What people write: torchvision's VOCSegmentation, transforms of each sample, a DataLoader, a stock Lightning module."""
+"""The usual code: torchvision's VOCSegmentation, transforms of each sample, a DataLoader, a stock Lightning module."""
 
 from typing import Any
 
@@ -41,7 +41,7 @@ def image_loader(data: VOCDataModule, device: torch.device) -> DataLoader[Any]:
         num_workers=cores(),
         pin_memory=device.type == "cuda",
         persistent_workers=True,
-        multiprocessing_context="fork",  # Linux's default, which a process of the fork server does not have
+        multiprocessing_context="fork",  # Linux's default, but not that of a process of the fork server
     )
 
 
@@ -57,7 +57,7 @@ class StockModule(LightningModule):
     """A Lightning module as in tutorials.
 
     Args:
-        task: The network, which is changed, and the loss and the optimiser, in whose place torch's own are taken.
+        task: The network, which is changed; the loss and the optimiser, which torch's own replace.
     """
 
     def __init__(self, task: SegmentationTask) -> None:

@@ -1,6 +1,6 @@
 """Everything to measure on a GPU, for a machine that is available for a few minutes: `python -m fcnseg.benchmark gpu_day=true`.
 
-The most important table comes first and the files are complete after every row. On a CPU it runs the same with small images.
+The most important table comes first and the files are complete after every row. A CPU measures the same with small images.
 """
 
 import os
@@ -45,7 +45,7 @@ ON_CPU = ("data.size=32", "data.batch_size=4", "trainer.max_epochs=2")
 STEPS = 5  # the number of steps after which losses are compared
 EXACT = ("trainer.deterministic=true", "trainer.max_epochs=3", "checkpoint.min_seconds=0")
 SAVED, KILLED = 11, 13  # the steps after which a run is saved and killed
-HANGS = 5  # a row that takes so many times as long as it should is killed, so that the others get their turn
+HANGS = 5  # a row that takes so many times its expected time is killed, so that the others get their turn
 
 
 def killer(step: int) -> Callback:
@@ -60,12 +60,12 @@ def killer(step: int) -> Callback:
 
 @dataclass
 class Day:
-    """What the measurements of all tables share."""
+    """The values that the measurements of all tables share."""
 
-    compose: Callable[..., Any]  # the function that makes the config of a training, for another process, of overrides
-    own: Sequence[str]  # the overrides of the command line that a training takes too; they win
+    compose: Callable[..., Any]  # the function from overrides to the config of a training, for another process
+    own: Sequence[str]  # the overrides of the command line that every training also gets; they win
     folder: Path  # the folder for data and runs
-    end: float  # the time, by `time.monotonic`, at which all is to be done
+    end: float  # the time, by `time.monotonic`, at which everything must be done
     on_gpu: bool  # whether there is a GPU to train on; a CPU gets less work
     limits: dict[str, Figures] = field(default_factory=dict)  # the most images/s, by network and precision
     trained: dict[str, list[Figures]] = field(default_factory=dict)  # the figures of each arm so far, by network
@@ -90,18 +90,18 @@ class Day:
         return self.settings("data=shapes", *few, f"model={network}", *NETWORKS[network], *overrides)
 
     def call(self, work: Callable[..., T], *args: Any, **named: Any) -> T:
-        """What `work` returns in a process of its own, which is killed if it hangs, or when no time is left."""
+        """The value of `work`, called in a process of its own, which is killed if it hangs or when no time is left."""
         return call(work, *args, seconds=1 + int(self.left), **named)
 
     def command(self, name: str, *settings: str, code: int = 0) -> Path:
-        """Run `python -m fcnseg.train`, which is to end with the exit code `code`, and give the folder of its run."""
+        """Run `python -m fcnseg.train`, which must end with the exit code `code`, and return the folder of its run."""
         words = "-m", "fcnseg.train", *settings, f"runs={self.folder}", f"name={name}"
         python(*words, seconds=self.left, code=code)
         return self.folder / name
 
 
 def correctness(day: Day, network: str, precision: str) -> Figures:
-    """The losses of the first steps on the CPU and on the device: how far apart they are, relative to the CPU's."""
+    """The losses of the first steps on the CPU and on the device: their difference, relative to the CPU's."""
     settings = (network, "data.batch_size=4", f"trainer.precision={precision}")
     cpu, device = (day.call(losses, day.compose(*day.shapes(*settings, *where))) for where in (["trainer.accelerator=cpu"], []))
     first, last = (abs(device[step] - cpu[step]) / abs(cpu[step]) for step in (0, -1))
@@ -112,7 +112,7 @@ def correctness(day: Day, network: str, precision: str) -> Figures:
 
 
 def losses(cfg: Any) -> list[float]:
-    """The losses of the first steps, all on the first batch; float32 is not TF32 here."""
+    """The losses of the first steps, all on the first batch; TF32 does not replace float32 here."""
     torch.backends.cudnn.allow_tf32 = False
     _, task, fabric, batch = prepare(cfg)
     step = bare_step(task, batch, fabric)
@@ -120,7 +120,7 @@ def losses(cfg: Any) -> list[float]:
 
 
 def exactness(day: Day, network: str) -> Figures:
-    """Runs in deterministic mode: how much differs in a second one, and in one that was killed and resumed."""
+    """The differences of a second run in deterministic mode, and of one that was killed and resumed, from the first."""
     settings = day.shapes(network, *EXACT, f"checkpoint.every_n_steps={SAVED}")
     once, again = (_end(day.command(f"{network}-{run}", *settings)) for run in ("once", "again"))
     kill = [f"+callbacks.kill.{key}" for key in (f"_target_={__name__}.killer", "only_watches=true", f"step={KILLED}")]
@@ -132,7 +132,7 @@ def exactness(day: Day, network: str) -> Figures:
 
 
 def _end(run: Path) -> list[Any]:
-    """All that a run ends with: weights, the optimiser's state, scores, the confusion matrix."""
+    """The end state of a run: weights, the optimiser's state, scores, the confusion matrix."""
     last = torch.load(run / CHECKPOINTS / LAST, map_location="cpu", weights_only=True)
     result: Any = read_json(run / RESULT)
     return tree_leaves([last["state_dict"], last["optimizer_states"], result["metrics"], result["confusion"]])
@@ -161,7 +161,7 @@ def images(day: Day) -> Figures:
 
 
 def _write_part(folder: voc.Folder, part: int, **counts: int) -> dict[str, list[str]]:
-    """Draw images, enlarge them to VOC's size, and give their names by image set."""
+    """Draw images, enlarge them to VOC's size, and return their names by image set."""
     drawn, size = shapes(folder.path.parent / "drawn", **counts, seed=part), (LONG_SIDE, LONG_SIDE)
     for name in drawn.ids("trainval"):
         with Image.open(drawn.image(name)) as image, Image.open(drawn.mask(name)) as mask:
@@ -182,7 +182,7 @@ def speed(day: Day, network: str, arm: str) -> Figures:
 
 
 def host(day: Day, network: str) -> Figures:
-    """What the host does for a step of this package, on images so small that the device is never waited for."""
+    """The host's work for a step of this package, on images so small that the host never waits for the device."""
     cfg = day.compose(*day.shapes(network, "data.size=32", "data.batch_size=4"))
     return day.call(host_step, cfg, day.steps)
 
@@ -193,7 +193,7 @@ def host_step(cfg: Any, steps: int) -> Figures:
     fewer, more = (_calls(cfg, steps) for steps in (10, 30))
     figures = {"host_ms": 1e3 * cfg.data.batch_size / images_per_s}
     for kind, word in (("kernels", "LaunchKernel"), ("copies", "MemcpyAsync"), ("synchronisations", "Synchronize")):
-        # The difference of two trainings leaves out what is done once.
+        # The difference of two trainings leaves out work that is done once.
         figures[kind] = sum(more[key] - fewer[key] for key in more if key.startswith("cu") and word in key) / 20
     if fabric_of(cfg).device.type == "cuda" and not figures["kernels"]:
         raise RuntimeError("the profiler has seen no kernel, so that it cannot count on this machine")
@@ -244,7 +244,7 @@ def items() -> list[Item]:
 
 
 def measure(day: Day) -> Iterator[Tables]:
-    """Measure all items; after every row, give the rows so far of its table."""
+    """Measure all items; after every row, yield the rows of its table so far."""
     for item in items():
         at_once = item.at_once if day.on_gpu else 1
         yield from measured(item.title, partial(within_time, day, item), item.cases, at_once=at_once)

@@ -36,7 +36,7 @@ def grown(cfg: Any, growing: str) -> Any:
 def epoch(cfg: Any) -> Figures:
     """The seconds and the memory of an epoch of generated images.
 
-    As many steps on two batches alone show what memory torch takes: what comes on top is the data's.
+    As many steps on two batches alone show what memory torch takes: the rest is the memory of the data.
     """
     source, size, batch_size = cfg.data.source, cfg.data.size, cfg.data.batch_size
     steps = max(1, source.train // batch_size - WARMUP)

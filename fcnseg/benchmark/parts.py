@@ -1,4 +1,4 @@
-"""What is measured beside the arms: the parts of a training by themselves, each beside another way to do it."""
+"""The parts of a training, measured by themselves, each beside another way to do it."""
 
 import os
 from functools import partial
@@ -98,10 +98,10 @@ def metrics(cfg: Any) -> Figures:
 
 def loop(cfg: Any) -> Figures:
     """The host's time for a step of a network with next to no work: in a run, and in a bare loop."""
-    torch.set_num_threads(1)  # work this small is not worth sharing
+    torch.set_num_threads(1)  # so little work is not worth sharing
     data, task, fabric, _ = prepare(cfg)
     task.net = nn.Conv2d(3, len(data.classes), 1)
-    # Images so small that what is left of a step is the loop.
+    # The images are so small that a step is hardly more than the loop.
     images, masks = torch.randn(4, 3, 8, 8), torch.zeros(4, 8, 8, dtype=torch.uint8)
     batch = fabric.to_device(Batch(images, masks, torch.arange(4)))
     copies: Any = [batch] * TOY_STEPS
@@ -111,7 +111,7 @@ def loop(cfg: Any) -> Figures:
     return beside(4, clock.timed_s / (TOY_STEPS - WARMUP), *seconds(step, device=CPU, repeats=TOY_STEPS))
 
 
-PARTS = {  # every part by its name, which says what it is beside
+PARTS = {  # every part by its name, which says what it is compared with
     "batches of an epoch, and a DataLoader's": data_path,
     "packing, and on one core": packing,
     "scores of a batch, and torchmetrics'": metrics,

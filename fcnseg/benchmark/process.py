@@ -1,4 +1,4 @@
-"""Work in a process of its own, which shares neither its memory nor the peak of it with other work."""
+"""Work in a process of its own, with a memory, and a peak of memory, of its own."""
 
 import os
 import signal
@@ -13,13 +13,13 @@ T = TypeVar("T")
 
 
 def call(work: Callable[..., T], *args: Any, seconds: int = 0, **named: Any) -> T:
-    """What `work(*args, **named)` returns, run silently in a new process, which is killed after `seconds` (0: never).
+    """Run `work(*args, **named)` silently in a new process, killed after `seconds` (0: never); return its value.
 
     The process is forked from a server that has imported torch and has done nothing else: it is as good as a fresh one,
     without the seconds that importing torch takes.
 
     Raises:
-        Exception: `work` has raised it; BrokenProcessPool if its process was killed.
+        Exception: `work` has raised it; a BrokenProcessPool if its process was killed.
     """
     context = get_context("forkserver")
     context.set_forkserver_preload(["fcnseg.benchmark.parts"])
@@ -36,7 +36,7 @@ def _start(seconds: int) -> None:
 
 
 def python(*words: str, seconds: float, code: int) -> None:
-    """Run a fresh Python with the words of its command line.
+    """Run a fresh Python with these words as its command line.
 
     Raises:
         RuntimeError: It did not end with the exit code `code`.

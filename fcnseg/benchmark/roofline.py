@@ -21,7 +21,7 @@ from fcnseg.runs.costs import now
 FLAGS = ("avx2", "avx512_f", "avx512_bf16", "amx_bf16")  # the instructions that multiply, the last two in bfloat16
 DTYPES = {"32-true": torch.float32}  # the type that a precision computes in; it is bfloat16 for all others
 LISTED = 12  # the number of operations that are shown one by one
-UNREAD = ("_unsafe_view", "empty", "empty_like")  # what moves no byte, though torch does not call it a view
+UNREAD = ("_unsafe_view", "empty", "empty_like")  # these move no byte, though torch does not call them views
 MATMUL = {"cpu": 2048, "cuda": 8192}  # the rows of the matrices whose product shows the peak of arithmetic
 COPIED = {"cpu": 2**28, "cuda": 2**32}  # the bytes of the copy that shows the peak of memory traffic
 ADAM_BYTES = 28  # a parameter's traffic in float32: weight and two moments read and written, gradient read

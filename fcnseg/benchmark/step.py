@@ -1,4 +1,4 @@
-"""A training step by itself: what it needs, the step, and how it is timed."""
+"""A training step by itself: its preparation, the step, and its timing."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -32,7 +32,7 @@ def task_of(cfg: Any, data: VOCDataModule) -> SegmentationTask:
 
 def prepare(cfg: Any) -> tuple[VOCDataModule, SegmentationTask, Fabric, Any]:
     """The data, the task on its device, the device and the precision, and the first batch on the device, normalised."""
-    keep_freed_memory()  # a run does so, too
+    keep_freed_memory()  # as a run does
     data, fabric = build.data(cfg), fabric_of(cfg)
     data.prepare_data()
     batch = data.on_after_batch_transfer(fabric.to_device(next(iter(data.train_dataloader()))), 0)
@@ -40,7 +40,7 @@ def prepare(cfg: Any) -> tuple[VOCDataModule, SegmentationTask, Fabric, Any]:
 
 
 def bare_step(task: SegmentationTask, batch: Any, fabric: Fabric) -> Callable[[], Tensor]:
-    """A training step on one batch, without Lightning's Trainer, which gives the loss."""
+    """A training step on one batch, without Lightning's Trainer; it returns the loss."""
     optimizer = task.optimizer(task.net)
 
     def step() -> Tensor:

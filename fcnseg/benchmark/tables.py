@@ -35,9 +35,9 @@ def rows(work: Callable[..., Figures | list[Figures]], case: Figures) -> list[Fi
 def measured(
     title: str, work: Callable[..., Figures | list[Figures]], cases: Sequence[Figures] = ({},), *, at_once: int = 1
 ) -> Iterator[Tables]:
-    """Measure a table, `at_once` cases at a time; after each of its cases, in their order, give all its rows so far.
+    """Measure a table, `at_once` cases at a time; after each case, in their order, yield all rows so far.
 
-    `work` measures the row of a case, or several rows. Its arguments are those of the case, which are the first cells.
+    `work` measures the row of a case, or several rows. Its arguments are the case, whose values are the first cells.
     """
     found: list[Figures] = []
     with ThreadPoolExecutor(at_once) as pool:
@@ -72,5 +72,5 @@ def _shown(value: object) -> str:
         return f"{_shown(min(value))}-{_shown(max(value))}"
     if isinstance(value, float):
         return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-    *_, last = ["", *str(value).strip().splitlines()]  # of a traceback, the last line says what is wrong
+    *_, last = ["", *str(value).strip().splitlines()]  # the last line of a traceback says what is wrong
     return last[:LONGEST].removesuffix("-true").removesuffix("-mixed")  # bf16 says enough

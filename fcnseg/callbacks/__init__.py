@@ -1,1 +1,1 @@
-"""What happens around the steps of a run: a Lightning callback a file."""
+"""The Lightning callbacks that act around the steps of a run: one callback a file."""

@@ -7,22 +7,22 @@ class AfterEpoch(Callback):
     """Calls `after_epoch` when an epoch is complete: trained, validated, logged, and the schedule stepped.
 
     That is the start of the next epoch or the end of training: at Lightning's `on_train_epoch_end` the task has not logged
-    yet, and the epoch still counts as unfinished in what is saved.
+    yet, and a checkpoint still counts the epoch as unfinished.
     """
 
     def __init__(self) -> None:
         self._epochs_done = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the epochs that a resumed run has behind it as done."""
+        """Count the earlier epochs of a resumed run as done."""
         self._epochs_done = trainer.current_epoch
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The epoch before this one is complete."""
+        """Call `after_epoch` for the previous epoch."""
         self._complete(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The last epoch is complete."""
+        """Call `after_epoch` for the last epoch."""
         self._complete(trainer, pl_module)
 
     def _complete(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -31,5 +31,5 @@ class AfterEpoch(Callback):
             self.after_epoch(trainer, pl_module, trainer.current_epoch - 1)
 
     def after_epoch(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
-        """Epoch `epoch`, counted from 0, is complete."""
+        """Act after epoch `epoch`, counted from 0, is complete."""
         raise NotImplementedError

@@ -1,7 +1,7 @@
 """The callback that saves a run so that it resumes exactly: with the weights, logs and learning rates of an unbroken run.
 
-Lightning's ModelCheckpoint does not keep that promise: it saves no state of the random number generators, saves after an
-epoch with counters from which the next epoch is skipped, and writes over the last good file (pytorch-lightning#18780, #21253).
+Lightning's ModelCheckpoint does not keep that promise: it saves no state of the random number generators. Its
+save after an epoch has counters that skip the next epoch. It writes over the last good file (pytorch-lightning#18780, #21253).
 """
 
 import time
@@ -30,20 +30,20 @@ from fcnseg.runs.folder import Run
 class Checkpoints(AfterEpoch, Checkpoint):
     """Saves `last.ckpt` after an epoch and within it, and `best.ckpt` (weights only) when val/miou is higher than before.
 
-    `last.ckpt` is taken between two epochs, when metrics are logged and the schedule has stepped, between two batches, or
-    before a validation. A save that fails is reported and does not stop the run. Of several processes, all save and stop at the
-    same step, and the first one writes.
+    `last.ckpt` is taken between two epochs, after logging and the step of the schedule; between two batches; or before a
+    validation. A save that fails is reported and does not stop the run. All processes save and stop at the same
+    step, and the first one writes.
 
     Attributes:
         best_epoch: The best epoch so far, from 0; -1 before the first.
-        best_sha256: The hash of best.ckpt, by which a `last.ckpt` and the `best.ckpt` beside it are known to belong together.
+        best_sha256: The hash of best.ckpt, which shows that a `last.ckpt` and the `best.ckpt` beside it belong together.
 
     Args:
         run: The run whose folder the files go to.
-        stop: Tells whether the run is to stop, which it does as soon as its state is saved.
-        finite: The check of the losses, done before every save.
-        min_seconds: An epoch, but for the last, is saved only if the last save is this long ago: on a GPU an epoch may take
-            less time than its save.
+        stop: Tells whether the run must stop. The run stops as soon as its state is saved.
+        finite: The callback that checks the losses, called before every save.
+        min_seconds: The least seconds between two saves after epochs; the last epoch is always saved. On a GPU, an epoch may
+            take less time than its save.
         every_n_steps: The number of steps between two saves within an epoch; None for no such saves.
         every_n_minutes: The minutes between two saves within an epoch; None for no such saves.
     """
@@ -78,11 +78,11 @@ class Checkpoints(AfterEpoch, Checkpoint):
         return {**best, "max_epochs": self._max_epochs, "generators": generators}
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Put the classes into a checkpoint: what the channels of the logits mean."""
+        """Put the classes into a checkpoint: the meaning of the logits' channels."""
         checkpoint["classes"] = pl_module.classes.plain()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what `state_dict` saved; the generators at the start of training."""
+        """Restore what `state_dict` saved; the generators are restored at the start of training."""
         self.best_score, self.best_epoch = state_dict["best_score"], state_dict["best_epoch"]
         self.best_sha256 = state_dict["best_sha256"]
         self._generators, self._max_epochs = state_dict["generators"], state_dict["max_epochs"]
@@ -101,7 +101,7 @@ class Checkpoints(AfterEpoch, Checkpoint):
         self._max_epochs = trainer.max_epochs
 
     def _restore_generators(self, saved: Mapping[str, Any], trainer: Trainer) -> None:
-        """Restore this process's generators; one that the run did not have before draws numbers unlike the others'."""
+        """Restore this process's generators; a process that is new in the run draws other numbers than the rest."""
         device, others = trainer.strategy.root_device, saved.get("others", [])
         if rank() and rank() <= len(others):
             cpu, *cuda = others[rank() - 1]
@@ -121,7 +121,7 @@ class Checkpoints(AfterEpoch, Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        """Save between two batches if it is time or the run is to stop; after the last, the validation comes first."""
+        """Save between two batches if it is time or the run must stop; after the last batch, validation comes first."""
         if batch_idx + 1 < trainer.num_training_batches and self._due(trainer):
             self._save_last(trainer)
             self._stop_if_asked()
@@ -140,7 +140,7 @@ class Checkpoints(AfterEpoch, Checkpoint):
         raise StopError(signum)
 
     def _must_save(self, is_due: bool = False) -> bool:
-        """Whether in any process a save is due, or a signal has come."""
+        """Whether a save is due or a signal has come in any process."""
         return bool(highest(is_due or self.stop.signum is not None)[0])
 
     def _due(self, trainer: Trainer) -> bool:
@@ -149,12 +149,12 @@ class Checkpoints(AfterEpoch, Checkpoint):
         return self._must_save(steps or bool(seconds))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save if it is time or the run is to stop."""
+        """Save if it is time or the run must stop."""
         if self._due(trainer):
             self._save_before_validation(trainer)
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
-        """Save if the run is to stop; the resumed run repeats the validation from its start."""
+        """Save if the run must stop; the resumed run repeats the validation from its start."""
         if self._must_save():
             self._save_before_validation(trainer)
 
@@ -164,7 +164,7 @@ class Checkpoints(AfterEpoch, Checkpoint):
         self._stop_if_asked()
 
     def after_epoch(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
-        """Keep the epoch's weights if they are the best so far; save them and the state of the run if it is time."""
+        """Keep the epoch's weights if they are the best so far; if it is time, save them and the state of the run."""
         score = trainer.callback_metrics[MONITOR].item()
         if score > self.best_score or self.best_epoch < 0:
             self.best_score, self.best_epoch = score, epoch
@@ -196,12 +196,12 @@ class Checkpoints(AfterEpoch, Checkpoint):
             self.failed = False
         except OSError as error:
             self.failed = True
-            trainer.strategy.barrier()  # at which the other processes wait for the end of the save
+            trainer.strategy.barrier()  # the other processes wait here for the end of the save
             warn(f"saving failed ({error}); training goes on, and the last good checkpoint stays")
         self._saved_at = time.monotonic()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the last epoch; from here on, nobody looks for a signal between batches."""
+        """Save the last epoch; from here on, no code looks for a signal between batches."""
         self._saved_at = float("-inf")
         super().on_train_end(trainer, pl_module)
         self.stop.deferred = False
@@ -216,7 +216,7 @@ def _generators(device: torch.device) -> list[Tensor]:
 def extend_schedule(trainer: Trainer) -> None:
     """Put a resumed run whose `max_epochs` has changed on the schedule that it would have had from the start, and say so.
 
-    A cosine that had come down to 0 after 30 epochs continues, for 40, at its thirtieth value of 40.
+    A cosine that reached 0 after 30 epochs continues, if the run is extended to 40, at the thirtieth value of 40.
     """
     optimizer, planned = trainer.optimizers[0], cast(Any, trainer.lightning_module.configure_optimizers())
     before = optimizer.param_groups[0]["lr"]
@@ -228,7 +228,7 @@ def extend_schedule(trainer: Trainer) -> None:
             schedule.step()
     restored.load_state_dict(schedule.state_dict())
     for group, new in zip(optimizer.param_groups, planned["optimizer"].param_groups, strict=True):
-        group.update({key: value for key, value in new.items() if key != "params"})  # the momentum, too
+        group.update({key: value for key, value in new.items() if key != "params"})  # with the momentum
     after = optimizer.param_groups[0]["lr"]
     warn(
         f"trainer.max_epochs is now {trainer.max_epochs}: from epoch {trainer.current_epoch + 1} on, the learning rate"

@@ -1,6 +1,6 @@
 """The only place that touches Lightning's private loop counters, which decide what a resumed run does next.
 
-`tests/callbacks/test_counters.py` holds these functions against the installed version of Lightning.
+`tests/callbacks/test_counters.py` checks these functions with the installed version of Lightning.
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from lightning import Trainer
 
 
 def begin_next_epoch(trainer: Trainer) -> None:
-    """Reset the counter of batches, as Lightning does next: a run resumed from a save would skip the epoch otherwise."""
+    """Reset the counter of batches, as Lightning does next: otherwise, a run resumed from a save would skip the epoch."""
     trainer.fit_loop.epoch_loop.batch_progress.reset_on_run()
 
 
@@ -18,7 +18,7 @@ def begin_next_epoch(trainer: Trainer) -> None:
 def before_validation(trainer: Trainer) -> Iterator[None]:
     """Set the counters, in the `with` block, so that a run resumed from a save there begins with the whole validation.
 
-    As they stand while a validation runs, Lightning would skip it.
+    With the counters of a running validation, Lightning would skip the validation.
     """
     progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
     before = progress.state_dict()

@@ -1,4 +1,4 @@
-"""Early stopping that survives a resume: a run killed after Lightning's own has stopped it would train on."""
+"""Early stopping that survives a resume: with Lightning's own, a run that is killed after the stop would train on."""
 
 from typing import Any
 

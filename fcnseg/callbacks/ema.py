@@ -1,8 +1,9 @@
 """The callback that keeps an exponential moving average of the weights, and has the average validated.
 
-Lightning's WeightAveraging does not keep three promises of a run. Saved in a validation, as when a signal comes, it has the
-average and the weights in training exchanged. At the end of training it puts the average in the weights' place, so that an
-extended run is not the longer one. And its decay does not rise: a short run's average is still that of random weights.
+Lightning's WeightAveraging does not keep three promises of a run. In a checkpoint saved during a validation, as after a
+signal, the average and the weights in training are exchanged. At the end of training it puts the average in the weights' place:
+an extended run differs from one that was longer from the start. Its decay does not rise: a short run's average is still that of
+random weights.
 """
 
 from typing import Any
@@ -17,12 +18,12 @@ from fcnseg.models.weights import NET
 class EMA(Callback):
     """Averages the network's weights, and the statistics of its batch norms, after every step.
 
-    After step n, counted from 0, the average is d * the average before + (1 - d) * the weights, where d = min(decay,
+    After step n, counted from 0, the average is d * the previous average + (1 - d) * the weights, where d = min(decay,
     (1 + n) / (10 + n)): early averages forget the random weights soon. While a run validates, the network has the average.
     In `last.ckpt` the network's weights are those in training, and the average is in the state of this callback.
 
     Args:
-        decay: The largest weight of the average before, between 0 and 1.
+        decay: The largest weight of the previous average, between 0 and 1.
     """
 
     def __init__(self, decay: float) -> None:
@@ -50,7 +51,7 @@ class EMA(Callback):
             self.average[name].copy_(value)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
-        """Add this step's weights to the average; whole numbers, such as counts of batches, are taken over."""
+        """Add this step's weights to the average; whole numbers, such as counts of batches, are copied."""
         done = trainer.global_step
         added = 1 - min(self.decay, done / (done + 9))
         weights = _net(pl_module).state_dict()
@@ -61,7 +62,7 @@ class EMA(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the network the average."""
-        if self.average:  # while training, not in a validation by itself
+        if self.average:  # in training, but not in a validation by itself
             self._in_training = _copy(_net(pl_module))
             _net(pl_module).load_state_dict(self.average)
 
@@ -73,7 +74,7 @@ class EMA(Callback):
 
 
 def validated_weights(trainer: Trainer, pl_module: LightningModule) -> dict[str, Tensor]:
-    """The state dict of the module, with the network's weights that are validated: the average, if there is one."""
+    """The state dict of the module with the weights that are validated: the average, if there is one."""
     averages = [callback.average for callback in trainer.callbacks if isinstance(callback, EMA)]  # type: ignore[attr-defined]
     return {**pl_module.state_dict(), **{f"{NET}{name}": value for one in averages for name, value in one.items()}}
 

@@ -1,4 +1,4 @@
-"""The callback that gives the loggers what the task does not log: hyperparameters, times, learning rate and pictures."""
+"""The callback that logs what the task does not: hyperparameters, times, learning rate and pictures."""
 
 import time
 from collections.abc import Mapping
@@ -25,15 +25,15 @@ SHOWN = 4  # the number of images in the panel of predictions
 class EpochLog(AfterEpoch):
     """Logs the hyperparameters once, and `lr`, `images_per_s` and `seconds` for every epoch, to all loggers of the trainer.
 
-    `lr` is the learning rate that an epoch begins with; `lr/backbone`, that of a backbone that has its own.
+    `lr` is the learning rate at the start of an epoch; `lr/backbone` is the backbone's, if it has its own.
 
     Args:
         run_log: The run's own log, which also gets a panel of predictions.
-        hyperparameters: What runs are compared by, such as the learning rate.
+        hyperparameters: The settings by which runs are compared, such as the learning rate.
 
     Attributes:
-        images: The images that this epoch has trained on so far.
-        began: When this epoch's training began, by `time.perf_counter`.
+        images: The number of images that this epoch has trained on so far.
+        began: The time at which this epoch's training began, by `time.perf_counter`.
     """
 
     def __init__(self, run_log: RunLog, hyperparameters: Mapping[str, Any]) -> None:
@@ -55,7 +55,7 @@ class EpochLog(AfterEpoch):
         self._rates = dict(state_dict)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Save the state of the run log: beside the callbacks' states, which are the same for a run that was not broken off."""
+        """Save the run log's state beside the callbacks' states, which are the same for a run without interruption."""
         checkpoint["run_log"] = self.run_log.state_dict()
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -74,7 +74,7 @@ class EpochLog(AfterEpoch):
         self._start_clock()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the epoch before, then start the clock of this one."""
+        """Log the previous epoch, then start the clock of this one."""
         super().on_train_epoch_start(trainer, pl_module)
         groups = trainer.optimizers[0].param_groups
         self._rates = {"lr": groups[0]["lr"]}
@@ -86,7 +86,7 @@ class EpochLog(AfterEpoch):
         self._epoch_began, self.images = time.perf_counter(), 0
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
-        """Start the clock of training, of which saving the epoch before is no part."""
+        """Start the clock of training, which excludes saving the previous epoch."""
         if not self.images:
             self.began = time.perf_counter()
 
@@ -119,7 +119,7 @@ class EpochLog(AfterEpoch):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Collect the images of the panel from all processes."""
-        # Not before: a copy from a GPU waits for all that it computes.
+        # Not earlier: a copy from a GPU waits for all of its work.
         on_cpu = [(at, (image.cpu(), mask.cpu(), labels.cpu(), names)) for at, (image, mask, labels, names) in self._samples]
         self._samples = sorted(chain(*gathered(on_cpu)), key=itemgetter(0))
 
@@ -141,7 +141,7 @@ class EpochLog(AfterEpoch):
 
 
 def _iou_of_classes(task: Any) -> dict[str, float]:
-    """The IoU of every class that is in the validation's truth or predictions; empty if these were not all finite."""
+    """The IoU of every class in the validation's truth or predictions; empty if a value in these was not finite."""
     metric = task.metrics["val"]
     if not metric.matrices or not task.was_finite("val"):
         return {}

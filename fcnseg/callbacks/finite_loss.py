@@ -1,4 +1,4 @@
-"""The callback that stops a run whose loss is NaN or infinite, before anything of it is saved or shown as a result."""
+"""The callback that stops a run whose loss is NaN or infinite, before any of its values is saved or shown as a result."""
 
 from math import isfinite
 from typing import Any, cast
@@ -10,7 +10,7 @@ from torch import Tensor
 from fcnseg.errors import DivergedError
 from fcnseg.task import SegmentationTask
 
-CHECKED_EVERY = 50  # the steps between two checks on a GPU, where reading a loss waits for all that it computes
+CHECKED_EVERY = 50  # the steps between two checks on a GPU, where reading a loss waits for all work of the GPU
 
 
 class FiniteLoss(Callback):
@@ -40,10 +40,10 @@ class FiniteLoss(Callback):
             self.check(trainer)
 
     def check(self, trainer: Trainer) -> None:
-        """Refuse to go on if a loss since the last check was not finite.
+        """Stop the run if a loss since the last check was not finite.
 
         Raises:
-            DivergedError: One was not; the message has the step, the learning rate, the batch's images and the remedies.
+            DivergedError: One was not finite; the message has the step, the learning rate, the batch's images and the remedies.
         """
         losses = torch.stack(list(self._unchecked.values())).tolist() if self._unchecked else []
         for step, loss in zip(self._unchecked, losses, strict=True):
@@ -61,14 +61,14 @@ class FiniteLoss(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the last losses of the epoch before they are averaged."""
-        if trainer.optimizers:  # while training, not in a validation by itself
+        if trainer.optimizers:  # in training, but not in a validation by itself
             self.check(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse to go on if the loss or the logits of a validation batch were not finite.
+        """Stop the run if the loss or the logits of a validation batch were not finite.
 
         Raises:
-            DivergedError: They were not; the message has the step, the learning rate, the batch's images and the remedies.
+            DivergedError: One was not finite; the message has the step, the learning rate, the batch's images and the remedies.
         """
         assert isinstance(pl_module, SegmentationTask)
         finite = torch.stack(pl_module.finite["val"]).tolist()

@@ -1,4 +1,4 @@
-"""The callback that shows how far a run is: a progress bar within an epoch, and a line after it."""
+"""The callback that shows the progress of a run: a bar within an epoch, and a line after it."""
 
 import time
 from statistics import median
@@ -14,10 +14,10 @@ from fcnseg.names import MONITOR
 
 
 class RunProgress(AfterEpoch):
-    """Shows a progress bar within an epoch, on a terminal, and prints a line after it, everywhere.
+    """Shows a progress bar within an epoch, on a terminal only, and always prints a line after the epoch.
 
     Args:
-        epoch_log: The callback that counts images and measures times; it comes before this one.
+        epoch_log: The callback that counts images and measures times. It must come before this callback.
         console: The console to print to.
     """
 
@@ -40,9 +40,9 @@ class RunProgress(AfterEpoch):
         self.bar.add_task("", figures="")
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: object, batch: object, batch_idx: int) -> None:
-        """Move the bar twice a second: reading the loss waits for the GPU. Where no terminal is, print a line a minute."""
+        """Move the bar twice a second: reading the loss waits for the GPU. Without a terminal, print a line a minute."""
         now = time.perf_counter()
-        # A bar is to look alive; a log file is to grow slowly, but to show within a minute that the run goes on.
+        # A bar must move often. A log file must grow slowly, but show within a minute that the run goes on.
         if now - self._shown_at < (0.5 if self.console.is_terminal else 60):
             return
         self._shown_at = now
@@ -69,7 +69,7 @@ class RunProgress(AfterEpoch):
         self.console.print(f"epoch {number}  {'  '.join(figures).rstrip()}", highlight=False)
 
     def _left(self, trainer: Trainer, share: float, seconds: float) -> str:
-        """The time left, judged by the epochs so far, or by the `share` of the first one that took `seconds`."""
+        """The time left, estimated from the epochs so far, or from the `share` of the first epoch that took `seconds`."""
         epoch = median(row["seconds"] for row in self._rows) if self._rows else seconds / share
         left = int(epoch * max(0, (trainer.max_epochs or 0) - trainer.current_epoch - share))
         return f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02}" if left >= 3600 else f"{left // 60}:{left % 60:02}"

@@ -1,4 +1,4 @@
-"""The callback that lists the sessions in which a run was trained: the epochs of each, and what it ran on."""
+"""The callback that lists the sessions in which a run was trained: their epochs and their machines."""
 
 from collections.abc import Mapping
 from math import ceil
@@ -11,7 +11,7 @@ class Sessions(Callback):
     """Lists, in every checkpoint, the sessions of a run: one for each time that it was started or resumed.
 
     Args:
-        here: What this session runs on: see `provenance.surroundings`.
+        here: The surroundings of this session: see `provenance.surroundings`.
 
     Attributes:
         earlier: The sessions before this one.
@@ -22,9 +22,9 @@ class Sessions(Callback):
         self.earlier: list[dict[str, Any]] = []
         self._first_step = 0
 
-    # Checkpoints and result.json have them as "parts", which is a word of the stored format.
+    # Checkpoints and result.json call sessions "parts", a word of the stored format.
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Take over the sessions before, and the step at which this one begins."""
+        """Take over the earlier sessions, and the step at which this one begins."""
         self.earlier, self._first_step = checkpoint["parts"], checkpoint["global_step"]
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -32,7 +32,7 @@ class Sessions(Callback):
         checkpoint["parts"] = self.up_to_now(trainer)
 
     def up_to_now(self, trainer: Trainer) -> list[dict[str, Any]]:
-        """The sessions in their order: `epochs`, the first and the last one, counted from 1, and what they ran on."""
+        """The sessions in order: `epochs` (the first and the last, counted from 1) and the surroundings of each."""
         if trainer.global_step == self._first_step:
             return self.earlier
         epoch = trainer.num_training_batches

@@ -1,1 +1,1 @@
-"""What every command shares: its config, its help, its messages, its sweeps."""
+"""The parts that all commands share: config, help, messages and sweeps."""

@@ -17,7 +17,7 @@ HELP = "settings are given as setting=value; --help lists all of them"
 
 @dataclass(frozen=True)
 class Arguments:
-    """A command line: flags such as -m, and overrides such as seed=1. It is read when a property is first asked for.
+    """A command line: flags such as -m, and overrides such as seed=1. The words are parsed when a property is first used.
 
     Args:
         words: The words after the command's name.
@@ -35,17 +35,17 @@ class Arguments:
         parser = get_args_parser()
         cast(Any, parser).error = _raise  # argparse would print all of Hydra's flags and exit
         words = [_with_home(word) for word in self.words]
-        flags = parser.parse_intermixed_args(words)  # flags may stand behind overrides, as they may not in Hydra
+        flags = parser.parse_intermixed_args(words)  # flags may follow overrides here, unlike in Hydra
         if flags.config_name or flags.config_path:
             raise ValueError("--config-name and --config-path would replace the package's configs: add yours by --config-dir")
         return flags
 
     @cached_property
     def values(self) -> dict[str, Any]:
-        """The value that each setting or group is given, the last one if there are two; a sweep's is an object of Hydra's.
+        """The value of each setting or group on the command line, the last of several; a sweep's is an object of Hydra's.
 
         Raises:
-            OverrideParseException: A word is no override.
+            OverrideParseException: A word is not an override.
         """
         return {override.key_or_group: override.value() for override in parse(self.flags.overrides)}
 
@@ -55,7 +55,7 @@ class Arguments:
         return self.flags.multirun or self.values.get("hydra.mode") == "MULTIRUN"
 
     def check_no_sweep_settings(self) -> None:
-        """Refuse settings of a sweep where none is asked for: they would have no effect.
+        """Refuse settings of a sweep if no sweep is asked for: they would have no effect.
 
         Raises:
             ValueError: There is such a setting.
@@ -77,7 +77,7 @@ def quoted(text: str) -> str:
 
 
 def _with_home(word: str) -> str:
-    """The word with the home folder in the place of ~, which Hydra cannot read: not every shell replaces it behind a =."""
+    """The word with the home folder in place of ~, which Hydra cannot read and not every shell replaces after a =."""
     path = r"(?<=[=,])(['\"]?)(~(?:/[^,'\"]*)?)\1(?=,|$)"
     return re.sub(path, lambda found: quoted(os.path.expanduser(found[2])), word)
 

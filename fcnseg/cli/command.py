@@ -1,4 +1,4 @@
-"""The decorator `@command`, which makes a command of a function that takes a config."""
+"""The decorator `@command`, which turns a function of a config into a command."""
 
 import gc
 import os
@@ -42,11 +42,11 @@ JobFunction = Callable[[DictConfig], object]
 class Command:
     """A function that takes a config, as a command: called without arguments, it reads the command line.
 
-    What the user got wrong ends with one message and exit code 2; HYDRA_FULL_ERROR=1 shows the traceback instead. A run
+    A mistake of the user ends with one message and exit code 2; HYDRA_FULL_ERROR=1 shows the traceback instead. A run
     that fails on its own, or a sweep with unfinished jobs, ends with exit code 1; Ctrl-C with 130.
 
     Args:
-        job: What the command does with its config.
+        job: The function that does the command's work with its config.
         config_name: The name of a file in `conf/`, without its ending.
         can_sweep: Whether the command accepts `-m`; otherwise it is refused.
     """
@@ -56,7 +56,7 @@ class Command:
         self.job, self.config_name, self.can_sweep = job, config_name, can_sweep
 
     def __call__(self) -> None:
-        """Do what the command line says, and exit with its code."""
+        """Run the command of the command line, and exit with its code."""
         prepare_process()
         arguments = Arguments(sys.argv[1:])
         with one_message(arguments, lambda: self._names(arguments)):
@@ -72,13 +72,13 @@ class Command:
                 raise ValueError("only python -m fcnseg.train can sweep: leave out -m")
 
     def in_python(self, *settings: str) -> DictConfig:
-        """Do what the command does with these settings, in this process.
+        """Run the command with these settings, in this process.
 
         Args:
-            settings: They are written as on the command line: "model=wilson".
+            settings: The settings, written as on the command line: "model=wilson".
 
         Returns:
-            The config that they led to.
+            The config that the settings led to.
 
         Raises:
             ValueError: A setting is wrong, asks for a sweep, or is a flag other than --config-dir.
@@ -112,42 +112,42 @@ class Command:
 
 
 def command(config_name: str, *, can_sweep: bool = False) -> Callable[[JobFunction], Command]:
-    """The decorator that makes a function a `Command`, whose arguments these are."""
+    """The decorator that turns a function into a `Command` with these arguments."""
     return partial(Command, config_name=config_name, can_sweep=can_sweep)
 
 
 def prepare_process() -> None:
-    """Make a command independent of where it is started: of a notebook, or a place without a home folder."""
-    gc.set_threshold(100_000, 50, 100)  # importing torch makes a million objects that stay: the search takes a second
+    """Make a command independent of the place where it starts: a notebook, or a system without a home folder."""
+    gc.set_threshold(100_000, 50, 100)  # importing torch makes a million lasting objects: searching them takes a second
     os.environ["MPLBACKEND"] = "Agg"  # figures go to files; a notebook's backend may not be installed here
     try:
         Path.home()
     except RuntimeError:  # as in containers that run under any user: caches go somewhere else
         os.environ["HOME"] = tempfile.gettempdir()
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # it was closed, by >&-
+        if getattr(sys, name) is None:  # the stream was closed by >&-
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 (until the process ends)
 
 
 def _launch(job: JobFunction, config_name: str, flags: Namespace) -> None:
-    """Have Hydra compose the config and run `job`, or each job of a sweep; raise what a job raised."""
+    """Have Hydra compose the config and run `job`, or each job of a sweep; raise the error of a job."""
     errors: list[Exception] = []
 
     def check(cfg: DictConfig) -> None:
-        """Refuse values of the wrong kind, and give the run its name."""
+        """Refuse values of the wrong type, and set the name of the run."""
         check_values(cfg, default_config(config_name))
         if "name" in cfg:
             defaults = default_config(config_name, added=False)
             cfg.name = run_name(cfg, defaults=defaults, preset=preset_choices(config_name), shipped=SHIPPED)
 
     def checked(cfg: DictConfig) -> object:
-        """Check the config, then run `job`: what Hydra is given to call."""
+        """Check the config, then run `job`. Hydra calls this function."""
         try:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 return run_job(cfg, check, job)
             check(cfg)
             return job(cfg)
-        except Exception as error:  # Hydra would print it; it is raised again below
+        except Exception as error:  # Hydra would print the error; it is raised again below
             errors.append(error)
         return None
 

@@ -1,4 +1,4 @@
-"""The configs in `conf/`: where they lie, and which settings they have."""
+"""The configs in `conf/`: their folders and their settings."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -16,14 +16,14 @@ from fcnseg.runs.naming import PRESETS
 from fcnseg.runs.settings import flatten
 
 PACKAGE = Path(__file__).parents[1]
-# The wheel has it inside the package, a checkout beside it.
+# In the wheel, `conf` is inside the package; in a checkout, beside it.
 CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())
 # The choices of this package, such as "model/fcn".
 SHIPPED = {f"{path.parent.name}/{path.stem}" for path in CONF.glob("*/*.yaml")}
 
 
 def compose(*overrides: str) -> DictConfig:
-    """The config of a run with these overrides, inside a command of ours or in a notebook, which has not started Hydra."""
+    """The config of a run with these overrides, in one of our commands or in a notebook, where Hydra is not started."""
     started = GlobalHydra.instance().is_initialized()
     with nullcontext() if started else hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         return hydra.compose("config", overrides=list(overrides))
@@ -37,10 +37,10 @@ def _compose_once(config_name: str, overrides: tuple[str, ...], with_hydra: bool
 
 
 def _composed(config_name: str, *overrides: str, with_hydra: bool = False) -> DictConfig:
-    """The config that overrides lead to in the running job, not to be changed.
+    """The config that overrides lead to in the running job. Callers must not change it.
 
-    The package's own files stay as they are while a process runs: what depends only on them is composed once, since Hydra
-    takes a tenth of a second for it.
+    The package's own files stay as they are while a process runs: a config that depends only on them is composed once, since
+    Hydra takes a tenth of a second to compose it.
     """
     sources = {source.path for source in HydraConfig.get().runtime.config_sources if source.provider != "schema"}
     compose = _compose_once if sources == {"hydra.conf", str(CONF)} else _compose_once.__wrapped__
@@ -48,14 +48,14 @@ def _composed(config_name: str, *overrides: str, with_hydra: bool = False) -> Di
 
 
 def default_config(config_name: str, *, added: bool = True) -> DictConfig:
-    """The config that the running job's choices lead to if none of its other overrides is applied.
+    """The config of the running job's choices, without its other overrides.
 
     Args:
         config_name: The name of the command's file in `conf/`, without its ending.
         added: Whether choices that were added to a setting, as by +aug@aug.cutout=cutout, are among the choices.
 
     Raises:
-        ValueError: Several experiments, or debug presets, are chosen, by which the run could not be named.
+        ValueError: Several experiments or debug presets are chosen: they cannot name the run.
     """
     given = parse(HydraConfig.get().overrides.task)
     for override in given:
@@ -68,19 +68,19 @@ def default_config(config_name: str, *, added: bool = True) -> DictConfig:
 
 
 def preset_choices(config_name: str) -> dict[str, str | None]:
-    """The choice from each group that the running job's experiment and debug preset make by themselves."""
+    """The choice that the running job's experiment and debug preset make in each group."""
     choices = HydraConfig.get().runtime.choices
     presets = [f"{group}={choices[group]}" for group in PRESETS if choices.get(group)]
     return dict(_composed(config_name, *presets, with_hydra=True).hydra.runtime.choices)
 
 
 def default_values() -> dict[str, Any]:
-    """The default of every setting of a run as the files have it, unresolved, under the choices of the running job.
+    """The default of every setting of a run, unresolved as in the files, for the choices of the running job.
 
-    What an experiment or a debug preset sets is left out. The values of `choices` are the default choices.
+    Values that an experiment or a debug preset sets are left out. The values of `choices` are the default choices.
     """
     chosen = HydraConfig.get().runtime.choices
-    # Without a launcher, whose group has a /, and without what was added to a setting, whose group has an @.
+    # Launchers (their group has a /) and choices added to a setting (their group has an @) are left out.
     own = {group: choice for group, choice in chosen.items() if choice and group not in PRESETS and not {"/", "@"} & set(group)}
     groups = [f"{group}={choice}" for group, choice in own.items()]
     values = flatten(_composed("config", *groups), resolve=False)
@@ -94,7 +94,7 @@ def config_folders(arguments: Arguments) -> list[Path]:
 
 
 def check_own_configs(folders: Sequence[Path]) -> None:
-    """Refuse a config of the user's own that has the name of one of the package's, which Hydra would read in its place.
+    """Refuse a config of the user's own with the name of one of the package's: Hydra would read the package's instead.
 
     Args:
         folders: The package's folder of configs, then the user's own.
@@ -126,7 +126,7 @@ def setting_names(config_name: str, folders: Sequence[Path]) -> set[str]:
 
 
 def _settings_of_choice(path: Path, folders: Sequence[Path], prefix: str) -> Iterator[str]:
-    """The full name of every setting of a choice, with those of the choices that it is made of, such as `crop@crop`."""
+    """The full name of every setting of a choice, and of the choices that it consists of, such as `crop@crop`."""
     cfg = OmegaConf.load(path)
     if not isinstance(cfg, DictConfig):
         return
@@ -139,7 +139,7 @@ def _settings_of_choice(path: Path, folders: Sequence[Path], prefix: str) -> Ite
 
 
 def components(choice: DictConfig) -> Iterator[tuple[str, str]]:
-    """The choices that a choice is made of, each with the name of its settings: of `crop@first`, crop and first."""
+    """The choices that a choice consists of, each with the name of its settings: for `crop@first`, crop and first."""
     for entry in choice.get("defaults", []):
         inner, _, package = str(entry).partition("@")
         if package:

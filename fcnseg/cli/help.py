@@ -1,4 +1,4 @@
-"""What `--help` prints: the choices and the settings, as the files in `conf/` have them, comments included."""
+"""The text of `--help`: the choices and the settings, as in the files of `conf/`, with their comments."""
 
 import re
 from collections.abc import Mapping
@@ -15,11 +15,11 @@ DEFAULTS = re.compile(r"^defaults:\n(?: .*\n)*\n?", re.M)  # matches the list at
 
 
 def help_text(config_name: str, arguments: Arguments) -> str:
-    """The help of one command. Hydra's own takes over a second and leaves the comments out.
+    """The help of one command. Hydra's own help takes more than a second and leaves out the comments.
 
     Args:
-        config_name: The command's config in `conf/`, named after the command; that of `train` is `config`.
-        arguments: The command line. The settings of the choices in it are shown, in place of the default choices'.
+        config_name: The command's config in `conf/`, named after the command; for `train`, it is `config`.
+        arguments: The command line. The help shows the settings of its choices in place of the default choices.
     """
     settings, defaults = _own(CONF / f"{config_name}.yaml")
     rows, folders = [], config_folders(arguments)
@@ -38,7 +38,7 @@ def help_text(config_name: str, arguments: Arguments) -> str:
 
 
 def _choice(name: str, choices: Mapping[str, Path]) -> str:
-    """The text of a choice, after those of the choices that it is made of, such as `crop@crop`, whose values it may change."""
+    """The text of a choice, after the texts of its parts, such as `crop@crop`, whose values it may change."""
     texts, cfg = [], OmegaConf.load(choices[name])
     for inner, package in components(cfg) if isinstance(cfg, DictConfig) else ():
         if inner in choices:
@@ -47,7 +47,7 @@ def _choice(name: str, choices: Mapping[str, Path]) -> str:
 
 
 def _own(path: Path) -> tuple[list[str], dict[str, str | None]]:
-    """The settings in a config's own file and in those it builds on, as text; and its groups' default choices."""
+    """The settings of a config's file and of the files it builds on, as text; and its groups' default choices."""
     texts = [DEFAULTS.sub("", path.read_text(encoding="utf-8"))]
     groups: dict[str, str | None] = {}
     for default in OmegaConf.load(path).defaults:

@@ -1,4 +1,4 @@
-"""The journal of a sweep, which says what became of each job."""
+"""The journal of a sweep, which records the outcome of each job."""
 
 import shutil
 import tempfile
@@ -21,7 +21,7 @@ class Journal:
     """A small file for each job of a sweep, since jobs may run in processes of their own.
 
     Args:
-        runs: The folder of runs, which the machine of every job can write to.
+        runs: The folder of runs, to which the machine of every job can write.
 
     Raises:
         ValueError: The folder cannot be written.
@@ -35,7 +35,7 @@ class Journal:
             raise ValueError(f"cannot write to {runs}: {error.strerror}; choose another folder with runs=") from error
 
     def add_lost(self, number: int, overrides: Iterable[str], error: Exception) -> JobReturn:
-        """Write that a job failed whose process ended before the job could write anything itself.
+        """Record that a job failed: its process ended before the job itself could write anything.
 
         Args:
             number: The job's number in the sweep, which names its file.
@@ -43,7 +43,7 @@ class Journal:
             error: The launcher's error, which says how the process ended.
 
         Returns:
-            An empty result, since the launcher expects one of every job.
+            An empty result, since the launcher expects a result from every job.
         """
         path = self.folder / f"{number}.json"
         if not path.exists():
@@ -68,7 +68,7 @@ class Journal:
 
 
 def new_record(overrides: Iterable[str]) -> dict[str, Any]:
-    """The record of a job that has just begun. It has the overrides where the run's name will be."""
+    """The record of a job that has just begun. The overrides stand in for the run's name, which is set later."""
     return {"run": ",".join(overrides), "status": "running"}
 
 

@@ -16,12 +16,12 @@ SECONDS_TO_SAVE = 60  # the time that jobs have to save their state after Ctrl-C
 def prepare_launcher(name: str, journal: Journal) -> None:
     """Let a sweep go on when the process of one job dies, and let Ctrl-C give the jobs time to save their state.
 
-    As they come, the launchers give up the whole sweep with one killed job. On Ctrl-C, Ray kills its jobs at once, and
+    Unchanged, the launchers give up the whole sweep after one killed job. On Ctrl-C, Ray kills its jobs at once, and
     submitit leaves them running.
 
     Args:
         name: The choice of `hydra/launcher`. A launcher that runs the jobs in this process needs no changes.
-        journal: The journal that a job is added to when its process has died.
+        journal: The journal to which a job is added when its process has died.
 
     Raises:
         ValueError: The launcher is not installed.
@@ -36,8 +36,8 @@ def prepare_launcher(name: str, journal: Journal) -> None:
 
 
 def _prepare_ray(journal: Journal) -> None:
-    """Replace the functions by which the launcher starts jobs and waits for them."""
-    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # a job's environment is this one
+    """Replace the functions with which the launcher starts jobs and waits for them."""
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # a job uses this environment
     import ray
     import torch
     from hydra_plugins.hydra_ray_launcher import _core
@@ -68,7 +68,7 @@ def _prepare_ray(journal: Journal) -> None:
 
 
 def _prepare_submitit(journal: Journal) -> None:
-    """Replace the methods by which submitit starts jobs and waits for them."""
+    """Replace the methods with which submitit starts jobs and waits for them."""
     from submitit.core.core import Executor, Job
     from submitit.core.utils import UncompletedJobError
 

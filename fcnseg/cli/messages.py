@@ -1,4 +1,4 @@
-"""What a command says when it cannot go on: one message and an exit code for each kind of error."""
+"""The end of a command that cannot go on: one message and an exit code for each kind of error."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from fcnseg.cli.arguments import HELP, Arguments
 from fcnseg.errors import RunFailedError, StopError, drop, warn
 
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130  # the exit codes of commands
-FULL_ERROR = "HYDRA_FULL_ERROR"  # with 1, Hydra raises an error, where it would print it and exit
+FULL_ERROR = "HYDRA_FULL_ERROR"  # with 1, Hydra raises an error instead of printing it and exiting
 
 
 @contextmanager
@@ -24,8 +24,8 @@ def one_message(arguments: Arguments, names: Callable[[], Iterable[str]]) -> Ite
     """Turn an exception of the `with` block into one message and an exit code.
 
     Args:
-        arguments: The command line, which the advice to repeat it depends on.
-        names: The function that lists all settings and groups. It is called only if a name is wrong: it takes a moment.
+        arguments: The command line, on which the advice to repeat it depends.
+        names: The function that lists all settings and groups. It is slow, and called only if a name is wrong.
     """
     wants_traceback = os.environ.get(FULL_ERROR) == "1"
     os.environ[FULL_ERROR] = "1"
@@ -58,7 +58,7 @@ class _Output(Console):
 
 
 def console() -> Console:
-    """Where a command prints its output: the terminal, or 100 columns of text in a pipe or a file.
+    """The console for a command's output: the terminal, or 100 columns of text in a pipe or a file.
 
     Brackets and colons are printed as they are: names of runs may have them.
     """
@@ -66,12 +66,12 @@ def console() -> Console:
 
 
 def explanation(error: Exception, names: Callable[[], Iterable[str]] = list) -> str:
-    """What was found, what was wanted and what to do, from an exception that a wrong command line leads to."""
+    """The message for an exception that a wrong command line raises: what was found, what was wanted, what to do."""
     if isinstance(error, InstantiationException):
         cause, setting = error.__cause__, re.search(r"full_key: (\S+)", str(error))
         if isinstance(cause, ValueError) and setting and re.match(r"\w+=", str(cause)):  # names an argument
             return f"{setting[1]}.{cause}"
-        if cause is None or isinstance(cause, ValueError) or not setting:  # which name the setting by themselves
+        if cause is None or isinstance(cause, ValueError) or not setting:  # these name the setting themselves
             return str(cause or error)
         return f"{setting[1]}: {cause}"
     if isinstance(error, MissingConfigException) and error.options:
@@ -87,17 +87,17 @@ def explanation(error: Exception, names: Callable[[], Iterable[str]] = list) -> 
             return no_setting(key, known)
         if refused[1] == "override":
             return f"no setting '{key}' with these choices; --help after the same choices lists all settings"
-        return f"~{key}: it cannot be removed; give {key}=<value>, or null"  # one that is null
+        return f"~{key}: it cannot be removed; give {key}=<value>, or null"  # for a setting that is null
     return str(error).strip() or type(error).__name__
 
 
 def no_setting(key: str, names: Iterable[str]) -> str:
-    """The message about a setting that does not exist, with those of `names` that are spelt like it."""
+    """The message about a setting that does not exist, with the `names` of similar spelling."""
     return f"no setting '{key}'; {nearest(key, names)}--help lists all settings"
 
 
 def nearest(word: str, words: Iterable[str]) -> str:
-    """The one or two of `words` that are spelt most like `word`, as a question to put before other text; or nothing."""
+    """A question with the one or two `words` spelt most like `word`, to put before other text; empty without any."""
     similar = get_close_matches(word, words, n=2, cutoff=0.6)
     return f"did you mean {' or '.join(similar)}? " if similar else ""
 

@@ -23,14 +23,14 @@ from fcnseg.runs.folder import Run
 
 
 def sweep(arguments: Arguments, launch: Callable[[Namespace], None]) -> None:
-    """Run the jobs of a sweep and print the table of what became of them; exit with 1 unless all have finished.
+    """Run the jobs of a sweep and print the table of their outcomes; exit with 1 unless all have finished.
 
     Args:
-        arguments: The command line, which names the folder of runs, the launcher and what to sweep over.
-        launch: Starts Hydra with the flags that it is given.
+        arguments: The command line, which names the folder of runs, the launcher and the values of the sweep.
+        launch: The function that starts Hydra with the given flags.
     """
     runs = arguments.values.get("runs", "runs")
-    journal = Journal(Path(runs if isinstance(runs, str) else "runs"))  # it is no text if it is swept over: runs=a,b
+    journal = Journal(Path(runs if isinstance(runs, str) else "runs"))  # a sweep over it, such as runs=a,b, is not text
     overrides = [*arguments.flags.overrides, f"hydra.sweep.dir={quoted(str(journal.folder.absolute()))}"]
     try:
         prepare_launcher(str(arguments.values.get("hydra/launcher")), journal)
@@ -42,7 +42,7 @@ def sweep(arguments: Arguments, launch: Callable[[Namespace], None]) -> None:
 
 
 def run_job(cfg: DictConfig, check: Callable[[DictConfig], None], job: Callable[[DictConfig], object]) -> object:
-    """Run one job of a sweep and write its result, or its error, into the journal. Only a request to stop is raised.
+    """Run one job of a sweep and write its result, or its error, into the journal. Only a request to stop is raised again.
 
     Args:
         cfg: The config that the job is run with.
@@ -70,7 +70,7 @@ def run_job(cfg: DictConfig, check: Callable[[DictConfig], None], job: Callable[
     finally:
         # First of all: on Ctrl-C, a launcher may kill this process a second later.
         write_json(path, {**record, "seconds": round(time.perf_counter() - started, 1)})
-        gc.collect()  # here: until its handling has ended, an error holds on to the network and the images of its job
+        gc.collect()  # here: while it is handled, an error keeps the network and the images of its job in memory
         if torch := sys.modules.get("torch"):
             torch.cuda.empty_cache()
     return record.get("miou")
@@ -78,7 +78,7 @@ def run_job(cfg: DictConfig, check: Callable[[DictConfig], None], job: Callable[
 
 @contextmanager
 def isolated() -> Iterator[None]:
-    """Undo what the `with` block does to the environment, PyTorch's determinism and wandb, for the next job of this process."""
+    """Undo the `with` block's changes to the environment, PyTorch's determinism and wandb, for this process's next job."""
     from unittest.mock import patch  # late: it takes a tenth of the time in which a wrong command is refused
 
     try:

@@ -1,4 +1,4 @@
-"""The check that every value of a config is of the same kind as its default."""
+"""The check that every value of a config has the type of its default."""
 
 from itertools import accumulate
 from math import isfinite
@@ -11,23 +11,23 @@ from fcnseg.errors import KINDS
 from fcnseg.runs.naming import ABSENT
 from fcnseg.runs.settings import flatten
 
-MAY_BE_NULL = (  # settings that null is a value of, even where a choice or an experiment sets another
+MAY_BE_NULL = (  # settings that may be null, even if a choice or an experiment sets another value
     *("patience", "ema", "checkpoint.every_n_minutes", "checkpoint.every_n_steps", "model.weights", "picture"),
     *("optimizer.fused", "optimizer.backbone_lr", "optimizer.decay_norms", "schedule.warmup"),
     *("data.pack_size", "data.limit", "data.cache", "data.download"),
 )
-MAY_BE_A_LIST = ("data.size", "data.pack_size")  # numbers in whose place height and width may stand
+MAY_BE_A_LIST = ("data.size", "data.pack_size")  # numbers, or a list of height and width
 
 
 def check_values(cfg: DictConfig, defaults: DictConfig) -> None:
-    """Refuse a value of another kind than its default; a number where text is wanted becomes text.
+    """Refuse a value of another type than its default; a number becomes text where text is wanted.
 
     Args:
-        cfg: The config that a job was given; the values that become text are replaced in it.
-        defaults: The config of the same choices as they are in the files.
+        cfg: The config of a job; values that become text are replaced in it.
+        defaults: The config of the same choices, as in the files.
 
     Raises:
-        ValueError: A value is missing or of another kind, or a setting was added (+key=value) that nothing reads.
+        ValueError: A value is missing or of another type, or nothing reads an added setting (+key=value).
     """
     if missing := sorted(OmegaConf.missing_keys(cfg)):
         raise ValueError(f"{missing[0]} is missing: give {missing[0]}=<value>")
@@ -69,18 +69,18 @@ def _check_value(key: str, cfg: DictConfig, defaults: DictConfig) -> None:
 
 
 def as_typed(value: object) -> str:
-    """A value as it is typed on a command line."""
+    """A value as a user types it on a command line."""
     return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
 
 
 def _removed(key: str, cfg: DictConfig) -> str | None:
-    """The setting itself, or the first of the nodes above it, that `cfg` has not."""
+    """The first that `cfg` lacks of the nodes above a setting and the setting itself; None if it lacks nothing."""
     parents = accumulate(key.split("."), "{}.{}".format)
     return next((name for name in parents if OmegaConf.select(cfg, name, default=ABSENT) is ABSENT), None)
 
 
 def _is_argument(key: str, cfg: DictConfig, defaults: DictConfig) -> bool:
-    """Whether an added setting reaches a class or function that Hydra calls, which raises if it does not have it.
+    """Whether an added setting reaches a class or function that Hydra calls, which raises if it does not take it.
 
     Such settings are below a node with a `_target_`: `trainer`, `model`, ..., or an entry of a group of such nodes.
     """

@@ -1,4 +1,4 @@
-"""How much of what is wrong lies near the boundaries of objects."""
+"""The share of the wrong pixels that is near the boundaries of objects."""
 
 import numpy as np
 
@@ -11,7 +11,7 @@ MOST_RUNS = 12  # columns of the table of classes
 
 
 def boundaries(study: Study) -> list[Block]:
-    """The share of the errors near boundaries of every run, and the boundary IoU of every class."""
+    """The share of errors near boundaries for every run, and the boundary IoU of every class."""
     rows, of_classes = [], []
     for run in study.runs:
         near, wrong = run.images.near.astype(np.int64).sum(0)

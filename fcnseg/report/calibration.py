@@ -1,4 +1,4 @@
-"""How sure networks are, beside how often they are right."""
+"""The confidence of networks, compared with how often they are right."""
 
 from functools import partial
 
@@ -43,7 +43,7 @@ def reliability(study: Study) -> list[Block]:
 
 
 def _sums(run: Measured) -> tuple[Numbers, Numbers, Numbers]:
-    """(B,) pixels, confidence and right pixels in every bin."""
+    """The pixels, the sums of their confidence, and the right pixels in every bin, (B,) each."""
     pixels, confidence, right = (
         each.astype(np.float64).sum(0) for each in (run.images.pixels, run.images.confidence, run.images.right)
     )

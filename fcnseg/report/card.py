@@ -1,4 +1,4 @@
-"""The model card of a run, its README.md: what the network is, what it was trained on, how good it is, and how it is used."""
+"""The model card of a run, its README.md: the network, its training data, its scores and its use."""
 
 import re
 import shlex
@@ -34,12 +34,12 @@ LIMITS = (
 
 
 def describe(run: Run, data: VOCDataModule, result: Mapping[str, Any], *, settings: Sequence[str]) -> None:
-    """Write the card into the folder of a run, which this process has trained.
+    """Write the card into the folder of a run that this process has trained.
 
     Args:
         run: The run, which has its best checkpoint.
-        data: What it was tested on.
-        result: What its result.json holds, or will hold.
+        data: The data that the run was tested on.
+        result: The content of its result.json, which may not be written yet.
         settings: The settings of the command.
     """
     choices, count = run.config.choices, len(data.classes)
@@ -55,7 +55,7 @@ def describe(run: Run, data: VOCDataModule, result: Mapping[str, Any], *, settin
     ]
     try:
         write_markdown(run.path, run.path.name, lead, sections, name=CARD, figures="card")
-    except OSError as error:  # a run whose card cannot be written is whole
+    except OSError as error:  # a run is complete even if its card cannot be written
         warn(f"{run.path / CARD} could not be written: {error.strerror}")
 
 

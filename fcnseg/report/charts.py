@@ -1,6 +1,6 @@
 """Draw the report's charts as matplotlib figures, from plain numbers.
 
-A figure has no background, and one colour of ink that `svg` leaves to the page: it suits a light page and a dark one.
+A figure has no background, and one colour of ink, which the page sets after `svg`: it suits a light page and a dark one.
 """
 
 import io
@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure  # without pyplot there is no backend to choose and nothing to close
+from matplotlib.figure import Figure  # without pyplot, no backend is chosen and no figure must be closed
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
@@ -35,7 +35,7 @@ styled = rc_context(
         **dict.fromkeys(("xtick.major.size", "ytick.major.size"), 0),
         **dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "axes.labelsize"), 9),
         **{"legend.fontsize": 8.5, "axes.axisbelow": True, "grid.color": INK, "grid.alpha": 0.13},
-        "text.parse_math": False,  # a name with two dollar signs is no formula
+        "text.parse_math": False,  # a name with two dollar signs is not a formula
         "svg.fonttype": "none",  # text stays text: the file is small, has the page's font, and can be read out
         "svg.hashsalt": "fcnseg",  # the same figure gives the same file
     }
@@ -68,7 +68,7 @@ class AblationRow:
         ours: The mean of our IoU over seeds.
         deviation: The standard deviation of our IoU over seeds; 0 for one seed.
         paper: The IoU that the paper prints.
-        after: The step that this one builds on; None if it builds on no other, or that one did not run.
+        after: The step that this one builds on; None if there is no such step or it did not run.
     """
 
     adds: str
@@ -79,14 +79,14 @@ class AblationRow:
 
     @property
     def gains(self) -> list[str]:
-        """What the step added to our IoU, and to the paper's; empty if it builds on no other."""
+        """The gain of the step in our IoU, and in the paper's; two empty texts if `after` is None."""
         if not self.after:
             return ["", ""]
         return [f"{self.ours - self.after.ours:+.4f}", f"{self.paper - self.after.paper:+.4f}"]
 
 
 def _chart(width: float, height: float) -> tuple[Figure, Axes]:
-    """An empty chart whose axes have this size in inches; labels come on top of it, however long they are."""
+    """An empty chart whose axes have this size in inches; labels need additional space, whatever their length."""
     figure = Figure((width, height))
     return figure, figure.add_axes((0, 0, 1, 1))
 
@@ -95,13 +95,13 @@ def _chart(width: float, height: float) -> tuple[Figure, Axes]:
 def svg(figure: Figure) -> str:
     """The figure as an `<svg>` element whose ink is the colour of the text around it.
 
-    It has no style of its own but attributes: a page that lets only its own style sheet in would leave others out.
+    Its style is in attributes: a page that allows only its own style sheet would ignore any other style.
     """
     file = io.StringIO()
     # Without a date, the same runs give the same page.
     figure.savefig(file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")), **WHOLE)
     text = file.getvalue()
-    # An XML declaration comes first, which has no place inside a page.
+    # The XML declaration at the start must not be inside a page.
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = text.replace(INK, "currentColor").strip()
     return TAG.sub(lambda tag: STYLE.sub(_attributes, tag[0]), text)
@@ -115,7 +115,7 @@ def _attributes(style: re.Match[str]) -> str:
 
 
 def picture(figure: Figure | Picture) -> Image.Image:
-    """The figure on white, as a picture that a notebook can show; what is a picture already, as one of Pillow's."""
+    """The figure on white, as a picture of Pillow's, which a notebook can show; an array of pixels becomes one as it is."""
     if isinstance(figure, np.ndarray):
         return Image.fromarray(figure)
     file = io.BytesIO()
@@ -127,7 +127,7 @@ def picture(figure: Figure | Picture) -> Image.Image:
 def loss_curves(curves: Sequence[Curve]) -> Figure:
     """Figures 2-8: training and validation loss of one experiment, a pair of lines for every seed."""
     figure, axes = _chart(3.6, 2.3)
-    # The lines of several seeds cross: they are thinner.
+    # The lines of several seeds cross, and are therefore thinner.
     width = 1.8 if len(curves) == 1 else 1.2
     for curve in curves:
         epochs = np.arange(1, len(curve.train) + 1)
@@ -150,19 +150,19 @@ def _cells(axes: Axes, values: Numbers, rows: Sequence[str], columns: Sequence[s
     """Colour a matrix of values from transparent at 0, which suits a page of any colour, to blue at 1.
 
     Args:
-        axes: An empty chart, which the cells are drawn into.
+        axes: The empty chart into which the cells are drawn.
         values: (rows, columns), NaN for a cell without colour.
         rows: The names of the rows.
         columns: The names of the columns.
-        texts: What is written into the cells, row by row.
+        texts: The texts of the cells, row by row.
     """
-    # At 0.74 ink can still be read on a dark page, at 0.04 a cell of value 0 still differs from a cell without a value.
+    # At 0.74, ink is still readable on a dark page; at 0.04, a cell of value 0 still differs from one without a value.
     opacity = np.where(np.isnan(values), 0, 0.04 + 0.7 * np.clip(np.nan_to_num(values), 0, 1))
     blue = np.broadcast_to(to_rgb(BLUE), (*values.shape, 3))
     # As bytes: matplotlib would enlarge a wide matrix of floats in hundreds of megabytes.
     axes.imshow((255 * np.dstack([blue, opacity])).astype(np.uint8), aspect="auto", interpolation="none")
     for (row, column), text in zip(np.ndindex(values.shape), texts, strict=True):
-        if text:  # a matrix of 254 classes has 64516 cells, nearly all of them without a text
+        if text:  # a matrix of 254 classes has 64516 cells, and nearly all have no text
             axes.text(column, row, text, ha="center", va="center", size=7.5)
     axes.set_xticks(range(len(columns)), columns, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(rows)), rows)
@@ -193,7 +193,7 @@ def class_heat_map(classes: Classes, iou: Numbers, titles: Sequence[str], shares
 
 @styled
 def confusion_matrix(names: Sequence[str], matrix: Numbers) -> Figure:
-    """Which class (row) is taken for which class (column), in percent of the row's pixels.
+    """The share of each class (row) that is predicted as each class (column), in percent of the row's pixels.
 
     Args:
         names: The names of the C classes.
@@ -203,7 +203,7 @@ def confusion_matrix(names: Sequence[str], matrix: Numbers) -> Figure:
     figure, axes = _chart(side, side)
     pixels = matrix.sum(1, keepdims=True)
     shares = np.where(pixels > 0, matrix / np.maximum(pixels, 1), np.nan)
-    # Only what is shown as 10 or more: with all numbers the chart cannot be read.
+    # Only numbers shown as 10 or more: with all of them, the chart is unreadable.
     texts = [f"{share * 100:.0f}" if share >= 0.095 else "" for share in shares.flat]
     every = -(-len(names) // MOST_NAMES)
     shown = ["" if number % every else name for number, name in enumerate(names)]
@@ -248,7 +248,7 @@ def gallery(cards: Mapping[str, Mapping[str, Picture]], legend: Mapping[str, str
     for axes in grid.flat:
         axes.axis("off")
     for column, (title, card) in enumerate(cards.items()):
-        grid[0, column].set_title(textwrap.fill(title, 24), size=8)  # neighbours are as wide as that
+        grid[0, column].set_title(textwrap.fill(title, 24), size=8)  # the width of a column
         for axes, picture in zip(grid[:, column], card.values(), strict=False):
             axes.imshow(picture)
     patches = [Patch(facecolor=shade, edgecolor=INK, label=name) for name, shade in legend.items()]
@@ -261,7 +261,7 @@ def reliability(runs: Mapping[str, Sequence[Numbers]]) -> Figure:
     """The share of right pixels over their confidence, a line for every run.
 
     Args:
-        runs: By the title of a run, (B,) each: the pixels, the sum of their confidence, and the right pixels of every bin.
+        runs: By title, for every bin: the pixels, the sum of their confidence, and the right pixels, (B,) each.
     """
     figure, axes = _chart(4.4, 3.8)
     axes.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle="--", label="as sure as right")
@@ -282,7 +282,7 @@ def spread(values: Numbers, titles: Sequence[str]) -> Figure:
 
     Args:
         values: (rows, 3) the difference and the two ends of its interval; NaN for a row without a value.
-        titles: What the rows are.
+        titles: The titles of the rows.
     """
     figure, axes = _chart(5, 0.26 * max(len(titles), 4))
     rows, (middle, low, high) = np.arange(len(titles)), values.T
@@ -315,9 +315,9 @@ def curves(runs: Mapping[str, tuple[Numbers, Numbers]], across: str, up: str, *,
 
     Args:
         runs: By the title of an experiment, (N,) places and (seeds, N) values, NaN where a seed has none.
-        across: What the places are.
-        up: What the values are.
-        scale: That of the places, "linear" or "log".
+        across: The label of the places.
+        up: The label of the values.
+        scale: The scale of the places, "linear" or "log".
     """
     figure, axes = _chart(4.2, 2.6)
     for title, (places, values) in runs.items():

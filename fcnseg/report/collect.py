@@ -1,4 +1,4 @@
-"""Find run folders and read them; of a damaged one, as much as can be read."""
+"""Find run folders and read them; a damaged folder is read as far as possible."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -33,7 +33,7 @@ def line(value: object, longest: int = LONGEST) -> str:
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
-Check = Callable[[object], bool]  # whether a value from a run's folder is what the report relies on
+Check = Callable[[object], bool]  # whether the report can rely on a value from a run's folder
 
 
 def _is_text(value: object) -> bool:
@@ -53,12 +53,12 @@ def _is_size(value: object) -> bool:
 
 
 def _or_none(check: Check) -> Check:
-    """Whether a value is None, which stands for NaN and for what an earlier version did not measure, or right."""
+    """Whether a value is right, or None, which stands for NaN or for a value that an earlier version did not measure."""
     return lambda value: value is None or check(value)
 
 
 def _list_of(check: Check, length: int | None = None) -> Check:
-    """Whether a value is a list of right values, of this length where one is given."""
+    """Whether a value is a list of right values, of this length if `length` is given."""
     return lambda value: isinstance(value, list) and length in (None, len(value)) and all(map(check, value))
 
 
@@ -68,13 +68,13 @@ def _table_of(check: Check, names: Iterable[str] = ()) -> Check:
 
 
 def _is_calibration(value: object) -> bool:
-    """Whether a value is a calibration error, None where a test had NaN in it, and the sums that it was computed from."""
+    """Whether a value is a calibration error (None if a test had NaN in it) and the sums that it was computed from."""
     checks = {"error": _or_none(_is_number), **dict.fromkeys(("pixels", "confidence", "right"), _list_of(_is_number))}
     return isinstance(value, dict) and value.keys() == checks.keys() and all(checks[key](value[key]) for key in checks)
 
 
 def _needed(names: Sequence[str]) -> dict[str, Check]:
-    """What result.json must hold with classes of these names."""
+    """The checks of the values that result.json must hold, for classes of these names."""
     return {
         "metrics": _table_of(_or_none(_is_number), [f"test/{name}" for name in ("loss", *SCORES)]),
         "floor": _table_of(_or_none(_is_number), SCORES),
@@ -94,7 +94,7 @@ def _checked_classes(result: Mapping[str, Any]) -> Classes | None:
     return None
 
 
-# What result.json may hold; the report reads nothing else of it but this and what it must hold.
+# The optional values of result.json; the report reads only these and the required ones.
 OPTIONAL: dict[str, Check] = {
     **dict.fromkeys(("images_per_s", "predicted_per_s", "giga_macs", "peak_memory"), _or_none(_is_number)),
     **dict.fromkeys(("commit", "hardware", "precision", "floor_class"), _or_none(_is_text)),
@@ -106,16 +106,16 @@ OPTIONAL: dict[str, Check] = {
 
 @dataclass(frozen=True)
 class Entry:
-    """What was read of one run's folder.
+    """The content of one run's folder, as far as it could be read.
 
     Attributes:
-        path: The folder, which may hold no run at all.
-        status: One of `STATUSES`; "broken" where the folder does not show which of the others it is.
+        path: The folder, which may hold no run.
+        status: One of `STATUSES`; "broken" if the folder does not show any other.
         config: The run's settings; empty if they cannot be read.
         rows: The rows of metrics.csv, one an epoch.
         result: The content of result.json; empty unless the status is "finished".
-        remarks: What is wrong with the run, in sentences for the user.
-        images: What a finished run's test found in every image; None where images.npz is not there, or damaged.
+        remarks: The problems of the run, in sentences for the user.
+        images: The findings of a finished run's test in every image; None if images.npz is missing or damaged.
     """
 
     path: Path
@@ -132,7 +132,7 @@ class Entry:
         return line(self.path.name)
 
     def choice(self, group: str) -> str:
-        """What was chosen from a group of the config, such as `model`; empty where that is not known."""
+        """The choice from a group of the config, such as `model`; empty if it is unknown."""
         return str(self.config.get(f"choices.{group}") or "")
 
     @property
@@ -142,17 +142,17 @@ class Entry:
 
     @property
     def floor_class(self) -> str:
-        """The class that a finished run's floor predicts everywhere."""
+        """The one class that the floor of a finished run predicts everywhere."""
         return str(self.result.get("floor_class", "background"))
 
     @property
     def published(self) -> paper.PublishedResult | None:
-        """What the paper prints of this run's experiment; None if it is not one of the paper's."""
+        """The paper's result for this run's experiment; None if the paper has no such experiment."""
         return paper.EXPERIMENTS.get(self.choice("experiment"))
 
 
 def read(path: Path) -> Entry:
-    """All that can be read of the run in `path`; what cannot be read becomes a remark.
+    """Read as much as possible of the run in `path`; every part that cannot be read becomes a remark.
 
     A run folder may be damaged or hostile. Everything that this function returns has been checked: types, sizes, printable
     text. The rest of the report relies on it.
@@ -161,10 +161,10 @@ def read(path: Path) -> Entry:
     remarks: list[str] = []
 
     def attempt(file: str, reading: Callable[[], T]) -> T | None:
-        """What `reading` returns; None, and a remark, if it raises."""
+        """The value of `reading()`; if it raises, add a remark and return None."""
         try:
             return reading()
-        except Exception as error:  # a damaged file may raise anything, and the other runs are still to be reported
+        except Exception as error:  # a damaged file may raise any error, and the other runs must still be reported
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             remarks.append(line(reason if str(path) in reason else f"{path / file} is damaged ({reason})"))
             return None
@@ -196,7 +196,7 @@ def read(path: Path) -> Entry:
 
 
 def _checked_config(config: Config) -> Config:
-    """A flat config whose texts can be shown, and whose settings that the report reads have the types that they should.
+    """A flat config whose texts can be shown, and whose settings have the types that the report expects.
 
     Raises:
         ValueError: A setting has another type.
@@ -210,10 +210,10 @@ def _checked_config(config: Config) -> Config:
 
 
 def _checked_images(images: PerImage | None, result: Mapping[str, Any]) -> PerImage | None:
-    """What images.npz holds, with names that can be shown.
+    """The content of images.npz, with names that can be shown.
 
     Raises:
-        ValueError: It is of other images or classes than the result.
+        ValueError: Its images or classes differ from those of the result.
     """
     if images is None:
         return None
@@ -231,27 +231,27 @@ def _shown(value: Any) -> Any:
 
 
 def _checked_row(row: Mapping[str, float]) -> dict[str, float]:
-    """A row of the log, with NaN for what is too large to be drawn."""
+    """A row of the log, with NaN for values that are too large to draw."""
     return {name: value if _is_number(value) else nan for name, value in row.items()}
 
 
 def _inside(root: Path) -> list[Path]:
     """The folder itself if it is a run; otherwise the runs in it, and the folders in it that hold no run."""
     runs = sorted(path.parent.parent for path in root.rglob(CONFIG))
-    # A folder without a run may be one whose config was lost; the user should see it. What holds runs is not such a folder.
+    # A folder without a run may have lost its config, and the user should see it. A folder of runs is not such a folder.
     with_runs = {folder for run in runs for folder in (run, *run.parents)}
     empty = [path for path in root.iterdir() if path.is_dir() and path.name[0] != "." and path not in with_runs]
     return [root] if root in runs else sorted([*runs, *empty]) or [root]
 
 
 def collect(pattern: str) -> list[Entry]:
-    """What can be read of run folders, and of folders beside them that hold no run.
+    """Read run folders, and the folders beside them that hold no run, as far as possible.
 
     Args:
         pattern: A run's folder, a folder of run folders, or a glob of either.
 
     Raises:
-        ValueError: No folder matches, or none of the folders holds a run.
+        ValueError: No folder matches, or no folder holds a run.
     """
     names = [pattern] if Path(pattern).is_dir() else sorted(glob(pattern))  # a folder's own name may have brackets
     roots = [Path(name) for name in names if Path(name).is_dir()]

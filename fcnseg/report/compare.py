@@ -1,4 +1,4 @@
-"""Compare runs: which of them are one experiment, and how they differ from each other and from the paper."""
+"""Compare runs: group them into experiments, and list their differences from each other and from the paper."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,11 +12,11 @@ from fcnseg.cli.configs import compose
 from fcnseg.report.collect import Config, Entry, line
 from fcnseg.runs.settings import flatten
 
-# Settings, and groups of settings, that say where and how often a run is made, not what it computes.
+# Settings, and groups of settings, that say where and how often a run is made, but not what it computes.
 INCIDENTAL = ("seed", "name", "runs", "resume", "data.root", "data.cache", "data.download", "checkpoint")
-# Settings in which a run may differ from the paper's: the machine's, and what follows from trainer.max_epochs.
+# Settings that may differ from the paper's: those of the machine, and those that follow from trainer.max_epochs.
 NOT_THE_PAPER_S = ("trainer.accelerator", "trainer.devices", "trainer.precision", "optimizer.fused", "schedule.T_max")
-# Experiments of one name are distinguished by these settings first: people know them best.
+# These settings are the first to distinguish experiments of one name: people know them best.
 KNOWN_BEST = ("choices.data", "model.backbone", "data.size", "data.split", "trainer.max_epochs", "optimizer.lr")
 TITLE = 60  # characters of a setting in a title: a chart has room for a few of them
 WORDS = {"model.weights": "pretrained weights", "data.size": "size in pixels"}
@@ -45,7 +45,7 @@ class Experiment:
 
     Attributes:
         title: A title that no other experiment of the report has.
-        entries: The runs, of which there is at least one, ordered by seed.
+        entries: The runs, at least one, ordered by seed.
         differences: The settings that differ from those of the paper's experiment.
     """
 
@@ -60,7 +60,7 @@ class Experiment:
 
     @property
     def beside_the_paper(self) -> str:
-        """Whether the paper has this experiment, and with these settings, in a few words."""
+        """A few words on whether the paper has this experiment with these settings."""
         data = self.first.choice("data")
         elsewhere = f", on {data}" if data != paper.DATA else ""
         if self.first.published is None:
@@ -69,26 +69,26 @@ class Experiment:
 
     @property
     def test_data(self) -> str:
-        """The fingerprint of the images that the runs were tested on, without that of those that they were trained on."""
+        """The fingerprint of the test images of the runs, without the fingerprint of their training images."""
         return str(self.first.result["data_fingerprint"]).rpartition("-")[2]
 
     @property
     def test_set(self) -> str:
-        """A description of the test set. Results can be compared only if it is the same."""
+        """A description of the test set. Results with different descriptions cannot be compared."""
         result = self.first.result
         images = f"{result['images']['test']} test images at {result['size']} px"
         return f"{self.first.choice('data')}, {result['split']} split: {images}, data {self.test_data}"
 
     def stat(self, table: str, name: str) -> Stat | None:
-        """The statistics of a number in a table of the results, such as "cat" in "iou"; None where no run has it."""
+        """The statistics of a number in a table of the results, such as "cat" in "iou"; None if no run has it."""
         values = [value for entry in self.entries if (value := entry.result[table].get(name)) is not None]
         return Stat(fmean(values), stdev(values) if len(values) > 1 else None) if values else None
 
 
 def _identity(entry: Entry) -> dict[str, str]:
-    """What two runs must have in common to be one experiment.
+    """The settings that two runs must have in common to be one experiment.
 
-    A setting that is null counts as absent: a later version of the package has more of them.
+    A setting that is null counts as absent: a later version of the package has more settings.
     """
     settings = {key: value for key, value in entry.config.items() if not _is_incidental(key)}
     settings["data_fingerprint"] = entry.result.get("data_fingerprint")
@@ -96,7 +96,7 @@ def _identity(entry: Entry) -> dict[str, str]:
 
 
 def by_train_images(finished: Iterable[Experiment]) -> list[list[Experiment]]:
-    """Experiments that differ in nothing but the number of train images, where there are several such numbers."""
+    """Groups of experiments that differ only in the number of train images, if there are several such numbers."""
     groups: dict[str, list[Experiment]] = {}
     for experiment in finished:
         settings = _identity(experiment.first).items()
@@ -110,14 +110,14 @@ def _is_incidental(key: str) -> bool:
 
 
 def differences(entry: Entry) -> tuple[str, ...]:
-    """How a run differs from the paper's experiment, if it is one, setting by setting: "max_epochs 3 (paper: 30)"."""
+    """The differences of a run from the paper's experiment of its name, by setting: "max_epochs 3 (paper: 30)"."""
     if not entry.published:
         return ()
     ours, theirs, data = entry.config, published_settings(entry.choice("experiment")), entry.choice("data")
     images, differing = entry.result.get("images", paper.IMAGES), []
     if data != paper.DATA:
         differing.append(f"data {data} (paper: {paper.DATA})")
-    # On other data, or split in another way, the numbers of images are bound to differ.
+    # On other data, or split in another way, the numbers of images always differ.
     elif images != paper.IMAGES and ours.get("data.split") == theirs["data.split"]:
         counts = ["/".join(map(str, each.values())) for each in (images, paper.IMAGES)]
         differing.append(f"images {counts[0]} (paper: {counts[1]})")
@@ -136,25 +136,25 @@ def _value(config: Config, key: str) -> str:
     if key not in config:
         return "-"
     separator = "." if key.endswith("_target_") else "/"
-    # Of a class or a file, the last part is enough.
+    # The last part of the name of a class or a file is enough.
     return "none" if config[key] is None else line(str(config[key]).rpartition(separator)[2], TITLE)
 
 
-CHOICES = ("aug", "loss", "optimizer", "schedule")  # what the name of a run without an experiment consists of
+CHOICES = ("aug", "loss", "optimizer", "schedule")  # the parts of the name of a run without an experiment
 
 
 def _title(entry: Entry, varied: Iterable[str] = CHOICES) -> str:
-    """The experiment's name, or the network and what was chosen from the groups `varied`."""
+    """The experiment's name, or the network and the choices from the groups `varied`."""
     return entry.choice("experiment") or "-".join(filter(None, map(entry.choice, ("model", *varied))))
 
 
 def _distinguishing(same_title: Sequence[Mapping[str, str]]) -> list[str]:
-    """A few settings that tell any two experiments of one title apart: in each step the one that distinguishes most."""
+    """Choose a few settings that distinguish experiments of one title: each step adds the one that distinguishes most."""
     chosen: list[str] = []
     keys = list(dict.fromkeys([*KNOWN_BEST, *(key for one in same_title for key in one)]))
 
     def kinds(key: str) -> int:
-        """How many kinds of experiments there are by what was chosen so far and this setting."""
+        """The number of kinds of experiments by the settings chosen so far and this one."""
         return len({tuple(one.get(each) for each in (*chosen, key)) for one in same_title})
 
     while keys and len({tuple(map(one.get, chosen)) for one in same_title}) < max(map(kinds, keys)):
@@ -163,7 +163,7 @@ def _distinguishing(same_title: Sequence[Mapping[str, str]]) -> list[str]:
 
 
 def titled(untitled: Sequence[Experiment]) -> list[Experiment]:
-    """Experiments with titles that say what differs between them, and nothing else; no two of a status are the same."""
+    """Experiments with titles that say only what differs between them; no two of one status have the same title."""
     unnamed = [each.first for each in untitled if not each.first.choice("experiment")]
     varied = [group for group in CHOICES if len({entry.choice(group) for entry in unnamed}) > 1]
     titles = [_title(each.first, varied) for each in untitled]
@@ -176,29 +176,29 @@ def titled(untitled: Sequence[Experiment]) -> list[Experiment]:
     for each, title, identity in zip(untitled, titles, identities, strict=True):
         added = [line(f"{_name(key)} {_value(identity, key)}", TITLE) for key in settings[title] if key in identity]
         key = ", ".join([title, *added]), each.first.status
-        # Values that differ may be shortened to the same words.
+        # Different values may be shortened to the same words.
         full = f"{key[0]} ({len(made) + 1})" if key in made else key[0]
         made[full, key[1]] = replace(each, title=full)
     return [*made.values()]
 
 
 def experiments(entries: Iterable[Entry]) -> list[Experiment]:
-    """Gather runs over their seeds: first the paper's experiments in the paper's order, then the others by title."""
+    """Group runs over their seeds: first the paper's experiments in the paper's order, then the others by title."""
     names = list(paper.EXPERIMENTS)
 
     def place(entry: Entry) -> tuple[Any, ...]:
-        """What runs are sorted by."""
+        """The key by which runs are sorted."""
         rank = names.index(entry.choice("experiment")) if entry.published else len(names)
         return rank, _title(entry), entry.status, str(sorted(_identity(entry).items())), entry.config.get("seed", 0)
 
-    # groupby gathers neighbours only.
+    # groupby groups only neighbours.
     groups = groupby(sorted(entries, key=place), key=lambda entry: (_title(entry), entry.status, _identity(entry)))
     gathered = [tuple(group) for _, group in groups]
     return titled([Experiment("", group, differences(group[0])) for group in gathered])
 
 
 def by_test_set(finished: Iterable[Experiment]) -> dict[str, list[Experiment]]:
-    """Group finished experiments by what they were tested on, with titles that say what differs within the group."""
+    """Group finished experiments by their test set, with titles that say what differs within the group."""
     sets: dict[str, list[Experiment]] = {}
     for experiment in finished:
         sets.setdefault(experiment.test_set, []).append(experiment)

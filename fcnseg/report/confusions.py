@@ -1,4 +1,4 @@
-"""Which class is taken for which, with the images that make it up."""
+"""The confusions between classes, with the images that have most of their pixels."""
 
 from collections.abc import Sequence
 
@@ -14,12 +14,12 @@ MOST_CLASSES = 30  # rows, and columns, of a matrix of numbers
 
 
 def matrix(names: Sequence[str], pixels: Numbers, rows_of: str = "") -> Table:
-    """Which class (row) is taken for which class (column), in percent of the row's pixels.
+    """The share of each class (row) that is predicted as each class (column), in percent of the row's pixels.
 
     Args:
-        names: The names of the C classes; of many, those with the most wrong pixels are shown.
+        names: The names of the C classes; if there are many, only those with the most wrong pixels are shown.
         pixels: (C, C) counts of pixels by truth and prediction.
-        rows_of: What the rows of `examples` are, which the numbers lead to; empty: they lead nowhere.
+        rows_of: The kind of the rows of `examples`, to which the numbers link; empty for no links.
     """
     wrong = pixels * (1 - np.eye(len(names)))
     most = np.argsort(-(wrong.sum(0) + wrong.sum(1)), kind="stable")[:MOST_CLASSES]

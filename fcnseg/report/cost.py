@@ -1,4 +1,4 @@
-"""What networks cost, beside how good they are."""
+"""The costs of networks, compared with their scores."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -10,7 +10,7 @@ from fcnseg.report.compare import Experiment
 from fcnseg.report.document import Block, Chart, Table, Text
 from fcnseg.runs.summary import as_text
 
-MOST_POINTS = 12  # experiments in the chart: each has a colour and a line of the legend
+MOST_POINTS = 12  # experiments in the chart: each needs a colour and a line of the legend
 ABOUT = (
     "GMAC: billions of multiplications and additions for one image at the run's size, of convolutions and matrix products. "
     "Images/s predicted is the speed of the network alone on the test images. The memory is the most that training took, of "

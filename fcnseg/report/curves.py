@@ -35,7 +35,7 @@ def overlaid(experiments: Sequence[Experiment]) -> list[Block]:
     ]
     for name, words in SHOWN.items():
         values = {each.title: made for each in chosen if not np.isnan(made := _values(each, name)).all()}
-        if not values:  # earlier versions wrote fewer of them
+        if not values:  # earlier versions wrote fewer values
             continue
         band = ": the mean over seeds, in a band from the lowest to the highest" if max(map(len, values.values())) > 1 else ""
         caption = f"{words[0].upper()}{words[1:]}{band}. {experiments[0].test_set}."
@@ -46,7 +46,7 @@ def overlaid(experiments: Sequence[Experiment]) -> list[Block]:
 
 
 def _over_seconds(experiments: Sequence[Experiment], test_set: str) -> list[Chart]:
-    """The mIoU over the time that training took, on the hardware of each run; nothing if no run says its seconds."""
+    """The mIoU over the time that training took, on the hardware of each run; nothing if no run has its seconds."""
     seconds = {each.title: _values(each, "seconds").cumsum(1) for each in experiments}
     known = {title: each for title, each in seconds.items() if not np.isnan(each).all()}
     scores = {each.title: _values(each, MONITOR) for each in experiments}
@@ -58,17 +58,17 @@ def _over_seconds(experiments: Sequence[Experiment], test_set: str) -> list[Char
 
 
 def _values(experiment: Experiment, name: str) -> Numbers:
-    """(seeds, epochs), NaN after the last epoch of a seed."""
+    """The values of every seed and epoch, (seeds, epochs), with NaN after the last epoch of a seed."""
     return _padded([[row.get(name, np.nan) for row in entry.rows] for entry in experiment.entries]).T
 
 
 def _padded(columns: Iterable[Sequence[float] | Numbers]) -> Numbers:
-    """(longest, columns): a column for every list of numbers, with NaN below those that are shorter than the longest."""
+    """An array (longest, columns) with a column for every list of numbers, and NaN below the shorter lists."""
     return np.array([*zip_longest(*columns, fillvalue=np.nan)])
 
 
 def _table(values: dict[str, Numbers], words: str) -> Table:
-    """The means of some epochs, spread over all of them; metrics.csv in each run's folder has every epoch."""
+    """The means of evenly spread epochs; metrics.csv in each run's folder has every epoch."""
     means = _padded(nanmean(of_seeds, axis=0) for of_seeds in values.values())  # (epochs, experiments)
     epochs = sorted({int(at) for at in np.linspace(0, len(means) - 1, min(len(means), MOST_EPOCHS)).round()})
     rows = [
@@ -79,7 +79,7 @@ def _table(values: dict[str, Numbers], words: str) -> Table:
 
 
 def over_images(experiments: Sequence[Experiment]) -> list[Block]:
-    """The curve of every group of experiments on one test set, made with data.limit, and its numbers; nothing without any."""
+    """The curve, and its numbers, of every group made with data.limit on one test set; nothing without a group."""
     groups = by_train_images(experiments)
     lines, rows = {}, []
     for group, named in zip(groups, titled([group[0] for group in groups]), strict=True):
@@ -117,7 +117,7 @@ def losses(experiments: Sequence[Experiment]) -> list[Block]:
 
 
 def loss_charts(experiments: Sequence[Experiment]) -> list[Chart]:
-    """The paper's Figures 2-8: a chart for every experiment that has trained for two epochs; one epoch is no curve."""
+    """The paper's Figures 2-8: a chart for every experiment that has trained for two epochs or more."""
     made = []
     for experiment in experiments:
         if curves := [_curve(entry) for entry in experiment.entries if len(entry.rows) > 1]:
@@ -134,7 +134,7 @@ def loss_charts(experiments: Sequence[Experiment]) -> list[Chart]:
 
 def _curve(entry: Entry) -> charts.Curve:
     scores = [row.get(MONITOR, 0) for row in entry.rows]
-    # An unfinished run has no result yet, and its best epoch so far is the one that it would keep.
+    # An unfinished run has no result yet, and would keep its best epoch so far.
     best = int(entry.result.get("best_epoch", np.argmax(scores)))
     patience = entry.config.get("patience")
     stopped = entry.status == "finished" and patience is not None and len(scores) - 1 - best >= patience

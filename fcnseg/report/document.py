@@ -15,16 +15,16 @@ from fcnseg.report import charts
 if TYPE_CHECKING:
     from torch import Tensor
 
-MARKUP = re.compile(r"[\\`*\[\]<>|&]")  # what Markdown, with HTML in it, would not show as it is
+MARKUP = re.compile(r"[\\`*\[\]<>|&]")  # the characters that Markdown, which may hold HTML, would not show as they are
 
 
 def escaped(text: str) -> str:
-    """A text as Markdown that shows it as it is: what comes from a run folder is text, even where it looks like HTML."""
+    """A text as Markdown that shows it unchanged: text from a run folder may look like HTML, but is only text."""
     return MARKUP.sub(lambda found: {"<": "&lt;", ">": "&gt;", "&": "&amp;"}.get(found[0], f"\\{found[0]}"), text)
 
 
 def address(kind: str, name: str) -> str:
-    """The address, within the page, of what is named in the first line of a cell or heading; an address has no blanks."""
+    """The address in the page of the thing named in the first line of a cell or heading; an address has no blanks."""
     return "-".join(f"{kind}-{name.partition(chr(10))[0]}".split())
 
 
@@ -38,7 +38,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Code:
-    """Lines to copy, such as commands, in a language that Markdown has a name for."""
+    """Lines to copy, such as commands, in a language that Markdown knows by name."""
 
     text: str
     language: str
@@ -46,7 +46,7 @@ class Code:
 
 @dataclass(frozen=True)
 class Links:
-    """A cell whose words lead to other places in the page, where these are there; Markdown shows the words.
+    """A cell whose words link to other places in the page, if the page has these; Markdown shows only the words.
 
     Attributes:
         places: The address and the words of each.
@@ -67,7 +67,7 @@ class Table:
         rows: The cells of every row; the first one is the row's heading.
         groups: Headings above those of the columns, each with the number of columns that it spans.
         words: The numbers of the columns that hold text, which is aligned left; the others hold numbers.
-        rows_are: What every row is, such as "image" or "class", where it has an address: `#image-` and the row's heading.
+        rows_are: The kind of the rows, such as "image" or "class", for their addresses: `#image-` and the row's heading.
         shaded: Whether the cells are percentages, which are shaded.
     """
 
@@ -97,12 +97,12 @@ class Chart:
     """A figure with its caption.
 
     Attributes:
-        name: The name of its file, without a suffix; `render` adds a number where several charts have the same.
-        caption: The sentence below it, which is also read out in its place.
+        name: The name of its file, without a suffix; `render` adds a number if several charts have the same name.
+        caption: The sentence below the figure, which screen readers read out in place of the figure.
         draw: Draws it with `fcnseg.report.charts`, or as a picture, the only kind that Markdown shows; it is called when the
             chart is written, so that few figures are in memory.
         title: The words that unfold the chart when they are clicked; a chart without a title is always shown.
-        numbers: What the chart shows, as a table, which the page folds.
+        numbers: The numbers of the chart as a table, which the page folds.
     """
 
     name: str
@@ -120,9 +120,9 @@ class Gallery:
         name: The name of the image in its data set.
         image: (3, H, W) uint8.
         truth: (H, W) labels, 255 for void.
-        predictions: The title of every network's experiment, to (H, W) labels.
+        predictions: The (H, W) labels by the title of every network's experiment.
         classes: The classes of the labels.
-        with_errors: Whether every prediction's errors are shown, too.
+        with_errors: Whether the errors of every prediction are shown as well.
     """
 
     name: str
@@ -139,7 +139,7 @@ class Gallery:
         return f"{self.name}: the image above its truth; every model's mask above the same mask over the image{below}."
 
     def cards(self) -> dict[str, dict[str, Picture]]:
-        """Pairs of pictures by their title, each picture by what it shows."""
+        """Pairs of pictures by their title; each picture is named after its content."""
         cards = {"image and truth": {"image": photograph(self.image), "truth": colour(self.truth, self.classes)}}
         for title, mask in self.predictions.items():
             cards[title] = {
@@ -157,7 +157,7 @@ class Gallery:
         return {**classes, **(kinds if self.with_errors else {})}
 
     def draw(self) -> Figure:
-        """All of it as one figure, which Markdown and notebooks show."""
+        """The whole gallery as one figure, for Markdown and notebooks."""
         return charts.gallery(self.cards(), self.legend())
 
 

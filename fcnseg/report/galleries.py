@@ -1,4 +1,4 @@
-"""What networks predict for test images: side by side, as the paper's Figures 9-11 are, and for one image after the other.
+"""The predictions of networks for test images: side by side, as in the paper's Figures 9-11, and image by image.
 
 PyTorch is imported when the first network is loaded: a report on runs without weights does not wait for it.
 """
@@ -34,12 +34,12 @@ def _has_weights(entry: Entry) -> bool:
 
 
 class Galleries:
-    """Galleries of test images with what runs predict for them; a run is read when it is first asked for.
+    """Galleries of test images with the predictions of runs; a run is read when it is first needed.
 
     Args:
         root: The folder in which the data set is now; None: the one that each run was trained from.
         trust: Whether the configs of runs may name any code.
-        wanted: Whether there are to be galleries; if not, no network is loaded.
+        wanted: Whether galleries are wanted; if not, no network is loaded.
     """
 
     def __init__(self, root: str | None, *, trust: bool = False, wanted: bool = True) -> None:
@@ -49,10 +49,10 @@ class Galleries:
         self._gone: set[Path] = set()  # the runs that are left out
 
     def data(self, entry: Entry) -> "VOCDataModule":
-        """What a run was tested on, opened once for all runs with the same settings of the data.
+        """The test data of a run, opened once for all runs with the same data settings.
 
         Raises:
-            ValueError: It is not there, or has other classes.
+            ValueError: The data set is missing, or has other classes.
         """
         from fcnseg.report import samples
 
@@ -71,7 +71,7 @@ class Galleries:
 
     @contextmanager
     def left_out(self, title: str, entry: Entry, blocks: list[Any]) -> Iterator[None]:
-        """Leave a run out from now on, with a warning in `blocks`, if the `with` block raises: its files may be damaged."""
+        """If the `with` block raises, leave the run out from now on and add a warning to `blocks`: its files may be damaged."""
         try:
             yield
         except Exception as error:
@@ -79,7 +79,7 @@ class Galleries:
             blocks.append(Text(f"No predictions of {title}: {line(error)}", warning=True))
 
     def predicted(self, runs: Mapping[str, Entry], names: Sequence[str], *, with_errors: bool = False) -> list[Gallery | Text]:
-        """Test images with what runs, by their titles, predict for them; a warning, once, for a run that is left out."""
+        """Test images with the predictions of runs, which are named by title; one warning for each run that is left out."""
         blocks: list[Gallery | Text] = []
         data: dict[str, VOCDataModule] = {}
         predictions: dict[str, dict[str, Tensor]] = {}
@@ -96,7 +96,7 @@ class Galleries:
         return blocks + [samples.gallery(name, data, row, with_errors=with_errors) for name in names for row in rows]
 
     def gallery(self, name: str, runs: Sequence[Measured]) -> list[Gallery | Text]:
-        """A test image with what runs predict for it, and their errors."""
+        """A test image with the predictions of runs and their errors."""
         return self.predicted({run.title: run.entry for run in runs}, [name], with_errors=True)
 
 
@@ -104,7 +104,7 @@ def side_by_side(finished: Sequence[Experiment], wanted: Sequence[object] | None
     """A gallery for every image shown of every data set; runs of one data set may differ in their split and size.
 
     Raises:
-        ValueError: No run was tested on one of the images that are wanted.
+        ValueError: No run was tested on one of the wanted images.
     """
     if not galleries.wanted:
         return []
@@ -125,12 +125,12 @@ def side_by_side(finished: Sequence[Experiment], wanted: Sequence[object] | None
                 if changed := data[-1].changed_since(entry.result["data_fingerprint"]):
                     blocks.append(Text(f"Predictions of {title}: {changed}.", warning=True))
         if data:
-            # A split may leave some of the images out of the test set: only what all networks were tested on is shown.
+            # A split may leave some of the images out of the test set: only images that all networks were tested on are shown.
             names = samples.shared_test_names(data)
             known += names
             shown = samples.chosen(wanted, names) if wanted is not None else samples.pick(data[0], names)
             blocks += galleries.predicted(runs, shown)
-    # A name may be in one data set and not in another; it must be in one of them.
+    # A name may be missing from some data sets, but must be in one of them.
     if known and (missing := [item for item in wanted or () if not samples.chosen([item], known)]):
         raise ValueError(f"images={missing}: wanted names of test images, such as {', '.join(known[:3])}")
     return blocks

@@ -21,12 +21,12 @@ from fcnseg.report.document import Gallery, Section, Table, address, escaped
 
 T = TypeVar("T")
 U = TypeVar("U")
-Cards = dict[str, dict[str, bytes]]  # the pictures of a gallery by the title of their card and by what they show
-MOST_INSIDE = 10_000_000  # bytes of pictures in a page that is to be mailed: many mail servers refuse more
-PICTURES = "pictures"  # the folder for more than that
+Cards = dict[str, dict[str, bytes]]  # the pictures of a gallery by the title of their card and by their content
+MOST_INSIDE = 10_000_000  # bytes of pictures in a page that can be mailed: many mail servers refuse more
+PICTURES = "pictures"  # the folder for more bytes of pictures than that
 TEMPLATES = Environment(
     loader=PackageLoader("fcnseg.report"),
-    # What comes from a run folder is text, even where it looks like HTML.
+    # Text from a run folder may look like HTML, but is only text.
     autoescape=select_autoescape(),
     undefined=StrictUndefined,
     trim_blocks=True,
@@ -34,17 +34,17 @@ TEMPLATES = Environment(
     keep_trailing_newline=True,
 )
 TEMPLATES.filters["escaped"] = escaped
-# The page lets a browser run and apply what has these hashes, and nothing else.
+# The page allows a browser to run scripts and apply styles with these hashes only.
 TEMPLATES.filters["sha256"] = lambda text: f"sha256-{base64.b64encode(sha256(text.encode()).digest()).decode()}"
 
 
 def write_html(folder: Path, title: str, lead: str, sections: Sequence[Section]) -> str:
-    """Write the page index.html into a folder, and pictures that are too many for one file into a folder beside it.
+    """Write the page index.html into a folder, and pictures that do not fit into it into a folder beside it.
 
     Every image and class in the page has an address, `#image-<name>`.
 
     Returns:
-        A sentence about the pictures beside the page; empty if the page has all of them inside.
+        A sentence about the pictures beside the page; empty if all pictures are inside it.
     """
     pictures, remark, place, numbers = _pictures(sections), "", _data_address, count(1)
     size = sum(len(_data_address(each)) for cards in pictures for card in cards.values() for each in card.values())
@@ -81,7 +81,7 @@ def _page(
     place: Callable[[bytes], str],
     remark: str,
 ) -> str:
-    """The page, with pictures where `place` says; a remark says that they are not inside."""
+    """The page, with pictures at the addresses from `place`; a remark says if they are not inside."""
     blocks = [block for section in sections for block in section.blocks]
     tables = [block for block in blocks if isinstance(block, Table) and block.rows_are]
     galleries = {address("image", block.name) for block in blocks if isinstance(block, Gallery)}
@@ -101,7 +101,7 @@ def _page(
 
 
 def _free(taken: set[str], name: str) -> str:
-    """The name, or with a number behind it where it is taken; it is taken from then on."""
+    """The name, followed by a number if it is taken; the result is then added to `taken`."""
     numbered = (name if number == 1 else f"{name}-{number}" for number in count(1))
     free = next(name for name in numbered if name not in taken)
     taken.add(free)
@@ -109,22 +109,22 @@ def _free(taken: set[str], name: str) -> str:
 
 
 def _drawn(write: Callable[[U], T], draw: Callable[[], U]) -> T:
-    """What `write` makes of a figure, which is freed then."""
+    """The result of `write` for a figure, which is freed afterwards."""
     written = write(draw())
-    # A figure refers to itself, and Python looks seldom for what does: those of a hundred runs would be a gigabyte.
+    # A figure refers to itself, and Python seldom frees such objects: the figures of a hundred runs would take a gigabyte.
     gc.collect(1)
     return written
 
 
 def _webp(picture: Picture) -> bytes:
-    """A picture as a file: masks as they are, photographs with WebP's losses, which take a fifth."""
+    """A picture as a WebP file: masks without loss, photographs with loss, in a fifth of the bytes."""
     file, image = io.BytesIO(), Image.fromarray(picture)
     image.save(file, "webp", lossless=image.getcolors(256) is not None, quality=80)
     return file.getvalue()
 
 
 def _data_address(picture: bytes) -> str:
-    """A picture as an address that holds it."""
+    """A picture as a data address, which contains its bytes."""
     return f"data:image/webp;base64,{base64.b64encode(picture).decode()}"
 
 
@@ -142,8 +142,8 @@ def write_markdown(
     taken: set[str] = set()
 
     def save(draw: Callable[[], Figure | Picture], name: str) -> str:
-        """Save a figure under `name`, or with a number behind it where another chart has that name already."""
-        free = _free(taken, name.replace("/", "-")[:80])  # a name in a run folder may be longer than one of a file
+        """Save a figure under `name`, followed by a number if another chart has that name."""
+        free = _free(taken, name.replace("/", "-")[:80])  # a name from a run folder may be too long for a file
         _drawn(charts.picture, draw).save(folder / figures / f"{free}.png")
         return f"{figures}/{free}.png"
 

@@ -1,4 +1,4 @@
-"""Samples of a test set: which of them are shown, their pixels, and what networks predict for them."""
+"""Samples of a test set: the choice of those shown, their pixels, and the predictions of networks."""
 
 from collections.abc import Mapping, Sequence
 from math import prod
@@ -18,11 +18,11 @@ from fcnseg.runs.folder import Run
 from fcnseg.runs.read_files import classes_of
 
 PICKED = 3  # test images that are shown of a data set
-SEEN = 0.01  # the share of an image from which on a class counts as seen in it
+SEEN = 0.01  # the least share of an image at which a class counts as seen in it
 
 
 def load_data(path: Path, root: str | None, *, trust: bool = False) -> VOCDataModule:
-    """Open the data that a run was tested on.
+    """Open the test data of a run.
 
     Args:
         path: The folder of the run that was tested.
@@ -30,7 +30,7 @@ def load_data(path: Path, root: str | None, *, trust: bool = False) -> VOCDataMo
         trust: Whether the run's config may name any code.
 
     Raises:
-        ValueError: There is no data set, or one of other classes; nothing is downloaded for a picture.
+        ValueError: There is no data set, or it has other classes; nothing is downloaded for a picture.
     """
     run = Run(path)
     data = reopen.data(run.config, root=root, trust=trust)
@@ -39,7 +39,7 @@ def load_data(path: Path, root: str | None, *, trust: bool = False) -> VOCDataMo
 
 
 def predict(segmenter: Segmenter, data: VOCDataModule, names: Sequence[str]) -> dict[str, Tensor]:
-    """The labels (H, W) that a network predicts for test images, at the size that it was trained for, by their names."""
+    """The predicted labels (H, W) of test images by name, at the size that the network was trained for."""
     return {name: segmenter.logits(pixels(data, name)[0][None]).argmax(1)[0].byte() for name in names}
 
 
@@ -50,16 +50,16 @@ def gallery(
     *,
     with_errors: bool = False,
 ) -> Gallery:
-    """The test image `name`, its truth, and what every network predicts, at the largest size of them.
+    """The test image `name`, its truth, and every network's prediction, at the largest size of these.
 
     Args:
         name: The name of an image that all networks were tested on.
-        data: The data of the networks by the titles that these are shown under.
-        predictions: What `predict` gave, by the same titles.
-        with_errors: Whether the errors of every prediction are shown, too.
+        data: The data of each network, by the title under which it is shown.
+        predictions: The results of `predict`, by the same titles.
+        with_errors: Whether the errors of every prediction are shown as well.
     """
     largest = max((data[title] for title in predictions), key=lambda data: prod(sides(data.size)))
-    # Nearest: labels have no values in between.
+    # Nearest: labels have no intermediate values.
     shown = {
         title: F.interpolate(masks[name][None, None], sides(largest.size), mode="nearest-exact")[0, 0]  # (H, W)
         for title, masks in predictions.items()
@@ -87,13 +87,13 @@ def shared_test_names(data: Sequence[VOCDataModule]) -> list[str]:
 
 
 def pick(data: VOCDataModule, names: Sequence[str]) -> list[str]:
-    """Choose the test images that show most: classes not shown yet first, then much of the image that is no background."""
+    """Choose the test images that show most: first, many classes not shown yet; then, little background."""
     shares = {name: _shares(pixels(data, name)[1], data.classes) for name in names}
     picked: list[str] = []
     shown: set[int] = set()
 
     def worth(name: str) -> tuple[int, float]:
-        """How many classes an image would add, then how much of it they cover."""
+        """The number of classes that an image would add, and the share of the image that its classes cover."""
         return len(shares[name].keys() - shown), sum(shares[name].values())
 
     while shares and len(picked) < PICKED:
@@ -103,14 +103,14 @@ def pick(data: VOCDataModule, names: Sequence[str]) -> list[str]:
 
 
 def _shares(mask: Tensor, classes: Classes) -> dict[int, float]:
-    """The share of the mask that each class seen in it has, background left out."""
+    """The share of the mask that each class seen in it covers, without background."""
     shares = torch.bincount(mask.flatten().long(), minlength=len(classes))[: len(classes)] / mask.numel()
     seen = {label: share for label, share in enumerate(shares.tolist()) if share >= SEEN}
     return {label: share for label, share in seen.items() if label != classes.background}
 
 
 def chosen(wanted: Sequence[object], names: Sequence[str]) -> list[str]:
-    """Those of `names` that the user wants.
+    """The `names` that the user wants.
 
     Underscores do not count, since Hydra reads 2007_000033 as a number.
     """

@@ -1,4 +1,4 @@
-"""What the report says: its sections, made from the runs."""
+"""The sections of the report, made from the runs."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,7 +27,7 @@ from fcnseg.report.galleries import Galleries, in_rows, side_by_side
 from fcnseg.report.study import Study, studies
 from fcnseg.runs.summary import as_text
 
-MOST_DETAILED = 12  # experiments with charts of their own: those of two hundred take minutes, and nobody reads them
+MOST_DETAILED = 12  # experiments with charts of their own: two hundred such charts take minutes, and nobody reads them
 MOST_STUDIES = 3  # test sets that are shown image by image: each has some thirty pictures
 DEFINITIONS = (
     f"All numbers are of the test images; ± is the standard deviation over seeds. The paper's definition counts void (255) as "
@@ -46,12 +46,12 @@ def sections(
     trust: bool = False,
     compare: Sequence[str] = (),
 ) -> list[Section]:
-    """Make the report's sections; those that would be empty are left out.
+    """Make the report's sections; empty ones are left out.
 
     Args:
         entries: The runs to report on.
-        images: The names of the test images to show; None: images that show many classes are picked. Empty: there are no
-            pictures of images, and no network is built.
+        images: The names of the test images to show; None: images with many classes are picked. Empty: no pictures of
+            images are made, and no network is built.
         root: The folder in which the data set is now; None: the one that each run was trained from.
         trust: Whether the configs of runs may name any code.
         compare: The names of two runs to compare image by image; empty: none.
@@ -84,12 +84,12 @@ def sections(
 
 
 def _of_each(sets: Mapping[str, Sequence[Experiment]], make: Callable[[Sequence[Experiment]], Iterable[Block]]) -> list[Block]:
-    """What is made of the experiments on each test set."""
+    """The blocks that `make` returns for the experiments on each test set."""
     return [block for group in sets.values() for block in make(group)]
 
 
 def _best(group: Sequence[Experiment]) -> list[Experiment]:
-    """The experiments with the highest mIoU, as many as get charts of their own, in their order."""
+    """The `MOST_DETAILED` experiments with the highest mIoU, in their order."""
     scores = [stat.mean if (stat := each.stat("metrics", "test/miou")) else -1 for each in group]
     best = sorted(range(len(group)), key=lambda at: -scores[at])[:MOST_DETAILED]
     return [group[at] for at in sorted(best)]
@@ -104,12 +104,12 @@ def _left_to_the_tables(finished: Sequence[Experiment], begun: Sequence[Experime
 
 
 def studied(entries: Sequence[Entry]) -> list[Study]:
-    """The finished runs whose images are known, by their test sets."""
+    """The finished runs with an images.npz, grouped by test set."""
     return studies(by_test_set(experiments([entry for entry in entries if entry.status == "finished"])))
 
 
 def _image_by_image(known: Sequence[Study], galleries: Galleries) -> list[Section]:
-    """The sections that read images.npz; of many test sets, those with the most runs."""
+    """The sections that read images.npz; if there are many test sets, only those with the most runs."""
     chosen = sorted(known, key=lambda study: -len(study.runs))[:MOST_STUDIES]
     of_kinds = {
         "Images, worst first": lambda study: worst_images.worst_first(study, galleries),
@@ -123,7 +123,7 @@ def _image_by_image(known: Sequence[Study], galleries: Galleries) -> list[Sectio
 
 
 def summary(entries: Sequence[Entry]) -> str:
-    """How many runs there are, and how many of each status."""
+    """A sentence with the number of runs, and of runs of each status."""
     counts = Counter(entry.status for entry in entries)
     numbers = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
     return f"{len(entries)} run{'s' if len(entries) != 1 else ''}: {numbers}"
@@ -142,14 +142,14 @@ def _results(sets: Mapping[str, Sequence[Experiment]]) -> list[Block]:
     everything = [experiment for group in sets.values() for experiment in group]
     if differing := tables.differences_between(everything):
         blocks += [Text("What these runs do not have in common:"), *differing]
-    # The result is whole, but something else in the folder may be damaged, such as metrics.csv.
+    # The result is complete, but another file in the folder may be damaged, such as metrics.csv.
     entries = [entry for experiment in everything for entry in experiment.entries]
     remarks = [f"{entry.name}: {remark}" for entry in entries for remark in entry.remarks]
     return blocks + [Text(remark, warning=True) for remark in remarks]
 
 
 def _caveat(entry: Entry) -> str:
-    """Why results on the test set of this run cannot be compared with the paper's; empty if they can."""
+    """The reason why results on this run's test set cannot be compared with the paper's; empty if they can."""
     data, ours, theirs = entry.choice("data"), entry.result["images"]["test"], paper.IMAGES["test"]
     if data != paper.DATA:
         return f"Trained and tested on {data}, not on VOC-2012: the paper's numbers are of another task."
@@ -159,7 +159,7 @@ def _caveat(entry: Entry) -> str:
 
 
 def ablation(group: Sequence[Experiment]) -> list[Chart]:
-    """The paper's experiments on one test set, each beside what it builds on; nothing if there are fewer than two."""
+    """The paper's experiments on one test set, each beside the experiment that it builds on; nothing for fewer than two."""
     nearest: dict[str, Experiment] = {}  # the experiment of each name that is most like the paper's
     for experiment in sorted(group, key=lambda experiment: len(experiment.differences)):
         nearest.setdefault(experiment.first.choice("experiment"), experiment)
@@ -185,7 +185,7 @@ def ablation(group: Sequence[Experiment]) -> list[Chart]:
 
 
 def heat_map(group: Sequence[Experiment]) -> Chart:
-    """The IoU of every class on one test set, beside the share of its pixels that the class has."""
+    """The IoU of every class on one test set, beside the class's share of its pixels."""
     classes = group[0].first.classes
     means = [[stat.mean if (stat := each.stat("iou", name)) else np.nan for each in group] for name in classes.names]
     # All runs were tested on the same masks: every matrix has the same number of pixels of a class.
@@ -206,7 +206,7 @@ def heat_map(group: Sequence[Experiment]) -> Chart:
 
 
 def _confusion(entry: Entry) -> Numbers:
-    """Pixels by truth (rows) and prediction, without the row of void."""
+    """The pixels by truth (rows) and prediction (columns), without the row of void."""
     return np.asarray(entry.result["confusion"], dtype=float)[:-1]
 
 

@@ -1,4 +1,4 @@
-"""What the runs on one test set did with each of its images."""
+"""The findings of the runs on one test set, image by image."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from fcnseg.runs.per_image import PerImage
 
 @dataclass(frozen=True)
 class Measured:
-    """A finished run and what its test found in every image.
+    """A finished run and the findings of its test in every image.
 
     Attributes:
         title: A title that no other run on the same test set has.
-        entry: The run's folder, as it was read.
-        images: What its images.npz holds, of N images and C classes.
+        entry: The content of the run's folder.
+        images: The content of its images.npz, for N images and C classes.
     """
 
     title: str
@@ -28,7 +28,7 @@ class Measured:
 
     @cached_property
     def counts(self) -> Numbers:
-        """(3, N, C) labelled pixels of every class: in truth and prediction, in the truth, in the prediction."""
+        """The labelled pixels of every class, (3, N, C): in truth and prediction, in the truth, in the prediction."""
         images, classes = self.images.boundary.shape[:2]
         cells = self.images.cells.astype(np.int64)  # (cells, 4)
         image, truth, predicted, pixels = cells[cells[:, 1] < classes].T  # void left out
@@ -41,12 +41,12 @@ class Measured:
 
     @cached_property
     def iou(self) -> Numbers:
-        """(N,) the mean IoU of the classes in truth or prediction of each image; NaN where nothing is labelled."""
+        """The mean IoU, (N,), over the classes in the truth or prediction of each image; NaN if nothing is labelled."""
         return nanmean(iou(self.counts))
 
     @cached_property
     def wrong(self) -> Numbers:
-        """(M, 4) the cells of wrong pixels, most pixels first: image, truth, prediction, pixels."""
+        """The cells of wrong pixels, (M, 4), most pixels first: image, truth, prediction, pixels."""
         cells = self.images.cells.astype(np.int64)
         cells = cells[(cells[:, 1] != cells[:, 2]) & (cells[:, 1] < self.images.boundary.shape[1])]
         return np.asarray(cells[np.argsort(-cells[:, 3], kind="stable")])
@@ -63,7 +63,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Study:
-    """The runs on one test set whose images are known, the best first.
+    """The runs on one test set that have an images.npz, the best first.
 
     Attributes:
         test_set: The test set in words.
@@ -85,12 +85,12 @@ class Study:
 
     @cached_property
     def iou(self) -> Numbers:
-        """(runs, N) the IoU of every image."""
+        """The IoU of every run and image, (runs, N)."""
         return np.stack([run.iou for run in self.runs])
 
     @cached_property
     def mean(self) -> Numbers:
-        """(N,) the mean of every image's IoU over the runs, which have NaN for the same images."""
+        """The mean of every image's IoU over the runs, (N,). All runs have NaN for the same images."""
         return np.asarray(self.iou.mean(0))
 
     @cached_property
@@ -100,7 +100,7 @@ class Study:
 
 
 def studies(sets: Mapping[str, Iterable[Experiment]]) -> list[Study]:
-    """A study for every test set, of those runs that have an images.npz; runs of earlier versions have none."""
+    """A study for every test set, of the runs that have an images.npz; runs of earlier versions have none."""
     made = []
     for test_set, in_set in sets.items():
         runs = [
@@ -110,7 +110,7 @@ def studies(sets: Mapping[str, Iterable[Experiment]]) -> list[Study]:
             if entry.images is not None
         ]
         runs = sorted(runs, key=lambda run: -(run.entry.result["metrics"]["test/miou"] or 0))
-        # What the files say may differ, where somebody has changed one of them.
+        # The files may contradict each other if somebody has changed one of them.
         runs = [run for run in runs if np.array_equal(run.images.names, runs[0].images.names)]
         if runs and len(runs[0].images.names):
             made.append(Study(test_set, runs))

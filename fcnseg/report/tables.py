@@ -1,4 +1,4 @@
-"""The report's tables, and the CSV file with all that is known of every run."""
+"""The report's tables, and the CSV file with all data of every run."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
@@ -16,8 +16,8 @@ from fcnseg.runs.summary import as_text, beats_floor
 # The scores that the paper does not print.
 VOC_SCORES = [name for name in SCORES if name not in paper.FLOOR]
 PRINTED = {"paper_iou": "IoU", "paper_acc": "accuracy", "loss": "loss"}  # the metrics that the paper prints
-PAPERS = tuple(PRINTED.values())  # what the names of their columns begin with
-MEASURED = (  # what the CSV file has of a result; a dot leads into one of its tables
+PAPERS = tuple(PRINTED.values())  # the beginnings of the names of their columns
+MEASURED = (  # the values of a result that the CSV file has; the dot is between a table and its key
     *(f"metrics.test/{name}" for name in ("loss", *SCORES)),
     *(f"floor.{name}" for name in SCORES),
     *("split", "size", "data_fingerprint", "parameters", "best_epoch", "epochs", "seconds", "images_per_s"),
@@ -34,7 +34,7 @@ def results(experiments: Sequence[Experiment]) -> Table:
     for name, theirs in paper.FLOOR.items():
         first |= {PRINTED[name]: _shown(floor[name]), f"{PRINTED[name]} in the paper": f"{theirs:.3f}"}
     first |= {SCORES[name]: _shown(floor[name]) for name in VOC_SCORES}
-    # The floor has neither a loss nor a cost: these cells of its row stay empty.
+    # The floor has no loss and no cost: these cells of its row stay empty.
     rows = [_result(experiment) for experiment in experiments]
     columns = [*rows[0]]
     if experiments[0].first.classes.background is None:  # the paper's scores are not defined
@@ -50,7 +50,7 @@ def results(experiments: Sequence[Experiment]) -> Table:
 def _result(experiment: Experiment) -> dict[str, str]:
     """The cells of an experiment's row by their columns."""
     runs, published = [entry.result for entry in experiment.entries], experiment.first.published
-    # A seed may have been run twice, under two names.
+    # There may be two runs of one seed, under two names.
     seeds = len({entry.config.get("seed") for entry in experiment.entries})
     row = {
         "experiment": f"{experiment.title}\n{experiment.beside_the_paper}{not_above_floor(experiment)}",
@@ -86,7 +86,7 @@ def differences_from_the_paper(experiments: Iterable[Experiment]) -> list[Table]
 
 
 def differences_between(experiments: Iterable[Experiment]) -> list[Table]:
-    """What makes numbers hard to compare and differs: a row a setting, a column an experiment; nothing if none differs."""
+    """The differences that make numbers hard to compare, a row a setting, a column an experiment; nothing without any."""
     runs = {experiment.title: [_facts(entry) for entry in experiment.entries] for experiment in experiments}
     rows = []
     for fact in next(iter(runs.values()))[0]:
@@ -112,7 +112,7 @@ def _facts(entry: Entry) -> dict[str, str]:
 
 
 def one_epoch(experiments: Iterable[Experiment]) -> list[Table]:
-    """The losses of the runs that have trained for one epoch, of which there is no curve to draw; nothing without any."""
+    """The losses of the runs that have trained for one epoch, which cannot be drawn as a curve; nothing without such runs."""
     rows = [
         [experiment.title, str(entry.config.get("seed", "-")), *_losses(entry.rows[0])]
         for experiment in experiments
@@ -127,7 +127,7 @@ def _losses(row: Mapping[str, float]) -> list[str]:
 
 
 def unfinished(entries: Iterable[Entry]) -> list[Table]:
-    """The runs without a result and what is known about the reason; nothing if every run has finished."""
+    """The runs without a result, and the reason if it is known; nothing if every run has finished."""
     resumes = "the same command resumes it from its last checkpoint"
     hints = {"running": f"it is running, or was killed: {resumes}", "interrupted": resumes, "killed": resumes}
     rows = []
@@ -139,7 +139,7 @@ def unfinished(entries: Iterable[Entry]) -> list[Table]:
 
 
 def as_csv(entries: Iterable[Entry]) -> str:
-    """A row for every run: what was chosen, what differs from the paper, all numbers, and all other settings."""
+    """A row for every run: its choices, its differences from the paper, all numbers, and all other settings."""
     records = [_record(entry) for entry in entries]
     # Runs of several versions, or of several networks, have different settings.
     columns = dict.fromkeys(column for record in records for column in record)

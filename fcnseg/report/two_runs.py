@@ -1,4 +1,4 @@
-"""Two runs against each other: where one is better, and whether that can be chance."""
+"""A comparison of two runs: where one is better, and whether the difference can be chance."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -13,11 +13,11 @@ from fcnseg.report.study import Measured, Study
 from fcnseg.runs.summary import as_text
 
 DRAWS = 1000  # draws of the test images for the bootstrap
-LISTED, PICTURED = 10, 2  # images gained, and lost: in a table, and shown
+LISTED, PICTURED = 10, 2  # images gained, and images lost: in a table, as pictures
 
 
 def chosen(studies: Sequence[Study], names: Sequence[str]) -> tuple[Study, Measured, Measured]:
-    """The two runs of these names, the first being the one that the second is compared with.
+    """The two runs of these names; the second is compared with the first.
 
     Raises:
         ValueError: There are not two names, no such run, or the runs were not tested on the same images.
@@ -63,21 +63,21 @@ def compared(study: Study, one: Measured, other: Measured, galleries: Galleries)
 def _differences(one: Numbers, other: Numbers) -> Numbers:
     """The difference in the IoU of the mean and of every class with its 95 % interval: (C + 1, 3), NaN for an absent class.
 
-    Both runs get the same draws: what makes an image hard for both is no difference.
+    Both runs get the same draws: an image that is hard for both makes no difference.
     """
     images = one.shape[1]
     draws = np.random.default_rng(0).multinomial(images, np.full(images, 1 / images), DRAWS)  # how often each is drawn
     weights = np.concatenate([np.ones((1, images)), draws])  # (DRAWS + 1, images): first, all of them once
     first, second = (_with_mean(iou(weights @ counts)) for counts in (one, other))  # (3, images, C) -> (DRAWS + 1, C + 1)
     of_all, of_draws = np.split(second - first, [1])  # (1, C + 1), (DRAWS, C + 1)
-    there = ~np.isnan(of_all[0])  # a class that no image has is in no draw
+    there = ~np.isnan(of_all[0])  # a class without images is in no draw
     ends = np.full((2, len(there)), np.nan)
     ends[:, there] = np.nanpercentile(of_draws[:, there], (2.5, 97.5), axis=0)
     return np.concatenate([of_all, ends]).T
 
 
 def _with_mean(values: Numbers) -> Numbers:
-    """(..., C) with the mean of the classes that are there before them: (..., C + 1)."""
+    """The values (..., C) after the mean of those that are not NaN: (..., C + 1)."""
     return np.concatenate([nanmean(values)[..., None], values], -1)
 
 

@@ -1,4 +1,4 @@
-"""The test images one by one: the worst and the best, those on which runs disagree, and those whose masks may be wrong."""
+"""The test images one by one: the worst, the best, those on which runs disagree and those whose masks may be wrong."""
 
 from collections.abc import Iterable
 

@@ -1,4 +1,4 @@
-"""Checkpoint files that survive a kill or a full disk, and are known to be whole before they are used."""
+"""Checkpoint files that survive a kill or a full disk, and are checked to be whole before they are used."""
 
 import hashlib
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ def sha256(path: Path) -> str:
 
 
 def _sums(folder: Path) -> list[tuple[str, str]]:
-    """(hash, file name) of every checkpoint that was written whole; while one is replaced, both its hashes."""
+    """The (hash, file name) of every checkpoint written whole; a checkpoint that is being replaced has both hashes."""
     path = folder / SUMS
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
     return [(digest, name) for digest, _, name in (line.partition("  ") for line in lines)]
@@ -37,19 +37,19 @@ def _write_sums(folder: Path, sums: list[tuple[str, str]]) -> None:
 def save(path: Path, checkpoint: Checkpoint, *, keep: str | None = None) -> str:
     """Write a checkpoint whole or not at all, with its hash beside it.
 
-    The new hash is written before the file is renamed, and the old ones are removed after that: at every moment at which
-    the process may be killed, every file that is whole is known to be.
+    The new hash is written before the file is renamed, and the old ones are removed after that: whenever the
+    process may be killed, every whole file has its hash in the list.
 
     Args:
-        path: Where the checkpoint goes.
+        path: The file that the checkpoint is written to.
         checkpoint: The dictionary that is saved, as Lightning makes it.
-        keep: The name under which the file that is replaced is kept; None to remove it.
+        keep: The new name of the replaced file; None to remove that file.
 
     Returns:
         The hash of the new file.
 
     Raises:
-        OSError: The file could not be written (a full disk); what was there is still there.
+        OSError: The file could not be written (a full disk); the old file is still there.
     """
     before, digest, replaced = _sums(path.parent), "", {path.name}
 
@@ -64,7 +64,7 @@ def save(path: Path, checkpoint: Checkpoint, *, keep: str | None = None) -> str:
     try:
         with replacing(path, before_rename=add_hash) as file:
             torch.save(checkpoint, file)
-    except RuntimeError as error:  # how torch.save reports that the disk is full
+    except RuntimeError as error:  # torch.save reports a full disk in this way
         raise OSError(f"{path.name} could not be written: {str(error).splitlines()[0]}") from error
     others = [(old, name) for old, name in before if name not in replaced]
     kept = [(old, keep) for old, name in before if name == path.name and keep and keep in replaced]
@@ -73,7 +73,7 @@ def save(path: Path, checkpoint: Checkpoint, *, keep: str | None = None) -> str:
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint, in words; None if its bytes are those that were written."""
+    """The damage to a checkpoint, in words; None if its bytes are those that were written."""
     if not path.is_file():
         return "is missing"
     if path.stat().st_size == 0:
@@ -90,7 +90,7 @@ def newest_good(folder: Path) -> Path | None:
     best = folder / BEST
     listed = any(name == best.name for _, name in _sums(folder))
     begun = draft_of(best).exists()  # its hash is listed, and the process was killed before the file was renamed
-    # A best.ckpt that is listed but missing, or damaged, has lost the best epoch: only training again gives it back.
+    # If best.ckpt is listed but missing, or is damaged, the best epoch is lost: only new training restores it.
     if saved and (best.exists() or (listed and not begun)) and (wrong := damage(best)):
         warn(f"{best} {wrong}: the weights of its epoch are lost, so the run starts again from the beginning")
         return None
@@ -108,12 +108,12 @@ def read(path: Path) -> Checkpoint:
         ValueError: There is no such file, or it is damaged.
     """
     try:
-        if not path.is_file():  # a pipe would keep us waiting for ever
+        if not path.is_file():  # reading a pipe could wait for ever
             raise FileNotFoundError("no such file")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         for name, value in checkpoint["state_dict"].items():
             str.encode(name), value.shape  # names of tensors
-    except Exception as error:  # a damaged file raises anything that its first wrong byte leads to
+    except Exception as error:  # a damaged file may raise any error
         raise ValueError(
             f"cannot load the checkpoint {path} ({str(error).splitlines()[0]}): restore it, or start over with resume=never"
         ) from error
@@ -124,7 +124,7 @@ def load_weights(task: nn.Module, path: Path) -> None:
     """Load a checkpoint's weights into `task`.
 
     Raises:
-        ValueError: There is no such file, it is damaged, or it has the weights of another network.
+        ValueError: There is no such file, the file is damaged, or it has the weights of another network.
     """
     state: dict[str, Tensor] = read(path)["state_dict"]
     check_weights(state, task, path)

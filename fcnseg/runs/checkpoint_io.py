@@ -1,4 +1,4 @@
-"""Lightning's reader and writer of checkpoints, by `checkpoint.save` and `checkpoint.read`."""
+"""Lightning's reader and writer of checkpoints, based on `checkpoint.save` and `checkpoint.read`."""
 
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,16 @@ from fcnseg.runs.checkpoint import Checkpoint, check_weights, read, save
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
-    """Lightning's own copies a new file over the old one, which a kill leaves broken (pytorch-lightning#21253).
+    """Replaces Lightning's own, which copies over the old file and leaves it broken after a kill (pytorch-lightning#21253).
 
     Attributes:
-        opened: A checkpoint that was read already; Lightning gets it instead of reading the file a second time.
+        opened: A checkpoint that was already read, so that Lightning need not read the file a second time.
     """
 
     opened: Checkpoint | None = None
 
     def save_checkpoint(self, checkpoint: Checkpoint, path: str | Path, storage_options: Any | None = None) -> None:
-        """Write a checkpoint of the run or of a callback of Lightning's; the `last.ckpt` before becomes `previous.ckpt`."""
+        """Write a checkpoint of the run or of a callback of Lightning's; the old `last.ckpt` becomes `previous.ckpt`."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         save(path, checkpoint, keep=PREVIOUS if path.name == LAST else None)

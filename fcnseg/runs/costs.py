@@ -1,4 +1,4 @@
-"""What a network costs: its multiplications, its speed and its memory."""
+"""The costs of a network: its multiplications, its speed and its memory."""
 
 import resource
 import sys
@@ -14,16 +14,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fcnseg.data import Size, sides
 
-PEAK = Path("/proc/self/clear_refs")  # Linux forgets the peak of this process's memory when a 5 is written to it
+PEAK = Path("/proc/self/clear_refs")  # writing a 5 to it makes Linux forget the peak of this process's memory
 
 
 def giga_macs(net: nn.Module, size: Size) -> float | None:
     """Billions of multiplications with additions for an image of this size; None if they cannot be counted.
 
-    A copy of the network on torch's meta device is counted, which has no values: neither memory nor time is spent on them.
+    The count uses a copy of the network on torch's meta device, whose tensors have no values and cost no memory or time.
     """
     bare: dict[int, object] = {id(value): value.detach().to("meta") for value in (*net.parameters(), *net.buffers())}
-    with suppress(Exception), torch.inference_mode(), FlopCounterMode(display=False) as counter:  # any network may come
+    with suppress(Exception), torch.inference_mode(), FlopCounterMode(display=False) as counter:  # the network may be any
         deepcopy(net, bare).eval()(torch.empty(1, 3, *sides(size), device="meta"))
         return float(counter.get_total_flops()) / 2e9  # a multiplication and an addition are two operations
     return None
@@ -51,7 +51,7 @@ def timed(net: nn.Module) -> Iterator[list[tuple[int, float]]]:
 
 
 def images_per_second(passes: Sequence[tuple[int, float]]) -> float | None:
-    """The speed of passes that `timed` collected, in this process; the first of several is left out, since it is slower.
+    """The speed of passes that `timed` collected, in this process; the first of several is slower and left out.
 
     None without a pass: of several processes, one may have no image.
     """
@@ -60,14 +60,14 @@ def images_per_second(passes: Sequence[tuple[int, float]]) -> float | None:
 
 
 def now(device: torch.device) -> float:
-    """The time in seconds, read after `device` has done its work."""
+    """The time in seconds, read when `device` has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
 def forget_peak(device: torch.device) -> None:
-    """Let `peak_memory` begin anew: runs of a sweep may share a process."""
+    """Reset the value of `peak_memory`: runs of a sweep may share a process."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     with suppress(OSError):
@@ -76,7 +76,7 @@ def forget_peak(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most bytes since `forget_peak`: of a GPU's memory; on a CPU, of this process's."""
+    """The most bytes used since `forget_peak`: of the GPU's memory; on a CPU, of this process's memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,4 +1,4 @@
-"""The run folder: its files, its lock, and the status that says how the run stands."""
+"""The run folder: its files, its lock and the status of the run."""
 
 import json
 import os
@@ -25,10 +25,10 @@ from fcnseg.runs.per_image import PER_IMAGE, PerImage
 
 @dataclass(frozen=True)
 class Run:
-    """A run, finished or not, as its folder has it: everything is read from its files when it is asked for.
+    """A run, finished or not. Each property is read from the files of its folder when it is used.
 
     Attributes:
-        path: Its folder, which may not be there yet.
+        path: The folder of the run, which may not exist yet.
         defaults: Returns the default of every setting: see `cli.configs.default_values`. A run of an earlier version lacks
             some settings, and is compared as if it had their defaults.
     """
@@ -38,12 +38,12 @@ class Run:
 
     @classmethod
     def of(cls, cfg: DictConfig, defaults: identity.Defaults) -> "Run":
-        """The run with the settings `cfg`, whose `name` has been given or made by `naming.run_name`."""
+        """The run with the settings `cfg`, whose `name` comes from the user or from `naming.run_name`."""
         return cls(Path(cfg.runs) / str(cfg.name), defaults)
 
     @property
     def config(self) -> DictConfig:
-        """The whole config that the run was started with: plain values, in which nothing is left to resolve.
+        """The whole config that the run was started with: plain values without interpolations.
 
         Raises:
             ValueError: There is no run here, or its config is damaged.
@@ -57,7 +57,7 @@ class Run:
     def status(self) -> dict[str, Any] | None:
         """The content of status.json; None without the file.
 
-        Its `status` is running, finished, failed, interrupted, or killed: that of a running one whose process is not there.
+        Its `status` is running, finished, failed, interrupted, or killed (recorded as running, but its process is gone).
 
         Raises:
             ValueError: The file is damaged.
@@ -99,7 +99,7 @@ class Run:
             RunFailedError: The folder cannot be written, or the block raised; the traceback is in status.json.
         """
         try:
-            try:  # only what goes wrong with the folder is the user's to mend
+            try:  # the user can mend only errors of the folder
                 self.start(cfg, data_fingerprint)
             except OSError as error:
                 raise self._unwritable(error) from error
@@ -118,10 +118,10 @@ class Run:
             raise RunFailedError(f"{self.path} was removed while the run ended: the same command trains it again")
 
     def check_own(self) -> None:
-        """Refuse to go on if the folder is no longer the one in which this process has begun.
+        """Stop if the folder is no longer the one in which this process began.
 
         Raises:
-            FileNotFoundError: It was removed or renamed, or another process has made it anew.
+            FileNotFoundError: The folder was removed or renamed, or another process has made a new one.
         """
         status = read_json(self.path / STATUS) or {}
         if {**status, **_process()} != status or not (self.path / CONFIG).is_file():
@@ -146,7 +146,7 @@ class Run:
             raise self._unwritable(error) from error
 
     def _check_no_links(self) -> None:
-        """Refuse a folder with links in it, which may come from somebody else: a run writes only into its own folder."""
+        """Refuse a folder with links in it: it may come from somebody else, and a run writes only into its own folder."""
         folders = (self.path, self.path / HYDRA, self.checkpoints)
         inside = [path for folder in folders if folder.is_dir() for path in folder.iterdir()]
         if links := [path for path in inside if path.is_symlink()]:
@@ -162,7 +162,7 @@ class Run:
         )
 
     def is_finished(self, cfg: DictConfig) -> bool:
-        """Whether nothing is left to do for `cfg`: there is a result, and `cfg` wants no more epochs or patience than it had.
+        """Whether `cfg` is done: there is a result, with at least the epochs and the patience that `cfg` asks for.
 
         Raises:
             ValueError: The run has other settings than `cfg`.
@@ -174,15 +174,15 @@ class Run:
         return all((inf if had is None else had) >= (inf if now is None else now) for now, had in self._lengths(cfg))
 
     def _lengths(self, cfg: DictConfig) -> list[tuple[int | None, int | None]]:
-        """The epochs and the patience of `cfg` and of the run, whose version may not have had them."""
+        """The epochs, and the patience: `cfg`'s value and the run's, or `cfg`'s twice if an earlier version had none."""
         wanted, config = {key: OmegaConf.select(cfg, key) for key in identity.MAY_GROW}, self.config
         return [(now, OmegaConf.select(config, key, default=now)) for key, now in wanted.items()]
 
     def warn_of_twins(self, cfg: DictConfig) -> None:
-        """Before this run begins, name the unfinished runs of its very settings: an earlier version may have named them so."""
+        """Before this run begins, warn of unfinished runs with the same settings under names from an earlier version."""
         for path in () if self.path.exists() else self.path.parent.glob(f"*/{CONFIG}"):
             twin = Run(path.parents[1])
-            with suppress(Exception):  # of a damaged run, which may raise anything
+            with suppress(Exception):  # a damaged run may raise any error
                 is_open = twin.result is None and (twin.status or {}).get("status") != "running"
                 is_as_long = is_open and all(now == had for now, had in twin._lengths(cfg))
                 if is_as_long and not identity.differences(twin.config, cfg, self.defaults):
@@ -193,7 +193,7 @@ class Run:
         """Refuse to resume a run under other settings than its own; more epochs or patience are allowed.
 
         Raises:
-            ValueError: Settings differ, of which the message has a table, or the run has lost its config.
+            ValueError: Settings differ (the message has a table of them), or the run has lost its config.
         """
         if cfg.resume == "never":
             return
@@ -234,7 +234,7 @@ class Run:
         return per_image.read(self.path / PER_IMAGE)
 
     def add_images(self, images: PerImage | None) -> None:
-        """Write what the run's own test found in every image, unless it found nothing.
+        """Write the findings of the run's own test in every image; do nothing for None.
 
         Raises:
             ValueError: The folder cannot be written, or leads elsewhere.
@@ -247,7 +247,7 @@ class Run:
                 raise self._unwritable(error) from error
 
     def add_evaluation(self, name: str, measured: Mapping[str, Any], images: PerImage | None) -> Path:
-        """Write what another test than the run's own has measured, beside its result, which stays as it is.
+        """Write the measurements of a later test beside the run's result, which stays unchanged.
 
         Raises:
             ValueError: The folder cannot be written, or leads elsewhere.
@@ -269,7 +269,7 @@ class Run:
             self._write_status("finished")
 
     def start(self, cfg: DictConfig, data_fingerprint: str) -> None:
-        """Set the status before anything is removed: at every moment at which the process may be killed, it is true."""
+        """Set the status before anything is removed, so that it is true whenever the process may be killed."""
         began = {"data_fingerprint": data_fingerprint, "started": _now()}
         write_json(self.path / STATUS, {"status": "running", **_process(), **began})
         for name in (RESULT, PER_IMAGE):
@@ -281,7 +281,7 @@ class Run:
         write_text(self.path / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
 
     def _clear(self) -> None:
-        """Remove what an earlier run left: its checkpoints first and its config last, so that a kill leaves no wrong pair."""
+        """Remove the files of an earlier run, checkpoints first and config last, so that a kill leaves no wrong pair."""
         kept = (".lock", STATUS, HYDRA, self.checkpoints.name)
         others = [path for path in self.path.iterdir() if path.name not in kept]
         for path in [self.checkpoints, *others, self.path / HYDRA]:
@@ -291,15 +291,15 @@ class Run:
                 path.unlink(missing_ok=True)
 
     def _write_status(self, status: str, **more: str) -> None:
-        """Write that the run has ended, and how, unless another process has taken it over; a full disk is no error."""
+        """Write how the run has ended, unless another process has taken it over; a full disk is not an error."""
         before = self.status or {}
         taken_over = before.get("status") == "running" and {**before, **_process()} != before
-        if taken_over or not self.path.is_dir():  # it is another process's now, or was removed
+        if taken_over or not self.path.is_dir():  # the run belongs to another process now, or was removed
             return
         path, now = self.path / STATUS, {**before, "status": status, "ended": _now()}
         try:
             write_json(path, {**now, **more})
-        except OSError:  # a full disk, on which the file that is there already can still be changed
+        except OSError:  # the disk is full, but the existing file can still be changed
             try:
                 with path.open("r+") as file:
                     json.dump(now, file)
@@ -309,17 +309,17 @@ class Run:
 
 
 def _process() -> dict[str, Any]:
-    """What tells this process from all others."""
+    """The values that distinguish this process from all others."""
     return {"host": platform.node(), "pid": os.getpid()}
 
 
 def _is_alive(pid: object) -> bool:
-    """Whether there is a process of this number on this machine."""
+    """Whether a process with this number runs on this machine."""
     try:
         os.kill(int(str(pid)), 0)
     except (ValueError, OverflowError, ProcessLookupError):
         return False
-    except PermissionError:  # somebody else's
+    except PermissionError:  # the process of another user
         return True
     return True
 

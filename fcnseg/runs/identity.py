@@ -1,4 +1,4 @@
-"""Whether two configs are of one run. Settings that say where it is, how it is called or who watches it do not count."""
+"""Whether two configs are of one run. Settings for its place, its name and its observers do not count."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -14,7 +14,7 @@ NOT_IDENTITY = (
 MAY_GROW = ("trainer.max_epochs", "patience")  # a finished run is extended by a larger value of these
 ORDER = "_order_"
 Defaults = Callable[[], Mapping[str, Any]]
-WATCHERS = {  # callbacks of Lightning's that only watch; of the user's own, those with `only_watches: true`
+WATCHERS = {  # callbacks of Lightning's that only watch; a user's own says `only_watches: true`
     f"lightning.pytorch.callbacks.{name}"
     for name in (
         "DeviceStatsMonitor",
@@ -29,8 +29,8 @@ WATCHERS = {  # callbacks of Lightning's that only watch; of the user's own, tho
 def without_watchers(cfg: DictConfig) -> dict[str, Any]:
     """A config, interpolations resolved, without its loggers and the callbacks that only watch.
 
-    What an earlier version has stored is given the form that this one has. The order of augmentations counts, which a table
-    of settings would not show: it is added as `aug._order_`.
+    A config stored by an earlier version is brought into the form of this one. The order of augmentations counts, but a table
+    of settings would not show it: it is added as `aug._order_`.
     """
     config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
     config.pop("logger", None)
@@ -38,7 +38,7 @@ def without_watchers(cfg: DictConfig) -> dict[str, Any]:
         config["aug"] = {"_target_": "fcnseg.data.augment.Chain"}
     schedule = config.get("schedule")
     if isinstance(schedule, dict) and schedule.get("_target_") == "torch.optim.lr_scheduler.ConstantLR":
-        schedule.setdefault("total_iters", 0 if schedule.get("factor") == 1 else 5)  # 5 is PyTorch's own
+        schedule.setdefault("total_iters", 0 if schedule.get("factor") == 1 else 5)  # 5 is PyTorch's default
     if len(order := steps(config.get("aug"))) > 1:
         config["aug"][ORDER] = order
     callbacks = {
@@ -50,18 +50,18 @@ def without_watchers(cfg: DictConfig) -> dict[str, Any]:
 
 
 def steps(aug: object) -> list[str]:
-    """The names of the steps that an augmentation is a chain of, in their order; none of one that is no chain."""
+    """The names of the steps of a chain of augmentations, in their order; empty if `aug` is not a chain."""
     return [str(name) for name, step in aug.items() if isinstance(step, Mapping)] if isinstance(aug, Mapping) else []
 
 
 def differences(old: DictConfig, new: DictConfig, defaults: Defaults) -> dict[str, tuple[Any, Any]]:
-    """The settings in which two configs differ, if that makes them two runs. More epochs or a larger patience do not.
+    """The differences of two configs that make them two runs. More epochs or a larger patience do not count.
 
     A setting that the stored config lacks counts as its default.
 
     Args:
-        old: The config of a run, as its folder has it.
-        new: The config that a command has.
+        old: The config of a run, as stored in its folder.
+        new: The config of a command.
         defaults: Returns the default of every setting. It is called only if `old` lacks a setting of `new`.
 
     Returns:
@@ -73,7 +73,7 @@ def differences(old: DictConfig, new: DictConfig, defaults: Defaults) -> dict[st
         may_differ.add("schedule.T_max")
     if added := {key for key in now.keys() - before.keys() if not key.startswith("callbacks.")}:
         choices = {key: value for key, value in now.items() if key.startswith("choices.")}
-        written = flatten(new, resolve=False) | choices  # as in the files, where a setting may follow another
+        written = flatten(new, resolve=False) | choices  # as in the files, where one setting may refer to another
         may_differ |= {key for key, default in defaults().items() if key in added and written[key] == default}
     pairs = {key: (before.get(key), now.get(key)) for key in sorted((before.keys() | now.keys()) - may_differ)}
     return {key: (then, today) for key, (then, today) in pairs.items() if then != today}

@@ -1,4 +1,4 @@
-"""The name of a run: what differs from the defaults, in words."""
+"""The name of a run: its differences from the defaults, in words."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from fcnseg.paper import EXPERIMENTS
 from fcnseg.runs.identity import NOT_IDENTITY, ORDER, steps, without_watchers
 from fcnseg.runs.settings import flatten
 
-SHORT = {  # settings that are spelled by one word, directly before a number; all others by their full names
+SHORT = {  # the short word of a setting, directly before its number; other settings have their full names
     "optimizer.lr": "lr",
     "data.size": "size",
     "data.batch_size": "batch",
@@ -23,27 +23,27 @@ SHORT = {  # settings that are spelled by one word, directly before a number; al
     "patience": "patience",
     "ema": "ema",
 }
-LONGEST_SPELLED = 80  # characters up to which settings are spelled out; what comes then goes into the hash
-LONGEST_GIVEN = 200  # bytes of a name of the user's; a file system takes 255
-PRESETS = ("experiment", "debug")  # groups that set other groups' settings and have none of their own
+LONGEST_SPELLED = 80  # the most characters of spelled-out settings; the rest goes into the hash
+LONGEST_GIVEN = 200  # the most bytes of a name from the user; a file system takes 255
+PRESETS = ("experiment", "debug")  # groups that set other groups' settings but have none of their own
 ABSENT = object()  # unlike any value of a setting
 
 
 def run_name(cfg: DictConfig, *, defaults: DictConfig, preset: Mapping[str, str | None], shipped: Container[str]) -> str:
     """The name of a run's folder, such as `wilson-flip-lr0.002-seed0` or `paper-weighted-seed0`.
 
-    It depends only on what differs from the defaults: the same command means the same folder, and a later version that adds
-    settings does not rename a run. Choices and short values are spelled out. Everything else (paths, lists, what would make
-    the name too long) goes into one hash at the end.
+    It depends only on differences from the defaults: the same command means the same folder, and a later version with more
+    settings does not rename a run. Choices and short values are spelled out. Everything else (paths, lists, settings that
+    would make the name too long) goes into one hash at the end.
 
     Args:
         cfg: The run's whole config.
         defaults: The config of the same choices, with no other setting changed.
         preset: The choices that the run's experiment and debug preset make by themselves, by group.
-        shipped: The choices that come with this package, such as "aug/flip". No two of them have one word.
+        shipped: The choices that come with this package, such as "aug/flip". Each has a different word.
 
     Raises:
-        ValueError: The user's own name= is not the name of a folder.
+        ValueError: The user's own name= cannot be the name of a folder.
     """
     if cfg.name is not None:
         check_given(name := str(cfg.name), cfg.runs)
@@ -59,7 +59,7 @@ def run_name(cfg: DictConfig, *, defaults: DictConfig, preset: Mapping[str, str 
 
 
 def check_given(name: str, runs: str) -> None:
-    """Refuse a name of the user's own that cannot be the name of a folder in the folder `runs`.
+    """Refuse a user's own name that cannot be the name of a folder in the folder `runs`.
 
     Raises:
         ValueError: The name is hidden, leads elsewhere, cannot be printed, or is empty or too long.
@@ -73,7 +73,7 @@ def check_given(name: str, runs: str) -> None:
 
 
 def _chosen(cfg: DictConfig, preset: Mapping[str, str | None]) -> dict[str, str]:
-    """The presets and the choices that they do not make, by group; the network always, unless an experiment names it."""
+    """The presets and the choices not made by them, by group; always the network, unless an experiment names it."""
     presets = {group: cfg.choices[group] for group in PRESETS if cfg.choices[group]}
     always = () if "experiment" in presets else ("model",)
     others = {
@@ -85,7 +85,7 @@ def _chosen(cfg: DictConfig, preset: Mapping[str, str | None]) -> dict[str, str]
 
 
 def _choice(group: str, choice: str, shipped: Container[str]) -> str:
-    """A choice as a word. The user's own may have the word of another group's, and is named with its group."""
+    """A choice as a word. A user's own choice may have another choice's word, and therefore also names its group."""
     if group == "experiment" and choice in EXPERIMENTS:
         return f"paper-{choice}"
     bare = group not in PRESETS and f"{group}/{choice}" in shipped
@@ -93,7 +93,7 @@ def _choice(group: str, choice: str, shipped: Container[str]) -> str:
 
 
 def _differing(cfg: DictConfig, defaults: DictConfig) -> dict[str, Any]:
-    """The settings to which the run's choices give another value, and its callbacks; None for a setting that was removed."""
+    """The settings that differ from those of the run's choices, and its callbacks; None for a setting that was removed."""
     raw, default = (flatten(config, resolve=False) for config in (cfg, defaults))
     # The name has no word for a choice of callbacks: each of their settings counts.
     default = {key: value for key, value in default.items() if not key.startswith("callbacks.")}
@@ -101,7 +101,7 @@ def _differing(cfg: DictConfig, defaults: DictConfig) -> dict[str, Any]:
     differing = {key for key in raw.keys() | default.keys() if raw.get(key, ABSENT) != default.get(key, ABSENT)}
     identity = {key for key in differing if not {key, key.split(".")[0]} & {*NOT_IDENTITY, "choices", "seed"}}
     settings = {key: values.get(key) for key in identity if key in values or key not in raw}
-    # Steps that were added come after those of the choice: in any order but that of the alphabet, the order is told.
+    # Added steps come after those of the choice; their order is named unless it is alphabetical.
     order, own = values.get(f"aug.{ORDER}", []), steps(defaults.get("aug"))
     usual = [*(step for step in own if step in order), *sorted(set(order) - {*own})]
     return settings if order == usual else {**settings, f"aug.{ORDER}": order}
@@ -110,8 +110,8 @@ def _differing(cfg: DictConfig, defaults: DictConfig) -> dict[str, Any]:
 def _spelled(key: str, value: Any) -> str:
     """A setting as a word; empty if its value is not short, or if another setting could give the same word.
 
-    It is the setting's full name, a dot and the value. No part of a full name begins with a digit, and no value that is a word
-    has a dot: so no two settings give one word.
+    It is the setting's full name, a dot and the value. A part of a full name never begins with a digit, and a value that
+    is a word never has a dot: different settings give different words.
     """
     if isinstance(value, float | int) and not isinstance(value, bool):
         text = format(Decimal(repr(value)), "f")  # 0.00001 in place of 1e-05

@@ -1,4 +1,4 @@
-"""What a test found in every image, as the file images.npz: a few hundred bytes an image."""
+"""The findings of a test in every image, as the file images.npz: a few hundred bytes an image."""
 
 import zipfile
 from dataclasses import dataclass, fields
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from fcnseg.machine.files import replacing
 
 PER_IMAGE = "images.npz"  # the name of the file in a run's folder
-MOST_BYTES = 1 << 28  # the most bytes that the arrays of a file may have, against one that fills the memory
+MOST_BYTES = 1 << 28  # the most bytes of a file's arrays: a hostile file could fill the memory
 SHAPES = {  # the shape of every array, with N images, B bins and C classes; -1 stands for any number
     "names": ("N",),
     "cells": (-1, 4),
@@ -27,17 +27,17 @@ Numbers = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class PerImage:
-    """What a test found in each of N images of C classes.
+    """The findings of a test in each of N images of C classes.
 
     Attributes:
         names: (N,) the names of the images.
         cells: (M, 4) integers: the number of the image, the label in the truth (C for void), the predicted label, and how many
             pixels have both. Cells of a confusion matrix that are 0 are left out.
         pixels: (N, B) labelled pixels in each of B bins of confidence, of equal width from 0 to 1.
-        confidence: (N, B) the sum of their confidence.
-        right: (N, B) how many of them are right.
+        confidence: (N, B) the sum of the confidence of these pixels.
+        right: (N, B) the number of these pixels that are right.
         softmin: (N,) the soft minimum of the probability of the given labels: see `fcnseg.image_metrics.softmin`.
-        near: (N, 2) the labelled pixels near a true boundary, and how many of them are wrong.
+        near: (N, 2) the labelled pixels near a true boundary, and the wrong ones of these.
         boundary: (N, C, 3) the pixels of a class near its boundary: in both, in the truth, in the prediction.
     """
 
@@ -51,10 +51,10 @@ class PerImage:
     boundary: Numbers
 
     def __post_init__(self) -> None:
-        """Check that the arrays go together.
+        """Check that the arrays match each other.
 
         Raises:
-            ValueError: They do not.
+            ValueError: They do not match.
         """
         bins, classes = (array.shape[1] if array.ndim > 1 else -1 for array in (self.pixels, self.boundary))
         sizes = {"N": self.names.size, "B": bins, "C": classes}
@@ -80,7 +80,7 @@ def write(path: Path, content: PerImage) -> None:
 
 
 def read(path: Path) -> PerImage | None:
-    """What `write` wrote; None if there is no such file, as in runs of earlier versions. The file may come from anybody.
+    """Read a file of `write`, which may come from anybody; None if there is no such file, as in runs of earlier versions.
 
     Raises:
         ValueError: The file is damaged.
@@ -95,5 +95,5 @@ def read(path: Path) -> PerImage | None:
                 raise ValueError(f"it holds more than {MOST_BYTES} bytes")
         with np.load(path, allow_pickle=False) as stored:
             return PerImage(**{field.name: stored[field.name] for field in fields(PerImage)})
-    except Exception as error:  # a damaged file raises anything that its first wrong byte leads to
+    except Exception as error:  # a damaged file may raise any error
         raise ValueError(f"{path} is damaged ({error}): evaluate the run again to replace it") from error

@@ -1,4 +1,4 @@
-"""Where a result comes from: code, versions, hardware and checkpoint."""
+"""The origin of a result: code, versions, hardware and checkpoint."""
 
 import subprocess
 from collections.abc import Mapping
@@ -13,13 +13,13 @@ from fcnseg.runs.checkpoint import sha256
 from fcnseg.runs.folder import Run
 
 if TYPE_CHECKING:
-    from lightning import Trainer  # whose import takes seconds, and reading a run does not need it
+    from lightning import Trainer  # its import takes seconds, and reading a run does not need it
 
 PACKAGES = ("fcnseg", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core")
 
 
 def code() -> dict[str, str | bool | None]:
-    """The commit of this package's checkout, and whether files differ from it; None where there is no git or no checkout."""
+    """The commit of this package's checkout, and whether files differ from it; None without git or a checkout."""
     changes = _git("status", "--porcelain")
     return {"commit": _git("rev-parse", "HEAD"), "dirty": None if changes is None else bool(changes)}
 
@@ -28,7 +28,7 @@ def surroundings(trainer: "Trainer") -> dict[str, Any]:
     """The device, the threads, the precision and the versions, on which the last digits of a run's numbers depend."""
     device = trainer.strategy.root_device
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    cpu = f"CPU with {torch.backends.cpu.get_cpu_capability()}"  # the instructions that PyTorch's operations were chosen by
+    cpu = f"CPU with {torch.backends.cpu.get_cpu_capability()}"  # the instructions that PyTorch's operations use
     several = f"{trainer.world_size} x " if trainer.world_size > 1 else ""
     return {
         "device": several + {"cuda": gpu, "cpu": cpu}.get(device.type, str(device)),
@@ -39,14 +39,14 @@ def surroundings(trainer: "Trainer") -> dict[str, Any]:
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What of the `surroundings` and the `code` is another now, in words."""
+    """The changes of the `surroundings` and the `code` since `before`, in words."""
     pairs = [(key, before.get(key), value) for key, value in now.items() if key != "versions"]
     pairs += [(name, before["versions"].get(name), value) for name, value in now["versions"].items()]
     return [f"{key} {new} (before: {old})" for key, old, new in pairs if old != new]
 
 
 def provenance(trainer: "Trainer", checkpoint: Path) -> dict[str, Any]:
-    """The versions, the hardware, the precision and the checkpoint that a result comes from."""
+    """The versions, the hardware, the precision and the checkpoint behind a result."""
     here = surroundings(trainer)
     device, threads = here.pop("device"), here.pop("threads")
     return {
@@ -65,7 +65,7 @@ def _version(package: str) -> str | None:
 
 
 def check_checkpoint(run: Run) -> None:
-    """Refuse a run whose best checkpoint is not the one its result was measured on.
+    """Refuse a run whose best checkpoint is not the one that gave its result.
 
     Raises:
         ValueError: The run has no result, or the hashes differ.
@@ -81,9 +81,9 @@ def check_checkpoint(run: Run) -> None:
 
 
 def _git(*command: str) -> str | None:
-    """What git answers in this package's own checkout; None without git, and for a package that is installed elsewhere."""
+    """The answer of git in this package's own checkout; None without git, or if the package is installed elsewhere."""
     checkout = Path(__file__).parents[2]
-    if not (checkout / "pyproject.toml").exists():  # an environment may lie in somebody else's repository
+    if not (checkout / "pyproject.toml").exists():  # an environment may be inside another repository
         return None
     try:
         run = subprocess.run(["git", *command], cwd=checkout, capture_output=True, text=True, check=True)

@@ -13,18 +13,18 @@ from fcnseg.data.dataset import Classes
 from fcnseg.data.voc import VOC
 from fcnseg.machine.files import read_text
 
-LARGEST_CONFIG, MOST_BRACKETS = 1 << 17, 1000  # bytes, [ and {: with more, reading would take more than two seconds
+LARGEST_CONFIG, MOST_BRACKETS = 1 << 17, 1000  # the most bytes, and the most [ and {: more would take over two seconds
 
 
 def config(path: Path) -> DictConfig:
-    """The config in a file: plain values, in which nothing is left to resolve.
+    """The config in a file: plain values without interpolations.
 
     Raises:
         ValueError: The file is damaged, or holds more than plain values.
     """
     try:
         return _plain(read_text(path, LARGEST_CONFIG))
-    except Exception as error:  # a damaged file raises anything that its first wrong byte leads to
+    except Exception as error:  # a damaged file may raise any error
         raise _damaged(path, str(error).partition("\n")[0] or type(error).__name__) from error
 
 
@@ -37,7 +37,7 @@ def table(path: Path) -> list[dict[str, float]]:
     try:
         text = io.StringIO(read_text(path), newline="")
         rows = [{key: _number(cell) for key, cell in row.items() if cell} for row in csv.DictReader(text)]
-    except (ValueError, TypeError, AttributeError, csv.Error) as error:  # no text, or more cells than the head has
+    except (ValueError, TypeError, AttributeError, csv.Error) as error:  # not text, or more cells than the header
         raise _damaged(path, str(error)) from error
     if not all("epoch" in row for row in rows):
         raise _damaged(path, "a row has no epoch")
@@ -45,10 +45,10 @@ def table(path: Path) -> list[dict[str, float]]:
 
 
 def classes_of(stored: Mapping[str, Any]) -> Classes:
-    """The classes of a result or a checkpoint; VOC's where it has none, since earlier versions knew no others.
+    """The classes of a result or a checkpoint; VOC's if it has none, since earlier versions knew only these.
 
     Raises:
-        ValueError: They are damaged.
+        ValueError: The classes are damaged.
     """
     return Classes.of(stored["classes"]) if "classes" in stored else VOC
 
@@ -59,10 +59,10 @@ def _damaged(path: Path, reason: str) -> ValueError:
 
 
 def _plain(text: str) -> DictConfig:
-    """A stored config, which may come from somebody else: it cannot read the environment, nor grow when it is read.
+    """A stored config, which may come from somebody else: it can neither read the environment nor grow when it is read.
 
     Raises:
-        ValueError: It holds no settings, an interpolation, a YAML alias, or more than a config of a run does.
+        ValueError: It holds no settings, an interpolation, a YAML alias, or more than the config of a run may hold.
     """
     if text.count("[") + text.count("{") > MOST_BRACKETS:
         raise ValueError(f"it holds more than {MOST_BRACKETS} brackets, wanted a config as fcnseg writes it")

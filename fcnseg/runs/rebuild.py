@@ -1,7 +1,7 @@
 """A trained network, rebuilt from its run folder without running code that the folder names.
 
 A folder may come from somebody else. Its config may name networks of three packages, with plain values as their arguments;
-anything else is made only with `trust`. Nothing is downloaded. Neither Lightning nor Hydra is imported, which takes seconds.
+anything else is made only with `trust`. Nothing is downloaded. Lightning and Hydra are not imported: that takes seconds.
 """
 
 from collections.abc import Iterator, Mapping
@@ -27,13 +27,13 @@ from fcnseg.runs.settings import flatten
 
 
 def is_module_of(found: object, *packages: str) -> bool:
-    """Whether something is a class of modules that is defined in one of these packages, and not only imported there."""
+    """Whether an object is a class of modules that one of these packages defines, and does not only import."""
     return isinstance(found, type) and issubclass(found, nn.Module) and found.__module__.startswith(packages)
 
 
-# The packages whose networks are made without `trust`.
+# The packages whose networks need no `trust`.
 KNOWN_PACKAGES = ("fcnseg.models", "torchvision", "segmentation_models_pytorch")
-# Arguments that would download weights: the checkpoint has them.
+# Arguments that would download weights, which the checkpoint already has.
 WITHOUT_WEIGHTS = {"weights": None, "weights_backbone": None, "encoder_weights": None, "pretrained": False}
 
 
@@ -42,7 +42,7 @@ class Trained(NamedTuple):
 
     Attributes:
         config: The config of the run.
-        net: Its network in evaluation mode: normalised (N, 3, H, W) images to (N, C, H, W) logits.
+        net: The network in evaluation mode: normalised (N, 3, H, W) images to (N, C, H, W) logits.
         classes: The C classes of the logits.
     """
 
@@ -52,7 +52,7 @@ class Trained(NamedTuple):
 
 
 def load(folder: str | Path, *, trust: bool = False) -> Trained:
-    """Rebuild a run's network with its best weights, and nothing else, on the CPU.
+    """Rebuild a run's network with its best weights on the CPU, and nothing else.
 
     Args:
         folder: The folder of the run, such as runs/<name>.
@@ -107,7 +107,7 @@ def group(cfg: DictConfig, name: str) -> dict[str, Any]:
 
 
 def make(node: Any, known: tuple[str, ...], trust: bool, **more: Any) -> Any:
-    """What a config's values and `_target_` stand for; a `_target_` that is not one of `known` wants `trust`."""
+    """Make the object that a config's values and `_target_` describe; a `_target_` outside `known` needs `trust`."""
     if isinstance(node, list):
         return [make(value, known, trust) for value in node]
     if not isinstance(node, dict):
@@ -125,7 +125,7 @@ def make(node: Any, known: tuple[str, ...], trust: bool, **more: Any) -> Any:
 
 
 def _find(name: str) -> Any:
-    """The class or function of this full name, which is imported."""
+    """Import the class or function of this full name."""
     try:
         return resolve_name(name)
     except (ImportError, AttributeError, ValueError) as error:
@@ -135,22 +135,22 @@ def _find(name: str) -> Any:
 
 
 def untrusted(found: str, wanted: str) -> ValueError:
-    """The error that a run's config names what is not known."""
+    """The error that a run's config names unknown code."""
     return ValueError(
         f"the config of the run names {found!r}, wanted {wanted}: if you trust where the run comes from, trust=true runs it"
     )
 
 
 def _check_size(cfg: DictConfig, num_classes: int, weights: Mapping[str, Tensor], path: Path) -> None:
-    """Refuse a network of other shapes than its weights before it takes memory: no checkpoint has a terabyte of them."""
-    # Some networks cannot be made without memory.
+    """Refuse a network whose shapes differ from its weights' before it takes memory, which could be a terabyte."""
+    # Some networks cannot be made on the meta device, which takes no memory.
     with suppress(NotImplementedError, RuntimeError), torch.device("meta"):
         check_weights(weights, network(cfg, num_classes), path)
 
 
 @contextmanager
 def made_by(run: Run) -> Iterator[None]:
-    """Add to an error of the `with` block which commit can rebuild the run, if another one made it."""
+    """If another commit made the run, add to an error of the `with` block which commit can rebuild it."""
     try:
         yield
     except ValueError as error:

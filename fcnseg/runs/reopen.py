@@ -1,7 +1,7 @@
 """A finished run, made ready to be tested again: its data, its task and a trainer.
 
-As in `rebuild`, no code that the folder names is run without `trust`: the losses and the data sets of this package are known,
-and of the trainer's values those are taken that matter in a test. Nothing is downloaded, and nothing is written in a place that
+As in `rebuild`, no code that the folder names is run without `trust`. The losses and the data sets of this package are known.
+Only those of the trainer's values that matter in a test are used. Nothing is downloaded, and nothing is written in a place that
 only the config names.
 """
 
@@ -45,7 +45,7 @@ def task(folder: str | Path, data: VOCDataModule, *, trust: bool = False) -> Seg
 
     Args:
         folder: The folder of the run.
-        data: What it will be scored on.
+        data: The data to score the network on.
         trust: Whether the config may name any code.
 
     Raises:
@@ -58,7 +58,7 @@ def task(folder: str | Path, data: VOCDataModule, *, trust: bool = False) -> Seg
     classes.check_same(data.classes, str(run.path))
     with made_by(run):
         net = network(cfg, len(classes), trust=trust)
-        # One image set has no train set: any pixels will do, since the checkpoint has the loss's weights.
+        # One image set has no train set: any pixels are enough, since the checkpoint has the loss's weights.
         pixels = torch.ones(len(classes)) if data.only else data.class_pixels
         loss = make(group(cfg, "loss"), KNOWN["loss"], trust, class_pixels=pixels)
         rebuilt = SegmentationTask(
@@ -75,18 +75,18 @@ def task(folder: str | Path, data: VOCDataModule, *, trust: bool = False) -> Seg
 
 
 def _cannot_train(*_: object) -> NoReturn:
-    """Stand in the place of the optimiser and of the schedule, which a test does not need."""
+    """Stand in for the optimiser and the schedule, which a test does not need."""
     raise ValueError("a rebuilt run cannot be trained: train its network in a task of your own")
 
 
 def data(cfg: DictConfig, *, root: str | None = None, only: str | None = None, trust: bool = False) -> VOCDataModule:
-    """The data of `cfg.data`, ready to be scored on; nothing is downloaded.
+    """The data of `cfg.data`, ready for a test; nothing is downloaded.
 
     Args:
         cfg: The config of a run.
         root: The folder in which the data set is now, in which packs may be written; None: the one that the run was trained
             from, in which nothing is written.
-        only: The one image set to score on; None: what the run was tested on.
+        only: The one image set to score on; None: the one that the run was tested on.
         trust: Whether the config may name any code.
 
     Raises:
@@ -107,11 +107,11 @@ def data(cfg: DictConfig, *, root: str | None = None, only: str | None = None, t
 
 
 def trainer(cfg: DictConfig, *, kept_precision: str | None) -> Trainer:
-    """A trainer to test a run with, on one device: on the CPU if the run asked for it, else on the best that there is.
+    """A trainer for the test of a run on one device: the CPU if the run asked for it, else the best device.
 
     Args:
-        cfg: The config of the run. Those of its trainer's values that matter in a test are taken, and nothing else.
-        kept_precision: The precision of the run's result; None for that of `cfg`.
+        cfg: The config of the run. Only those of its trainer's values that matter in a test are used.
+        kept_precision: The precision of the run's result; None for the precision of `cfg`.
 
     Raises:
         ValueError: One of the values names a class.
@@ -120,7 +120,7 @@ def trainer(cfg: DictConfig, *, kept_precision: str | None) -> Trainer:
     if "_target_" in f"{own} {kept_precision}":
         raise ValueError(f"the config or the result of the run names a class in its trainer, wanted plain values: {own}")
     asked = own.pop("accelerator", "auto")
-    where = {"accelerator": "cpu" if asked == "cpu" else "auto", "devices": 1}  # a run on several finds the same on one
+    where = {"accelerator": "cpu" if asked == "cpu" else "auto", "devices": 1}  # one device gives the same result as several
     plain = OmegaConf.create({"trainer": {"_target_": "lightning.Trainer", **own, **where}})
     made = build.trainer(plain, kept_precision=kept_precision)
     if asked not in ("cpu", "auto") and made.strategy.root_device.type == "cpu":

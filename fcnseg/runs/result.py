@@ -1,4 +1,4 @@
-"""The result of a run, measured: `summary` prints it."""
+"""Measure the result of a run; `summary` prints it."""
 
 import math
 from typing import Any
@@ -27,10 +27,10 @@ def measure(trainer: Trainer, task: SegmentationTask, data: VOCDataModule) -> di
     matrices = task.metrics["test"].all_matrices().cpu()
     values, iou = dict.fromkeys(SCORES, math.nan), [math.nan] * len(data.classes)
     if task.was_finite("test"):
-        exact = scores(matrices, data.classes.background)  # those that Lightning logs are rounded
+        exact = scores(matrices, data.classes.background)  # the scores that Lightning logs are rounded
         values = {name: value.item() for name, value in exact.items()}
         iou = iou_per_class(matrices[:, :-1].sum(0)).tolist()
-    # At the images' own sizes there is no loss: it is taken at the size of the batch.
+    # At the images' own sizes there is no loss: the loss is computed at the size of the batch.
     values["loss"] = math.nan if task.original_masks else trainer.callback_metrics["test/loss"].item()
     floor = scores(everywhere(data.floor_class, matrices), data.classes.background)
     return {
@@ -50,7 +50,7 @@ def measure(trainer: Trainer, task: SegmentationTask, data: VOCDataModule) -> di
 
 
 def _calibration(task: SegmentationTask) -> dict[str, Any]:
-    """The expected calibration error over the labelled pixels, and what it was computed from: the sums of every bin."""
+    """The expected calibration error over the labelled pixels, and the sums of every bin that it was computed from."""
     pixels, confidence, right = torch.cat(task.details.calibration).sum(0).T.cpu().double()
     confidence /= UNIT
     error = ((confidence - right).abs().sum() / pixels.sum()).item()
@@ -59,7 +59,7 @@ def _calibration(task: SegmentationTask) -> dict[str, Any]:
 
 
 def per_image(task: SegmentationTask, data: VOCDataModule) -> PerImage | None:
-    """What the test that `measure` made found in every image; None if its logits were not finite."""
+    """The findings of `measure`'s test in every image; None if its logits were not finite."""
     if not task.was_finite("test"):
         return None
     details, matrices = task.details, task.details.all_matrices().cpu()

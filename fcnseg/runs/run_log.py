@@ -1,7 +1,7 @@
 """The run's own log, as a Lightning logger: a row an epoch in metrics.csv and in TensorBoard's event files.
 
-Lightning's CSVLogger and TensorBoardLogger begin a new version of a log when a run is resumed, and keep what an interrupted
-part of it logged of epochs that are repeated. Here every epoch is there once, in the folder of its run.
+Lightning's CSVLogger and TensorBoardLogger begin a new version of a log when a run is resumed, and keep the rows of
+interrupted epochs that are repeated. Here every epoch has one row, in the folder of its run.
 """
 
 import time
@@ -23,7 +23,7 @@ from fcnseg.pictures import Picture
 from fcnseg.runs.folder import Run
 
 FINAL = dict.fromkeys((f"test/{name}" for name in (*SCORES, "loss")), 0.0)  # HPARAMS shows these beside hyperparameters
-CLASS_IOU = "iou/"  # what the names of the IoU of the classes begin with, which only TensorBoard gets
+CLASS_IOU = "iou/"  # the beginning of the names of the IoU of the classes, which only TensorBoard gets
 NOT_DRAWN = ("epoch", "step", "seconds")  # columns of metrics.csv that TensorBoard does not get
 
 
@@ -68,32 +68,32 @@ class RunLog(Logger):
 
     @property
     def images_per_second(self) -> float | None:
-        """Images that a second of training took, the median over the epochs; None before the first."""
+        """The images trained on in a second, as the median over the epochs; None before the first epoch."""
         return median(row["images_per_s"] for row in self.rows) if self.rows else None
 
     @property
     def writer(self) -> SummaryWriter:
-        """TensorBoard's writer, opened at its first use; what it logged of epochs that are repeated is dropped."""
+        """TensorBoard's writer, opened at its first use; its old entries of repeated epochs are dropped."""
         if self._writer is None:
             _date_back(self.run.path, int(time.time()))
             self._writer = SummaryWriter(str(self.run.path), purge_step=self._written)
         return self._writer
 
     def state_dict(self) -> dict[str, Any]:
-        """All rows, since the files may get lost; how many of them are in the files; and the values of the next one."""
+        """All rows, since the files may get lost; the number of them in the files; and the values of the next row."""
         return {"rows": list(self.rows), "written": self._written, "pending": dict(self.pending)}
 
     def begin(self, state: Mapping[str, Any] | None) -> None:
-        """Take over the rows of an earlier session of the run; what the files have of epochs that are repeated is dropped.
+        """Take over the rows of an earlier session of the run; entries of repeated epochs are dropped from the files.
 
         Args:
-            state: What `state_dict` gave when the run was saved; None for a run from the beginning.
+            state: The result of `state_dict` when the run was saved; None for a run from the beginning.
         """
         state = state or {"rows": [], "written": 0, "pending": {}}
         self.rows, self._written, self.pending = list(state["rows"]), state["written"], dict(state["pending"])
 
     def log_hyperparams(self, params: Mapping[str, Any]) -> None:  # type: ignore[override]
-        """Write what TensorBoard's HPARAMS tab compares runs by."""
+        """Write the values by which TensorBoard's HPARAMS tab compares runs."""
         if rank():
             return
         for summary in hparams(dict(params), FINAL)[:2]:
@@ -104,7 +104,7 @@ class RunLog(Logger):
         self.pending.update(metrics)
 
     def end_epoch(self, epoch: int, step: int, picture: Picture | None) -> None:
-        """Make a row of the values logged since the last one, and write all rows that are not written yet.
+        """Make a row of the values logged since the last one, and write all rows that are not in the files yet.
 
         Args:
             epoch: The epoch that is complete, from 0.
@@ -118,7 +118,7 @@ class RunLog(Logger):
         self.rows.append({**first, **values, **last})
         try:
             self._write(picture)
-        except OSError as error:  # a full disk: the rows are kept, and written with the next epoch's
+        except OSError as error:  # a full disk: the rows are kept, and written after the next epoch
             warn(f"the logs of epoch {epoch + 1} could not be written: {error}")
             self._writer = None
 
@@ -157,8 +157,8 @@ class RunLog(Logger):
 def _date_back(folder: Path, now: int) -> None:
     """Date the event files of earlier sessions of a run before `now`, in seconds since 1970.
 
-    TensorBoard reads them in the order of the dates in their names. After a clock was set back the new file would come first,
-    and would not replace what comes after it.
+    TensorBoard reads them in the order of the dates in their names. If the clock was set back, the new file would come
+    first, and would not replace the entries after it.
     """
     for age, path in enumerate(sorted(folder.glob("events.out.tfevents.[0-9]*.*"), reverse=True), start=1):
         *head, date, rest = path.name.split(".", 4)

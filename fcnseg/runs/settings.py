@@ -1,4 +1,4 @@
-"""The settings of a run: the ranges of their values, and the ones that loggers compare runs by."""
+"""The settings of a run: the ranges of their values, and the settings by which loggers compare runs."""
 
 from collections.abc import Callable
 from math import inf
@@ -18,7 +18,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-# Settings, where they are given and not null: the key, whether a value is right, and what is wanted.
+# Checks of settings that are given and not null: the key, whether a value is right, and the wanted values.
 WANTED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("seed", lambda seed: seed <= LARGEST_SEED, f"a whole number from 0 to {LARGEST_SEED}"),
     ("optimizer.lr", lambda rate: rate >= 0, "a learning rate from 0 up"),
@@ -41,7 +41,7 @@ WANTED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
 
 
 def check_ranges(cfg: DictConfig) -> None:
-    """Refuse settings that make no sense, before the seconds that importing torch takes.
+    """Refuse settings that make no sense, before importing torch, which takes seconds.
 
     Raises:
         ValueError: A setting is out of its range.
@@ -61,7 +61,7 @@ def check_ranges(cfg: DictConfig) -> None:
 
 
 def hyperparameters(cfg: DictConfig) -> dict[str, Any]:
-    """What loggers compare runs by: the same columns for every run; TensorBoard shows the first few unless asked for more."""
+    """The settings by which loggers compare runs, the same for every run; by default, TensorBoard shows the first few."""
     choices = {group: choice or "" for group, choice in cfg.choices.items()}
     first = {group: choices[group] for group in ("model", "aug", "loss")}
     return {
@@ -81,7 +81,7 @@ def flatten(config: Any, prefix: str = "", *, resolve: bool = True, with_empty: 
         config: Plain dictionaries, or a DictConfig. A list is one value.
         prefix: The full name of `config` itself.
         resolve: Whether the interpolations of a DictConfig are replaced by their values.
-        with_empty: Whether an empty dictionary is a setting, too.
+        with_empty: Whether an empty dictionary counts as a setting.
     """
     if isinstance(config, DictConfig):
         config = OmegaConf.to_container(config, resolve=resolve)

@@ -1,4 +1,4 @@
-"""The summary of a result that a command prints. PyTorch is not imported, which the report of many runs need not wait for."""
+"""The summary of a result that a command prints. It does not import PyTorch, so that the report does not wait for it."""
 
 from collections.abc import Mapping
 from math import isnan
@@ -14,7 +14,7 @@ from fcnseg.runs.folder import Run
 
 
 def beats_floor(result: Mapping[str, Any]) -> bool:
-    """Whether a result's mIoU is above the floor's; a run whose loss became NaN has none."""
+    """Whether a result's mIoU is above the floor's; a run whose loss became NaN has no mIoU."""
     miou, floor = result["metrics"]["test/miou"], result["floor"]["miou"]
     return miou is not None and (floor is None or miou > floor)
 
@@ -25,7 +25,7 @@ def show_run(run: Run, console: Console, *, had_finished: bool) -> float | None:
     Args:
         run: The run, which has a result.
         console: The console that the result is printed to.
-        had_finished: Whether it was there before the command, which then has trained nothing.
+        had_finished: Whether the result was there before the command, which then trained nothing.
     """
     if had_finished:
         run.close()
@@ -50,7 +50,7 @@ def show(result: dict[str, Any], path: Path, console: Console) -> float | None:
     console.print(table)
     if not beats_floor(result):
         console.print(f"This is not better than predicting {result.get('floor_class', 'background')} everywhere.", markup=False)
-    # A class that is predicted but not in any truth has an IoU of 0, and is not present.
+    # A class that is predicted but in no truth has an IoU of 0, and does not count as present.
     pixels = [sum(row) for row in result["confusion"]]
     present = {
         name: iou for (name, iou), count in zip(result["iou"].items(), pixels, strict=False) if count and iou is not None
@@ -70,5 +70,5 @@ def show(result: dict[str, Any], path: Path, console: Console) -> float | None:
 
 
 def as_text(value: float | None, digits: int = 4) -> str:
-    """A number in a table: with so many digits after the point, or - for none."""
+    """A number in a table, with `digits` digits after the point; - for None."""
     return "-" if value is None or isnan(value) else f"{value:,.{digits}f}"

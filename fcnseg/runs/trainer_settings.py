@@ -1,4 +1,4 @@
-"""Lightning's Trainer settings: each one is honoured, or refused with the reason and the remedy."""
+"""Lightning's Trainer settings: each is used, or refused with the reason and the remedy."""
 
 from omegaconf import DictConfig, ListConfig
 
@@ -14,7 +14,7 @@ OUR_CHECKPOINTS = "a run saves its own checkpoints, from which it resumes exactl
 
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16")  # Lightning's short names come last
 
-# What Lightning adds to these two lists, tests/runs/test_trainer_settings.py asks to be decided about.
+# If Lightning adds a setting, tests/runs/test_trainer_settings.py fails until it is in one of these two lists.
 HONOURED = (
     *("accelerator", "devices", "precision", "max_epochs", "deterministic", "benchmark", "inference_mode"),
     *("num_nodes", "accumulate_grad_batches"),
@@ -43,7 +43,7 @@ REFUSED = {
 
 
 def check_trainer(cfg: DictConfig) -> None:
-    """Refuse settings of the Trainer that a run does not honour.
+    """Refuse settings of the Trainer that a run cannot use.
 
     Raises:
         ValueError: A setting is refused, has no effect beside the others, or is out of its range.
@@ -64,7 +64,7 @@ def check_trainer(cfg: DictConfig) -> None:
             "trainer.log_every_n_steps has no effect without a callback that logs: add callbacks=lr_monitor"
             " callbacks.lr_monitor.logging_interval=step"
         )
-    profiler = trainer.get("profiler")  # one without a file reports to Lightning's own log, which is silenced
+    profiler = trainer.get("profiler")  # without a file, a profiler reports to Lightning's own log, which is silenced
     if profiler is not None and not (isinstance(profiler, DictConfig) and {"dirpath", "filename"} <= profiler.keys()):
         raise ValueError(
             f"trainer.profiler={profiler} would print nowhere: give it a file, with +trainer.profiler._target_="
