@@ -54,6 +54,20 @@ def test_what_there_is_is_found_where_it_is(photograph, settings):
     assert 0.34 < found.scores.min() <= found.scores.max() <= 1
 
 
+class Border(nn.Module):
+    """Gives logits that are the image's own last row and column, in every pixel."""
+
+    def forward(self, image):
+        return image[:, :, -1:, -1:].expand_as(image)
+
+
+def test_a_small_photograph_is_padded_with_the_mean_colour():
+    """As networks pad to their stride: with zeros after the normalisation."""
+    logits = Segmenter(Border(), THREE, [20, 20]).logits(torch.full((1, 3, 20, 20), 200, dtype=torch.uint8))
+    assert logits.shape == (1, 3, 20, 20)
+    assert (logits == 0).all()
+
+
 def test_the_ways_to_give_a_photograph_mean_the_same(run, root):
     path = next(iter(voc.Folder.find(root).path.glob("JPEGImages/*.jpg")))
     image = Image.open(path)
