@@ -128,9 +128,15 @@ class Chain:
 
     Args:
         steps: The augmentations in their order, by names of the user's choice: `~aug.flip` removes the one called flip.
+
+    Raises:
+        ValueError: A step is not an augmentation, as in `+aug.crop=crop`.
     """
 
     def __init__(self, **steps: Augmentation) -> None:
+        for name, step in steps.items():
+            if not callable(step):
+                raise ValueError(f"aug.{name}={step}: wanted an augmentation; +aug@aug.{name}=crop adds one")
         self.steps = steps
 
     @property

@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 from fcnseg import paper
 from fcnseg.cli.configs import compose
 from fcnseg.report.collect import Config, Entry, line
+from fcnseg.runs.identity import NOT_IDENTITY
 from fcnseg.runs.settings import flatten
 
 # Settings, and groups of settings, that say where and how often a run is made, but not what it computes.
-INCIDENTAL = ("seed", "name", "runs", "resume", "data.root", "data.cache", "data.download", "checkpoint")
+INCIDENTAL = (*NOT_IDENTITY, "seed", "data.root", "checkpoint")
 # Settings that may differ from the paper's: those of the machine, and those that follow from trainer.max_epochs.
-NOT_THE_PAPER_S = ("trainer.accelerator", "trainer.devices", "trainer.precision", "optimizer.fused", "schedule.T_max")
+NOT_THE_PAPER_S = ("trainer.accelerator", "trainer.precision", "optimizer.fused", "schedule.T_max")
 # These settings are the first to distinguish experiments of one name: people know them best.
 KNOWN_BEST = ("choices.data", "model.backbone", "data.size", "data.split", "trainer.max_epochs", "optimizer.lr")
 TITLE = 60  # characters of a setting in a title: a chart has room for a few of them

@@ -110,6 +110,8 @@ WRONG = [  # arguments, and words of the message
     (["loss=ce_dice", "loss.term.dice.weight=2"], ["'loss.term.dice.weight'", "loss.terms.dice.weight"]),
     (["aug=strong", "+aug@aug.cutout=cutout", "aug.cutout.p=x"], ["aug.cutout.p=x: wanted a number, such as 0.5"]),
     (["aug=flip", "+aug@aug.cutout=cutout"], ["aug: ", "'cutout'"]),
+    (["aug=none", "+aug.crop=crop"], ["aug.crop=crop: wanted an augmentation; +aug@aug.crop=crop adds one"]),
+    (["aug=strong", "+aug.p=0.5"], ["aug.p=0.5: wanted an augmentation"]),
     (["data=shapes", "+data.source.images=3"], ["data.source.images", "has no such argument; it has root, train, val"]),
     (["data.pack_size=48", "data.size=64"], ["data.pack_size=48 is smaller than data.size=64: raise it, or null"]),
     (["model=transfer", "model.backbone=resnet17"], ["model.backbone=resnet17", "resnet18"]),

@@ -301,6 +301,14 @@ def test_every_column_of_the_results_is_in_a_group(entries, published, backgroun
     assert table.groups[1] == of_the_paper
 
 
+@pytest.mark.parametrize("key", ["trainer.devices", "trainer.num_nodes", "trainer.accumulate_grad_batches"])
+def test_the_number_of_devices_makes_no_other_experiment(entries, key):
+    other = replace(entries[0], config={**entries[0].config, key: 2, "seed": 1})
+    (found,) = experiments([entries[0], other])
+    assert len(found.entries) == 2
+    assert not any(word in difference for difference in differences(other) for word in key.split("."))
+
+
 def test_experiments_of_one_name_get_titles_of_their_own(entries):
     other = replace(entries[0], config={**entries[0].config, "optimizer.lr": 0.5})
     titles = [experiment.title for experiment in experiments([entries[0], other])]
