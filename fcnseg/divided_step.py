@@ -23,7 +23,7 @@ def train_on(task: Any, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor, i
     Lightning's own accumulation would count steps in parts, and weight the parts of a shorter last batch too much.
 
     Args:
-        task: A `SegmentationTask`.
+        task: The `SegmentationTask` whose network, loss and trainer are used.
         batch: This process's share of the batch.
         batch_idx: The number of the batch in the epoch.
 

@@ -46,7 +46,7 @@ def check_settings(cfg: DictConfig) -> None:
     """Refuse an unknown size to score at, before PyTorch is imported.
 
     Raises:
-        ValueError: `at` is none of `SCORED_AT`.
+        ValueError: `at` is not in `SCORED_AT`.
     """
     if cfg.at not in SCORED_AT:
         raise ValueError(f"at={cfg.at}: wanted one of {', '.join(SCORED_AT)}")

@@ -15,7 +15,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from fcnseg.data.dataset import VOID
 from fcnseg.errors import first_of
 
-# No other formats are opened, whatever the suffix: Pillow would hand an EPS to Ghostscript, an external program.
+# Only these formats are opened, under any suffix: Pillow would hand an EPS to Ghostscript, an external program.
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
 ORIENTATION = 0x0112  # EXIF's tag
 TURNS = {  # the turn that makes a picture upright, by its orientation; 1 is upright

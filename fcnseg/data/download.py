@@ -49,7 +49,7 @@ class Published:
         title: Its name, for messages.
         folder: Its folder below `data.root` after the download.
         holds: The entries of that folder if it is whole.
-        find: A function from a folder to the data set's folder below it, or None if there is none.
+        find: A function from a folder to the data set's folder below it, or None if the data set is missing.
         nothing_found: A function that gives the message for a `data.root` without this data set.
     """
 

@@ -93,6 +93,6 @@ def _named(files: Iterable[Path], top: Path) -> dict[str, Path]:
 
 def _below(path: Path, top: Path) -> Path:
     """The path relative to `top`; for a file elsewhere, its name."""
-    # `photos/../other/a.jpg` begins with `photos` but is elsewhere, and so would be its mask.
+    # `photos/../other/a.jpg` begins with `photos` but is elsewhere: its mask would be written elsewhere.
     is_below = path.is_relative_to(top) and ".." not in path.parts[len(top.parts) :]
     return path.relative_to(top) if is_below else Path(path.name)

@@ -9,7 +9,7 @@ Numbers = npt.NDArray[Any]
 
 
 def nanmean(values: Numbers, axis: int = -1) -> Numbers:
-    """The mean over an axis of the values that are there; NaN where there is none, without numpy's warning about it."""
+    """The mean over an axis of the values that are there; NaN where all are missing, without numpy's warning about it."""
     count = (~np.isnan(values)).sum(axis)
     return np.where(count > 0, np.nansum(values, axis) / np.maximum(1, count), np.nan)
 

@@ -9,7 +9,7 @@ from fcnseg.report.arrays import Numbers
 from fcnseg.report.document import Block, Chart, Table, Text
 from fcnseg.report.study import Measured, Study
 
-MOST_RUNS = 6  # runs in one diagram: the lines of more cannot be told apart
+MOST_RUNS = 6  # runs in one diagram: the lines of more would look alike
 
 
 def reliability(study: Study) -> list[Block]:

@@ -86,7 +86,7 @@ class AblationRow:
 
 
 def _chart(width: float, height: float) -> tuple[Figure, Axes]:
-    """An empty chart whose axes have this size in inches; labels need additional space, whatever their length."""
+    """An empty chart whose axes have this size in inches; labels of any length get space outside of them."""
     figure = Figure((width, height))
     return figure, figure.add_axes((0, 0, 1, 1))
 

@@ -70,7 +70,7 @@ def contents(root: Path) -> str:
 
 
 def find(root: Path, *, image_suffix: str = "", mask_suffix: str | None = None) -> Files | None:
-    """The data set in `root`, before val is made; None if there is none. For the settings, see `folder`."""
+    """The data set in `root`, before val is made; None if there is no data set. For the settings, see `folder`."""
     files = layouts.lists(root) or layouts.table(root) or layouts.coco(root) or layouts.labelme(root)
     if files and (image_suffix or mask_suffix is not None):
         warn(
