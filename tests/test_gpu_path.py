@@ -18,6 +18,7 @@ from fcnseg.data.augment import EpochDraws
 from fcnseg.data.loader import Loader
 from fcnseg.data.transforms import colour_bases
 from fcnseg.data.voc import VOC
+from fcnseg.report.samples import pixels
 
 CUDA = torch.device("cuda")
 CHOICES = [f"{group}={path.stem}" for group in ("model", "aug", "loss") for path in sorted((CONF / group).glob("*.yaml"))]
@@ -96,3 +97,12 @@ def test_larger_images_are_brought_to_their_size_on_the_gpu(fake):
 def test_such_a_fault_would_be_seen(fake, fault, error):
     with fake, pytest.raises(error):
         fault(torch.ones(6, device=CUDA))
+
+
+def test_the_pictures_of_a_run_are_made_on_the_cpu():
+    """Its packs may be on the GPU, from which NumPy cannot read."""
+    with FakeTensorMode():
+        images, masks = (torch.zeros(shape, dtype=torch.uint8, device=CUDA) for shape in ((2, 8, 8, 3), (2, 8, 8)))
+        pack = SimpleNamespace(images=images, masks=masks, ids=("a", "b"))
+        shown = pixels(SimpleNamespace(packs={"val": pack}, stages={"test": ("val", None)}), "b")
+        assert [(part.device.type, part.shape) for part in shown] == [("cpu", (3, 8, 8)), ("cpu", (8, 8))]

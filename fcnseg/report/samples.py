@@ -68,7 +68,7 @@ def gallery(
 
 
 def pixels(data: VOCDataModule, name: str) -> tuple[Tensor, Tensor]:
-    """The image (3, H, W) and the mask (H, W), uint8, of a test image.
+    """The image (3, H, W) and the mask (H, W), uint8, of a test image, on the CPU; a run may have its pack on the GPU.
 
     Raises:
         ValueError: There is no such image.
@@ -77,7 +77,7 @@ def pixels(data: VOCDataModule, name: str) -> tuple[Tensor, Tensor]:
     if name not in pack.ids:
         raise ValueError(f"{name} is not among the {len(pack.ids)} images of {data.root}: data.root=<where they are now>")
     at = pack.ids.index(name)
-    return pack.images[at].permute(2, 0, 1), pack.masks[at]  # (H, W, 3) -> (3, H, W)
+    return pack.images[at].permute(2, 0, 1).cpu(), pack.masks[at].cpu()  # (H, W, 3) -> (3, H, W)
 
 
 def shared_test_names(data: Sequence[VOCDataModule]) -> list[str]:
