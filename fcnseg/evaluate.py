@@ -32,7 +32,7 @@ def evaluate(cfg: DictConfig) -> float | None:
     check_settings(cfg)
     run = Run(Path(str(cfg.run)))
     data, task, trainer = reopened(cfg, run)
-    from fcnseg.runs.result import measure, per_image
+    from fcnseg.runs.scoring import measure, per_image
 
     with stop_requests():
         measured = measure(trainer, task, data)
@@ -85,8 +85,8 @@ def keep(measured: Mapping[str, Any], images: PerImage | None, *, cfg: DictConfi
     """Write the test's measurements into the run's folder; for the run's own test, only its findings in every image.
 
     Args:
-        measured: The value of `result.measure`.
-        images: The value of `result.per_image`.
+        measured: The value of `scoring.measure`.
+        images: The value of `scoring.per_image`.
         cfg: The config of the command.
         run: The run that was tested.
         data: The data that it was tested on.

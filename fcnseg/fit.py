@@ -1,18 +1,18 @@
 """One run from its config to its result: seed, build, fit, test, write."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from lightning import Callback, Trainer, seed_everything
+from lightning import Callback, seed_everything
 from omegaconf import DictConfig
 from rich.console import Console
 from torch import nn
 
 from fcnseg import build
-from fcnseg.callbacks.checkpoints import Checkpoints
+from fcnseg.callbacks.checkpoints import Checkpoints, SafeCheckpointIO
 from fcnseg.callbacks.early_stopping import RunEarlyStopping
 from fcnseg.callbacks.ema import EMA
 from fcnseg.callbacks.epoch_log import EpochLog
@@ -28,12 +28,11 @@ from fcnseg.machine.precision import bf16_gain
 from fcnseg.machine.processes import start_processes
 from fcnseg.machine.signals import StopRequest, stop_requests
 from fcnseg.names import BEST, RESULT
-from fcnseg.runs import costs, provenance, result
+from fcnseg.runs import costs, provenance, scoring
 from fcnseg.runs.checkpoint import Checkpoint, damage, load_weights, newest_good, read, sha256
-from fcnseg.runs.checkpoint_io import SafeCheckpointIO
 from fcnseg.runs.folder import Run
 from fcnseg.runs.run_log import RunLog
-from fcnseg.runs.settings import hyperparameters
+from fcnseg.runs.settings import PRECISIONS, hyperparameters
 from fcnseg.task import SegmentationTask
 
 Describe = Callable[[Run, VOCDataModule, Mapping[str, Any]], None]
@@ -58,17 +57,14 @@ def fit(cfg: DictConfig, run: Run, console: Console, describe: Describe) -> None
     with stop_requests() as stop:
         data, task = _data_and_task(cfg, run, console)
         training = Training(cfg, run, stop, console, code)
-        # Only now: locking makes the run's folder, and a data set that is refused should leave none.
-        with _locked(run, cfg) as is_to_train:
+        with training.begun(task, data) as is_to_train:
             if is_to_train:
-                training.resume(task, data)
-                with training.recorded(data):
-                    training.fit(task, data)
-                    found = {**training.test(task, data), **code}
-                    if rank() == 0:
-                        describe(run, data, found)
-                        run.add_images(result.per_image(task, data))
-                        write_json(run.path / RESULT, found)
+                training.fit(task, data)
+                found = {**training.test(task, data), **code}
+                if rank() == 0:
+                    describe(run, data, found)
+                    run.add_images(scoring.per_image(task, data))
+                    write_json(run.path / RESULT, found)
 
 
 def _data_and_task(cfg: DictConfig, run: Run, console: Console) -> tuple[VOCDataModule, SegmentationTask]:
@@ -116,7 +112,14 @@ class Training:
         self.log, self.checkpoint_io, self.sessions = RunLog(run), SafeCheckpointIO(), Sessions({})
         self.loggers, self.callbacks = [self.log, *build.loggers(cfg)], self._make_callbacks(stop)
         self.checkpoints = cast(Checkpoints, self.callbacks[-1])
-        self.trainer = self._make_trainer()
+        self.trainer = build.trainer(
+            cfg,
+            callbacks=self.callbacks,
+            loggers=self.loggers,
+            checkpoint_io=self.checkpoint_io,
+            kept_precision=self._kept_precision(),
+        )
+        start_processes(self.trainer)
         self.sessions.here = {**provenance.surroundings(self.trainer), **code}
         measured = cfg.trainer.precision == "auto" and self.trainer.strategy.root_device.type == "cpu"
         self.bf16_gain = bf16_gain(torch.get_num_threads()) if measured else None
@@ -135,47 +138,59 @@ class Training:
             Checkpoints(self.run, stop=stop, finite=finite, **self.cfg.checkpoint),
         ]
 
-    def _make_trainer(self, kept_precision: str | None = None) -> Trainer:
-        made = build.trainer(
-            self.cfg,
-            callbacks=self.callbacks,
-            loggers=self.loggers,
-            checkpoint_io=self.checkpoint_io,
-            kept_precision=kept_precision,
-        )
-        start_processes(made)
-        return made
+    def _kept_precision(self) -> str | None:
+        """The precision that trainer.precision=auto had when the run began, perhaps on another machine."""
+        status = self.run.status if self.cfg.trainer.precision == "auto" and self.cfg.resume == "auto" else None
+        kept = (status or {}).get("precision")
+        return kept if kept in PRECISIONS and kept != "auto" else None  # somebody else's folder may have anything there
 
-    def resume(self, task: SegmentationTask, data: VOCDataModule) -> None:
-        """Open the run's newest good checkpoint in the first process, and have all others take the same file and precision.
+    @contextmanager
+    def begun(self, task: SegmentationTask, data: VOCDataModule) -> Iterator[bool]:
+        """Lock the run's folder, open its newest good checkpoint and keep its status up to date in the `with` block.
+
+        Yields:
+            Whether the run is still to be trained: another process may have finished it.
 
         Raises:
-            ValueError: See `_open`.
+            ValueError: The folder cannot be written, or see `_open`.
+            RunFailedError: The block failed; the message says which process failed, or which settings to lower.
+            StopError: A signal came.
         """
+        # Locking makes the run's folder; a data set that was refused has left none.
+        with _locked(self.run, self.cfg) as is_to_train:
+            if not is_to_train:
+                yield False
+                return
+            self.resumed, self.epoch = from_first_process(lambda: self._open(task, data))
+            began = {"data_fingerprint": data.fingerprint, "precision": str(self.trainer.precision)}
+            status = self.run.recorded(self.cfg, **began) if rank() == 0 else nullcontext()
+            with status, failures_explained(), limits_explained(data.batch_size, data.size, began["precision"]):
+                yield True
 
-        def opened() -> tuple[Path | None, int, str]:
-            self._open(task, data)
-            return self.resumed, self.epoch, str(self.trainer.precision)
-
-        self.resumed, self.epoch, precision = from_first_process(opened)
-        if precision != str(self.trainer.precision):
-            self.trainer = self._make_trainer(kept_precision=precision)
-
-    def _open(self, task: SegmentationTask, data: VOCDataModule) -> None:
+    def _open(self, task: SegmentationTask, data: VOCDataModule) -> tuple[Path | None, int]:
         """Open the run's newest good checkpoint, if there is one and resume=auto.
+
+        Returns:
+            Its path and the epoch in which the run goes on, counted from 0; None and 0 for a run from the beginning.
 
         Raises:
             ValueError: The checkpoint is of another network or data set, or of more epochs than the run is to have.
         """
         last = newest_good(self.run.checkpoints) if self.cfg.resume == "auto" else None
-        if last is not None:
-            opened = self.checkpoint_io.open(last, task, self.cfg.trainer.max_epochs)
-            self.run.check_data(data.fingerprint)
-            if self._best_is_lost(opened):
-                warn(f"{self.run.checkpoints / BEST} does not belong to {last}: the run starts from the beginning")
-            else:
-                self.resumed, self.epoch = last, opened["epoch"]
-                self._keep_precision(opened["parts"])
+        if last is None:
+            return None, 0
+        opened = self.checkpoint_io.open(last, task, self.cfg.trainer.max_epochs)
+        self.run.check_data(data.fingerprint)
+        if self._best_is_lost(opened):
+            warn(f"{self.run.checkpoints / BEST} does not belong to {last}: the run starts from the beginning")
+            self.checkpoint_io.opened = None
+            return None, 0
+        if changes := provenance.changes(opened["parts"][-1], self.sessions.here):
+            warn(
+                f"{self.run.path} is resumed with {', '.join(changes)}: the last digits of its numbers may differ from"
+                " those of an unbroken run"
+            )
+        return last, opened["epoch"]
 
     def _best_is_lost(self, opened: Checkpoint) -> bool:
         """Whether best.ckpt is of a later save than the opened checkpoint, and of an epoch that is not trained again."""
@@ -184,30 +199,6 @@ class Training:
             return False
         # An epoch between the two is trained again, and gives best.ckpt back.
         return not opened["epoch"] <= read(best)["epoch"] < self.cfg.trainer.max_epochs
-
-    def _keep_precision(self, sessions: Sequence[Mapping[str, Any]]) -> None:
-        """Train on in the precision of the session before; warn of other changes since then, which remain."""
-        if self.cfg.trainer.precision == "auto" and sessions[-1]["precision"] != str(self.trainer.precision):
-            self.trainer = self._make_trainer(kept_precision=sessions[-1]["precision"])
-        self.sessions.here = {**self.sessions.here, "precision": str(self.trainer.precision)}
-        if changes := provenance.changes(sessions[-1], self.sessions.here):
-            warn(
-                f"{self.run.path} is resumed with {', '.join(changes)}: the last digits of its numbers may differ from"
-                " those of an unbroken run"
-            )
-
-    @contextmanager
-    def recorded(self, data: VOCDataModule) -> Iterator[None]:
-        """Keep the run's status up to date, in the first process, and explain failures: who failed, or what to lower.
-
-        Raises:
-            RunFailedError: The block failed, or the folder cannot be written.
-            StopError: A signal came.
-        """
-        status = self.run.recorded(self.cfg, data.fingerprint) if rank() == 0 else nullcontext()
-        limits = limits_explained(data.batch_size, data.size, str(self.trainer.precision))
-        with status, failures_explained(), limits:
-            yield
 
     def fit(self, task: SegmentationTask, data: VOCDataModule) -> None:
         """Train, from the opened checkpoint on if there is one.
@@ -255,7 +246,7 @@ class Training:
         device = self.trainer.strategy.root_device
         peak = costs.peak_memory(device)
         with costs.timed(task.net) as passes:
-            measured = result.measure(self.trainer, task, data)
+            measured = scoring.measure(self.trainer, task, data)
         self.log.finish()
         return {
             **measured,

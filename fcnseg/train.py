@@ -14,9 +14,8 @@ from fcnseg.cli.configs import default_values
 from fcnseg.machine.processes import only_the_first_prints
 from fcnseg.machine.signals import was_requeued
 from fcnseg.runs.folder import Run
-from fcnseg.runs.settings import check_ranges
+from fcnseg.runs.settings import check_one_device, check_ranges
 from fcnseg.runs.summary import show_run
-from fcnseg.runs.trainer_settings import check_one_device
 
 
 @command("config", can_sweep=True)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from fcnseg.data import voc
 from fcnseg.evaluate import evaluate
-from fcnseg.runs import rebuild
+from fcnseg.runs import stored_network
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def enlarge(logits, height, width):
 
 def numpys(run, folder, names):
     """The confusion matrix (22, 21) of a run's network at the images' own sizes, by Pillow and NumPy."""
-    net = rebuild.load(run).net
+    net = stored_network.load(run).net
     matrix = np.zeros((22, 21), dtype=int)
     for name in names:
         small = np.asarray(Image.open(folder.image(name)).resize((48, 32), Image.Resampling.BILINEAR)) / np.float32(255)

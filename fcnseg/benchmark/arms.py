@@ -112,7 +112,7 @@ def train_as_a_run(cfg: Any, data: Any, task: SegmentationTask, clock: Clock, va
     """Train as `python -m fcnseg.train` does, with all callbacks of a run; a batch is validated after the timed steps."""
     with TemporaryDirectory() as folder:
         trainer: Any = Training(cfg, run := Run(Path(folder)), StopRequest(), Console(quiet=True), {}).trainer
-        run.start(cfg, "")
+        run.start(cfg)
         trainer.callbacks.append(clock.callback)
         trainer.fit_loop.max_epochs = trainer.limit_val_batches = 1
         trainer.fit(task, data, val)

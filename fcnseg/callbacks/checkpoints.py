@@ -1,4 +1,4 @@
-"""The callback that saves a run so that it resumes exactly: with the weights, logs and learning rates of an unbroken run.
+"""A run saved so that it resumes exactly, with the weights, logs and learning rates of an unbroken run: when, and how.
 
 Lightning's ModelCheckpoint does not keep that promise: it saves no state of the random number generators. Its
 save after an epoch has counters that skip the next epoch. It writes over the last good file (pytorch-lightning#18780, #21253).
@@ -8,10 +8,12 @@ import time
 import warnings
 from collections.abc import Mapping
 from hashlib import sha256
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from lightning import LightningModule, Trainer
+from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
@@ -22,8 +24,9 @@ from fcnseg.callbacks.finite_loss import FiniteLoss
 from fcnseg.errors import StopError, warn
 from fcnseg.machine.distributed import gathered, highest, rank
 from fcnseg.machine.signals import StopRequest
-from fcnseg.names import BEST, LAST, MONITOR
-from fcnseg.runs.checkpoint import save
+from fcnseg.names import BEST, LAST, MONITOR, PREVIOUS
+from fcnseg.runs.checkpoint import Checkpoint as Saved
+from fcnseg.runs.checkpoint import check_weights, read, save
 from fcnseg.runs.folder import Run
 
 
@@ -234,3 +237,43 @@ def extend_schedule(trainer: Trainer) -> None:
         f"trainer.max_epochs is now {trainer.max_epochs}: from epoch {trainer.current_epoch + 1} on, the learning rate"
         f" follows the schedule of {trainer.max_epochs} epochs ({before:g} becomes {after:g})"
     )
+
+
+class SafeCheckpointIO(TorchCheckpointIO):
+    """Replaces Lightning's own, which copies over the old file and leaves it broken after a kill (pytorch-lightning#21253).
+
+    Attributes:
+        opened: A checkpoint that was already read, so that Lightning need not read the file a second time.
+    """
+
+    opened: Saved | None = None
+
+    def save_checkpoint(self, checkpoint: Saved, path: str | Path, storage_options: Any | None = None) -> None:
+        """Write a checkpoint of the run or of a callback of Lightning's; the old `last.ckpt` becomes `previous.ckpt`."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save(path, checkpoint, keep=PREVIOUS if path.name == LAST else None)
+
+    def load_checkpoint(self, path: str | Path, *_: object, **__: object) -> Saved:
+        """Hand over the checkpoint that was opened; it is not kept, since Lightning takes it apart."""
+        checkpoint, self.opened = self.opened or read(Path(path)), None
+        return checkpoint
+
+    def open(self, path: Path, task: LightningModule, max_epochs: int) -> Saved:
+        """Read the checkpoint to resume, and check that it is one of this run.
+
+        Raises:
+            ValueError: The file cannot be read, was saved by an earlier version of this package, has the weights of another
+                network, or has more epochs than `max_epochs`.
+        """
+        checkpoint = read(path)
+        if "run_log" not in checkpoint:
+            raise ValueError(f"{path} was saved by an earlier version of fcnseg: resume it with that, or give resume=never")
+        check_weights(checkpoint["state_dict"], task, path)
+        if (done := checkpoint["epoch"]) > max_epochs:
+            raise ValueError(
+                f"trainer.max_epochs={max_epochs}, but {path} has {done} epochs behind it: raise it, or start over with"
+                " resume=never"
+            )
+        self.opened = checkpoint
+        return checkpoint

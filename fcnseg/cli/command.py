@@ -34,7 +34,7 @@ from fcnseg.cli.messages import FULL_ERROR, explanation, one_message
 from fcnseg.cli.sweep import run_job, sweep
 from fcnseg.cli.values import check_values
 from fcnseg.errors import say
-from fcnseg.runs.naming import run_name
+from fcnseg.runs.identity import run_name
 
 JobFunction = Callable[[DictConfig], object]
 

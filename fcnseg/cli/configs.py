@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from fcnseg.cli.arguments import Arguments, parse
-from fcnseg.runs.naming import PRESETS
+from fcnseg.runs.identity import PRESETS
 from fcnseg.runs.settings import flatten
 
 PACKAGE = Path(__file__).parents[1]

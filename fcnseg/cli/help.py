@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fcnseg.cli.arguments import Arguments
 from fcnseg.cli.configs import CONF, components, config_folders
-from fcnseg.runs.naming import PRESETS
+from fcnseg.runs.identity import PRESETS
 
 DEFAULTS = re.compile(r"^defaults:\n(?: .*\n)*\n?", re.M)  # matches the list at a config's head
 

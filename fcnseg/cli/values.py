@@ -8,7 +8,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from fcnseg.cli.messages import no_setting
 from fcnseg.errors import KINDS
-from fcnseg.runs.naming import ABSENT
+from fcnseg.runs.identity import ABSENT
 from fcnseg.runs.settings import flatten
 
 MAY_BE_NULL = (  # settings that may be null, even if a choice or an experiment sets another value

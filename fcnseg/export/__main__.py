@@ -26,9 +26,9 @@ def export(cfg: DictConfig) -> None:
         raise ValueError(f"{taken[0]} is there already: choose another file with out=, or give overwrite=true")
     from fcnseg.export import parity, writers  # import torch, which a refused command need not wait for
     from fcnseg.export.graph import Graph
-    from fcnseg.runs import rebuild
+    from fcnseg.runs import stored_network
 
-    trained = rebuild.load(run.path, trust=cfg.trust)
+    trained = stored_network.load(run.path, trust=cfg.trust)
     images, source = parity.photographs(run, root=cfg.data.root, trust=cfg.trust)
     graph, written = Graph(trained.net, raw=cfg.raw), writers.FORMATS[cfg.format]
     metadata = writers.metadata(run, trained, name=cfg.format, raw=cfg.raw)
@@ -36,7 +36,7 @@ def export(cfg: DictConfig) -> None:
     rows: list[parity.Row] = []
 
     def compare(draft: Path) -> None:
-        other = Graph(rebuild.network(stored, len(trained.classes), trust=cfg.trust), raw=cfg.raw)
+        other = Graph(stored_network.network(stored, len(trained.classes), trust=cfg.trust), raw=cfg.raw)
         try:
             opened = written.open(draft, other)
         except Exception as error:  # any that a library raises for a graph that it cannot run

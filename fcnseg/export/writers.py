@@ -21,7 +21,7 @@ from fcnseg.models import SMP, Torchvision
 from fcnseg.models.backbones import OnBackbone
 from fcnseg.models.weights import METADATA, NET, of_network
 from fcnseg.runs.folder import Run
-from fcnseg.runs.rebuild import Trained
+from fcnseg.runs.stored_network import Trained
 
 OPSET = 18  # the version of ONNX's operators
 SIZES = {0: Dim("N", min=1), 2: Dim("H", min=MIN_SIZE), 3: Dim("W", min=MIN_SIZE)}  # the images that a graph takes

@@ -25,7 +25,7 @@ from fcnseg.machine.precision import bf16_wins
 from fcnseg.models import enlarge
 from fcnseg.models.layers import memory_format
 from fcnseg.models.tta import averaged
-from fcnseg.runs import rebuild
+from fcnseg.runs import stored_network
 from fcnseg.runs.folder import Run
 
 T = TypeVar("T")
@@ -253,7 +253,7 @@ def load(
     Raises:
         ValueError: There is no run in this folder, its network cannot be rebuilt, or a setting is out of its range.
     """
-    trained, result = rebuild.load(folder, trust=trust), Run(Path(folder)).result or {}
+    trained, result = stored_network.load(folder, trust=trust), Run(Path(folder)).result or {}
     size = trained.config.data.get("size")
     check_settings(size=size, batch_size=batch_size, split=SPLITS[0], limit=None)
     return Segmenter(

@@ -38,7 +38,7 @@ class Run:
 
     @classmethod
     def of(cls, cfg: DictConfig, defaults: identity.Defaults) -> "Run":
-        """The run with the settings `cfg`, whose `name` comes from the user or from `naming.run_name`."""
+        """The run with the settings `cfg`, whose `name` comes from the user or from `identity.run_name`."""
         return cls(Path(cfg.runs) / str(cfg.name), defaults)
 
     @property
@@ -92,15 +92,19 @@ class Run:
         return self.path / CHECKPOINTS
 
     @contextmanager
-    def recorded(self, cfg: DictConfig, data_fingerprint: str) -> Iterator[None]:
+    def recorded(self, cfg: DictConfig, **began: str) -> Iterator[None]:
         """Keep the status of a locked run up to date while it trains in the `with` block.
+
+        Args:
+            cfg: The run's whole config.
+            began: What status.json keeps of the beginning, such as `data_fingerprint`.
 
         Raises:
             RunFailedError: The folder cannot be written, or the block raised; the traceback is in status.json.
         """
         try:
             try:  # the user can mend only errors of the folder
-                self.start(cfg, data_fingerprint)
+                self.start(cfg, **began)
             except OSError as error:
                 raise self._unwritable(error) from error
             yield
@@ -268,10 +272,9 @@ class Run:
         if self.result is not None and (self.status or {}).get("status") != "finished":
             self._write_status("finished")
 
-    def start(self, cfg: DictConfig, data_fingerprint: str) -> None:
+    def start(self, cfg: DictConfig, **began: str) -> None:
         """Set the status before anything is removed, so that it is true whenever the process may be killed."""
-        began = {"data_fingerprint": data_fingerprint, "started": _now()}
-        write_json(self.path / STATUS, {"status": "running", **_process(), **began})
+        write_json(self.path / STATUS, {"status": "running", **_process(), **began, "started": _now()})
         for name in (RESULT, PER_IMAGE):
             (self.path / name).unlink(missing_ok=True)
         if cfg.resume == "never" and (self.path / HYDRA).is_dir():

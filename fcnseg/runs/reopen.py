@@ -1,6 +1,6 @@
 """A finished run, made ready to be tested again: its data, its task and a trainer.
 
-As in `rebuild`, no code that the folder names is run without `trust`. The losses and the data sets of this package are known.
+As in `stored_network`, no code that the folder names is run without `trust`. This package's losses and data sets are known.
 Only those of the trainer's values that matter in a test are used. Nothing is downloaded, and nothing is written in a place that
 only the config names.
 """
@@ -23,7 +23,7 @@ from fcnseg.names import BEST
 from fcnseg.runs.checkpoint import check_weights, read
 from fcnseg.runs.folder import Run
 from fcnseg.runs.read_files import classes_of
-from fcnseg.runs.rebuild import group, is_module_of, made_by, make, network
+from fcnseg.runs.stored_network import group, is_module_of, made_by, make, network
 from fcnseg.task import SegmentationTask
 
 KNOWN = {  # the classes and functions that are called without `trust`, by the group of the config that names them
@@ -49,7 +49,7 @@ def task(folder: str | Path, data: VOCDataModule, *, trust: bool = False) -> Seg
         trust: Whether the config may name any code.
 
     Raises:
-        ValueError: See `rebuild.load`; or the data have other classes.
+        ValueError: See `stored_network.load`; or the data have other classes.
     """
     run = Run(Path(folder))
     cfg, path = run.config, run.checkpoints / BEST

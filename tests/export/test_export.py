@@ -21,7 +21,7 @@ from fcnseg.export.graph import Graph
 from fcnseg.models import Torchvision, Transfer
 from fcnseg.models.weights import of_network
 from fcnseg.names import CONFIG
-from fcnseg.runs import rebuild, reopen
+from fcnseg.runs import reopen, stored_network
 from fcnseg.runs.folder import Run
 
 BACKBONES = ("shufflenet_v2_x0_5", "mobilenet_v2", "convnext_tiny", "efficientnet_b0", "densenet121", "regnet_y_400mf")
@@ -168,7 +168,7 @@ def test_metadata_of_the_other_formats(run, form, command, tmp_path):
 @pytest.mark.parametrize("raw", [True, False])
 def test_a_file_that_differs_is_not_kept(run, raw, command, tmp_path, monkeypatch):
     def write(graph, about, file):
-        net = rebuild.load(run).net
+        net = stored_network.load(run).net
         net.classifier.bias.data[3] += 1
         writers.write_weights(Graph(net, raw=raw), about, file)
 
@@ -303,7 +303,7 @@ def test_a_run_that_names_code_is_exported_only_with_trust(run, command, tmp_pat
 
 def test_weights_are_read_by_torchvision_and_by_another_run(backbone_run, command, tmp_path):
     assert command(export, f"run={backbone_run}", "format=weights", "out=some.pth").code == 0
-    state, net = torch.load(tmp_path / "some.pth", weights_only=True), rebuild.load(backbone_run).net
+    state, net = torch.load(tmp_path / "some.pth", weights_only=True), stored_network.load(backbone_run).net
     theirs = get_model("mobilenet_v3_small")
     found = theirs.load_state_dict(state, strict=False)
     assert {name.split(".")[0] for name in found.missing_keys} == {"classifier"}

@@ -33,8 +33,7 @@ from fcnseg.evaluate import evaluate  # noqa: F401
 from fcnseg.machine.files import read_json
 from fcnseg.models import FCN
 from fcnseg.report import card  # noqa: F401
-from fcnseg.runs import provenance
-from fcnseg.runs import result as results  # noqa: F401  (the doors import them late: here once, before forking)
+from fcnseg.runs import provenance, scoring  # noqa: F401  (commands import some late: here once, before forking)
 from fcnseg.train import train
 
 omegaconf.base.parse = cache(omegaconf.grammar_parser.parse)

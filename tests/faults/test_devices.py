@@ -17,7 +17,7 @@ from lightning.pytorch.strategies.launchers import subprocess_script
 
 from fcnseg.callbacks.checkpoints import Checkpoints
 from fcnseg.machine.files import read_json
-from fcnseg.runs import per_image, result
+from fcnseg.runs import per_image, scoring
 from fcnseg.runs.checkpoint import newest_good
 from fcnseg.task import SegmentationTask
 
@@ -123,7 +123,7 @@ def test_any_number_of_processes_trains_as_one(tmp_path, unet, world, more):
 def test_the_scores_of_a_checkpoint_are_those_of_one_process(tmp_path, args):
     """Five batches on three processes: one of them gets a batch twice."""
     args = [*args, "data.batch_size=6", "data.source.val=28"]
-    assert run(tmp_path, *args, inject=partial(at, result, "measure", 1, kill)).code == -9
+    assert run(tmp_path, *args, inject=partial(at, scoring, "measure", 1, kill)).code == -9
     shutil.copytree(tmp_path / "runs", tmp_path / "others" / "runs")
     found = finish_in(tmp_path / "others", 3, *args)
     assert run(tmp_path, *args).code == 0

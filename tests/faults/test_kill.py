@@ -29,8 +29,7 @@ from fcnseg.callbacks.checkpoints import Checkpoints
 from fcnseg.callbacks.epoch_log import EpochLog
 from fcnseg.data.module import VOCDataModule
 from fcnseg.machine.files import read_json
-from fcnseg.runs import checkpoint
-from fcnseg.runs import result as results
+from fcnseg.runs import checkpoint, scoring
 from fcnseg.runs.checkpoint import newest_good
 from fcnseg.runs.folder import Run
 from fcnseg.runs.run_log import RunLog
@@ -58,7 +57,7 @@ MOMENTS = {  # steps 1 to 3 are the first epoch's, 4 to 6 the second's
     "between best.ckpt and last.ckpt": partial(at, resume, "save", 1, kill, after=True, when=of_best),
     "first epoch saved": partial(at, Checkpoints, "after_epoch", 1, kill, after=True),
     "last epoch saved": partial(at, Checkpoints, "after_epoch", 2, kill, after=True),
-    "in the test": partial(at, results, "measure", 1, kill),
+    "in the test": partial(at, scoring, "measure", 1, kill),
     "test logged": partial(at, RunLog, "finish", 1, kill, after=True),
     "before result.json": partial(at, fit, "write_json", 1, kill),
 }
@@ -94,7 +93,7 @@ def test_an_epoch_that_was_not_saved_comes_again(tmp_path, args, same):
     inject = partial(at, SegmentationTask, "training_step", 5, kill)
     assert run(tmp_path, *args, *SELDOM, inject=inject).code == -9
     assert newest_good(path / "checkpoints") is None
-    assert run(tmp_path, *args, *SELDOM, inject=partial(at, results, "measure", 1, kill)).code == -9
+    assert run(tmp_path, *args, *SELDOM, inject=partial(at, scoring, "measure", 1, kill)).code == -9
     assert load(newest_good(path / "checkpoints"))["global_step"] == 6  # the last epoch is saved in any case
     outcome = run(tmp_path, *args, *SELDOM)
     assert outcome.code == 0, outcome.err

@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import json
 import os
 import shutil
 import signal
@@ -477,6 +478,17 @@ def test_a_resumed_run_keeps_its_precision(tmp_path, args):
     assert found["result"]["precision"] == "bf16-mixed"
     parts = read_json(tmp_path / "runs" / "run" / "result.json")["parts"]
     assert [part["precision"] for part in parts] == ["bf16-mixed"] * 2
+
+
+@pytest.mark.parametrize("theirs", ["auto", "64-true", ["32-true"]])
+def test_a_precision_that_no_run_can_have_is_not_kept(tmp_path, args, theirs):
+    """The folder may come from somebody else."""
+    args = [*args, "trainer.precision=auto"]
+    assert run(tmp_path, *args, inject=partial(at, SegmentationTask, "training_step", 5, kill)).code == -9
+    status = tmp_path / "runs" / "run" / "status.json"
+    status.write_text(json.dumps({**read_json(status), "precision": theirs}))
+    outcome = run(tmp_path, *args)
+    assert (outcome.code, outcome.err) == (0, "")
 
 
 def test_a_resumed_run_says_from_where(tmp_path, args):

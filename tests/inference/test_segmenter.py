@@ -15,7 +15,7 @@ import fcnseg
 from fcnseg.data import voc
 from fcnseg.data.dataset import Classes
 from fcnseg.inference import Segmenter, segmenter
-from fcnseg.runs import rebuild
+from fcnseg.runs import stored_network
 
 THREE = Classes(("dark", "red", "green"), ((0, 0, 0), (200, 0, 0), (0, 200, 0)), 0)
 
@@ -81,7 +81,7 @@ def test_the_ways_to_give_a_photograph_mean_the_same(run, root):
 
 
 def test_a_mask_is_what_the_network_says_enlarged(run, root):
-    trained = rebuild.load(run)
+    trained = stored_network.load(run)
     path = next(iter(voc.Folder.find(root).path.glob("JPEGImages/*.jpg")))
     small = np.asarray(Image.open(path).resize((48, 32), Image.Resampling.BILINEAR)) / np.float32(255)
     mean, std = np.float32((0.485, 0.456, 0.406)), np.float32((0.229, 0.224, 0.225))
@@ -137,7 +137,7 @@ def test_a_saved_mask_has_the_labels_as_indices_and_the_classes_colours(tmp_path
 
 def test_a_run_on_classes_of_ones_own(tmp_path, train_in, root):
     run = train_in(tmp_path, "data=folder", "data.size=32")
-    assert fcnseg.load(run).classes == rebuild.load(run).classes
+    assert fcnseg.load(run).classes == stored_network.load(run).classes
 
 
 @pytest.mark.parametrize(

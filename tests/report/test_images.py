@@ -361,9 +361,9 @@ def run(train_in, tmp_path_factory):
 
 
 def test_the_multiplications_of_a_network_are_those_of_its_layers(run):
-    from fcnseg.runs import rebuild
+    from fcnseg.runs import stored_network
 
-    net, macs = rebuild.load(run).net, []
+    net, macs = stored_network.load(run).net, []
 
     def count(layer, inputs, output):
         places = inputs[0] if isinstance(layer, torch.nn.ConvTranspose2d) else output

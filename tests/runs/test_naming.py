@@ -12,8 +12,7 @@ from omegaconf import OmegaConf
 from fcnseg import fit
 from fcnseg.cli.configs import SHIPPED
 from fcnseg.paper import EXPERIMENTS
-from fcnseg.runs.identity import WATCHERS
-from fcnseg.runs.naming import run_name
+from fcnseg.runs.identity import WATCHERS, run_name
 from fcnseg.train import train
 
 LIGHTNINGS = "lightning.pytorch.callbacks"

@@ -29,8 +29,7 @@ from fcnseg.evaluate import evaluate
 from fcnseg.machine.files import read_json, replacing, write_json, write_text
 from fcnseg.pictures import panel
 from fcnseg.runs import folder as runs
-from fcnseg.runs import rebuild, reopen, summary
-from fcnseg.runs import result as results
+from fcnseg.runs import reopen, scoring, stored_network, summary
 from fcnseg.task import SegmentationTask
 from fcnseg.train import train
 
@@ -180,8 +179,8 @@ def test_an_interrupted_run_goes_on(command, tiny, tmp_path, monkeypatch, run):
 
 
 def test_evaluate_measures_what_training_measured(command, again, run, root, tmp_path, monkeypatch):
-    measured, measure = [], results.measure
-    monkeypatch.setattr(results, "measure", lambda *args: measured.append(measure(*args)) or measured[0])
+    measured, measure = [], scoring.measure
+    monkeypatch.setattr(scoring, "measure", lambda *args: measured.append(measure(*args)) or measured[0])
     moved = shutil.copytree(run, tmp_path / "elsewhere" / "moved")
     outcome = command(evaluate, f"run={moved}", f"data.root={root}")
     assert outcome.code == 0
@@ -221,7 +220,7 @@ def test_evaluate_works_without_the_device_of_the_run(command, again, as_if, mon
 
 
 def test_a_run_is_rebuilt_from_its_folder(run):
-    cfg, net, _ = rebuild.load(run)
+    cfg, net, _ = stored_network.load(run)
     data = reopen.data(cfg)
     task = reopen.task(run, data)
     assert not any(module.training for module in [*net.modules(), *task.modules()])

@@ -18,7 +18,7 @@ from fcnseg.evaluate import evaluate
 from fcnseg.machine.files import read_json, write_json
 from fcnseg.names import CONFIG
 from fcnseg.report.__main__ import report
-from fcnseg.runs import rebuild, reopen
+from fcnseg.runs import reopen, stored_network
 from fcnseg.runs.folder import Run
 from fcnseg.train import train
 
@@ -117,7 +117,7 @@ def test_what_a_stored_config_names_is_not_run(command, folder, tmp_path, monkey
 
 def test_what_is_trusted_is_run_and_is_called_with_its_values(folder):
     replace_group(folder, "model", {"_target_": f"{__name__}.Foreign", "widths": [4, 8]})
-    assert rebuild.network(Run(folder).config, 21, trust=True).widths == [4, 8]
+    assert stored_network.network(Run(folder).config, 21, trust=True).widths == [4, 8]
     assert ran == ["Foreign"]
 
 
@@ -137,8 +137,8 @@ def test_every_shipped_network_and_loss_needs_no_trust(compose, path, monkeypatc
     monkeypatch.setattr("torch.hub.load_state_dict_from_url", lambda *args, **kwargs: pytest.fail("it downloads"))
     cfg = compose(f"{path.parent.name}={path.stem}")
     with torch.device("meta"):
-        rebuild.network(cfg, 21)
-        rebuild.make(rebuild.group(cfg, "loss"), reopen.KNOWN["loss"], False, class_pixels=torch.ones(22))
+        stored_network.network(cfg, 21)
+        stored_network.make(stored_network.group(cfg, "loss"), reopen.KNOWN["loss"], False, class_pixels=torch.ones(22))
 
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("data/*.yaml")), ids=lambda p: p.stem)
@@ -162,7 +162,7 @@ def test_the_data_sets_that_need_no_trust_are_the_shipped_ones(compose):
 def test_what_is_trusted_must_still_be_a_network():
     cfg = OmegaConf.create({"model": {"_target_": "unittest.mock.Mock"}, "choices": {}})
     with pytest.raises(ValueError, match=r"model\._target_=unittest\.mock\.Mock is a Mock, wanted a torch\.nn\.Module"):
-        rebuild.network(cfg, 3, trust=True)
+        stored_network.network(cfg, 3, trust=True)
 
 
 def test_a_missing_data_set_is_neither_downloaded_nor_generated_nor_packed(compose, root, tmp_path, monkeypatch):
@@ -202,13 +202,13 @@ def test_a_stored_config_cannot_read_the_environment(command, folder, tmp_path, 
 def test_a_network_larger_than_its_checkpoint_takes_no_memory(folder):
     change(folder, model={"widths": [1 << 20, 1 << 20]})  # 40 TB
     with pytest.raises(ValueError, match="weights of another network"):
-        rebuild.load(folder)
+        stored_network.load(folder)
 
 
 def test_a_checkpoint_that_holds_no_tensors_is_told(folder):
     torch.save({"state_dict": {"net.a": 1}}, folder / "checkpoints" / "best.ckpt")
     with pytest.raises(ValueError, match=r"cannot load the checkpoint .*best\.ckpt"):
-        rebuild.load(folder)
+        stored_network.load(folder)
 
 
 def test_a_pipe_for_a_checkpoint_is_not_opened(command, folder):
@@ -217,7 +217,7 @@ def test_a_pipe_for_a_checkpoint_is_not_opened(command, folder):
     os.mkfifo(best)
     assert command(evaluate, f"run={folder}").code == 2
     with pytest.raises(ValueError, match="cannot load the checkpoint"):
-        rebuild.load(folder)
+        stored_network.load(folder)
 
 
 def test_evaluate_runs_no_stored_trainer(command, folder):
