@@ -12,7 +12,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from fcnseg import build
 from fcnseg.cli.configs import CONF
-from fcnseg.cli.values import MAY_BE_NULL
 from fcnseg.paper import EXPERIMENTS, FLOOR
 from fcnseg.train import train
 
@@ -276,16 +275,28 @@ def test_learning_rates(tmp_path, train_in, schedule, expected):
         assert [float(row["lr"]) for row in csv.DictReader(file)] == pytest.approx(expected, rel=1e-4)
 
 
-def test_what_is_null_in_a_file_may_be_null_under_any_experiment(compose):
+MAY_BE_NULL = {  # with a value that an experiment may give
+    **{"patience": 5, "ema": 0.9, "checkpoint.every_n_minutes": 1.0, "checkpoint.every_n_steps": 5, "model.weights": "DEFAULT"},
+    **{"optimizer.fused": True, "optimizer.backbone_lr": 0.1, "optimizer.decay_norms": False, "schedule.warmup": 5},
+    **{"data.pack_size": 300, "data.limit": 5, "data.cache": "packs", "data.download": False},
+}
+
+
+def test_what_is_null_in_a_file_may_be_null_under_any_experiment(command, tmp_path):
     groups = ("data", "optimizer", "schedule", "aug", "model")
     files = {"": CONF / "config.yaml"} | {f"{path.parent.name}.": path for g in groups for path in CONF.glob(f"{g}/*.yaml")}
-    null = {
-        f"{prefix}{key}"
-        for prefix, path in files.items()
-        for key, value in yaml.safe_load(path.read_text()).items()
-        if value is None
-    }
-    assert null - {"name"} <= {*MAY_BE_NULL}
+    values = {f"{prefix}{key}": value for prefix, path in files.items() for key, value in yaml.safe_load(path.read_text()).items()}
+    assert {key for key, value in values.items() if value is None} - {"name"} <= MAY_BE_NULL.keys()
+    folder = tmp_path / "mine" / "experiment"
+    folder.mkdir(parents=True)
+    nested = OmegaConf.create()
+    for key, value in MAY_BE_NULL.items():
+        OmegaConf.update(nested, key, value)
+    text = "# @package _global_\ndefaults: [override /model: transfer]\n" + OmegaConf.to_yaml(nested)
+    (folder / "given.yaml").write_text(text)
+    taken_back = [f"{key}=null" for key in MAY_BE_NULL]
+    outcome = command(train, "--config-dir=mine", "experiment=given", *taken_back, "trainer.max_epochs=0")
+    assert outcome.err == "fcnseg: trainer.max_epochs=0: wanted a whole number from 1 up\n"
 
 
 @pytest.mark.parametrize("setting", ["data.pack_size=null", "data.pack_size=[112,128]", "ema=null", "schedule.warmup=null"])

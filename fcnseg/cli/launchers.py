@@ -2,18 +2,18 @@
 
 import os
 import time
+from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import Any, cast
 
 from hydra.core.utils import JobReturn
 from omegaconf import DictConfig, OmegaConf
 
-from fcnseg.cli.journal import Journal
-
+AddLost = Callable[[int, Iterable[str], Exception], JobReturn]  # `sweep.Journal.add_lost`
 SECONDS_TO_SAVE = 60  # the time that jobs have to save their state after Ctrl-C
 
 
-def prepare_launcher(name: str, journal: Journal) -> None:
+def prepare_launcher(name: str, add_lost: AddLost) -> None:
     """Let a sweep go on when the process of one job dies, and let Ctrl-C give the jobs time to save their state.
 
     Unchanged, the launchers give up the whole sweep after one killed job. On Ctrl-C, Ray kills its jobs at once, and
@@ -21,7 +21,7 @@ def prepare_launcher(name: str, journal: Journal) -> None:
 
     Args:
         name: The choice of `hydra/launcher`. A launcher that runs the jobs in this process needs no changes.
-        journal: The journal to which a job is added when its process has died.
+        add_lost: The function that records a job whose process has died.
 
     Raises:
         ValueError: The launcher is not installed.
@@ -29,13 +29,13 @@ def prepare_launcher(name: str, journal: Journal) -> None:
     prepare = {"gpus": _prepare_ray, "slurm": _prepare_submitit, "submitit_local": _prepare_submitit}.get(name)
     try:
         if prepare:
-            prepare(journal)
+            prepare(add_lost)
     except ImportError as error:
         extra = "ray" if name == "gpus" else "slurm"
         raise ValueError(f'hydra/launcher={name} is not installed ({error}): pip install ".[{extra}]"') from error
 
 
-def _prepare_ray(journal: Journal) -> None:
+def _prepare_ray(add_lost: AddLost) -> None:
     """Replace the functions with which the launcher starts jobs and waits for them."""
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # a job uses this environment
     import ray
@@ -56,7 +56,7 @@ def _prepare_ray(journal: Journal) -> None:
         try:
             return cast(JobReturn, ray.get(job))
         except ray.exceptions.RayError as error:
-            return journal.add_lost(jobs[job].job.num, jobs[job].overrides.task, error)
+            return add_lost(jobs[job].job.num, jobs[job].overrides.task, error)
         except KeyboardInterrupt:
             for other in jobs:
                 ray.cancel(other)
@@ -67,7 +67,7 @@ def _prepare_ray(journal: Journal) -> None:
     vars(_core).update(launch_job_on_ray=launch_and_remember, ray=SimpleNamespace(get=get))
 
 
-def _prepare_submitit(journal: Journal) -> None:
+def _prepare_submitit(add_lost: AddLost) -> None:
     """Replace the methods with which submitit starts jobs and waits for them."""
     from submitit.core.core import Executor, Job
     from submitit.core.utils import UncompletedJobError
@@ -86,7 +86,7 @@ def _prepare_submitit(journal: Journal) -> None:
             return cast(list[JobReturn], wait(job))
         except UncompletedJobError as error:
             overrides, _, number, *_ = job.submission().args
-            return [journal.add_lost(number, overrides, error)]
+            return [add_lost(number, overrides, error)]
         except KeyboardInterrupt:
             for other in jobs:
                 other.cancel(check=False)

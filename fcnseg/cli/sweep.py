@@ -1,25 +1,102 @@
-"""A sweep: with `-m`, one command runs a job for each combination of the values that it lists."""
+"""A sweep: with `-m`, one command runs a job for each combination of the values that it lists, and tells how each ended."""
 
 import gc
 import os
+import shutil
 import sys
+import tempfile
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator
-from contextlib import chdir, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import chdir, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Column, Table
 
 from fcnseg.cli.arguments import Arguments, quoted
 from fcnseg.cli.configs import default_values
-from fcnseg.cli.journal import Journal, last_line, new_record
 from fcnseg.cli.launchers import prepare_launcher
 from fcnseg.cli.messages import FAILED, console, explanation, leave
 from fcnseg.errors import StopError, warn
-from fcnseg.machine.files import write_json
+from fcnseg.machine.files import read_json, write_json
 from fcnseg.runs.folder import Run
+
+DONE = ("finished", "skipped")
+
+
+class Journal:
+    """The record of a sweep: a small file for each job, since jobs may run in processes of their own.
+
+    Args:
+        runs: The folder of runs, to which the machine of every job can write.
+
+    Raises:
+        ValueError: The folder cannot be written.
+    """
+
+    def __init__(self, runs: Path) -> None:
+        try:
+            (runs / ".sweeps").mkdir(parents=True, exist_ok=True)
+            self.folder = Path(tempfile.mkdtemp(dir=runs / ".sweeps", prefix=time.strftime("%Y%m%d-%H%M%S-")))
+        except OSError as error:
+            raise ValueError(f"cannot write to {runs}: {error.strerror}; choose another folder with runs=") from error
+
+    def add_lost(self, number: int, overrides: Iterable[str], error: Exception) -> JobReturn:
+        """Record that a job failed: its process ended before the job itself could write anything.
+
+        Args:
+            number: The job's number in the sweep, which names its file.
+            overrides: The overrides that the job was started with.
+            error: The launcher's error, which says how the process ended.
+
+        Returns:
+            An empty result, since the launcher expects a result from every job.
+        """
+        path = self.folder / f"{number}.json"
+        if not path.exists():
+            write_json(path, {**new_record(overrides), "status": "failed", "error": last_line(str(error) or repr(error))})
+        return JobReturn(status=JobStatus.COMPLETED)
+
+    def close(self, console: Console) -> bool:
+        """Print the table of the sweep and remove the files.
+
+        Returns:
+            Whether every job has finished.
+        """
+        paths = sorted(self.folder.glob("*.json"), key=lambda path: int(path.stem))
+        jobs = [record for path in paths if (record := read_json(path))]
+        shutil.rmtree(self.folder, ignore_errors=True)
+        for folder in (self.folder.parent, self.folder.parent.parent):  # a refused command leaves nothing behind
+            with suppress(OSError):
+                folder.rmdir()
+        if jobs:
+            console.print(_table(jobs))
+        return all(job["status"] in DONE for job in jobs)
+
+
+def new_record(overrides: Iterable[str]) -> dict[str, Any]:
+    """The record of a job that has just begun. The overrides stand in for the run's name, which is set later."""
+    return {"run": ",".join(overrides), "status": "running"}
+
+
+def last_line(text: str) -> str:
+    """The last line of an error's text, which has the reason."""
+    return text.strip().splitlines()[-1]
+
+
+def _table(jobs: list[dict[str, Any]]) -> Table:
+    name = Column("run", overflow="fold")
+    table = Table(name, "status", "mIoU", "seconds", "error", title=f"{len(jobs)} jobs", title_justify="left")
+    for job in jobs:
+        status = "killed" if job["status"] == "running" else job["status"]
+        miou = "-" if job.get("miou") is None else f"{job['miou']:.4f}"
+        table.add_row(job["run"], status, miou, f"{job.get('seconds', 0):.1f}", job.get("error", ""))
+    return table
 
 
 def sweep(arguments: Arguments, launch: Callable[[Namespace], None]) -> None:
@@ -33,7 +110,7 @@ def sweep(arguments: Arguments, launch: Callable[[Namespace], None]) -> None:
     journal = Journal(Path(runs if isinstance(runs, str) else "runs"))  # a sweep over it, such as runs=a,b, is not text
     overrides = [*arguments.flags.overrides, f"hydra.sweep.dir={quoted(str(journal.folder.absolute()))}"]
     try:
-        prepare_launcher(str(arguments.values.get("hydra/launcher")), journal)
+        prepare_launcher(str(arguments.values.get("hydra/launcher")), journal.add_lost)
         launch(Namespace(**{**vars(arguments.flags), "multirun": True, "overrides": overrides}))
     finally:
         finished = journal.close(console())

@@ -13,7 +13,7 @@ import torch
 from hydra.plugins.sweeper import Sweeper
 from rich.console import Console
 
-from fcnseg.cli import journal, launchers, sweep
+from fcnseg.cli import launchers, sweep
 from fcnseg.cli.configs import CONF
 from fcnseg.evaluate import evaluate
 from fcnseg.machine.files import write_json
@@ -219,10 +219,10 @@ def test_hydras_own_word_for_a_sweep_is_one(command, root):
 
 
 def test_a_job_whose_process_died_early_is_a_row(tmp_path, capsys):
-    launch = journal.Journal(tmp_path / "runs")
-    launch.add_lost(0, ["seed=0"], RuntimeError("head\nno such module"))
-    launch.add_lost(0, ["seed=0"], RuntimeError("a later word on it"))
-    assert not launch.close(Console(width=100))
+    journal = sweep.Journal(tmp_path / "runs")
+    journal.add_lost(0, ["seed=0"], RuntimeError("head\nno such module"))
+    journal.add_lost(0, ["seed=0"], RuntimeError("a later word on it"))
+    assert not journal.close(Console(width=100))
     out = capsys.readouterr().out
     assert all(word in out for word in ("seed=0", "failed", "no such module"))
     assert "a later word" not in out
@@ -239,7 +239,7 @@ def test_a_gpu_a_job(tmp_path, address, fraction, gpus):
     """On this machine if it has one, on a cluster always, or as much of one as is asked for."""
     ray_core = pytest.importorskip("hydra_plugins.hydra_ray_launcher._core")
     before = dict(vars(ray_core))
-    launchers.prepare_launcher("gpus", journal.Journal(tmp_path))
+    launchers.prepare_launcher("gpus", sweep.Journal(tmp_path).add_lost)
     vars(ray_core).update(before)
     overrides = ["hydra/launcher=gpus", f"hydra.launcher.ray.init.address={address}"]
     overrides += [f"hydra.launcher.ray.remote.num_gpus={fraction}"] if fraction else []
@@ -338,8 +338,8 @@ def test_a_sweep_runs_in_any_folder(command, root, tmp_path):
 )
 def test_a_sweep_is_done_when_its_jobs_are(tmp_path, capsys, status, shown, all_done):
     """A job that still says "running" when the sweep ends was killed."""
-    sweep = journal.Journal(tmp_path / "runs")
-    write_json(sweep.folder / "0.json", {**journal.new_record(["seed=0"]), "status": "finished", "miou": 0.5})
-    write_json(sweep.folder / "1.json", {**journal.new_record(["seed=1"]), "status": status})
-    assert sweep.close(Console(width=100)) == all_done
+    journal = sweep.Journal(tmp_path / "runs")
+    write_json(journal.folder / "0.json", {**sweep.new_record(["seed=0"]), "status": "finished", "miou": 0.5})
+    write_json(journal.folder / "1.json", {**sweep.new_record(["seed=1"]), "status": status})
+    assert journal.close(Console(width=100)) == all_done
     assert f" {shown} " in capsys.readouterr().out.splitlines()[-2]
