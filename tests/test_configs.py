@@ -285,7 +285,9 @@ MAY_BE_NULL = {  # with a value that an experiment may give
 def test_what_is_null_in_a_file_may_be_null_under_any_experiment(command, tmp_path):
     groups = ("data", "optimizer", "schedule", "aug", "model")
     files = {"": CONF / "config.yaml"} | {f"{path.parent.name}.": path for g in groups for path in CONF.glob(f"{g}/*.yaml")}
-    values = {f"{prefix}{key}": value for prefix, path in files.items() for key, value in yaml.safe_load(path.read_text()).items()}
+    values = {
+        f"{prefix}{key}": value for prefix, path in files.items() for key, value in yaml.safe_load(path.read_text()).items()
+    }
     assert {key for key, value in values.items() if value is None} - {"name"} <= MAY_BE_NULL.keys()
     folder = tmp_path / "mine" / "experiment"
     folder.mkdir(parents=True)

@@ -144,7 +144,7 @@ def test_known_modules(name, known):
 @pytest.mark.parametrize("name", [n for n in SOURCES if n.startswith("fcnseg.data")])
 def test_data_knows_data_files_and_warnings_only(name):
     asks = ["fcnseg.machine.distributed"] if name in ("fcnseg.data.module", "fcnseg.data.loader") else []
-    machine = {f"fcnseg.machine.{name}" for name in ("files", "cores", "progress_bar")}
+    machine = {f"fcnseg.machine.{name}" for name in ("files", "limits", "progress_bar")}
     known = {*machine, "fcnseg.errors", *asks}
     assert {module for module in ours(name) if room(module) != "data"} <= known
 

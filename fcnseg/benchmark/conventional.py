@@ -15,7 +15,7 @@ from fcnseg.data import sides
 from fcnseg.data.dataset import MEAN, STD, VOID
 from fcnseg.data.module import VOCDataModule
 from fcnseg.data.voc import NUM_CLASSES
-from fcnseg.machine.cores import cores
+from fcnseg.machine.limits import cores
 from fcnseg.task import SegmentationTask
 
 

@@ -30,8 +30,8 @@ from fcnseg.benchmark.step import bare_step, fabric_of, prepare
 from fcnseg.benchmark.tables import Figures, Tables, cases, measured
 from fcnseg.data import voc
 from fcnseg.data.shapes import shapes
-from fcnseg.machine.cores import cores
 from fcnseg.machine.files import read_json
+from fcnseg.machine.limits import cores
 from fcnseg.names import CHECKPOINTS, LAST, RESULT
 from fcnseg.paper import EXPERIMENTS
 

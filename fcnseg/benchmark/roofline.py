@@ -14,7 +14,7 @@ from torch.utils.flop_counter import flop_registry
 from fcnseg.benchmark.step import bare_step, prepare, seconds
 from fcnseg.benchmark.tables import Figures
 from fcnseg.data import Size, sides
-from fcnseg.machine.cores import cores
+from fcnseg.machine.limits import cores
 from fcnseg.machine.precision import processor
 from fcnseg.runs.costs import now
 

@@ -19,7 +19,7 @@ from fcnseg.data import decode
 from fcnseg.data.dataset import BY_COLOUR, VOID, Classes, DataSet
 from fcnseg.errors import first_of
 from fcnseg.losses import class_weights
-from fcnseg.machine.cores import cores
+from fcnseg.machine.limits import cores
 from fcnseg.machine.progress_bar import with_progress
 from fcnseg.metrics import scores
 

@@ -15,6 +15,7 @@ from fcnseg.runs.settings import flatten
 
 NULL, PAIR = "null", "[height,width]"  # as the comments of settings write them
 
+
 def check_values(cfg: DictConfig, defaults: DictConfig, config_name: str) -> None:
     """Refuse a value of another type than its default; a number becomes text where text is wanted.
 

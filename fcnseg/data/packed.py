@@ -23,8 +23,8 @@ from torch import Tensor
 from fcnseg.data import Size, decode, sides, spelled
 from fcnseg.data.dataset import BY_COLOUR, SUFFIXES, VOID, DataSet
 from fcnseg.errors import first_of, warn
-from fcnseg.machine.cores import cores
 from fcnseg.machine.files import build_once, user_cache
+from fcnseg.machine.limits import cores
 from fcnseg.machine.progress_bar import with_progress
 
 FORMAT = 2  # goes up when the same files would be packed in another way

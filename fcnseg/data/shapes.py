@@ -17,8 +17,8 @@ from PIL import Image, ImageFilter
 
 from fcnseg.data import check_whole_number, voc
 from fcnseg.data.dataset import VOID
-from fcnseg.machine.cores import cores
 from fcnseg.machine.files import build_once
+from fcnseg.machine.limits import cores
 
 FORMAT = 1  # goes up when a seed draws other images than before: each format has folders of its own
 

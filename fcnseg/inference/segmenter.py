@@ -20,7 +20,7 @@ from fcnseg.data.batch import normalize
 from fcnseg.data.dataset import Classes
 from fcnseg.inference.prediction import Prediction, Source, photograph_of
 from fcnseg.inference.tiles import Tile, tiles
-from fcnseg.machine.cores import cores
+from fcnseg.machine.limits import cores
 from fcnseg.machine.precision import bf16_wins
 from fcnseg.models import enlarge
 from fcnseg.models.layers import memory_format

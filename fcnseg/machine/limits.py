@@ -1,22 +1,26 @@
-"""The limits of memory: which settings to lower when a step needs too much, and how a step's memory is used again."""
+"""The limits of the machine: its cores, and its memory, for which settings are to be lowered when a step needs too much."""
 
 import ctypes
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-import torch
 
 OUT_OF_MEMORY = (  # words in the RuntimeErrors of PyTorch, C++, CUDA, cuBLAS, cuDNN and oneDNN
     "can't allocate memory",
     "std::bad_alloc",
-    "CUDA error: out of memory",
+    "out of memory",
     "ALLOC_FAILED",
     "ALLOCATION_FAILED",
     "could not create a memory",
     "could not create a primitive",
     "unable to find an engine",
 )
+
+
+def cores() -> int:
+    """The number of cores that this process may use, which taskset or a cluster may have limited."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS lacks it
 
 
 @contextmanager
@@ -39,7 +43,7 @@ def limits_explained(batch_size: int, size: int | list[int], precision: str) -> 
             raise ValueError(f"instance norm needs more than one value a channel: raise data.size={size}") from error
         raise
     except (RuntimeError, MemoryError, OSError) as error:
-        by_type = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or getattr(error, "errno", 0) == errno.ENOMEM
+        by_type = isinstance(error, MemoryError) or getattr(error, "errno", 0) == errno.ENOMEM
         if not by_type and not any(words in str(error) for words in OUT_OF_MEMORY):
             raise
         first_line, _, _ = str(error).partition("\n")

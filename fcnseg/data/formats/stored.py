@@ -13,8 +13,8 @@ from fcnseg.data import decode, voc
 from fcnseg.data.dataset import VOID
 from fcnseg.data.formats.classes import FILE
 from fcnseg.data.formats.files import Files
-from fcnseg.machine.cores import cores
 from fcnseg.machine.files import write_text
+from fcnseg.machine.limits import cores
 
 MOST = 64  # up to this many colours, each is taken for a class; of more, only colours with LEAST of the pixels
 LEAST = 0.0005  # a share of all pixels
