@@ -6,7 +6,8 @@ save after an epoch has counters that skip the next epoch. It writes over the la
 
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +19,6 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
 from fcnseg.callbacks.after_epoch import AfterEpoch
-from fcnseg.callbacks.counters import before_validation, begin_next_epoch
 from fcnseg.callbacks.ema import validated_weights
 from fcnseg.callbacks.finite_loss import FiniteLoss
 from fcnseg.errors import StopError, warn
@@ -237,6 +237,28 @@ def extend_schedule(trainer: Trainer) -> None:
         f"trainer.max_epochs is now {trainer.max_epochs}: from epoch {trainer.current_epoch + 1} on, the learning rate"
         f" follows the schedule of {trainer.max_epochs} epochs ({before:g} becomes {after:g})"
     )
+
+
+# Only these two functions touch Lightning's private counters, which decide what a resumed run does next;
+# tests/callbacks/test_counters.py checks them with the installed version of Lightning.
+def begin_next_epoch(trainer: Trainer) -> None:
+    """Reset the counter of batches, as Lightning does next: otherwise, a run resumed from a save would skip the epoch."""
+    trainer.fit_loop.epoch_loop.batch_progress.reset_on_run()
+
+
+@contextmanager
+def before_validation(trainer: Trainer) -> Iterator[None]:
+    """Set the counters, in the `with` block, so that a run resumed from a save there begins with the whole validation.
+
+    With the counters of a running validation, Lightning would skip the validation.
+    """
+    progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
+    before = progress.state_dict()
+    progress.current.reset()
+    progress.total.reset()
+    progress.total.load_state_dict({**progress.total.state_dict(), "ready": 1, "started": 1})
+    yield
+    progress.load_state_dict(before)
 
 
 class SafeCheckpointIO(TorchCheckpointIO):

@@ -1,11 +1,11 @@
-"""The private counters that `counters.py` touches are those of the installed Lightning, and do what it says."""
+"""The private counters that a save sets are those of the installed Lightning, and do what `callbacks.checkpoints` says."""
 
 import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
-from fcnseg.callbacks.counters import before_validation, begin_next_epoch
+from fcnseg.callbacks.checkpoints import before_validation, begin_next_epoch
 
 
 class Counting(LightningModule):
@@ -95,7 +95,7 @@ def test_a_save_between_epochs_resumes_with_the_next(tmp_path):
 
 
 def test_without_them_lightning_would_not(tmp_path):
-    """If this fails, Lightning has learnt it, and `counters.py` can go."""
+    """If this fails, Lightning has learnt it, and these functions can go."""
     for hook, epoch, wanted in (("on_validation_start", 0, "validation 0.0"), ("on_train_epoch_start", 1, "step 1.0")):
         path = tmp_path / f"epoch{epoch}.ckpt"
         trained(tmp_path, Saving(hook, path, plain))
