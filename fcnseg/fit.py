@@ -221,7 +221,7 @@ class Training:
                 " numbers depend on trainer.devices"
             )
         self.trainer.fit(task, data, ckpt_path=self.resumed, weights_only=True)
-        if highest(self.checkpoints.failed)[0]:
+        if highest(self.checkpoints.failed):
             if rank():
                 raise LostError("the first process has failed")
             raise OSError("the last checkpoint could not be saved: make room, and the same command resumes the run")

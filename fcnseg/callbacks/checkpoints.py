@@ -57,9 +57,9 @@ class Checkpoints(AfterEpoch, Checkpoint):
         *,
         stop: StopRequest,
         finite: FiniteLoss,
-        min_seconds: float = 0,
-        every_n_steps: int | None = None,
-        every_n_minutes: float | None = None,
+        min_seconds: float,
+        every_n_steps: int | None,
+        every_n_minutes: float | None,
     ) -> None:
         super().__init__()
         self.run, self.folder, self.stop, self.finite = run, run.checkpoints, stop, finite
@@ -136,7 +136,7 @@ class Checkpoints(AfterEpoch, Checkpoint):
             StopError: A signal has come, and the state is saved.
             OSError: A signal has come, but the state could not be saved.
         """
-        if not (signum := highest(self.stop.signum or 0)[0]):
+        if not (signum := highest(self.stop.signum or 0)):
             return
         if self.failed:
             raise OSError("the run stops, but its state could not be saved: the same command resumes the last good save")
@@ -144,7 +144,7 @@ class Checkpoints(AfterEpoch, Checkpoint):
 
     def _must_save(self, is_due: bool = False) -> bool:
         """Whether a save is due or a signal has come in any process."""
-        return bool(highest(is_due or self.stop.signum is not None)[0])
+        return bool(highest(is_due or self.stop.signum is not None))
 
     def _due(self, trainer: Trainer) -> bool:
         steps = self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0

@@ -44,32 +44,32 @@ class EMA(Callback):
         """Save the weights in training, also in a validation."""
         checkpoint["state_dict"].update({f"{NET}{name}": value for name, value in (self._in_training or {}).items()})
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Begin with the first weights, or with the average of an earlier session of the run."""
-        self.average = _copy(_net(pl_module))
+        self.average = _copy(pl_module.net)
         for name, value in self._restored.items():
             self.average[name].copy_(value)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: object) -> None:
         """Add this step's weights to the average; whole numbers, such as counts of batches, are copied."""
         done = trainer.global_step
         added = 1 - min(self.decay, done / (done + 9))
-        weights = _net(pl_module).state_dict()
+        weights = pl_module.net.state_dict()
         floats = [name for name, value in weights.items() if value.is_floating_point()]
         torch._foreach_lerp_([self.average[name] for name in floats], [weights[name] for name in floats], added)
         for name in weights.keys() - floats:
             self.average[name].copy_(weights[name])
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Give the network the average."""
         if self.average:  # in training, but not in a validation by itself
-            self._in_training = _copy(_net(pl_module))
-            _net(pl_module).load_state_dict(self.average)
+            self._in_training = _copy(pl_module.net)
+            pl_module.net.load_state_dict(self.average)
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Give the network its weights back."""
         if self._in_training is not None:
-            _net(pl_module).load_state_dict(self._in_training)
+            pl_module.net.load_state_dict(self._in_training)
             self._in_training = None
 
 
@@ -77,12 +77,6 @@ def validated_weights(trainer: Trainer, pl_module: LightningModule) -> dict[str,
     """The state dict of the module with the weights that are validated: the average, if there is one."""
     averages = [callback.average for callback in trainer.callbacks if isinstance(callback, EMA)]  # type: ignore[attr-defined]
     return {**pl_module.state_dict(), **{f"{NET}{name}": value for one in averages for name, value in one.items()}}
-
-
-def _net(pl_module: LightningModule) -> nn.Module:
-    net = pl_module.net
-    assert isinstance(net, nn.Module)
-    return net
 
 
 def _copy(net: nn.Module) -> dict[str, Tensor]:

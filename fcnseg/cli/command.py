@@ -24,7 +24,6 @@ from fcnseg.cli.configs import (
     CONF,
     SHIPPED,
     check_own_configs,
-    config_folders,
     default_config,
     preset_choices,
     setting_names,
@@ -59,8 +58,8 @@ class Command:
         """Run the command of the command line, and exit with its code."""
         prepare_process()
         arguments = Arguments(sys.argv[1:])
-        with one_message(arguments, lambda: self._names(arguments)):
-            check_own_configs(config_folders(arguments))
+        with one_message(arguments, partial(setting_names, self.config_name, arguments)):
+            check_own_configs(arguments)
             if arguments.flags.help:
                 say(help_text(self.config_name, arguments), sys.stdout)
             elif not arguments.sweeps:
@@ -102,13 +101,10 @@ class Command:
             with patch.dict(os.environ, {FULL_ERROR: "1"}):
                 _launch(job, self.config_name, arguments.flags)
         except (HydraException, OmegaConfBaseException) as error:
-            raise ValueError(explanation(error, lambda: self._names(arguments))) from error
+            raise ValueError(explanation(error, partial(setting_names, self.config_name, arguments))) from error
         finally:
             GlobalHydra.instance().clear()
         return configs[0]
-
-    def _names(self, arguments: Arguments) -> set[str]:
-        return setting_names(self.config_name, config_folders(arguments))
 
 
 def command(config_name: str, *, can_sweep: bool = False) -> Callable[[JobFunction], Command]:

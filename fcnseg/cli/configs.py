@@ -93,28 +93,26 @@ def config_folders(arguments: Arguments) -> list[Path]:
     return [CONF, *([Path(arguments.flags.config_dir)] if arguments.flags.config_dir else [])]
 
 
-def check_own_configs(folders: Sequence[Path]) -> None:
+def check_own_configs(arguments: Arguments) -> None:
     """Refuse a config of the user's own with the name of one of the package's: Hydra would read the package's instead.
-
-    Args:
-        folders: The package's folder of configs, then the user's own.
 
     Raises:
         ValueError: There is such a config.
     """
-    for path in (path for folder in folders[1:] for path in folder.glob("*/*.yaml")):
+    for path in (path for folder in config_folders(arguments)[1:] for path in folder.glob("*/*.yaml")):
         if (choice := f"{path.parent.name}/{path.stem}") in SHIPPED:
             raise ValueError(f"{path} would not be read: the package has a {choice.replace('/', '=')}; give yours another name")
 
 
-def setting_names(config_name: str, folders: Sequence[Path]) -> set[str]:
+def setting_names(config_name: str, arguments: Arguments) -> set[str]:
     """The full names of all settings that a command can have, under any choices, and of its groups.
 
     Args:
-        config_name: The command's config in the first folder.
-        folders: The folders of configs, which hold a folder for each group.
+        config_name: The name of the command's file in `conf/`, without its ending.
+        arguments: The command line, which may name a folder with more choices.
     """
-    with hydra.initialize_config_dir(str(folders[0]), version_base="1.3"):
+    folders = config_folders(arguments)
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = hydra.compose(config_name, return_hydra_config=True)
     groups = [*cfg.hydra.runtime.choices]
     own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])

@@ -66,13 +66,13 @@ def from_first_process(function: Callable[[], T]) -> T:
     return cast(T, value)
 
 
-def highest(*values: int) -> list[int]:
-    """For each of the numbers, the highest value among all processes."""
+def highest(value: int) -> int:
+    """The highest value of a number among all processes."""
     if world() == 1:
-        return [*values]
-    numbers = torch.tensor([*map(int, values)])
-    dist.all_reduce(numbers, dist.ReduceOp.MAX)
-    return numbers.tolist()
+        return value
+    number = torch.tensor(int(value))
+    dist.all_reduce(number, dist.ReduceOp.MAX)
+    return int(number)
 
 
 def total(value: Tensor) -> Tensor:

@@ -59,12 +59,6 @@ def environment(devices: int, nodes: int) -> "ClusterEnvironment":
     return cluster
 
 
-def _rank_before_connecting(trainer: Mapping[Any, Any]) -> int:
-    if devices_and_machines(trainer) == (1, 1) and TORCHRUN not in os.environ:
-        return 0
-    return environment(*devices_and_machines(trainer)).global_rank()
-
-
 def start_processes(trainer: "Trainer") -> None:
     """Start the other processes of a run, unless torchrun or srun has, and connect all; nothing for a run on one device.
 
@@ -126,7 +120,9 @@ def only_the_first_prints(trainer: Mapping[Any, Any]) -> Iterator[bool]:
     Raises:
         ValueError: See `environment`.
     """
-    if _rank_before_connecting(trainer) == 0:
+    devices, nodes = devices_and_machines(trainer)
+    is_alone = devices * nodes == 1 and TORCHRUN not in os.environ
+    if is_alone or environment(devices, nodes).global_rank() == 0:
         yield True
         return
     if "LOCAL_RANK" in os.environ:  # another process of ours, or torchrun's, has started this one
