@@ -7,10 +7,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 # How messages name the types of values.
-KINDS = {
-    **{bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list"},
-    type(None): "null",
-}
+KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list", type(None): "null"}
 
 
 class RunFailedError(Exception):

@@ -49,10 +49,7 @@ class RunProgress(AfterEpoch):
         seconds, done, batches = now - self.epoch_log.began, batch_idx + 1, trainer.num_training_batches
         figures = [f"loss {pl_module.losses['train/loss'].mean().item():.4f}"]
         figures += [f"mIoU {self._rows[-1][MONITOR]:.4f}"] if self._rows else []
-        figures += [
-            f"{self.epoch_log.images / seconds:.1f} images/s",
-            f"{self._left(trainer, done / batches, seconds)} left",
-        ]
+        figures += [f"{self.epoch_log.images / seconds:.1f} images/s", f"{self._left(trainer, done / batches, seconds)} left"]
         description = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
         bar, text = self.bar.task_ids[0], "  ".join(figures)
         self.bar.update(bar, description=description, total=batches, completed=done, figures=text)

@@ -20,14 +20,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from fcnseg.cli.arguments import Arguments
-from fcnseg.cli.configs import (
-    CONF,
-    SHIPPED,
-    check_own_configs,
-    default_config,
-    preset_choices,
-    setting_names,
-)
+from fcnseg.cli.configs import CONF, SHIPPED, check_own_configs, default_config, preset_choices, setting_names
 from fcnseg.cli.help import help_text
 from fcnseg.cli.messages import FULL_ERROR, explanation, one_message
 from fcnseg.cli.sweep import run_job, sweep
