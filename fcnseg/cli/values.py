@@ -51,10 +51,10 @@ def _check_value(key: str, cfg: DictConfig, defaults: DictConfig, config_name: s
             return  # one of several entries of a group, such as an augmentation by ~aug.flip
         null = ", or null" if entry is None or _may_be(NULL, key, config_name) else ""
         raise ValueError(f"~{removed}: it cannot be removed; give {removed}=<value>{null}")
-    if key.startswith("choices.") and OmegaConf.select(cfg, key) != OmegaConf.select(defaults, key):
-        raise ValueError(f"{key} is set by the command itself: choose with {key.removeprefix('choices.')}=<choice>")
     value: Any = OmegaConf.select(cfg, key)
     default: Any = OmegaConf.select(defaults, key)
+    if key.startswith("choices.") and value != default:
+        raise ValueError(f"{key} is set by the command itself: choose with {key.removeprefix('choices.')}=<choice>")
     if value == default or default is None or isinstance(default, DictConfig) or key == "trainer.devices":
         return
     if isinstance(default, str) and type(value) in (int, float):
@@ -70,8 +70,9 @@ def _check_value(key: str, cfg: DictConfig, defaults: DictConfig, config_name: s
 
 def _may_be(form: str, key: str, config_name: str) -> bool:
     """Whether the line of a setting in one of its group's files, or in the command's, has `NULL` or `PAIR`."""
-    files = [*CONF.glob(f"{key.split('.')[0]}/*.yaml")] or [CONF / f"{config_name}.yaml", CONF / "config.yaml"]
-    line = re.compile(rf"^ *{key.split('.')[-1]}:.* {re.escape(form)}", re.M)
+    group, name = key.partition(".")[0], key.rpartition(".")[2]
+    files = [*CONF.glob(f"{group}/*.yaml")] or [CONF / f"{config_name}.yaml", CONF / "config.yaml"]
+    line = re.compile(f"^ *{re.escape(name)}:.* {re.escape(form)}", re.M)
     return any(line.search(path.read_text(encoding="utf-8")) for path in files)
 
 
