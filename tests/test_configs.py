@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fcnseg import build
 from fcnseg.cli.configs import CONF
+from fcnseg.cli.values import MAY_BE_A_LIST, MAY_BE_NULL
 from fcnseg.paper import EXPERIMENTS, FLOOR
 from fcnseg.train import train
 
@@ -275,7 +276,7 @@ def test_learning_rates(tmp_path, train_in, schedule, expected):
         assert [float(row["lr"]) for row in csv.DictReader(file)] == pytest.approx(expected, rel=1e-4)
 
 
-MAY_BE_NULL = {  # with a value that an experiment may give
+GIVEN = {  # every setting of a run that may be null, with a value that an experiment may give
     **{"patience": 5, "ema": 0.9, "checkpoint.every_n_minutes": 1.0, "checkpoint.every_n_steps": 5, "model.weights": "DEFAULT"},
     **{"optimizer.fused": True, "optimizer.backbone_lr": 0.1, "optimizer.decay_norms": False, "schedule.warmup": 5},
     **{"data.pack_size": 300, "data.limit": 5, "data.cache": "packs", "data.download": False},
@@ -288,17 +289,26 @@ def test_what_is_null_in_a_file_may_be_null_under_any_experiment(command, tmp_pa
     values = {
         f"{prefix}{key}": value for prefix, path in files.items() for key, value in yaml.safe_load(path.read_text()).items()
     }
-    assert {key for key, value in values.items() if value is None} - {"name"} <= MAY_BE_NULL.keys()
+    assert {key for key, value in values.items() if value is None} - {"name"} <= {*MAY_BE_NULL} == {*GIVEN, "picture"}
     folder = tmp_path / "mine" / "experiment"
     folder.mkdir(parents=True)
     nested = OmegaConf.create()
-    for key, value in MAY_BE_NULL.items():
+    for key, value in GIVEN.items():
         OmegaConf.update(nested, key, value)
     text = "# @package _global_\ndefaults: [override /model: transfer]\n" + OmegaConf.to_yaml(nested)
     (folder / "given.yaml").write_text(text)
-    taken_back = [f"{key}=null" for key in MAY_BE_NULL]
+    taken_back = [f"{key}=null" for key in GIVEN]
     outcome = command(train, "--config-dir=mine", "experiment=given", *taken_back, "trainer.max_epochs=0")
     assert outcome.err == "fcnseg: trainer.max_epochs=0: wanted a whole number from 1 up\n"
+
+
+def test_the_help_says_what_may_be_null_or_a_list():
+    for words, keys in (("null", MAY_BE_NULL), (re.escape("[height,width]"), MAY_BE_A_LIST)):
+        for key in keys:
+            group, _, name = key.rpartition(".")
+            files = [*CONF.glob(f"{group}/*.yaml")] if group else [CONF / "config.yaml", CONF / "check.yaml"]
+            lines = re.findall(rf"^ *{name}:.*", "\n".join(path.read_text() for path in files or [CONF / "config.yaml"]), re.M)
+            assert [line for line in lines if re.search(words, line)], key
 
 
 @pytest.mark.parametrize("setting", ["data.pack_size=null", "data.pack_size=[112,128]", "ema=null", "schedule.warmup=null"])

@@ -124,7 +124,7 @@ def _launch(job: JobFunction, config_name: str, flags: Namespace) -> None:
 
     def check(cfg: DictConfig) -> None:
         """Refuse values of the wrong type, and set the name of the run."""
-        check_values(cfg, default_config(config_name), config_name)
+        check_values(cfg, default_config(config_name))
         if "name" in cfg:
             defaults = default_config(config_name, added=False)
             cfg.name = run_name(cfg, defaults=defaults, preset=preset_choices(config_name), shipped=SHIPPED)

@@ -1,6 +1,7 @@
 """Changes to the launchers that give every job of a sweep a process of its own: Ray, for GPUs, and submitit, for SLURM."""
 
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterable
 from types import SimpleNamespace
@@ -24,7 +25,7 @@ def prepare_launcher(name: str, add_lost: AddLost) -> None:
         add_lost: The function that records a job whose process has died.
 
     Raises:
-        ValueError: The launcher is not installed.
+        ValueError: The launcher is not installed, or there is no SLURM here.
     """
     prepare = {"gpus": _prepare_ray, "slurm": _prepare_submitit, "submitit_local": _prepare_submitit}.get(name)
     try:
@@ -33,6 +34,11 @@ def prepare_launcher(name: str, add_lost: AddLost) -> None:
     except ImportError as error:
         extra = "ray" if name == "gpus" else "slurm"
         raise ValueError(f'hydra/launcher={name} is not installed ({error}): pip install ".[{extra}]"') from error
+    if name == "slurm" and not shutil.which("srun"):
+        raise ValueError(
+            "hydra/launcher=slurm found no srun on this machine: start the sweep on a machine of the cluster, or leave the"
+            " launcher out, and the jobs run here one after the other"
+        )
 
 
 def _prepare_ray(add_lost: AddLost) -> None:

@@ -1,30 +1,30 @@
 """The check that every value of a config has the type of its default."""
 
-import re
 from itertools import accumulate
 from math import isfinite
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from fcnseg.cli.configs import CONF
 from fcnseg.cli.messages import no_setting
 from fcnseg.errors import KINDS
 from fcnseg.runs.identity import ABSENT
 from fcnseg.runs.settings import flatten
 
-NULL, PAIR = "null", "[height,width]"  # as the comments of settings write them
+MAY_BE_NULL = (  # settings that may be null, even if a choice or an experiment sets another value
+    *("patience", "ema", "checkpoint.every_n_minutes", "checkpoint.every_n_steps", "model.weights", "picture"),
+    *("optimizer.fused", "optimizer.backbone_lr", "optimizer.decay_norms", "schedule.warmup"),
+    *("data.pack_size", "data.limit", "data.cache", "data.download"),
+)
+MAY_BE_A_LIST = ("data.size", "data.pack_size")  # numbers, or a list of height and width
 
 
-def check_values(cfg: DictConfig, defaults: DictConfig, config_name: str) -> None:
+def check_values(cfg: DictConfig, defaults: DictConfig) -> None:
     """Refuse a value of another type than its default; a number becomes text where text is wanted.
-
-    A value may also be null, or a list of height and width, if the setting's line in `conf/` says so, as `--help` shows.
 
     Args:
         cfg: The config of a job; values that become text are replaced in it.
         defaults: The config of the same choices, as in the files.
-        config_name: The name of the command's file in `conf/`, without its ending.
 
     Raises:
         ValueError: A value is missing or of another type, or nothing reads an added setting (+key=value).
@@ -41,39 +41,31 @@ def check_values(cfg: DictConfig, defaults: DictConfig, config_name: str) -> Non
         if isinstance(value, float) and not isfinite(value):
             raise ValueError(f"{key}={value}: wanted a finite number")
     for key in known:
-        _check_value(key, cfg, defaults, config_name)
+        _check_value(key, cfg, defaults)
 
 
-def _check_value(key: str, cfg: DictConfig, defaults: DictConfig, config_name: str) -> None:
+def _check_value(key: str, cfg: DictConfig, defaults: DictConfig) -> None:
     if removed := _removed(key, cfg):
         entry = OmegaConf.select(defaults, removed)
         if "." in removed and isinstance(entry, DictConfig) and "_target_" in entry:
             return  # one of several entries of a group, such as an augmentation by ~aug.flip
-        null = ", or null" if entry is None or _may_be(NULL, key, config_name) else ""
+        null = ", or null" if key in MAY_BE_NULL or entry is None else ""
         raise ValueError(f"~{removed}: it cannot be removed; give {removed}=<value>{null}")
+    if key.startswith("choices.") and OmegaConf.select(cfg, key) != OmegaConf.select(defaults, key):
+        raise ValueError(f"{key} is set by the command itself: choose with {key.removeprefix('choices.')}=<choice>")
     value: Any = OmegaConf.select(cfg, key)
     default: Any = OmegaConf.select(defaults, key)
-    if key.startswith("choices.") and value != default:
-        raise ValueError(f"{key} is set by the command itself: choose with {key.removeprefix('choices.')}=<choice>")
     if value == default or default is None or isinstance(default, DictConfig) or key == "trainer.devices":
         return
     if isinstance(default, str) and type(value) in (int, float):
         OmegaConf.update(cfg, key, str(value))
     elif not (
         _is_of_kind(value, default)
-        or (value is None and _may_be(NULL, key, config_name))
-        or (isinstance(value, ListConfig) and _may_be(PAIR, key, config_name))
+        or (value is None and key in MAY_BE_NULL)
+        or (isinstance(value, ListConfig) and key in MAY_BE_A_LIST)
     ):
         kind = KINDS[list if isinstance(default, ListConfig) else type(default)]
         raise ValueError(f"{key}={as_typed(value)}: wanted {kind}, such as {as_typed(default)}")
-
-
-def _may_be(form: str, key: str, config_name: str) -> bool:
-    """Whether the line of a setting in one of its group's files, or in the command's, has `NULL` or `PAIR`."""
-    group, name = key.partition(".")[0], key.rpartition(".")[2]
-    files = [*CONF.glob(f"{group}/*.yaml")] or [CONF / f"{config_name}.yaml", CONF / "config.yaml"]
-    line = re.compile(f"^ *{re.escape(name)}:.* {re.escape(form)}", re.M)
-    return any(line.search(path.read_text(encoding="utf-8")) for path in files)
 
 
 def as_typed(value: object) -> str:

@@ -250,6 +250,13 @@ def test_a_gpu_a_job(tmp_path, address, fraction, gpus):
     assert launcher.init.object_store_memory is None  # on a cluster, Ray refuses any other
 
 
+def test_slurms_launcher_is_refused_where_there_is_no_slurm(launch, monkeypatch, tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    code, _, err = launch("seed=0", "hydra/launcher=slurm")
+    assert (code, "found no srun on this machine" in err, "Traceback" in err) == (2, True, False)
+
+
 def test_slurms_launcher_asks_for_a_gpu_and_to_be_queued_again():
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
