@@ -1,1 +1,1 @@
-"""The measurements of `python -m fcnseg.benchmark`: arms that train the same network, parts by themselves, and growth."""
+"""The measurements of `python -m fcnseg.benchmark`: arms that train the same network, their parts, and a day on a GPU."""

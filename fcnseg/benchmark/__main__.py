@@ -11,8 +11,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from fcnseg.benchmark.process import call
-from fcnseg.benchmark.tables import Tables, cases, markdown, measured, rows, tables
+from fcnseg.benchmark.tables import Tables, call, cases, markdown, measured, rows, tables
 from fcnseg.cli import messages
 from fcnseg.cli.arguments import parse
 from fcnseg.cli.command import command
@@ -22,10 +21,7 @@ from fcnseg.machine.files import write_json, write_text
 
 # The words for each measurement in messages, and a pattern of the settings that, like `UNUSED`, have no effect on it.
 MODES = {
-    "gpu_day": (
-        "with gpu_day=true, which trains every network and experiment",
-        r"arms|repeats|steps|model|experiment|debug",
-    ),
+    "gpu_day": ("with gpu_day=true, which trains every network and experiment", "arms|repeats|steps|model|experiment|debug"),
     "growth": ("with growth=true", r"arms|repeats|steps|budget|patience|trainer\.max_epochs"),
     "augment": (
         "with augment=true",
@@ -35,6 +31,8 @@ MODES = {
     "arms": ("on a comparison of arms", r"budget|patience|trainer\.max_epochs"),
 }
 UNUSED = r"resume|name|runs|logger\b.*"  # no training of the benchmark is resumed, named, kept or logged
+# The settings that growth=true multiplies, each with its factors.
+FACTORS = {"data.source.train": (1, 4, 16), "data.size": (1, 2, 4), "data.batch_size": (1, 2, 4)}
 
 
 @command("benchmark")
@@ -42,8 +40,7 @@ def benchmark(cfg: DictConfig) -> None:
     """Measure and print tables; after every one, write all so far to `cfg.json` and, in Markdown, to a file beside it."""
     mode = check_settings(cfg)
     from fcnseg import build  # it imports torch: a refused command need not wait for that
-    from fcnseg.benchmark.growth import growth
-    from fcnseg.benchmark.roofline import machine
+    from fcnseg.benchmark.step import machine
 
     console, figures = messages.console(), {"The machine": [machine()]}
     measure = {"gpu_day": gpu_day, "growth": growth, "augment": augment, "arms": comparison}[mode]
@@ -101,17 +98,31 @@ def resolve(cfg: DictConfig) -> DictConfig:
 
 def comparison(cfg: DictConfig) -> Iterator[Tables]:
     """The arms in turns, their share of what the machine could do, and the parts by themselves."""
-    from fcnseg.benchmark.arms import table, take_turns
+    from fcnseg.benchmark.arms import take_turns
     from fcnseg.benchmark.parts import PARTS
-    from fcnseg.benchmark.roofline import limits, operations
+    from fcnseg.benchmark.step import limits, operations
 
     (speeds,) = rows(partial(call, limits, cfg), {})
     if "failed" in speeds:
         yield {"The machine's limits": [speeds]}
-    for arms in take_turns(cfg):
-        yield {"Training: medians of turns": table(arms, speeds)}
+    for arms in take_turns(cfg, speeds):
+        yield {"Training: medians of turns": arms}
     yield from measured("A step's operations", partial(call, operations, cfg))
     yield from measured("Parts", lambda part: call(PARTS[part], cfg), cases(part=PARTS))
+
+
+def growth(cfg: DictConfig) -> Iterator[Tables]:
+    """Epochs of more and more images, of larger ones, and of larger batches."""
+    from fcnseg.benchmark.arms import epoch
+
+    points = {}
+    for key, factors in FACTORS.items():
+        value = OmegaConf.select(cfg, key)
+        for factor in factors:
+            point = points[f"{key} x {factor}"] = cfg.copy()
+            OmegaConf.update(point, key, factor * value if isinstance(value, int) else [factor * side for side in value])
+    title = "Growth of a training epoch; data MB: memory beyond that of as many steps on two batches"
+    yield from measured(title, lambda growing: epoch(points[growing]), cases(growing=points))
 
 
 def augment(cfg: DictConfig) -> Iterator[Tables]:

@@ -1,42 +1,49 @@
-"""The arms: five ways to train the same network on the same images in the same order. They take turns."""
+"""The arms: five ways to train the same network on the same images in the same order, two of them as people write them."""
 
 import resource
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from math import prod
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from lightning import Trainer
+from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import LambdaCallback
 from rich.console import Console
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
+from torchmetrics.classification import MulticlassJaccardIndex
+from torchvision.datasets import VOCSegmentation
+from torchvision.transforms import InterpolationMode, v2
 
 from fcnseg import build
-from fcnseg.benchmark.conventional import StockModule, image_loader
-from fcnseg.benchmark.process import call
 from fcnseg.benchmark.step import fabric_of, task_of
-from fcnseg.benchmark.tables import Figures, rows
+from fcnseg.benchmark.tables import Figures, call, rows
+from fcnseg.data import sides, spelled
+from fcnseg.data.dataset import MEAN, STD, VOID
 from fcnseg.data.module import VOCDataModule
+from fcnseg.data.voc import NUM_CLASSES
 from fcnseg.errors import RunFailedError
 from fcnseg.fit import Training
+from fcnseg.machine.limits import cores
 from fcnseg.machine.signals import StopRequest
 from fcnseg.runs.costs import now
 from fcnseg.runs.folder import Run
 from fcnseg.task import SegmentationTask
 
 FULL, REDUCED = 1e-4, 1e-2  # the largest relative difference of first losses: in float32, with bfloat16
+PIXEL_BYTES = 4  # the bytes of a pixel in a pack: three of its colour, and its label
 WARMUP = 2  # the number of steps before the timed ones, in which memory is taken and kernels are made
 
 
 class Clock:
-    """Takes the time of a training's steps: called from a loop, or by its callback for Lightning's Trainer.
+    """Takes the time of a training's steps, of which `steps` end with the timed ones, whenever the work of `device` has ended.
 
-    Args:
-        device: The device whose work must end before the time is read.
-        steps: The number of steps from the training's start to the end of its timed steps.
+    A loop calls `step`, Lightning's Trainer calls it by `callback`.
     """
 
     def __init__(self, device: torch.device, steps: int) -> None:
@@ -59,14 +66,13 @@ class Clock:
 
 
 def train(cfg: Any, arm: str, *, steps: int, images: int | None = None) -> Figures:
-    """Train with an arm: `steps` timed steps after the warm-up, on the first `images` images over and over.
+    """Train with an arm: `steps` timed steps after the warm-up, on the first `images` images over and over (None: on all).
 
-    None stands for all images. The precision of `cfg` is not "auto".
+    The precision of `cfg` is not "auto".
     """
     if arm == "alternative":
         cfg.trainer.precision = "bf16-mixed" if cfg.trainer.precision == "32-true" else "32-true"
-    device, done = fabric_of(cfg).device, WARMUP + steps
-    data = build.data(cfg)
+    device, done, data = fabric_of(cfg).device, WARMUP + steps, build.data(cfg)
     data.prepare_data()
     # As many images as the steps need: the end of an epoch would be timed as well.
     data.stages["train"] = ("train", torch.arange(done * data.batch_size) % (images or data.count("train")))
@@ -85,12 +91,74 @@ def train(cfg: Any, arm: str, *, steps: int, images: int | None = None) -> Figur
     }
 
 
+def image_loader(data: VOCDataModule, device: torch.device) -> DataLoader[Any]:
+    """A loader as people write it: torchvision's VOCSegmentation, and a worker that decodes on every core.
+
+    It gives `data`'s train images in the order of the first epoch, (N, 3, S, S) float32 and normalised, and their masks,
+    (N, S, S) int64.
+
+    Raises:
+        ValueError: The images are not where torchvision looks for VOC.
+    """
+    found = data.source(data.root)
+    folder, place = found.path, {name: index for index, name in enumerate(found.ids("train"))}
+    if folder.parts[-2:] != ("VOCdevkit", "VOC2012"):
+        raise ValueError(f"data.root={data.root} has VOC in {folder}; torchvision wants it in VOCdevkit/VOC2012")
+    size, to_float = sides(data.size), v2.ToDtype(torch.float32, scale=True)
+    image = v2.Compose([v2.Resize(size), v2.ToImage(), to_float, v2.Normalize(MEAN, STD)])
+    mask = v2.Compose([v2.Resize(size, InterpolationMode.NEAREST), v2.PILToTensor(), lambda mask: mask[0].long()])
+    return DataLoader(
+        VOCSegmentation(folder.parent.parent, image_set="train", transform=image, target_transform=mask),
+        data.batch_size,
+        sampler=[place[name] for name in data.names("train", data.train_dataloader().order(0))],
+        num_workers=cores(),
+        pin_memory=device.type == "cuda",
+        persistent_workers=True,
+        multiprocessing_context="fork",  # Linux's default, but not that of a process of the fork server
+    )
+
+
+def of_stock_layers(net: nn.Module) -> nn.Module:
+    """The same network with torch's own transposed convolutions in place of this package's."""
+    for module in net.modules():
+        if isinstance(module, nn.ConvTranspose2d):
+            module.__class__ = nn.ConvTranspose2d
+    return net.to(memory_format=torch.contiguous_format)
+
+
+class StockModule(LightningModule):
+    """A Lightning module as in tutorials, with the network of `task`, which is changed, and torch's own loss and optimiser."""
+
+    def __init__(self, task: SegmentationTask) -> None:
+        super().__init__()
+        loss: Any = task.loss
+        self.net = of_stock_layers(task.net)
+        self.criterion = nn.CrossEntropyLoss(loss.weight if loss.weighted else None, ignore_index=VOID)
+        optimizer: Any = task.optimizer
+        self.make = optimizer.keywords["make"]  # it is a partial of one of torch's classes
+        self.train_iou = MulticlassJaccardIndex(NUM_CLASSES, ignore_index=VOID)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Compute the loss, and log it beside the IoU."""
+        image, mask = batch
+        logits = self.net(image)
+        loss: Tensor = self.criterion(logits, mask)
+        self.train_iou(logits, mask)
+        self.log("train_loss", loss, prog_bar=True)
+        self.log("train_iou", self.train_iou, on_step=False, on_epoch=True)
+        return loss
+
+    def configure_optimizers(self) -> Optimizer:
+        """Make the optimiser, with torch's defaults except for the learning rate."""
+        optimizer: Optimizer = self.make.func(self.net.parameters(), lr=self.make.keywords["lr"])
+        return optimizer
+
+
 def train_in_a_loop(cfg: Any, data: VOCDataModule, task: SegmentationTask, clock: Clock) -> None:
     """Train in a loop of plain PyTorch, which reads the loss after every step."""
     module = StockModule(task).to(clock.device).train()
-    optimizer, loader = module.configure_optimizers(), image_loader(data, clock.device)
-    running = 0.0  # such loops print this sum
-    for image, mask in loader:
+    optimizer, running = module.configure_optimizers(), 0.0  # such loops print the sum of the losses
+    for image, mask in image_loader(data, clock.device):
         image, mask = image.to(clock.device), mask.to(clock.device)
         optimizer.zero_grad()
         loss = module.criterion(module.net(image), mask)
@@ -102,7 +170,7 @@ def train_in_a_loop(cfg: Any, data: VOCDataModule, task: SegmentationTask, clock
 
 def train_with_lightning(cfg: Any, data: VOCDataModule, task: SegmentationTask, clock: Clock) -> None:
     """Train a stock Lightning module with Lightning's defaults."""
-    where = {"accelerator": cfg.trainer.accelerator, "devices": cfg.trainer.devices}
+    where = {key: cfg.trainer[key] for key in ("accelerator", "devices")}
     with TemporaryDirectory() as folder:
         trainer = Trainer(max_epochs=1, default_root_dir=folder, callbacks=[clock.callback], **where)
         trainer.fit(StockModule(task), image_loader(data, clock.device))
@@ -122,8 +190,8 @@ Train = Callable[[Any, Any, SegmentationTask, Clock], None]
 THEIRS: dict[str, Train] = {"plain": train_in_a_loop, "lightning": train_with_lightning}  # the others train as a run
 
 
-def take_turns(cfg: Any) -> Iterator[list[Figures]]:
-    """Train with the arms `cfg.arms` in `cfg.repeats` turns each; after every turn, yield the medians of each arm so far.
+def take_turns(cfg: Any, limits: Mapping[str, Any]) -> Iterator[list[Figures]]:
+    """Train with the arms `cfg.arms` in `cfg.repeats` turns each; after every turn, yield the `table` of all so far.
 
     Because of the turns, other work on the machine slows all arms alike.
 
@@ -135,8 +203,7 @@ def take_turns(cfg: Any) -> Iterator[list[Figures]]:
         # Every other round in reverse: a machine that slows down affects all arms alike.
         for arm in list(cfg.arms)[:: -1 if number % 2 else 1]:
             turns.setdefault(arm, []).extend(rows(partial(call, train, cfg, steps=cfg.steps), {"arm": arm}))
-            check_first_losses([done[0] for done in turns.values()])
-            yield [_median(done) for done in turns.values()]
+            yield table([_median(done) for done in turns.values()], limits)
 
 
 def _median(turns: Sequence[Figures]) -> Figures:
@@ -148,23 +215,14 @@ def _median(turns: Sequence[Figures]) -> Figures:
 
 
 def table(arms: Sequence[Figures], limits: Mapping[str, Any]) -> list[Figures]:
-    """A row for each arm, with its speed beside that of `plain` and beside the machine's `limits`, images/s by precision."""
-    plain = next((arm.get("images_per_s") for arm in arms if arm["arm"] == "plain"), None)
-    found = []
-    for arm in arms:
-        speed, limit = arm.get("images_per_s"), limits.get(arm.get("precision", ""))
-        shares = {"times_plain": plain and speed / plain, "roofline": limit and speed / limit} if speed else {}
-        found.append({**arm, **shares})
-    return found
-
-
-def check_first_losses(arms: Sequence[Figures]) -> None:
-    """Compare every arm's first loss with the first arm's.
+    """A row for each arm, with its speed beside that of `plain` and beside the machine's `limits`, images/s by precision.
 
     Raises:
-        RunFailedError: Two of them differ too much.
+        RunFailedError: The first losses of two arms differ too much.
     """
     trained = [arm for arm in arms if "failed" not in arm]
+    plain = next((arm["images_per_s"] for arm in trained if arm["arm"] == "plain"), None)
+    shares = {}
     for arm in trained:
         first, wanted, loss = trained[0], float(trained[0]["first_loss"]), float(arm["first_loss"])
         allowed = FULL if arm["precision"] == first["precision"] == "32-true" else REDUCED
@@ -173,3 +231,26 @@ def check_first_losses(arms: Sequence[Figures]) -> None:
                 f"the first losses of {first['arm']} ({wanted:.6f}) and {arm['arm']} ({loss:.6f}) differ by more than"
                 f" {allowed:g}. Random augmentation and dropout draw differently: set aug=none and a network without dropout"
             )
+        speed, limit = arm["images_per_s"], limits.get(arm["precision"])
+        shares[arm["arm"]] = {"times_plain": plain and speed / plain, "roofline": limit and speed / limit}
+    return [arm | shares.get(arm["arm"], {}) for arm in arms]
+
+
+def epoch(cfg: Any) -> Figures:
+    """The seconds and the memory of an epoch of generated images.
+
+    As many steps on two batches alone show what memory torch takes: the rest is the memory of the data.
+    """
+    source, size, batch_size = cfg.data.source, cfg.data.size, cfg.data.batch_size
+    steps = max(1, source.train // batch_size - WARMUP)
+    few, whole = (call(train, cfg, "fcnseg", steps=steps, images=images) for images in (2 * batch_size, source.train))
+    return {
+        "images": source.train,
+        "size": spelled(size),
+        "batch_size": batch_size,
+        "epoch_s": source.train / whole["images_per_s"],
+        "ms_per_image": 1e3 / whole["images_per_s"],
+        "pack_mb": (source.train + source.val) * PIXEL_BYTES * prod(sides(size)) / 1e6,
+        "peak_mb": whole["host_mb"],
+        "data_mb": whole["host_mb"] - few["host_mb"],
+    }

@@ -5,13 +5,14 @@ The most important table comes first and the files are complete after every row.
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import starmap
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -23,13 +24,11 @@ from torch import Tensor
 from torch.profiler import profile
 from torch.utils._pytree import tree_leaves
 
-from fcnseg.benchmark.arms import FULL, REDUCED, check_first_losses, table, train
-from fcnseg.benchmark.process import call, python
-from fcnseg.benchmark.roofline import limits
-from fcnseg.benchmark.step import bare_step, fabric_of, prepare
-from fcnseg.benchmark.tables import Figures, Tables, cases, measured
+from fcnseg.benchmark.arms import FULL, REDUCED, table, train
+from fcnseg.benchmark.step import bare_step, fabric_of, limits, prepare
+from fcnseg.benchmark.tables import Figures, Tables, call, cases, measured
 from fcnseg.data import voc
-from fcnseg.data.shapes import shapes
+from fcnseg.data.shapes import draw
 from fcnseg.machine.files import read_json
 from fcnseg.machine.limits import cores
 from fcnseg.names import CHECKPOINTS, LAST, RESULT
@@ -39,7 +38,7 @@ T = TypeVar("T")
 # Every network with its settings: pretrained weights cannot be downloaded everywhere.
 NETWORKS: dict[str, Sequence[str]] = {"fcn": (), "transfer": ("model.weights=null",), "wilson": (), "unet": ()}
 PAPER = {experiment: NETWORKS.get(experiment, ()) for experiment in EXPERIMENTS}
-VOC, LONG_SIDE = {"train": 1464, "val": 1449}, 500  # the numbers of VOC's images; their longer side in pixels
+VOC, SIZE = {"train": 1464, "val": 1449}, (500, 500)  # the numbers of VOC's images, and the square in pixels that they fit
 FEW = {"train": 32, "val": 8}  # the numbers of images on a CPU
 ON_CPU = ("data.size=32", "data.batch_size=4", "trainer.max_epochs=2")
 STEPS = 5  # the number of steps after which losses are compared
@@ -94,9 +93,16 @@ class Day:
         return call(work, *args, seconds=1 + int(self.left), **named)
 
     def command(self, name: str, *settings: str, code: int = 0) -> Path:
-        """Run `python -m fcnseg.train`, which must end with the exit code `code`, and return the folder of its run."""
-        words = "-m", "fcnseg.train", *settings, f"runs={self.folder}", f"name={name}"
-        python(*words, seconds=self.left, code=code)
+        """Run `python -m fcnseg.train`, and return the folder of its run.
+
+        Raises:
+            RuntimeError: It did not end with the exit code `code`.
+            TimeoutExpired: It did not end within the time that is left, and was killed.
+        """
+        words = [sys.executable, "-m", "fcnseg.train", *settings, f"runs={self.folder}", f"name={name}"]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=self.left)
+        if done.returncode != code:
+            raise RuntimeError(f"{' '.join(words)} ended with exit code {done.returncode}: {done.stderr}")
         return self.folder / name
 
 
@@ -126,48 +132,39 @@ def exactness(day: Day, network: str) -> Figures:
     kill = [f"+callbacks.kill.{key}" for key in (f"_target_={__name__}.killer", "only_watches=true", f"step={KILLED}")]
     day.command(f"{network}-killed", *settings, *kill, code=-signal.SIGKILL)
     resumed = _end(day.command(f"{network}-killed", *settings))
-    second, third = (sum(starmap(_differ, zip(once, other, strict=True))) for other in (again, resumed))
+    second, third = (sum(a != b for a, b in zip(once, other, strict=True)) for other in (again, resumed))
     figures = {"tensors_and_numbers": len(once), "differ_in_a_second_run": second}
     return {**figures, "killed_in_step": KILLED, "differ_when_resumed": third}
 
 
 def _end(run: Path) -> list[Any]:
-    """The end state of a run: weights, the optimiser's state, scores, the confusion matrix."""
+    """The end state of a run: the bytes of weights and of the optimiser's state; scores, and the confusion matrix."""
     last = torch.load(run / CHECKPOINTS / LAST, map_location="cpu", weights_only=True)
     result: Any = read_json(run / RESULT)
-    return tree_leaves([last["state_dict"], last["optimizer_states"], result["metrics"], result["confusion"]])
-
-
-def _differ(one: Any, other: Any) -> bool:
-    return not torch.equal(one, other) if isinstance(one, Tensor) else bool(one != other)
+    leaves = tree_leaves([last["state_dict"], last["optimizer_states"], result["metrics"], result["confusion"]])
+    return [leaf.numpy().tobytes() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
 
 
 def images(day: Day) -> Figures:
     """Write generated images of VOC's number and size, in as many processes as there are cores."""
-    processes, start = cores(), time.monotonic()
-    folder = voc.Folder(day.folder / "VOCdevkit" / "VOC2012")
+    start, counts, processes = time.monotonic(), VOC if day.on_gpu else FEW, cores()
+    folder, numbers = voc.Folder(day.folder / "VOCdevkit" / "VOC2012"), range(sum(counts.values()))
     for name in (voc.IMAGES, voc.MASKS, voc.LISTS):
         (folder.path / name).mkdir(parents=True)
-    counts = {image_set: -(-count // processes) for image_set, count in (VOC if day.on_gpu else FEW).items()}
     with ThreadPoolExecutor(processes) as pool:
-        parts = [*pool.map(lambda part: day.call(_write_part, folder, part, **counts), range(processes))]
-    for image_set in counts:
-        names = [name for part in parts for name in part[image_set]]
-        folder.list_of(image_set).write_text("\n".join(names))
-    return {
-        **{image_set: processes * count for image_set, count in counts.items()},
-        "seconds": time.monotonic() - start,
-    }
+        list(pool.map(lambda first: day.call(_write, folder, numbers[first::processes]), range(processes)))
+    train = counts["train"]
+    for image_set, some in (("train", numbers[:train]), ("val", numbers[train:])):
+        folder.list_of(image_set).write_text("\n".join(map(str, some)))
+    return {**counts, "seconds": time.monotonic() - start}
 
 
-def _write_part(folder: voc.Folder, part: int, **counts: int) -> dict[str, list[str]]:
-    """Draw images, enlarge them to VOC's size, and return their names by image set."""
-    drawn, size = shapes(folder.path.parent / "drawn", **counts, seed=part), (LONG_SIDE, LONG_SIDE)
-    for name in drawn.ids("trainval"):
-        with Image.open(drawn.image(name)) as image, Image.open(drawn.mask(name)) as mask:
-            ImageOps.contain(image, size, Image.Resampling.BILINEAR).save(folder.image(f"{part}_{name}"))
-            ImageOps.contain(mask, size, Image.Resampling.NEAREST).save(folder.mask(f"{part}_{name}"))
-    return {image_set: [f"{part}_{name}" for name in drawn.ids(image_set)] for image_set in counts}
+def _write(folder: voc.Folder, numbers: range) -> None:
+    """Draw images, and enlarge them to VOC's size."""
+    for number in numbers:
+        image, mask = draw(0, number)
+        ImageOps.contain(image, SIZE, Image.Resampling.BILINEAR).save(folder.image(str(number)))
+        ImageOps.contain(mask, SIZE, Image.Resampling.NEAREST).save(folder.mask(str(number)))
 
 
 def speed(day: Day, network: str, arm: str) -> Figures:
@@ -177,7 +174,6 @@ def speed(day: Day, network: str, arm: str) -> Figures:
         day.limits[network] = day.call(limits, cfg)
     trained = day.trained.setdefault(network, [])
     trained.append({"arm": arm, **day.call(train, cfg, arm, steps=day.steps)})
-    check_first_losses(trained)
     return table(trained, day.limits[network])[-1]
 
 

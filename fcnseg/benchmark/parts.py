@@ -12,11 +12,10 @@ from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from fcnseg import build
-from fcnseg.benchmark.arms import WARMUP, Clock, train_as_a_run
-from fcnseg.benchmark.conventional import image_loader
+from fcnseg.benchmark.arms import WARMUP, Clock, image_loader, train_as_a_run
 from fcnseg.benchmark.step import Job, bare_step, prepare, seconds
 from fcnseg.benchmark.tables import Figures
-from fcnseg.data.augment import Augmentation, EpochDraws
+from fcnseg.data.augment import EpochDraws
 from fcnseg.data.batch import Batch
 from fcnseg.data.dataset import VOID
 from fcnseg.data.packed import pack
@@ -40,13 +39,13 @@ def augmentations(cfg: Any, choices: dict[str, Any]) -> list[Figures]:
     image, mask, sample = fabric.to_device(next(iter(data.train_dataloader())))
     draws = EpochDraws(cfg.seed, 0, data.count("train"), fabric.device)
 
-    def augment(augmentation: Augmentation) -> None:
-        augmentation(image, mask, draws.of(sample))
-
-    jobs: dict[str, Job] = {"a training step": bare_step(task, batch, fabric)}
-    for name, choice in choices.items():
+    def augmented(choice: Any) -> Job:
         cfg.aug = choice
-        jobs[name] = partial(augment, build.data(cfg).augment)
+        augment = build.data(cfg).augment
+        return lambda: augment(image, mask, draws.of(sample))
+
+    jobs: dict[str, Job] = {name: augmented(choice) for name, choice in choices.items()}
+    jobs = {"a training step": bare_step(task, batch, fabric), **jobs}
     taken = seconds(*jobs.values(), device=fabric.device, repeats=cfg.repeats)
     return [
         {"aug": name, "ms": 1e3 * own, "images_per_s": len(mask) / own, "share_of_step": own / taken[0]}
@@ -102,8 +101,8 @@ def loop(cfg: Any) -> Figures:
     data, task, fabric, _ = prepare(cfg)
     task.net = nn.Conv2d(3, len(data.classes), 1)
     # The images are so small that a step is hardly more than the loop.
-    images, masks = torch.randn(4, 3, 8, 8), torch.zeros(4, 8, 8, dtype=torch.uint8)
-    batch = fabric.to_device(Batch(images, masks, torch.arange(4)))
+    tiny = Batch(torch.randn(4, 3, 8, 8), torch.zeros(4, 8, 8, dtype=torch.uint8), torch.arange(4))
+    batch = fabric.to_device(tiny)
     copies: Any = [batch] * TOY_STEPS
     clock = Clock(CPU, TOY_STEPS)  # the host's time: it does not wait for a GPU
     train_as_a_run(cfg, DataLoader(copies, batch_size=None), task, clock, DataLoader(copies[:1], batch_size=None))

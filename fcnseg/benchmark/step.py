@@ -1,20 +1,40 @@
-"""A training step by itself: its preparation, the step, and its timing."""
+"""A training step by itself: timed, counted operation by operation, and beside the least time that the machine allows.
 
+This least time is the roofline: each operation, one after the other, is bound by the machine's peak of arithmetic or of
+memory traffic.
+"""
+
+import copy
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
 from statistics import median
 from timeit import timeit
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning import Fabric
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
 
 from fcnseg import build
+from fcnseg.benchmark.tables import Figures
+from fcnseg.data import Size, sides
 from fcnseg.data.module import VOCDataModule
-from fcnseg.machine.limits import keep_freed_memory
+from fcnseg.machine.limits import cores, keep_freed_memory
+from fcnseg.machine.precision import processor
 from fcnseg.runs.costs import now
 from fcnseg.task import SegmentationTask
+
+FLAGS = ("avx2", "avx512_f", "avx512_bf16", "amx_bf16")  # the instructions that multiply, the last two in bfloat16
+DTYPES = {"32-true": torch.float32}  # the type that a precision computes in; it is bfloat16 for all others
+LISTED = 12  # the number of operations that are shown one by one
+UNREAD = ("_unsafe_view", "empty", "empty_like")  # these move no byte, though torch does not call them views
+MATMUL = {"cpu": 2048, "cuda": 8192}  # the rows of the matrices whose product shows the peak of arithmetic
+COPIED = {"cpu": 2**28, "cuda": 2**32}  # the bytes of the copy that shows the peak of memory traffic
+ADAM_BYTES = 28  # a parameter's traffic in float32: weight and two moments read and written, gradient read
 
 Job = Callable[[], object]
 
@@ -60,3 +80,121 @@ def seconds(
     """The median seconds of each job, or their minimum (`of=min`); the jobs take turns, and their first calls do not count."""
     turns = [[timeit(job, timer=partial(now, device), number=1) for job in jobs] for _ in range(1 + repeats)]
     return [of(taken) for taken in zip(*turns[1:], strict=True)]
+
+
+class Operation(NamedTuple):
+    """One call of an operation."""
+
+    name: str  # its name in torch, such as "convolution_backward"
+    shapes: tuple[tuple[int, ...], ...]  # the shapes of the tensors that it takes
+    flops: float  # the floating-point operations that it does
+    nbytes: float  # the bytes that it moves if it reads its inputs and writes its outputs once
+    seconds: float  # the time that it took
+
+
+class Operations(TorchDispatchMode):
+    """Counts the operations that run in its `with` block, and times each by itself.
+
+    It waits for `device` before and after every operation: on a GPU, the time of an operation includes its launch and the
+    wait for its end, ten microseconds or more. On "meta", operations do nothing and are counted.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.device = device
+        self.counted: list[Operation] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
+        kwargs, packet = kwargs or {}, func.overloadpacket
+        inputs = _tensors((args, kwargs))
+        shapes = tuple(tuple(tensor.shape) for tensor in inputs)
+        start = now(self.device)
+        out = func(*args, **kwargs)
+        seconds = now(self.device) - start
+        # A view shares the memory of its input.
+        if not func.is_view and packet.__name__ not in UNREAD:
+            flops = flop_registry[packet](*args, **kwargs, out_val=out) if packet in flop_registry else 0
+            changed = [value for value, spec in zip(args, func._schema.arguments, strict=False) if spec.is_write]
+            nbytes = sum(tensor.nbytes for tensor in [*inputs, *_tensors(changed if out is None else out)])
+            self.counted.append(Operation(packet.__name__, shapes, flops, nbytes, seconds))
+        return out
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    return list({id(value): value for value in tree_leaves(values) if isinstance(value, Tensor)}.values())
+
+
+def step_operations(net: nn.Module, loss: nn.Module, *, batch_size: int, size: Size, dtype: torch.dtype) -> list[Operation]:
+    """Every operation of a training step on `batch_size` images, counted on shapes alone, without any arithmetic.
+
+    The network, from (N, 3, H, W) images to (N, C, H, W) logits, computes in `dtype`; the loss of logits and mask, and the
+    optimiser, compute in float32.
+    """
+    net, loss = copy.deepcopy(net).to("meta", dtype).train(), copy.deepcopy(loss).to("meta")
+    image = torch.empty(batch_size, 3, *sides(size), device="meta", dtype=dtype)
+    mask = torch.empty(batch_size, *sides(size), device="meta", dtype=torch.uint8)
+    with Operations(image.device) as operations:
+        loss(net(image), mask).backward()
+    trained = sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad)
+    return [*operations.counted, Operation("adam", (), 0, trained * ADAM_BYTES, 0)]
+
+
+def ideal_seconds(operations: list[Operation], *, flops: float, bandwidth: float) -> float:
+    """The seconds of operations that run one after the other, each bound by arithmetic or by memory alone."""
+    return sum(max(operation.flops / flops, operation.nbytes / bandwidth) for operation in operations)
+
+
+def machine_peaks(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
+    """FLOP/s of a large matrix product, and bytes/s, read and written, of a large copy: the best of several."""
+    rows, copied = MATMUL[device.type], COPIED[device.type]
+    left, right = (torch.randn(rows, rows, device=device).to(dtype) for _ in range(2))
+    source = torch.ones(copied, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    # TF32 where there is one, which CUDA's convolutions take by themselves. The process does nothing else afterwards.
+    torch.set_float32_matmul_precision("high")
+    product, copy = seconds(lambda: left @ right, lambda: target.copy_(source), device=device, of=min)
+    return {"flops": 2 * rows**3 / product, "bandwidth": 2 * copied / copy}
+
+
+def machine() -> Figures:
+    """The machine and the version of torch that are measured."""
+    gpu, capabilities = torch.cuda.get_device_name() if torch.cuda.is_available() else None, torch.cpu.get_capabilities()
+    flags = ", ".join(flag for flag in FLAGS if capabilities.get(flag))
+    return {"gpu": gpu, "processor": processor() or "unknown", "cores": cores(), "flags": flags, "torch": torch.__version__}
+
+
+def limits(cfg: Any) -> Figures:
+    """The images/s that this machine could train at the most, in each precision that an arm trains in."""
+    data, task, fabric, _ = prepare(cfg)
+    speeds = {}
+    for precision in dict.fromkeys((cfg.trainer.precision, "32-true")):
+        dtype = DTYPES.get(precision, torch.bfloat16)
+        counted = step_operations(task.net, task.loss, batch_size=data.batch_size, size=data.size, dtype=dtype)
+        speeds[precision] = data.batch_size / ideal_seconds(counted, **machine_peaks(fabric.device, dtype))
+    return speeds
+
+
+def operations(cfg: Any) -> list[Figures]:
+    """The milliseconds of a step and of its operations, where calls of one operation on the same shapes are added up."""
+    _, task, fabric, batch = prepare(cfg)
+    step = bare_step(task, batch, fabric)
+    (step_s,) = seconds(step, device=fabric.device, repeats=cfg.repeats)
+    with Operations(fabric.device) as operations:
+        for _ in range(cfg.repeats):
+            step()
+    kinds = defaultdict(list)
+    for operation in operations.counted:
+        kinds[operation.name, operation.shapes].append(operation)
+    peaks = machine_peaks(fabric.device, DTYPES.get(cfg.trainer.precision, torch.bfloat16))
+    rows: list[Figures] = []
+    for (name, shapes), calls in kinds.items():
+        in_a_step = len(calls) // cfg.repeats
+        ms = 1e3 * in_a_step * median(operation.seconds for operation in calls)
+        ideal_ms = 1e3 * ideal_seconds(calls, **peaks) / cfg.repeats
+        tensors = "  ".join("x".join(map(str, shape)) for shape in shapes[:3] if shape)
+        figures = {"calls": in_a_step, "ms": ms, "ideal_ms": ideal_ms, "lost_ms": ms - ideal_ms}
+        rows.append({"name": name, **figures, "tensors": tensors})
+    rows.sort(key=lambda row: -row["lost_ms"])
+    others, whole = ({key: sum(row[key] for row in some) for key in figures} for some in (rows[LISTED:], rows))
+    sums = [{"name": "the others", **others}, {"name": "all", **whole}, {"name": "the step", "ms": 1e3 * step_s}]
+    return [*rows[:LISTED], *sums]

@@ -1,21 +1,48 @@
-"""The benchmark's tables: they are measured row by row, then printed, or written in Markdown."""
+"""The tables of the benchmark: each row is measured, often in a process of its own; then they are printed, or in Markdown."""
 
 import io
 import json
+import os
+import signal
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from itertools import product
-from typing import Any
+from multiprocessing import get_context
+from typing import Any, TypeVar
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+T = TypeVar("T")
 Figures = dict[str, Any]  # a row: its cells by their columns
 Tables = dict[str, list[Figures]]  # rows by the title of their table
 LONGEST = 100  # the most characters that a cell shows
+
+
+def call(work: Callable[..., T], *args: Any, seconds: int = 0, **named: Any) -> T:
+    """Run `work(*args, **named)` silently in a new process, killed after `seconds` (0: never); return its value.
+
+    The process has a memory, and a peak of memory, of its own. It is forked from a server that has imported torch and has
+    done nothing else: it is as good as a fresh one, without the seconds that importing torch takes.
+
+    Raises:
+        Exception: `work` has raised it; a BrokenProcessPool if its process was killed.
+    """
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["fcnseg.benchmark.parts"])
+    with ProcessPoolExecutor(1, context, _start, (seconds,)) as pool:
+        return pool.submit(work, *args, **named).result()
+
+
+def _start(seconds: int) -> None:
+    """Throw away what libraries print, progress bars and warnings; set the time of the process's end."""
+    signal.alarm(seconds)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(nowhere, stream)
 
 
 def cases(**choices: Iterable[Any]) -> list[Figures]:
@@ -35,10 +62,7 @@ def rows(work: Callable[..., Figures | list[Figures]], case: Figures) -> list[Fi
 def measured(
     title: str, work: Callable[..., Figures | list[Figures]], cases: Sequence[Figures] = ({},), *, at_once: int = 1
 ) -> Iterator[Tables]:
-    """Measure a table, `at_once` cases at a time; after each case, in their order, yield all rows so far.
-
-    `work` measures the row of a case, or several rows. Its arguments are the case, whose values are the first cells.
-    """
+    """Measure a table, `at_once` cases at a time, as `rows` does; after each case, in their order, yield all rows so far."""
     found: list[Figures] = []
     with ThreadPoolExecutor(at_once) as pool:
         for some in pool.map(partial(rows, work), cases):

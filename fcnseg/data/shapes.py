@@ -72,7 +72,7 @@ def _generate(numbers: dict[str, int], folder: Path) -> None:
         (data_set.path / name).mkdir(parents=True)
 
     def save(index: int) -> None:
-        image, mask = _draw(numbers["seed"], index)
+        image, mask = draw(numbers["seed"], index)
         image.save(data_set.image(_name(index)), quality=90)
         mask.save(data_set.mask(_name(index)))
 
@@ -90,8 +90,8 @@ def _name(index: int) -> str:
     return f"shapes_{index:06d}"
 
 
-def _draw(seed: int, index: int) -> tuple[Image.Image, Image.Image]:
-    """An image (RGB) and its class mask (VOC's palette) with 1 to 4 objects, some in front of others."""
+def draw(seed: int, index: int) -> tuple[Image.Image, Image.Image]:
+    """An image (RGB, 144 to 208 pixels long) and its mask (VOC's palette), with 1 to 4 objects, some in front of others."""
     rng = np.random.default_rng([seed, index])
     long = int(rng.integers(144, 209))
     short = round(long * rng.uniform(0.62, 0.82))

@@ -12,14 +12,11 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from fcnseg.benchmark import __main__, arms, roofline
-from fcnseg.benchmark.__main__ import benchmark
-from fcnseg.benchmark.arms import check_first_losses, table
-from fcnseg.benchmark.conventional import image_loader, of_stock_layers
-from fcnseg.benchmark.growth import grown
-from fcnseg.benchmark.process import call, python
-from fcnseg.benchmark.roofline import Operation, Operations, ideal_seconds, step_operations
-from fcnseg.benchmark.tables import cases, measured, rows
+from fcnseg.benchmark import __main__, arms, step
+from fcnseg.benchmark.__main__ import benchmark, growth
+from fcnseg.benchmark.arms import image_loader, of_stock_layers, table
+from fcnseg.benchmark.step import Operation, Operations, ideal_seconds, step_operations
+from fcnseg.benchmark.tables import call, cases, measured, rows
 from fcnseg.build import data as build_data
 from fcnseg.cli.configs import CONF
 from fcnseg.errors import RunFailedError
@@ -94,11 +91,16 @@ def test_torchs_own_layers_compute_the_same():
     assert nn.ConvTranspose2d in {type(module) for module in net.modules()}
 
 
-def test_one_number_grows():
-    cfg = OmegaConf.create({"data": {"size": [32, 48], "source": {"train": 8}}})
-    assert grown(cfg, "data.source.train x 4").data == {"size": [32, 48], "source": {"train": 32}}
-    assert grown(cfg, "data.size x 2").data == {"size": [64, 96], "source": {"train": 8}}
-    assert cfg.data == {"size": [32, 48], "source": {"train": 8}}
+def test_one_number_grows(monkeypatch):
+    cfg = OmegaConf.create({"data": {"size": [32, 48], "source": {"train": 8}, "batch_size": 2}})
+    monkeypatch.setattr(arms, "epoch", lambda point: OmegaConf.to_container(point.data))
+    *_, tables = growth(cfg)
+    (rows,) = tables.values()
+    grown = {row.pop("growing"): row for row in rows}
+    assert len(grown) == 9
+    assert grown["data.source.train x 4"] == {"size": [32, 48], "source": {"train": 32}, "batch_size": 2}
+    assert grown["data.size x 2"] == {"size": [64, 96], "source": {"train": 8}, "batch_size": 2}
+    assert grown["data.batch_size x 4"] == {"size": [32, 48], "source": {"train": 8}, "batch_size": 8}
 
 
 class Losses(arms.Clock):
@@ -129,7 +131,7 @@ def test_the_arms_train_the_same(root, compose):
         data, clock = build_data(cfg), Losses(steps=4)
         data.prepare_data()
         data.stages["train"] = ("train", torch.arange(16) % 8)
-        train(cfg, data, arms.task_of(cfg, data), clock)
+        train(cfg, data, step.task_of(cfg, data), clock)
         losses[train] = clock.losses
     assert len(set(losses[arms.train_in_a_loop])) == 4
     for train in (arms.train_with_lightning, arms.train_as_a_run):
@@ -149,15 +151,15 @@ def test_the_arms_train_the_same(root, compose):
 )
 def test_first_losses_must_agree(loss, precision, agree):
     rows = [
-        {"arm": "plain", "first_loss": 3.0, "precision": "32-true"},
+        {"arm": "plain", "first_loss": 3.0, "precision": "32-true", "images_per_s": 1.0},
         {"arm": "lightning", "failed": "out of memory"},
-        {"arm": "fcnseg", "first_loss": loss, "precision": precision},
+        {"arm": "fcnseg", "first_loss": loss, "precision": precision, "images_per_s": 1.0},
     ]
     if agree:
-        check_first_losses(rows)
+        table(rows, {})
     else:
         with pytest.raises(RunFailedError, match=r"plain.*fcnseg"):
-            check_first_losses(rows)
+            table(rows, {})
 
 
 def test_what_fails_in_a_process_is_said():
@@ -234,12 +236,6 @@ def test_a_logger_of_an_experiment_is_left_out(compose):
     assert __main__.resolve(cfg).logger == {}
 
 
-def test_a_fresh_python_that_ends_otherwise_than_wanted_is_said():
-    python("-c", "raise SystemExit(3)", seconds=60, code=3)
-    with pytest.raises(RuntimeError, match=r"python -c .*exit code 1: .*no such word"):
-        python("-c", "raise SystemExit('no such word')", seconds=60, code=0)
-
-
 def test_the_readme_names_what_there_is():
     package = Path(__main__.__file__).parents[1]
     assert all((package / name).is_file() for name in re.findall(r"`([\w/]+\.py)`", README))
@@ -250,7 +246,7 @@ def test_the_readme_names_what_there_is():
 
 def with_small_peaks(work, *args):
     """What `work` returns in a process that measures the machine's peaks on small matrices: those of a user take seconds."""
-    roofline.MATMUL["cpu"], roofline.COPIED["cpu"] = 64, 2**16
+    step.MATMUL["cpu"], step.COPIED["cpu"] = 64, 2**16
     return work(*args)
 
 
@@ -308,9 +304,9 @@ def test_every_augmentation_beside_a_step(command, root, tmp_path):
 
 def test_a_row_for_each_arm():
     trained = [
-        {"arm": "plain", "images_per_s": 2.0, "precision": "32-true"},
+        {"arm": "plain", "images_per_s": 2.0, "precision": "32-true", "first_loss": 3.0},
         {"arm": "lightning", "failed": "out of memory"},
-        {"arm": "fcnseg", "images_per_s": 6.0, "precision": "bf16-mixed"},
+        {"arm": "fcnseg", "images_per_s": 6.0, "precision": "bf16-mixed", "first_loss": 3.0},
     ]
     plain, lightning, fcnseg = table(trained, {"32-true": 4.0, "bf16-mixed": 8.0})
     assert (plain["times_plain"], plain["roofline"]) == (1, 0.5)

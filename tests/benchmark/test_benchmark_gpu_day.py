@@ -12,8 +12,7 @@ import torch
 
 from fcnseg.benchmark import gpu_day
 from fcnseg.benchmark.__main__ import benchmark
-from fcnseg.benchmark.process import call
-from fcnseg.benchmark.tables import cases, markdown
+from fcnseg.benchmark.tables import call, cases, markdown
 
 NARROW = ["model.widths=[4,8]"]
 
@@ -71,34 +70,29 @@ def test_a_process_ends_with_its_time():
         call(time.sleep, 60, seconds=1)
 
 
-@pytest.mark.parametrize(
-    ("one", "other", "differ"),
-    [
-        (torch.ones(2), torch.ones(2), False),
-        (torch.ones(2), torch.tensor([1, 1 + 1e-7]), True),
-        (0.5, 0.5, False),
-        (0.5, None, True),
-    ],
-)
-def test_what_differs(one, other, differ):
-    assert gpu_day._differ(one, other) is differ
+def test_a_command_that_ends_otherwise_than_wanted_is_said(tmp_path):
+    day = day_of(60, tmp_path)
+    assert day.command("a", "model=wilsn", code=2) == tmp_path / "a"
+    with pytest.raises(RuntimeError, match=r"fcnseg.train model=wilsn .*exit code 2: .*did you mean wilson"):
+        day.command("a", "model=wilsn")
 
 
 def test_exactness_compares_a_second_and_a_resumed_run_with_the_first(tmp_path):
-    commands, weights = [], iter((1.0, 1.0, 2.0, 3.0))
+    commands, weights, miou = [], iter((1.0, 1.0, 2.0, 1 + 2e-7)), iter(("0.5", "0.5", "0.5", "null"))
 
     class Recorded(gpu_day.Day):
         def command(self, name, *settings, code=0):
             commands.append((name, code, any(".killer" in word for word in settings)))
             (run := tmp_path / name / "checkpoints").mkdir(parents=True, exist_ok=True)
             torch.save({"state_dict": {"w": torch.tensor(next(weights))}, "optimizer_states": []}, run / "last.ckpt")
-            (run.parent / "result.json").write_text('{"metrics": {"test/miou": 0.5}, "confusion": [[1, 2]]}')
+            result = f'{{"metrics": {{"test/miou": {next(miou)}}}, "confusion": [[1, 2]]}}'
+            (run.parent / "result.json").write_text(result)
             return run.parent
 
     day = Recorded(lambda *overrides: None, [], tmp_path, time.monotonic() + 60, on_gpu=False)
     assert gpu_day.exactness(day, "fcn") == {
         **{"tensors_and_numbers": 4, "differ_in_a_second_run": 0},
-        **{"killed_in_step": 13, "differ_when_resumed": 1},
+        **{"killed_in_step": 13, "differ_when_resumed": 2},
     }
     runs = [("fcn-once", 0, False), ("fcn-again", 0, False), ("fcn-killed", -9, True), ("fcn-killed", 0, False)]
     assert commands == runs

@@ -129,17 +129,17 @@ def test_finished_data_set_is_not_drawn_again(tmp_path, monkeypatch):
 
 def test_interrupted_generation_leaves_nothing_to_find_and_is_made_good(tmp_path, monkeypatch):
     whole = shapes(tmp_path / "whole", train=4, val=1, seed=0)
-    draw = module._draw
+    draw = module.draw
 
     def interrupted(seed, index):
         if index == 3:
             raise KeyboardInterrupt
         return draw(seed, index)
 
-    monkeypatch.setattr(module, "_draw", interrupted)
+    monkeypatch.setattr(module, "draw", interrupted)
     with pytest.raises(KeyboardInterrupt):
         shapes(tmp_path / "part", train=4, val=1, seed=0)
-    monkeypatch.setattr(module, "_draw", draw)
+    monkeypatch.setattr(module, "draw", draw)
     assert [path.name for path in (tmp_path / "part").iterdir()] == [f".{home(whole).name}.lock"]
     assert contents(shapes(tmp_path / "part", train=4, val=1, seed=0)) == contents(whole)
 
