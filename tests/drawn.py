@@ -9,7 +9,7 @@ class Drawn(DataSet):
     def image_sets(self):
         return "train", "val"
 
-    def ids(self, image_set):
+    def names(self, image_set):
         return tuple(map(str, {"train": range(8), "val": range(8, 12)}[image_set]))
 
     def image(self, name):

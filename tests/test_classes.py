@@ -38,7 +38,7 @@ class Stripes(Drawn):
         path.mkdir(exist_ok=True)
         given = (path / "names.txt").read_text().split() if (path / "names.txt").exists() else ()
         self.classes = Classes(tuple(given or (f"kind-{i}" for i in range(number))), colours, background)
-        for name in [name for name in (*self.ids("train"), *self.ids("val")) if not self.mask(name).exists()]:
+        for name in [name for name in (*self.names("train"), *self.names("val")) if not self.mask(name).exists()]:
             labels = self._labels(name)
             Image.fromarray(self.classes.palette[labels]).save(self.image(name))
             Image.fromarray(labels).save(self.mask(name))
@@ -217,7 +217,6 @@ def test_vocs_facts_stand_in_one_file():
         "data/download.py",
         "data/sbd.py",
         "data/shapes.py",
-        "data/source.py",
         "data/formats/",  # VOC's layout is one of those that people have, and its colours are given to classes without
         "inference/photographs.py",  # VOC's lists of images
         "inference/submission.py",  # VOC's server

@@ -23,7 +23,7 @@ def run(tmp_path_factory, train_in):
 def other(root, tmp_path):
     """A data set of three images in the image set test, and nothing else."""
     found, folder = voc.Folder.find(root), voc.Folder(tmp_path / "other")
-    names = (*found.ids("val")[:1], *found.ids("train")[:2])
+    names = (*found.names("val")[:1], *found.names("train")[:2])
     for name in names:
         for one, copy in ((found.image(name), folder.image(name)), (found.mask(name), folder.mask(name))):
             copy.parent.mkdir(parents=True, exist_ok=True)
@@ -75,7 +75,7 @@ def numpys(run, folder, names):
 def test_at_the_images_own_sizes_the_scores_are_numpys(command, run, root):
     name, found, printed = evaluated(command, run, "at=original")
     folder = voc.Folder.find(root)
-    matrix = numpys(run, folder, folder.ids("val"))
+    matrix = numpys(run, folder, folder.names("val"))
     assert found["confusion"] == matrix.tolist()
     truth, right = matrix[:-1].sum(1), matrix[:-1].diagonal()
     union = truth + matrix[:-1].sum(0) - right
@@ -106,7 +106,7 @@ def test_any_image_set_of_any_folder(command, run, other):
     assert found["floor"]["pixel_acc"] > 0.3
     assert "3 test images (image set test) at 32x48 px" in " ".join(printed.split())
     _, original, _ = evaluated(command, run, "data.root=other", "set=test", "at=original")
-    assert original["confusion"] == numpys(run, other, other.ids("test")).tolist()
+    assert original["confusion"] == numpys(run, other, other.names("test")).tolist()
 
 
 def test_an_image_set_of_the_runs_own_data(command, run):

@@ -101,7 +101,7 @@ def image_loader(data: VOCDataModule, device: torch.device) -> DataLoader[Any]:
         ValueError: The images are not where torchvision looks for VOC.
     """
     found = data.source(data.root)
-    folder, place = found.path, {name: index for index, name in enumerate(found.ids("train"))}
+    folder, place = found.path, {name: index for index, name in enumerate(found.names("train"))}
     if folder.parts[-2:] != ("VOCdevkit", "VOC2012"):
         raise ValueError(f"data.root={data.root} has VOC in {folder}; torchvision wants it in VOCdevkit/VOC2012")
     size, to_float = sides(data.size), v2.ToDtype(torch.float32, scale=True)

@@ -81,7 +81,7 @@ def packing(cfg: Any) -> Figures:
             pack(data_set, "train", data.size, cache=Path(cache))
 
     taken = seconds(partial(on, cores), partial(on, {min(cores)}), device=CPU, repeats=1)
-    return beside(len(data_set.ids("train")), *taken)
+    return beside(len(data_set.names("train")), *taken)
 
 
 def metrics(cfg: Any) -> Figures:

@@ -32,7 +32,7 @@ def check(cfg: DictConfig) -> None:
     """Print what the data set holds, and every problem by file name; exit with 2 if one of them stops training."""
     from hydra.utils import instantiate
 
-    from fcnseg.data.source import find
+    from fcnseg.data.dataset import find
 
     for key, reason in WITHOUT_EFFECT.items():
         if (value := cfg.data.get(key)) != default_config("check").data.get(key):

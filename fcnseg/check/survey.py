@@ -103,7 +103,7 @@ def survey(data_set: DataSet, image_set: str, *others: str) -> Survey:
     Raises:
         ValueError: There is no such image set, or its list cannot be read.
     """
-    listed = tuple(dict.fromkeys(data_set.ids(image_set)))
+    listed = tuple(dict.fromkeys(data_set.names(image_set)))
     with ThreadPoolExecutor(cores()) as pool:
         looks = list(with_progress(pool.map(lambda name: _read(data_set, name), listed), image_set, len(listed)))
     sound = [look.size for look in looks if look.size]

@@ -3,7 +3,7 @@
 import json
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,7 +128,7 @@ class DataSet(ABC):
         """The names of its image sets, in alphabetical order: `train`, `val`, ..."""
 
     @abstractmethod
-    def ids(self, image_set: str) -> tuple[str, ...]:
+    def names(self, image_set: str) -> tuple[str, ...]:
         """The names of an image set's images, in a fixed order. A name may have folders in it: `a/x`.
 
         Raises:
@@ -168,13 +168,34 @@ class DataSet(ABC):
         """The bytes of the mask of `name`: the whole file, unless one file holds the masks of many images."""
         return self.mask(name).read_bytes()
 
-    def missing(self, ids: Sequence[str]) -> list[Path]:
-        """The files of images and masks in `ids` that do not exist."""
-        return [path for name in ids for path in (self.image(name), self.mask(name)) if not path.is_file()]
+    def missing(self, names: Sequence[str]) -> list[Path]:
+        """The files of images and masks in `names` that do not exist."""
+        return [path for name in names for path in (self.image(name), self.mask(name)) if not path.is_file()]
 
     def repeated(self, image_set: str, *others: str) -> list[str]:
         """A line for each problem of an image set's names: listed twice, or also in one of `others`."""
-        times = Counter(self.ids(image_set))
+        times = Counter(self.names(image_set))
         twice = [f"{image_set}.txt: lists {name} {n} times, wanted once" for name, n in times.items() if n > 1]
-        shared = [(name, other) for other in others for name in dict.fromkeys(self.ids(other)) if name in times]
+        shared = [(name, other) for other in others for name in dict.fromkeys(self.names(other)) if name in times]
         return twice + [f"{image_set}.txt: lists {name}, which {other}.txt has too" for name, other in shared]
+
+
+Source = Callable[..., DataSet]  # its arguments are a folder, and `download` if that is set
+
+
+def find(source: Source, root: Path, download: bool | None = None) -> DataSet:
+    """The data set that `source` finds, downloads or generates in the folder `root`.
+
+    Raises:
+        ValueError: There is no data set, or `source` does not return one or takes no `download`.
+    """
+    try:
+        data_set = source(root) if download is None else source(root, download=download)
+    except OSError as error:
+        raise ValueError(f"data.root={root}: {error}; give a folder that can be read and written") from error
+    except TypeError as error:
+        raise ValueError(f"data.source cannot be called with a folder: {error}; leave data.source as it is") from error
+    if not isinstance(data_set, DataSet):
+        kind = type(data_set).__name__
+        raise ValueError(f"data.source gave a {kind}, wanted a fcnseg.data.dataset.DataSet: leave data.source as it is")
+    return data_set

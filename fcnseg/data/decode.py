@@ -160,8 +160,7 @@ def stored_mask(path: Path, *, pictures: bool = True) -> Image.Image:
         lossy = ", whose compression changes labels" if format in ("JPEG", "WEBP") else ""
         raise ValueError(f"mask {path} is a {format} file{lossy}, wanted a PNG: export the masks anew as PNG")
     if pictures and mask.mode in ("RGBA", "LA"):
-        info, mask = mask.info, mask.convert(mask.mode[:-1])
-        mask.info = info
+        mask = mask.convert(mask.mode[:-1])
     if mask.mode not in ("P", "L", "1", "I;16", "RGB") or (mask.mode == "RGB" and not pictures):
         wanted = "wanted labels: a palette PNG (mode P) or a grey one (mode L)"
         raise ValueError(f"mask {path} is a picture of mode {mask.mode}, {wanted}")
@@ -192,9 +191,7 @@ def _upright(path: Path, kind: str) -> Image.Image:
                 bits = int(file.tag_v2.get(258, (1,))[0])  # BitsPerSample
             turn = None if file.format == "TIFF" else TURNS.get(orientation)  # Pillow has turned a TIFF already
             picture = file if turn is None else file.transpose(turn)
-            clear: dict[str | tuple[int, int], Any] = {
-                key: picture.info[key] for key in ("transparency",) if key in picture.info
-            }
+            clear = {key: value for key, value in picture.info.items() if key == "transparency"}
             picture.info = {**clear, "format": file.format, "orientation": orientation, "bits": bits}
             return picture
     except Exception as error:  # decoders raise anything: struct.error, TypeError, KeyError, ...

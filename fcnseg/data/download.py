@@ -8,8 +8,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import partial
 from http.client import HTTPException, HTTPResponse
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from threading import Thread
 from typing import Any
@@ -21,7 +23,6 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 from fcnseg.data import formats, voc
-from fcnseg.data.source import nothing_found
 from fcnseg.machine.files import build_once
 
 ROOT = Path("data")  # the default of `data.root`
@@ -31,6 +32,7 @@ _LEAST = 1 << 16  # bytes
 _MOST = 4 << 30  # bytes of the largest archive: twice VOC's
 _TRIES = 4  # the number of times that a mirror is asked, if it ends the connection early
 _PAUSE = 1.0  # seconds between two tries
+_FOLDERS = 1000  # the most folders that are searched for a data set nearby
 
 
 class _MirrorError(Exception):
@@ -58,6 +60,33 @@ class Published:
     holds: str
     find: Callable[[Path], Path | None]
     nothing_found: Callable[[Path], str]
+
+
+def nothing_found(root: Path) -> str:
+    """The message that there is no data set in `root`: what was searched, what the folder holds, and what would work."""
+    if files := formats.beyond_voc(root):
+        return f"no VOC-2012 in data.root={root}: found {files.format}; add data=folder, which reads it"
+    if near := next((path for path in islice(_nearby(root), _FOLDERS) if voc.Folder.find(path)), None):
+        remedy = f"data.root={near} would work"
+    elif (root / voc.IMAGES).is_dir():
+        remedy = f"write the names of its images into {voc.LISTS}/train.txt and val.txt, one a line"
+    else:
+        remedy = "give a folder in VOC's layout (README, Your data)"
+    looked = " or ".join(str(root / place / voc.LISTS) for place in ("", *voc.PLACES))
+    remedy = f"{remedy}, or data.download=true downloads VOC-2012 into {root} (2 GB)"
+    return f"no data set in data.root={root}: looked for {looked}; {formats.contents(root)}; {remedy}"
+
+
+def _nearby(root: Path) -> Iterator[Path]:
+    """Folders that the user may have meant: below `root`, with a similar name, or above it."""
+    above = next(path for path in (root, *root.parents) if path.is_dir())
+    tops = [root]
+    if above != root:
+        name, *rest = root.relative_to(above).parts
+        tops = [above / close for close in get_close_matches(name, [path.name for path in above.iterdir()])]
+        yield from (top.joinpath(*rest) for top in tops)
+    yield from (path for top in tops for depth in ("*", "*/*") for path in top.glob(depth) if path.is_dir())
+    yield from root.parents[:2]
 
 
 def _voc_folder(root: Path) -> Path | None:

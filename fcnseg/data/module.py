@@ -14,10 +14,9 @@ from torch import Tensor
 from fcnseg.data import Size, check_settings, decode, sides
 from fcnseg.data.augment import Augmentation, EpochDraws, partners
 from fcnseg.data.batch import Batch, normalize, resize
-from fcnseg.data.dataset import Classes, DataSet
+from fcnseg.data.dataset import Classes, DataSet, Source, find
 from fcnseg.data.loader import Loader
 from fcnseg.data.packed import Pack, default_packs_folder, pack
-from fcnseg.data.source import Source, find
 from fcnseg.errors import first_of, warn
 from fcnseg.machine.distributed import world
 
@@ -100,7 +99,7 @@ class VOCDataModule(LightningDataModule):
         self.classes = data_set.classes
         if self.only is not None:
             self.packs = {self.only: pack(data_set, self.only, self.size, cache=self.cache)}
-            self.stages = {"test": (self.only, torch.arange(len(self.packs[self.only].ids)))}
+            self.stages = {"test": (self.only, torch.arange(len(self.packs[self.only].names)))}
         else:
             self._prepare_train_and_val(data_set)
         pixels, background = next(iter(self.packs.values())).class_pixels[:-1], self.classes.background
@@ -109,17 +108,17 @@ class VOCDataModule(LightningDataModule):
     def _prepare_train_and_val(self, data_set: DataSet) -> None:
         if repeated := [*data_set.repeated("train"), *data_set.repeated("val", "train")]:
             raise ValueError(f"images are listed more than once, wanted every image once:\n{first_of(repeated)}")
-        ids = {"train": _limited(data_set.ids("train"), self.limit), "val": data_set.ids("val")}
-        if self.batch_size > (n := len(ids["train"])):
+        names = {"train": _limited(data_set.names("train"), self.limit), "val": data_set.names("val")}
+        if self.batch_size > (n := len(names["train"])):
             raise ValueError(f"data.batch_size={self.batch_size} is larger than the train split's {n} images: lower it")
         packs_folder = default_packs_folder(data_set)
         silent = self.cache or data_set.generated or packs_folder.exists()
         sizes = {"train": self.pack_size, "val": self.size}
-        packs = {name: pack(data_set, name, sizes[name], ids=ids[name], cache=self.cache) for name in ids}
+        packs = {name: pack(data_set, name, sizes[name], names=names[name], cache=self.cache) for name in names}
         if not silent:
             warn(f"the images are kept, decoded and resized, in {packs_folder}; data.cache=<folder> chooses another place")
-        train, val = (torch.arange(len(pack.ids)) for pack in packs.values())
-        first, second = _halves(packs["val"].ids) if self.split == "halves" else (val, val)
+        train, val = (torch.arange(len(pack.names)) for pack in packs.values())
+        first, second = _halves(packs["val"].names) if self.split == "halves" else (val, val)
         self.stages = {"train": ("train", train), "val": ("val", first), "test": ("val", second)}
         self.packs = packs
 
@@ -156,8 +155,8 @@ class VOCDataModule(LightningDataModule):
 
     def names(self, stage: str, sample: Tensor) -> list[str]:
         """The names of a batch's images, from the indices in `Batch.sample`."""
-        ids = self.packs[self.stages[stage][0]].ids
-        return [ids[i] for i in sample.tolist()]
+        names = self.packs[self.stages[stage][0]].names
+        return [names[i] for i in sample.tolist()]
 
     def test_names(self) -> list[str]:
         """The names of all test images, in the order in which they are tested."""
@@ -214,7 +213,7 @@ class VOCDataModule(LightningDataModule):
         """Augment (in training), normalise and bring to `size`, on the device."""
         image, mask, sample = batch
         if self.trainer and self.trainer.training:
-            samples = len(self.packs["train"].ids)
+            samples = len(self.packs["train"].names)
             drawn = _epoch_draws(self.seed, self.trainer.current_epoch, samples, sample.device)
             image, mask = self.augment(image, mask, drawn.of(sample))
             # Only a part of a batch comes with borrowed samples in front. One process has the whole batch, all its own.

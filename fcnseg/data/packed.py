@@ -55,14 +55,14 @@ class Pack:
     Attributes:
         images: (N, H, W, 3) uint8 RGB, resized to one size, bilinear with antialias; channels last, as networks want them.
         masks: (N, H, W) uint8 labels, 0..C-1 and 255 for void, resized by nearest neighbour.
-        ids: The names of the N images.
+        names: The names of the N images.
         class_pixels: (C + 1,) int64, the pixels of every class, then of void, before resizing.
         fingerprint: A hash of the names and of the bytes of every file.
     """
 
     images: Tensor
     masks: Tensor
-    ids: tuple[str, ...]
+    names: tuple[str, ...]
     class_pixels: Tensor
     fingerprint: str
 
@@ -76,31 +76,33 @@ class Pack:
         return self.images.nbytes + self.masks.nbytes
 
 
-def pack(data_set: DataSet, image_set: str, size: Size, *, ids: Sequence[str] | None = None, cache: Path | None = None) -> Pack:
+def pack(
+    data_set: DataSet, image_set: str, size: Size, *, names: Sequence[str] | None = None, cache: Path | None = None
+) -> Pack:
     """The pack of an image set; it is built first if the data set is new or its files have changed.
 
     Args:
         data_set: The data set whose images and masks are packed.
         image_set: The name of the image set.
         size: The side in pixels of the square that images are resized to; or [height, width].
-        ids: The names of the images that are packed; None: the whole image set.
+        names: The names of the images that are packed; None: the whole image set.
         cache: The folder for packs; None: `packs` in the data set, or the user's cache if the data set is read-only.
 
     Raises:
         ValueError: Files are missing or broken or do not fit one another (the message names them), the disk is full, or the
             pack is damaged.
     """
-    ids = data_set.ids(image_set) if ids is None else ids
-    if missing := [str(path) for path in data_set.missing(ids)]:
+    names = data_set.names(image_set) if names is None else names
+    if missing := [str(path) for path in data_set.missing(names)]:
         suffixes = f"(a photograph ends in {', '.join(SUFFIXES)})"
         raise ValueError(f"{len(missing)} files of the image set '{image_set}' are missing {suffixes}:\n{first_of(missing)}")
     packs_folder = cache or default_packs_folder(data_set)
-    pack_folder = packs_folder / f"{image_set}-{spelled(size)}-{_key(data_set, ids, size, packs_folder)}"
+    pack_folder = packs_folder / f"{image_set}-{spelled(size)}-{_key(data_set, names, size, packs_folder)}"
     try:
-        build_once(pack_folder, partial(_build, data_set, ids, size, f"Packing {image_set} at {spelled(size)} px"))
+        build_once(pack_folder, partial(_build, data_set, names, size, f"Packing {image_set} at {spelled(size)} px"))
     except OSError as error:
         raise ValueError(
-            f"cannot write the pack of {len(ids)} images at {spelled(size)} px to {packs_folder}: {error.strerror};"
+            f"cannot write the pack of {len(names)} images at {spelled(size)} px to {packs_folder}: {error.strerror};"
             " make room there, or lower data.size, or choose another folder with data.cache="
         ) from error
     return _open(pack_folder)
@@ -118,15 +120,15 @@ def default_packs_folder(data_set: DataSet) -> Path:
         ) from error
 
 
-def _key(data_set: DataSet, ids: Sequence[str], size: Size, packs_folder: Path) -> str:
+def _key(data_set: DataSet, names: Sequence[str], size: Size, packs_folder: Path) -> str:
     """A hash of all that a pack is made from: it changes when a file is added, changed or touched.
 
     Archives and images of disks give all their files one time. So the end of each file also counts: in a PNG it is the
     checksum, in a JPEG it depends on the last rows. Data sets that share a folder of packs have different keys.
     """
     data_path = None if packs_folder.is_relative_to(data_set.path) else str(data_set.path.resolve())
-    files = [_trace(path) for name in ids for path in (data_set.image(name), data_set.mask(name))]
-    made_from = [FORMAT, size, data_path, list(ids), files, *_rules(data_set)]
+    files = [_trace(path) for name in names for path in (data_set.image(name), data_set.mask(name))]
+    made_from = [FORMAT, size, data_path, list(names), files, *_rules(data_set)]
     return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:12]
 
 
@@ -142,22 +144,22 @@ def _trace(path: Path) -> tuple[int, int, str]:
         return stat.st_size, stat.st_mtime_ns, file.read().hex()
 
 
-def _build(data_set: DataSet, ids: Sequence[str], size: Size, title: str, pack_folder: Path) -> None:
-    """Write the pack of `ids` into `pack_folder`, decoding on every core."""
-    images = _new_array(pack_folder / "images.npy", (len(ids), *sides(size), 3))
-    masks = _new_array(pack_folder / "masks.npy", (len(ids), *sides(size)))
+def _build(data_set: DataSet, names: Sequence[str], size: Size, title: str, pack_folder: Path) -> None:
+    """Write the pack of `names` into `pack_folder`, decoding on every core."""
+    images = _new_array(pack_folder / "images.npy", (len(names), *sides(size), 3))
+    masks = _new_array(pack_folder / "masks.npy", (len(names), *sides(size)))
     with ThreadPoolExecutor(cores()) as pool:
-        results = list(with_progress(pool.map(partial(_write, data_set, images, masks), count(), ids), title, len(ids)))
+        results = list(with_progress(pool.map(partial(_write, data_set, images, masks), count(), names), title, len(names)))
     if errors := [str(result) for result in results if isinstance(result, ValueError)]:
         raise ValueError(first_of(errors))
     written = [result for result in results if isinstance(result, PackedImage)]
     if by_colour := sum(each.by_colour for each in written):
-        warn(f"{by_colour} of {len(ids)} masks hold {BY_COLOUR}")
+        warn(f"{by_colour} of {len(names)} masks hold {BY_COLOUR}")
     digests = [each.digest for each in written]
     meta = {
-        "ids": list(ids),
+        "ids": list(names),
         "class_pixels": np.sum([each.pixels for each in written], axis=0).tolist(),
-        "fingerprint": hashlib.sha256(json.dumps([list(ids), digests, *_rules(data_set)]).encode()).hexdigest()[:12],
+        "fingerprint": hashlib.sha256(json.dumps([list(names), digests, *_rules(data_set)]).encode()).hexdigest()[:12],
     }
     images.flush()
     masks.flush()

@@ -50,14 +50,14 @@ class TrainAug(DataSet):
         """The names of its image sets."""
         return "train", "val"
 
-    def ids(self, image_set: str) -> tuple[str, ...]:
+    def names(self, image_set: str) -> tuple[str, ...]:
         """The names of an image set's images, in the order of the lists.
 
         Raises:
             ValueError: There is no such image set, or a list is missing or broken.
         """
         if image_set == "val":
-            return self.of_voc.ids("val")
+            return self.of_voc.names("val")
         if image_set != "train":
             raise ValueError(f"no image set '{image_set}' in data=sbd: found {list(self.image_sets())}")
         own: list[str] = []
@@ -65,12 +65,12 @@ class TrainAug(DataSet):
             if not (path := self.path / f"{name}.txt").is_file():
                 raise ValueError(f"no list {path}: wanted SBD's, a name of an image a line; unpack its archive anew")
             own += voc.listed(path, self.path / "img")
-        return *self.of_voc.ids("train"), *(name for name in dict.fromkeys(own) if name not in self._in_voc)
+        return *self.of_voc.names("train"), *(name for name in dict.fromkeys(own) if name not in self._in_voc)
 
     @cached_property
     def _in_voc(self) -> frozenset[str]:
         """The names of the images that VOC has labelled."""
-        return frozenset((*self.of_voc.ids("train"), *self.of_voc.ids("val")))
+        return frozenset((*self.of_voc.names("train"), *self.of_voc.names("val")))
 
     def image(self, name: str) -> Path:
         """The file of the photograph `name`."""

@@ -47,12 +47,12 @@ def listed(path: Path, images: Path) -> tuple[str, ...]:
         lines = path.read_text(encoding="utf-8-sig").splitlines()  # Windows begins a text with a BOM
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not in UTF-8 ({error}): save it in this encoding") from error
-    ids = tuple(line.strip() for line in lines if line.strip())
-    if not ids:
+    names = tuple(line.strip() for line in lines if line.strip())
+    if not names:
         raise ValueError(f"the image set '{path.stem}' is empty: {path} names no image; write one image name a line")
-    if outside := [name for name in ids if name.startswith("/") or ".." in name.split("/") or "\0" in name]:
+    if outside := [name for name in names if name.startswith("/") or ".." in name.split("/") or "\0" in name]:
         raise ValueError(f"{path} names {outside[0]!r}, wanted names of images inside {images}")
-    return ids
+    return names
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Folder(DataSet):
         """The file that names the images of an image set, one a line."""
         return self.path / LISTS / f"{image_set}.txt"
 
-    def ids(self, image_set: str) -> tuple[str, ...]:
+    def names(self, image_set: str) -> tuple[str, ...]:
         """The names of an image set's images, in the order of its file. A name may have folders in it: `a/x`.
 
         Raises:

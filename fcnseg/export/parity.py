@@ -82,7 +82,7 @@ def photographs(run: Run, *, root: str | None, trust: bool) -> tuple[list[Image.
                 raise
             data_set = shapes(Path(folder), train=1, val=IMAGES, seed=0)
             names, source = (
-                list(data_set.ids("val")),
+                list(data_set.names("val")),
                 f"generated images, since the run's data set cannot be read ({error})",
             )
         return [read_image(data_set.image(name)) for name in names[:IMAGES]], source

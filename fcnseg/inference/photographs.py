@@ -74,7 +74,7 @@ def _listed(path: Path) -> tuple[Path, list[Path]]:
     """The folder of a list's photographs, and these."""
     if found := image_set(str(path)):
         folder, name = found
-        return folder.path / voc.IMAGES, [folder.image(each) for each in folder.ids(name)]
+        return folder.path / voc.IMAGES, [folder.image(each) for each in folder.names(name)]
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:

@@ -85,7 +85,7 @@ def test_facts_of_voc_2012():
 
 
 def test_floor_is_the_score_of_background_everywhere(sound):
-    masks = [torch.from_numpy(np.array(voc.read_mask(sound.mask(name)))) for name in sound.ids("train")]
+    masks = [torch.from_numpy(np.array(voc.read_mask(sound.mask(name)))) for name in sound.names("train")]
     predicted = torch.cat([confusion(torch.zeros_like(mask)[None], mask[None], 21) for mask in masks])
     wanted = scores(everywhere(0, predicted), 0)
     assert survey(sound, "train").floor == pytest.approx((wanted["pixel_acc"].item(), wanted["miou"].item()))
@@ -136,8 +136,8 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damage_is_reported_by_file_name_and_the_rest_counted(folder, damage):
     kind, harm, told = DAMAGES[damage]
-    bad = folder.ids("train")[4]
-    write_set(folder, "others", [name for name in folder.ids("train") if name != bad])
+    bad = folder.names("train")[4]
+    write_set(folder, "others", [name for name in folder.names("train") if name != bad])
     path = getattr(folder, kind)(bad)
     harm(path)
 
@@ -153,7 +153,7 @@ def test_damage_is_reported_by_file_name_and_the_rest_counted(folder, damage):
 
 
 def test_every_problem_of_a_set_is_reported_in_its_order(folder):
-    names = folder.ids("train")
+    names = folder.names("train")
     folder.image(names[6]).unlink()
     truncate(folder.mask(names[6]))
     recolour(folder.mask(names[2]))
@@ -163,8 +163,8 @@ def test_every_problem_of_a_set_is_reported_in_its_order(folder):
 
 def test_name_listed_twice_is_a_problem_and_counts_once(folder):
     before = survey(folder, "train")
-    name = folder.ids("train")[0]
-    write_set(folder, "train", [*folder.ids("train"), name])
+    name = folder.names("train")[0]
+    write_set(folder, "train", [*folder.names("train"), name])
     after = survey(folder, "train")
     assert after.problems == (f"train.txt: lists {name} 2 times, wanted once",)
     assert (after.images, after.pixels) == (before.images, before.pixels)
@@ -217,14 +217,14 @@ def test_problems_are_printed_whole_and_as_they_are():
 
 
 def test_a_name_in_train_and_val_is_a_problem(folder):
-    name = folder.ids("train")[0]
+    name = folder.names("train")[0]
     write_set(folder, "val", [name])
     assert survey(folder, "val").problems == ()
     assert survey(folder, "val", "train").problems == (f"val.txt: lists {name}, which train.txt has too",)
 
 
 def test_a_problem_has_the_name_of_the_file_that_is_there(folder):
-    name = folder.ids("train")[0]
+    name = folder.names("train")[0]
     path = folder.image(name).rename(folder.image(name).with_suffix(".jpeg"))
     truncate(path)
     (problem,) = survey(folder, "train").problems
@@ -233,7 +233,7 @@ def test_a_problem_has_the_name_of_the_file_that_is_there(folder):
 
 def test_masks_that_are_read_by_their_colours_are_said(folder):
     before = survey(folder, "train")
-    for name in folder.ids("train")[:2]:
+    for name in folder.names("train")[:2]:
         labels = np.asarray(Image.open(folder.mask(name)))
         Image.fromarray(voc.PALETTE[labels]).quantize(32).save(folder.mask(name))
     after = survey(folder, "train")

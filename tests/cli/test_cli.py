@@ -149,13 +149,13 @@ def empty(folder):
 
 
 def truncate(folder):
-    path = folder.image(folder.ids("train")[1])
+    path = folder.image(folder.names("train")[1])
     path.write_bytes(path.read_bytes()[:1000])
     return path.name
 
 
 def mislabel(folder):
-    path = folder.mask(folder.ids("val")[1])
+    path = folder.mask(folder.names("val")[1])
     with Image.open(path) as mask:
         pixels = mask.point(lambda label: 30 if label == 255 else label)
     pixels.save(path)
@@ -163,7 +163,7 @@ def mislabel(folder):
 
 
 def remove(folder):
-    path = folder.mask(folder.ids("train")[0])
+    path = folder.mask(folder.names("train")[0])
     path.unlink()
     return path.name
 
@@ -171,13 +171,13 @@ def remove(folder):
 def leak(folder):
     lists = folder.path / "ImageSets" / "Segmentation"
     (lists / "val.txt").write_bytes((lists / "train.txt").read_bytes())
-    return f"val.txt: lists {folder.ids('train')[0]}, which train.txt has too"
+    return f"val.txt: lists {folder.names('train')[0]}, which train.txt has too"
 
 
 def repeat(folder):
     path = folder.path / "ImageSets" / "Segmentation" / "train.txt"
     path.write_text(path.read_text() * 2)
-    return f"train.txt: lists {folder.ids('train')[0]} 2 times, wanted once"
+    return f"train.txt: lists {folder.names('train')[0]} 2 times, wanted once"
 
 
 def encode(folder):
@@ -187,7 +187,7 @@ def encode(folder):
 
 
 def compress(folder):
-    path = folder.mask(folder.ids("train")[0])
+    path = folder.mask(folder.names("train")[0])
     Image.open(path).convert("L").save(path, "JPEG")
     return f"{path.name} is a JPEG file"
 

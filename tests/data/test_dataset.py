@@ -38,7 +38,7 @@ class Numbered(Drawn):
         self.path, self.labels = path, labels or list(range(number))
         colours = tuple((i, 255 - i, 2 * i % 256) for i in range(number))
         self.classes = Classes(tuple(f"class {i}" for i in range(number)), colours, background)
-        for name in (*self.ids("train"), *self.ids("val")):
+        for name in (*self.names("train"), *self.names("val")):
             if not self.image(name).exists():
                 Image.new("RGB", (48, 36), (int(name), 99, 9)).save(self.image(name))
                 Image.new("L", (48, 36)).save(self.mask(name))

@@ -66,7 +66,7 @@ def visible(root):
 def assert_complete(folder, root):
     assert folder == voc.Folder.find(root) == voc.Folder(root / "VOCdevkit" / "VOC2012")
     assert folder.image_sets() == ("train", "val")
-    assert folder.missing(folder.ids("train")) == []
+    assert folder.missing(folder.names("train")) == []
     assert [path.name for path in folder.path.glob(".*")] == []
 
 

@@ -139,7 +139,7 @@ def test_evaluation_is_in_the_files_order_whatever_the_step(make, folder, stage)
     module = at(make(batch_size=5), 7)
     batches = list(getattr(module, f"{stage}_dataloader")())
     names = [name for batch in batches for name in module.names(stage, batch.sample)]
-    assert names == list(folder.ids("val"))
+    assert names == list(folder.names("val"))
     assert torch.equal(torch.cat([batch.mask for batch in batches]), module.packs["val"].masks)
 
 
@@ -281,7 +281,7 @@ def test_a_limit_chooses_by_the_names_alone(make, folder, tmp_path):
     pinned = ["shapes_000002", "shapes_000004", "shapes_000007"]
     assert trained(make(limit=3, batch_size=2)) == pinned
     other = voc.Folder(shutil.copytree(folder.path, tmp_path / "VOC2012"))
-    (other.path / "ImageSets" / "Segmentation" / "train.txt").write_text("\n".join(folder.ids("train")[::-1]))
+    (other.path / "ImageSets" / "Segmentation" / "train.txt").write_text("\n".join(folder.names("train")[::-1]))
     assert trained(make(lambda root: other, limit=3, batch_size=2)) == pinned[::-1]
 
 

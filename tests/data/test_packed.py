@@ -38,7 +38,7 @@ def assert_same(one, other):
     assert torch.equal(one.images, other.images)
     assert torch.equal(one.masks, other.masks)
     assert torch.equal(one.class_pixels, other.class_pixels)
-    assert (one.ids, one.fingerprint) == (other.ids, other.fingerprint)
+    assert (one.names, one.fingerprint) == (other.names, other.fingerprint)
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def forbid_building(monkeypatch):
 def test_pack_is_what_pillow_decodes(folder):
     found = pack(folder, "train", SIZE)
     names = (folder.path / "ImageSets" / "Segmentation" / "train.txt").read_text().split()
-    assert found.ids == tuple(names)
+    assert found.names == tuple(names)
     assert found.images.shape == (12, SIZE, SIZE, 3)
     assert found.masks.shape == (12, SIZE, SIZE)
     assert found.images.dtype == found.masks.dtype == torch.uint8
@@ -65,7 +65,7 @@ def test_pack_is_what_pillow_decodes(folder):
 
 
 def test_class_pixels_are_those_of_the_whole_masks(folder):
-    counts = sum(np.bincount(np.asarray(Image.open(folder.mask(n))).ravel(), minlength=256) for n in folder.ids("train"))
+    counts = sum(np.bincount(np.asarray(Image.open(folder.mask(n))).ravel(), minlength=256) for n in folder.names("train"))
     found = pack(folder, "train", SIZE).class_pixels
     assert found.tolist() == [*counts[:21].tolist(), counts[255]]
     assert found.dtype == torch.int64
@@ -81,7 +81,7 @@ def test_the_second_call_reads_the_same_pack(folder, forbid_building):
 
 def test_every_size_and_image_set_has_a_pack(folder):
     for image_set, size in (("train", SIZE), ("train", 32), ("val", SIZE), ("train", SIZE)):
-        assert pack(folder, image_set, size).images.shape == (len(folder.ids(image_set)), size, size, 3)
+        assert pack(folder, image_set, size).images.shape == (len(folder.names(image_set)), size, size, 3)
     assert [name.rsplit("-", 1)[0] for name in packs(folder)] == ["train-32", f"train-{SIZE}", f"val-{SIZE}"]
 
 
@@ -96,41 +96,41 @@ def change_mask(folder, name):
 
 
 def change_list(folder, name):
-    names = [other for other in folder.ids("train") if other != name]
+    names = [other for other in folder.names("train") if other != name]
     (folder.path / "ImageSets" / "Segmentation" / "train.txt").write_text("\n".join(names))
 
 
 def change_order(folder, name):
-    (folder.path / "ImageSets" / "Segmentation" / "train.txt").write_text("\n".join(folder.ids("train")[::-1]))
+    (folder.path / "ImageSets" / "Segmentation" / "train.txt").write_text("\n".join(folder.names("train")[::-1]))
 
 
 @pytest.mark.parametrize("change", [change_image, change_mask, change_list, change_order])
 def test_changed_data_get_another_pack(folder, change):
     before = pack(folder, "train", SIZE)
-    change(folder, before.ids[3])
+    change(folder, before.names[3])
     after = pack(folder, "train", SIZE)
     assert after.fingerprint != before.fingerprint
     assert len(packs(folder)) == 2
-    name = before.ids[4]
-    assert torch.equal(after.images[after.ids.index(name)], before.images[4])
+    name = before.names[4]
+    assert torch.equal(after.images[after.names.index(name)], before.images[4])
     assert not (torch.equal(after.images, before.images) and torch.equal(after.masks, before.masks))
 
 
 def test_a_renamed_image_gets_another_pack(folder):
     before = pack(folder, "train", SIZE)
-    folder.image(before.ids[0]).rename(folder.image("other"))
-    folder.mask(before.ids[0]).rename(folder.mask("other"))
-    names = ("other", *before.ids[1:])
+    folder.image(before.names[0]).rename(folder.image("other"))
+    folder.mask(before.names[0]).rename(folder.mask("other"))
+    names = ("other", *before.names[1:])
     (folder.path / "ImageSets" / "Segmentation" / "train.txt").write_text("\n".join(names))
     after = pack(folder, "train", SIZE)
-    assert after.ids == names
+    assert after.names == names
     assert after.fingerprint != before.fingerprint
     assert torch.equal(after.images, before.images)
 
 
 def test_fingerprint_is_of_contents_not_of_times_or_size(folder):
     before = pack(folder, "train", SIZE)
-    os.utime(folder.image(before.ids[0]), (1, 1))
+    os.utime(folder.image(before.names[0]), (1, 1))
     assert_same(pack(folder, "train", SIZE), before)
     assert len(packs(folder)) == 2  # the time decides whether to look again
     assert pack(folder, "train", 32).fingerprint == before.fingerprint
@@ -165,24 +165,24 @@ def stray_label(folder, name):
     ],
 )
 def test_broken_files_are_named_and_leave_nothing_behind(folder, damage, told):
-    name = folder.ids("train")[5]
+    name = folder.names("train")[5]
     damage(folder, name)
     with pytest.raises(ValueError, match=told.format(name=name)):
         pack(folder, "train", SIZE)
     assert packs(folder) == []
-    assert len(pack(folder, "val", SIZE).ids) == 4  # the other image set is sound
+    assert len(pack(folder, "val", SIZE).names) == 4  # the other image set is sound
 
 
 def test_all_broken_files_are_named_up_to_ten(folder):
-    for name in folder.ids("train"):
+    for name in folder.names("train"):
         truncate(folder, name)
     with pytest.raises(ValueError, match=r"and 2 more$") as caught:
         pack(folder, "train", SIZE)
-    assert [name for name in folder.ids("train") if name in str(caught.value)] == list(folder.ids("train")[:10])
+    assert [name for name in folder.names("train") if name in str(caught.value)] == list(folder.names("train")[:10])
 
 
 def test_missing_files_are_named(folder):
-    first, second, *_ = folder.ids("train")
+    first, second, *_ = folder.names("train")
     folder.image(first).unlink()
     folder.mask(second).unlink()
     with pytest.raises(ValueError, match=r"2 files of the image set 'train' are missing") as caught:
@@ -202,7 +202,7 @@ def test_a_disk_too_small_is_told_before_it_is_full(folder, monkeypatch):
         with pytest.raises(ValueError, match="No space left on device; make room there"):
             pack(folder, "train", SIZE)
     assert packs(folder) == []
-    assert len(pack(folder, "train", SIZE).ids) == 12
+    assert len(pack(folder, "train", SIZE).names) == 12
 
 
 def test_what_a_killed_build_left_is_no_pack(folder):
@@ -293,7 +293,7 @@ def test_packs_go_where_the_user_says(folder, tmp_path):
 
 def relabel(folder, label):
     """One pixel of a mask, in a file of the same size."""
-    path = folder.mask(folder.ids("train")[0])
+    path = folder.mask(folder.names("train")[0])
     labels = np.asarray(Image.open(path)).copy()
     labels[0, 0] = label
     Image.fromarray(labels).save(path, compress_level=0)
@@ -301,7 +301,7 @@ def relabel(folder, label):
 
 def darken(folder, value):
     """The last row of a photograph that is stored upside down, so that the end of its file stays, too."""
-    path = folder.image(folder.ids("train")[0])
+    path = folder.image(folder.names("train")[0])
     image = Image.open(path).convert("RGB")
     image.paste((value,) * 3, (0, image.height - 1, image.width, image.height))
     image.save(path, "BMP")
@@ -326,7 +326,7 @@ def test_content_that_changes_under_an_unchanged_time_gets_another_pack(folder):
     found = []
     for label in (1, 2):
         relabel(folder, label)
-        os.utime(folder.mask(folder.ids("train")[0]), (1, 1))
+        os.utime(folder.mask(folder.names("train")[0]), (1, 1))
         found.append(pack(folder, "train", SIZE).fingerprint)
     assert found[0] != found[1]
 
@@ -414,12 +414,12 @@ def test_damaged_arrays_are_named(folder, file, harm):
 def test_without_sched_getaffinity(folder, monkeypatch):
     """As on macOS."""
     monkeypatch.delattr(os, "sched_getaffinity")
-    assert len(pack(folder, "train", SIZE).ids) == 12
+    assert len(pack(folder, "train", SIZE).names) == 12
 
 
 def test_a_grey_mask_is_resized_to_labels_that_it_has(folder):
     """Bilinear, a border between labels 1 and 15 would become labels of other classes."""
-    for name in folder.ids("train"):
+    for name in folder.names("train"):
         width, height = Image.open(folder.image(name)).size
         labels = np.ones((height, width), dtype=np.uint8)
         labels[::3, ::2] = 15
@@ -429,7 +429,7 @@ def test_a_grey_mask_is_resized_to_labels_that_it_has(folder):
 
 def test_masks_that_are_read_by_their_colours_are_said(folder, capsys):
     wanted = pack(folder, "train", SIZE)
-    for name in folder.ids("train")[:3]:
+    for name in folder.names("train")[:3]:
         mask = Image.open(folder.mask(name))
         Image.fromarray(voc.PALETTE[np.asarray(mask)]).quantize(32).save(folder.mask(name))
     capsys.readouterr()

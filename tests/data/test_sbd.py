@@ -42,7 +42,7 @@ def release(voc_folder, tmp_path):
     made = tmp_path / "unpacked" / "benchmark_RELEASE" / "dataset"
     for kind in ("img", "cls"):
         (made / kind).mkdir(parents=True)
-    taken = [*voc_folder.ids("train")[:2], voc_folder.ids("val")[0]]
+    taken = [*voc_folder.names("train")[:2], voc_folder.names("val")[0]]
     for name in taken:
         image = Image.open(voc_folder.image(name))
         image.save(made / "img" / f"{name}.jpg")
@@ -75,12 +75,12 @@ def find(root, *, urls=(), md5="", download=False):
 
 def test_train_has_voc_s_train_and_what_sbd_adds_to_it(root, voc_folder):
     data = find(root)
-    assert data.ids("train") == (*voc_folder.ids("train"), *OWN)
-    assert data.ids("val") == voc_folder.ids("val")
-    assert not set(data.ids("train")) & set(data.ids("val"))
-    assert data.repeated("train") == data.repeated("val", "train") == data.missing(data.ids("train")) == []
+    assert data.names("train") == (*voc_folder.names("train"), *OWN)
+    assert data.names("val") == voc_folder.names("val")
+    assert not set(data.names("train")) & set(data.names("val"))
+    assert data.repeated("train") == data.repeated("val", "train") == data.missing(data.names("train")) == []
     with pytest.raises(ValueError, match=r"no image set 'test' in data=sbd: found \['train', 'val'\]"):
-        data.ids("test")
+        data.names("test")
 
 
 def test_masks_are_sbd_s_and_voc_s_own_where_voc_has_one(root, voc_folder):
@@ -88,11 +88,11 @@ def test_masks_are_sbd_s_and_voc_s_own_where_voc_has_one(root, voc_folder):
     for name in OWN:
         mask = data.read_mask(name, decode.read_image(data.image(name)))
         assert (mask.mode, np.asarray(mask).tobytes()) == ("L", labels_of(name).tobytes())
-    for name in (*voc_folder.ids("train"), *voc_folder.ids("val")):
+    for name in (*voc_folder.names("train"), *voc_folder.names("val")):
         assert data.image(name) == voc_folder.image(name)
         assert np.array_equal(data.read_mask(name), voc_folder.read_mask(name))
     packed = pack(data, "train", 32)
-    assert packed.ids[-len(OWN) :] == tuple(OWN)
+    assert packed.names[-len(OWN) :] == tuple(OWN)
     own = sum(np.bincount(labels_of(name).ravel(), minlength=21) for name in OWN)
     vocs = pack(voc_folder, "train", 32).class_pixels[:21].numpy()
     assert np.array_equal(packed.class_pixels[:21].numpy(), own + vocs)
@@ -129,8 +129,8 @@ def test_it_is_downloaded_and_resumed_from_another_mirror(server, archive, voc_f
     server.archive, server.name = archive, "benchmark.tgz"
     urls = [server.url("dying"), server.url("good")]
     data = find(tmp_path / "data", urls=urls, md5=md5(archive), download=True)
-    assert len(data.ids("train")) == 8 + len(OWN)
-    assert data.missing(data.ids("train")) == []
+    assert len(data.names("train")) == 8 + len(OWN)
+    assert data.missing(data.names("train")) == []
     assert server.requests[-1][:2] == ("good", "bytes=4000-")
     assert not (tmp_path / "data" / "benchmark.tgz.draft").exists()
     before = len(server.requests)
@@ -234,4 +234,4 @@ def test_a_broken_mask_stops_train_and_check_and_leaves_nothing(command, root, t
 def test_a_missing_list_is_named(root):
     (root / "benchmark_RELEASE" / "dataset" / "val.txt").unlink()
     with pytest.raises(ValueError, match=r"no list .*dataset/val\.txt"):
-        find(root).ids("train")
+        find(root).names("train")

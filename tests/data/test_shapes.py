@@ -27,23 +27,23 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def masks(folder):
-    return {name: np.asarray(voc.read_mask(folder.mask(name))) for name in folder.ids("trainval")}
+    return {name: np.asarray(voc.read_mask(folder.mask(name))) for name in folder.names("trainval")}
 
 
 def test_layout_is_voc_s(folder):
     assert voc.Folder.find(home(folder)) == folder
     assert folder.path.parts[-2:] == ("VOCdevkit", "VOC2012")
     assert folder.image_sets() == ("train", "trainval", "val")
-    train, val = folder.ids("train"), folder.ids("val")
+    train, val = folder.names("train"), folder.names("val")
     assert (len(train), len(val), len({*train, *val})) == (60, 20, 80)
-    assert folder.ids("trainval") == train + val
+    assert folder.names("trainval") == train + val
     assert folder.missing(train + val) == []
     assert len(list((folder.path / "JPEGImages").iterdir())) == 80
     assert json.loads((folder.path / "shapes.json").read_text()) == {"format": 1, "train": 60, "val": 20, "seed": 3}
 
 
 def test_files_are_rgb_jpegs_and_masks_in_voc_s_palette(folder):
-    for name in folder.ids("trainval"):
+    for name in folder.names("trainval"):
         with Image.open(folder.image(name)) as image, Image.open(folder.mask(name)) as mask:
             assert (image.format, image.mode) == ("JPEG", "RGB")
             assert (mask.format, mask.mode, mask.size) == ("PNG", "P", image.size)
@@ -58,7 +58,7 @@ def test_void_parts_every_object_from_what_is_next_to_it(masks):
 
 @pytest.mark.parametrize("image_set", ["train", "val"])
 def test_every_class_is_in_both_sets(folder, masks, image_set):
-    found = set(np.unique(np.concatenate([masks[name].ravel() for name in folder.ids(image_set)])))
+    found = set(np.unique(np.concatenate([masks[name].ravel() for name in folder.names(image_set)])))
     assert found == {*range(voc.NUM_CLASSES), voc.VOID}
 
 
@@ -108,7 +108,7 @@ def test_same_bytes_for_the_same_seed_and_others_for_another(tmp_path):
 
 def test_an_image_depends_on_the_seed_and_its_name_alone(tmp_path, folder):
     few = shapes(tmp_path, train=1, val=2, seed=3)
-    for name in few.ids("trainval"):
+    for name in few.names("trainval"):
         assert few.image(name).read_bytes() == folder.image(name).read_bytes()
         assert few.mask(name).read_bytes() == folder.mask(name).read_bytes()
 
@@ -117,7 +117,7 @@ def test_data_sets_of_other_numbers_lie_side_by_side(tmp_path):
     numbers = [(2, 1, 0), (1, 2, 0), (2, 1, 1)]
     folders = [shapes(tmp_path, train=train, val=val, seed=seed) for train, val, seed in numbers]
     assert len({folder.path for folder in folders}) == 3
-    assert [len(folder.ids("train")) for folder in folders] == [2, 1, 2]
+    assert [len(folder.names("train")) for folder in folders] == [2, 1, 2]
 
 
 def test_finished_data_set_is_not_drawn_again(tmp_path, monkeypatch):

@@ -35,7 +35,7 @@ def test_palette_is_whole_and_that_of_the_masks(tmp_path):
     assert voc.PALETTE.dtype == np.uint8
     assert len(np.unique(voc.PALETTE, axis=0)) == 256
     folder = shapes(tmp_path, train=1, val=1, seed=0)
-    mask = Image.open(folder.mask(folder.ids("train")[0]))
+    mask = Image.open(folder.mask(folder.names("train")[0]))
     assert mask.mode == "P"
     assert mask.getpalette() == voc.PALETTE.flatten().tolist()
 
@@ -68,13 +68,13 @@ def folder(tmp_path):
 
 
 def test_ids_are_in_the_files_order(folder):
-    assert folder.ids("val") == ("b", "a", "c")
+    assert folder.names("val") == ("b", "a", "c")
     assert folder.image_sets() == ("empty", "val")
 
 
 def test_missing_files(folder, tmp_path):
     assert folder.missing(("b",)) == []
-    assert folder.missing(folder.ids("val")) == [
+    assert folder.missing(folder.names("val")) == [
         tmp_path / "SegmentationClass" / "a.png",
         tmp_path / "JPEGImages" / "c.jpg",
         tmp_path / "SegmentationClass" / "c.png",
@@ -90,7 +90,7 @@ def test_missing_files(folder, tmp_path):
 )
 def test_no_ids(folder, image_set, told):
     with pytest.raises(ValueError, match=told):
-        folder.ids(image_set)
+        folder.names(image_set)
 
 
 LISTS = {
@@ -104,7 +104,7 @@ LISTS = {
 @pytest.mark.parametrize("text", LISTS.values(), ids=LISTS)
 def test_lists_of_any_editor(folder, text):
     (folder.path / "ImageSets" / "Segmentation" / "val.txt").write_bytes(text)
-    assert folder.ids("val") == ("b", "c")
+    assert folder.names("val") == ("b", "c")
 
 
 @pytest.mark.parametrize(
@@ -114,12 +114,12 @@ def test_a_list_in_another_encoding_is_named(folder, text):
     path = folder.path / "ImageSets" / "Segmentation" / "val.txt"
     path.write_bytes(text)
     with pytest.raises(ValueError, match=r"val\.txt (is not in UTF-8 .*: save it in this encoding|names .*inside)"):
-        folder.ids("val")
+        folder.names("val")
 
 
 def test_a_name_may_have_folders_and_letters_of_any_script(folder):
     (folder.path / "ImageSets" / "Segmentation" / "val.txt").write_text("ä/b\nc..d\n", encoding="utf-8")
-    assert folder.ids("val") == ("ä/b", "c..d")
+    assert folder.names("val") == ("ä/b", "c..d")
     assert folder.image("ä/b") == folder.path / "JPEGImages" / "ä" / "b.jpg"
 
 
@@ -127,7 +127,7 @@ def test_a_name_may_have_folders_and_letters_of_any_script(folder):
 def test_a_name_that_leads_out_of_the_data_set_is_refused(folder, name):
     (folder.path / "ImageSets" / "Segmentation" / "val.txt").write_text(f"b\n{name}\n")
     with pytest.raises(ValueError, match=rf"val\.txt names '{name}', wanted names of images inside .*JPEGImages"):
-        folder.ids("val")
+        folder.names("val")
 
 
 @pytest.mark.parametrize("suffix", [".jpeg", ".png", ".JPG", ".JPEG", ".PNG", ".bmp", ".tif", ".tiff", ".webp"])

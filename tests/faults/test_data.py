@@ -88,7 +88,7 @@ BROKEN = {
 @pytest.mark.parametrize("fault", BROKEN)
 def test_a_broken_file_is_refused_by_name_before_anything_is_trained(tmp_path, folder, command, fault):
     kind, harm, told = BROKEN[fault]
-    path = getattr(folder, kind)(folder.ids("train")[3])
+    path = getattr(folder, kind)(folder.names("train")[3])
     harm(path)
     outcome = run(tmp_path, *command)
     assert outcome.code == 2
@@ -100,19 +100,19 @@ def test_a_broken_file_is_refused_by_name_before_anything_is_trained(tmp_path, f
 
 def test_the_check_names_every_broken_file(tmp_path, folder, command):
     faults = [fault for fault in BROKEN if fault != "missing image"]
-    for name, fault in zip(folder.ids("train"), faults, strict=True):
+    for name, fault in zip(folder.names("train"), faults, strict=True):
         kind, harm, _ = BROKEN[fault]
         harm(getattr(folder, kind)(name))
     outcome = run(tmp_path, *(word for word in command if word.startswith(("data=", "data.root="))), door=check)
     assert outcome.code == 2
-    for name, fault in zip(folder.ids("train"), faults, strict=True):
+    for name, fault in zip(folder.names("train"), faults, strict=True):
         path = getattr(folder, BROKEN[fault][0])(name)
         assert f"VOC2012/{path.parent.name}/{path.name}" in outcome.out
 
 
 def test_odd_images_train(tmp_path, folder, command):
     """CMYK, grey, 16 bit (a PNG called .jpg) and turned by EXIF."""
-    cmyk, grey, deep, turned = (folder.image(name) for name in folder.ids("train")[:4])
+    cmyk, grey, deep, turned = (folder.image(name) for name in folder.names("train")[:4])
     Image.open(cmyk).convert("CMYK").save(cmyk)
     Image.open(grey).convert("L").save(grey)
     Image.fromarray(np.asarray(Image.open(deep).convert("L")).astype(np.uint16) * 257).save(deep, "PNG")
@@ -130,7 +130,7 @@ def test_odd_images_train(tmp_path, folder, command):
 
 
 def test_a_half_extracted_data_set_is_refused(tmp_path, folder, command):
-    for name in folder.ids("train")[2:]:
+    for name in folder.names("train")[2:]:
         folder.mask(name).unlink()
     outcome = run(tmp_path, *command)
     assert (outcome.code, "6 files of the image set 'train' are missing" in outcome.err) == (2, True)
@@ -203,7 +203,7 @@ def test_an_image_left_over_at_an_epoch_s_end_trains(tmp_path, command, net):
 
 def change(folder):
     """Half of a training mask gets another label."""
-    path = folder.mask(folder.ids("train")[0])
+    path = folder.mask(folder.names("train")[0])
     mask = Image.open(path)
     mask.paste(7, (0, 0, mask.width, mask.height // 2))
     mask.save(path)
@@ -379,7 +379,7 @@ def test_a_killed_download_is_resumed(tmp_path, mirror, archive):
     outcome = run(tmp_path, *args, inject=mirror.socket.close)
     assert outcome.code == 0, outcome.err
     assert mirror.asked == [0, len(archive) // 2]
-    assert voc.Folder.find(tmp_path / "data").ids("val")
+    assert voc.Folder.find(tmp_path / "data").names("val")
     assert not draft.exists()
 
 

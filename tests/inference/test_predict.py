@@ -79,7 +79,7 @@ def test_the_scores_of_the_masks_are_those_of_evaluate_at_original(command, run,
     folder = voc.Folder.find(root)
     predicted(command, run, f"images={folder.path}/ImageSets/Segmentation/val.txt")
     matrix = np.zeros((256, 21), int)
-    for name in folder.ids("val"):
+    for name in folder.names("val"):
         truth, labels = (np.asarray(Image.open(path)) for path in (folder.mask(name), tmp_path / "masks" / f"{name}.png"))
         np.add.at(matrix, (truth, labels), 1)
     assert command(evaluate, f"run={run}", "at=original").code == 0
@@ -225,12 +225,12 @@ def test_the_archive_for_vocs_server(command, run, root, tmp_path):
     with tarfile.open(tmp_path / "sent" / "results.tgz") as tar:
         names = tar.getnames()
     place = "results/VOC2012/Segmentation/comp5_val_cls"  # this run has no pretrained weights
-    assert names == [f"{place}/{name}.png" for name in folder.ids("val")]
+    assert names == [f"{place}/{name}.png" for name in folder.names("val")]
 
 
 def test_an_archive_of_masks_that_are_turned_is_refused(command, run, root, tmp_path):
     folder = voc.Folder(shutil.copytree(voc.Folder.find(root).path, tmp_path / "VOC2012"))
-    name = folder.ids("val")[0]
+    name = folder.names("val")[0]
     exif = Image.Exif()
     exif[0x0112] = 6
     with Image.open(path := folder.image(name)) as photograph:
@@ -243,7 +243,7 @@ def test_an_archive_of_masks_that_are_turned_is_refused(command, run, root, tmp_
     assert not (tmp_path / "sent/results.tgz").exists()
     predicted(command, run, *args, "oriented=false", "overwrite=true")
     with tarfile.open(tmp_path / "sent/results.tgz") as tar:
-        assert len(tar.getnames()) == len(folder.ids("val"))
+        assert len(tar.getnames()) == len(folder.names("val"))
 
 
 def test_a_run_with_pretrained_weights_or_other_data_is_of_competition_6(command, tmp_path, train_in, root):

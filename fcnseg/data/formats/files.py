@@ -1,9 +1,7 @@
 """A data set of any format: the files of its images and masks by name, its image sets, and how masks are read."""
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
@@ -14,14 +12,6 @@ from fcnseg.data.dataset import Classes, DataSet
 from fcnseg.data.formats.classes import ClassList
 from fcnseg.data.formats.polygons import Drawing
 from fcnseg.errors import warn
-
-SETS = {  # the names that folders, files and tables give an image set
-    **dict.fromkeys(("train", "training", "train2017"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "val2017"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
-
-SEARCHED = 20  # the number of files without a partner for which a nearest name is looked for, among all others
 
 
 @dataclass
@@ -67,7 +57,7 @@ class Files(DataSet):
         """The names of its image sets, in alphabetical order: `train`, `val`, ..."""
         return tuple(sorted(self.sets))
 
-    def ids(self, image_set: str) -> tuple[str, ...]:
+    def names(self, image_set: str) -> tuple[str, ...]:
         """The names of an image set's images.
 
         Raises:
@@ -138,17 +128,3 @@ def split(files: Files, share: float = SHARE, group: str | None = None) -> None:
     val = set(ordered[: min(max(1, sum(place < share for place in hashes.values())), len(ordered) - 1)])
     sets["train"] = [name for name in whole if key(name) not in val]
     sets["val"] = [name for name in whole if key(name) in val]
-
-
-def pair(images: Mapping[str, Path], masks: Mapping[str, Path]) -> tuple[dict[str, tuple[Path, Path]], list[str]]:
-    """The pairs of photographs and masks of one name, and a line for each that is alone."""
-    pairs = {name: (images[name], masks[name]) for name in sorted(images) if name in masks}
-    lines: list[str] = []
-    for own, others, kind, other in ((images, masks, "image", "mask"), (masks, images, "mask", "image")):
-        free = [name for name in others if name not in own]
-        for name in sorted(own):
-            if name not in others:
-                near = get_close_matches(name, free, 1, 0.5) if len(lines) < SEARCHED else []
-                remedy = f"; the nearest is {others[near[0]]}: rename one of them" if near else ""
-                lines.append(f"{own[name].name}: the {kind} {own[name]} has no {other}{remedy}")
-    return pairs, lines

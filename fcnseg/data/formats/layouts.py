@@ -2,7 +2,8 @@
 
 import csv
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from fcnseg.data import voc
 from fcnseg.data.dataset import SUFFIXES
 from fcnseg.data.formats import polygons
 from fcnseg.data.formats.classes import ClassList, find_class_list, named
-from fcnseg.data.formats.files import SETS, Files, pair
+from fcnseg.data.formats.files import Files
 
 IMAGES = ("images", "image", "imgs", "img", "img_dir", voc.IMAGES.lower(), "leftimg8bit", "photos")
 MASKS = (
@@ -25,13 +26,21 @@ PROGRAMS = {  # the program that writes each class list
     "_classes.csv": "Roboflow's masks",
 }
 ENDINGS = ("", "_mask", "_label", "_labels")  # the possible ends of masks' names, without a setting
+SETS = {  # the names that folders, files and tables give an image set
+    **dict.fromkeys(("train", "training", "train2017"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "val2017"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+SEARCHED = 20  # the number of files without a partner for which a nearest name is looked for, among all others
+
+Pairs = dict[str, tuple[Path, Path]]  # the photograph and the file with the mask of every name
 
 
 def lists(root: Path) -> Files | None:
     """VOC's layout: also CVAT's "Segmentation mask 1.1"."""
     if (found := voc.Folder.find(root)) is None:
         return None
-    sets = {SETS.get(name, name): list(found.ids(name)) for name in found.image_sets() if _holds(found, name)}
+    sets = {SETS.get(name, name): list(found.names(name)) for name in found.image_sets() if _holds(found, name)}
     pairs = {name: (found.image(name), found.mask(name)) for names in sets.values() for name in names}
     class_list = find_class_list(found.path)
     return Files(found.path, _format("VOC's layout", voc.LISTS, class_list), sets, pairs, class_list)
@@ -96,7 +105,7 @@ def folders(root: Path, image_suffix: str, mask_suffix: str | None) -> Files | N
         folders_of = {"": (root, root)}
     files = Files(root, "", {}, {})
     for name, (images, masks) in folders_of.items():
-        pairs, alone = _pair(images, masks, image_suffix, mask_suffix)
+        pairs, alone = _pairs(images, masks, image_suffix, mask_suffix)
         prefix = f"{name}/" if name else ""
         files.pairs |= {f"{prefix}{stem}": both for stem, both in pairs.items()}
         files.sets[name] = [f"{prefix}{stem}" for stem in pairs]
@@ -130,23 +139,33 @@ def _places(root: Path) -> tuple[Path, Path] | None:
     return (images, masks) if images and masks else None
 
 
-def _pair(
-    images: Path, masks: Path, image_suffix: str, mask_suffix: str | None
-) -> tuple[dict[str, tuple[Path, Path]], list[str]]:
-    """The pairs in two folders, and a line for each file without a partner."""
-    endings = ENDINGS if mask_suffix is None else (mask_suffix,)
-    best: tuple[dict[str, tuple[Path, Path]], list[str]] | None = None
+def _pairs(images: Path, masks: Path, image_suffix: str, mask_suffix: str | None) -> tuple[Pairs, list[str]]:
+    """The pairs in two folders, and a line for each file without a partner; of several `ENDINGS`, those of the most pairs."""
     files = [list(folder.glob("*") if images == masks else folder.rglob("*")) for folder in (images, masks)]
-    for ending in endings:
+    found = []
+    for ending in ENDINGS if mask_suffix is None else (mask_suffix,):
         if images == masks and not ending:
             continue  # every image would be its own mask
-        drawn = _stems(masks, files[1], MASK_SUFFIXES, ending)
         shot = _stems(images, files[0], SUFFIXES, image_suffix)
+        drawn = _stems(masks, files[1], MASK_SUFFIXES, ending)
         if images == masks:
             shot = {name: path for name, path in shot.items() if not name.endswith(ending)}
-        pairs = pair(shot, drawn)
-        best = pairs if best is None or len(pairs[0]) > len(best[0]) else best
-    return best or ({}, [])
+        found.append(pair(shot, drawn))
+    return max(found, key=lambda pairs: len(pairs[0]), default=({}, []))
+
+
+def pair(images: Mapping[str, Path], masks: Mapping[str, Path]) -> tuple[Pairs, list[str]]:
+    """The pairs of photographs and masks of one name, and a line for each that is alone."""
+    pairs = {name: (images[name], masks[name]) for name in sorted(images) if name in masks}
+    lines: list[str] = []
+    for own, others, kind, other in ((images, masks, "image", "mask"), (masks, images, "mask", "image")):
+        free = [name for name in others if name not in own]
+        for name in sorted(own):
+            if name not in others:
+                near = get_close_matches(name, free, 1, 0.5) if len(lines) < SEARCHED else []
+                remedy = f"; the nearest is {others[near[0]]}: rename one of them" if near else ""
+                lines.append(f"{own[name].name}: the {kind} {own[name]} has no {other}{remedy}")
+    return pairs, lines
 
 
 def _stems(folder: Path, files: Iterable[Path], suffixes: tuple[str, ...], ending: str) -> dict[str, Path]:
@@ -166,8 +185,7 @@ def coco(root: Path) -> Files | None:
     below = [folder for name, folder in _folders(root).items() if name in (*SETS, "annotations")]
     for folder in (root, *below):
         for path in sorted(folder.glob("*.json")):
-            content = _json(path)
-            if not isinstance(content, dict) or not {"images", "annotations", "categories"} <= content.keys():
+            if (content := _json(path, "images", "annotations", "categories")) is None:
                 continue
             names, drawings = _as(path, "COCO's annotations", polygons.coco, content)
             words |= dict.fromkeys(names)
@@ -200,8 +218,7 @@ def labelme(root: Path) -> Files | None:
     places = [root, *(path for name, path in below.items() if name in SETS)]
     paths = top.rglob("*.json") if top != root else chain(*(place.glob("*.json") for place in places))
     for path in sorted(paths):
-        content = _json(path)
-        if not isinstance(content, dict) or not {"shapes", "imageWidth", "imageHeight"} <= content.keys():
+        if (content := _json(path, "shapes", "imageWidth", "imageHeight")) is None:
             continue
         photographs = (path.with_suffix(suffix) for suffix in SUFFIXES)
         photograph = next((file for file in photographs if file.is_file()), path.with_suffix(".jpg"))
@@ -223,12 +240,13 @@ def _drawn(files: Files, words: Iterable[str]) -> Files | None:
     return files
 
 
-def _json(path: Path) -> Any:
-    """The content of a JSON file; None if it is broken, since any program may have written it."""
+def _json(path: Path, *keys: str) -> dict[str, Any] | None:
+    """The content of a JSON file, if it has these keys; None if not, or if it is broken: any program may have written it."""
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, OSError, RecursionError):
         return None
+    return content if isinstance(content, dict) and content.keys() >= {*keys} else None
 
 
 def _as(path: Path, kind: str, read: Callable[[Any], Any], content: Any) -> Any:

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,18 +69,15 @@ def inside(shape: Any, size: tuple[int, int]) -> Inside:
         ValueError: The shape is of another kind, or broken.
     """
     if isinstance(shape, list):
-        found = np.zeros(size, dtype=bool)
-        for flat in shape:
-            _fill(found, np.array(flat, dtype=np.float64).reshape(-1, 2))
-        return found
+        return filled([np.array(flat, dtype=np.float64).reshape(-1, 2) for flat in shape], size)
     if "counts" in shape:
         return runs(shape["counts"], shape["size"], size)
     kind, points = shape.get("shape_type") or "polygon", np.array(shape["points"], dtype=np.float64).reshape(-1, 2)
     if kind == "polygon":
-        return polygon(points, size)
+        return filled([points], size)
     if kind == "rectangle":
         (left, top), (right, bottom) = points.min(0), points.max(0)
-        return polygon(np.array([[left, top], [right, top], [right, bottom], [left, bottom]]), size)
+        return filled([np.array([[left, top], [right, top], [right, bottom], [left, bottom]])], size)
     if kind == "circle":
         centre, rim = points
         y, x = np.ogrid[: size[0], : size[1]]
@@ -91,37 +88,32 @@ def inside(shape: Any, size: tuple[int, int]) -> Inside:
     raise ValueError(f"it is a {kind}, wanted a polygon, rectangle, circle or mask")
 
 
-def polygon(points: Points, size: tuple[int, int]) -> Inside:
-    """The (H, W) pixels whose centres are inside a polygon, by the even-odd rule.
+def filled(polygons: Iterable[Points], size: tuple[int, int]) -> Inside:
+    """The (H, W) pixels whose centres are inside one of some polygons, each by the even-odd rule.
 
     Pillow also draws the border's pixels and cuts coordinates to whole numbers: two neighbours would overlap.
+
+    A pixel is inside if an odd number of edges cross its row at the left of its centre. Work is done only in the rows and
+    columns that a polygon reaches. Edges are taken in blocks: one by one, a thousand edges take nine times as long; all at
+    once, memory would have no limit.
     """
     found = np.zeros(size, dtype=bool)
-    _fill(found, points)
+    for points in polygons:
+        if not np.isfinite(points).all():
+            raise ValueError("a coordinate is no number")
+        reach = np.ceil(np.stack([points.min(0), points.max(0)]) - 0.5).clip(0, size[::-1]).astype(np.int64)
+        (left, first), (right, last) = reach.tolist()
+        crossings = np.zeros((last - first, right - left + 1), dtype=np.int32)
+        edges = np.concatenate([points, np.roll(points, -1, axis=0)], axis=1)  # (n, 4)
+        for start in range(0, len(edges), EDGES):
+            x0, y0, x1, y1 = block = edges[start : start + EDGES].T
+            top, bottom = np.ceil(np.sort(block[1::2], axis=0) - 0.5).clip(first, last).astype(np.int64)
+            edge = np.repeat(np.arange(len(top)), bottom - top)  # for each row that it crosses
+            row = np.arange(len(edge)) - np.repeat(np.cumsum(bottom - top) - bottom, bottom - top)
+            x = x0[edge] + (row + 0.5 - y0[edge]) * ((x1 - x0)[edge] / (y1 - y0)[edge])
+            np.add.at(crossings, (row - first, np.ceil(x - 0.5).clip(left, right).astype(np.int64) - left), 1)
+        found[first:last, left:right] |= np.cumsum(crossings[:, :-1], axis=1) % 2 == 1
     return found
-
-
-def _fill(found: Inside, points: Points) -> None:
-    """Set the pixels of a polygon in (H, W) `found`; work is done only in the rows and columns that it reaches.
-
-    A pixel is inside if an odd number of edges cross its row at the left of its centre. Edges are taken in blocks: one by
-    one, a thousand edges take nine times as long; all at once, memory would have no limit.
-    """
-    if not np.isfinite(points).all():
-        raise ValueError("a coordinate is no number")
-    height, width = found.shape
-    reach = np.ceil(np.stack([points.min(0), points.max(0)]) - 0.5).clip(0, (width, height)).astype(np.int64)
-    (left, first), (right, last) = reach.tolist()
-    crossings = np.zeros((last - first, right - left + 1), dtype=np.int32)
-    edges = np.concatenate([points, np.roll(points, -1, axis=0)], axis=1)  # (n, 4)
-    for start in range(0, len(edges), EDGES):
-        x0, y0, x1, y1 = block = edges[start : start + EDGES].T
-        top, bottom = np.ceil(np.sort(block[1::2], axis=0) - 0.5).clip(first, last).astype(np.int64)
-        edge = np.repeat(np.arange(len(top)), bottom - top)  # for each row that it crosses
-        row = np.arange(len(edge)) - np.repeat(np.cumsum(bottom - top) - bottom, bottom - top)
-        x = x0[edge] + (row + 0.5 - y0[edge]) * ((x1 - x0)[edge] / (y1 - y0)[edge])
-        np.add.at(crossings, (row - first, np.ceil(x - 0.5).clip(left, right).astype(np.int64) - left), 1)
-    found[first:last, left:right] |= np.cumsum(crossings[:, :-1], axis=1) % 2 == 1
 
 
 def runs(counts: Any, stored: Sequence[int], size: tuple[int, int]) -> Inside:

@@ -12,7 +12,7 @@ class Sample:
 
     def __init__(self, folder):
         self.folder = folder
-        self.sets = {"train": folder.ids("train"), "val": folder.ids("val")}
+        self.sets = {"train": folder.names("train"), "val": folder.names("val")}
         self.names = (*self.sets["train"], *self.sets["val"])
         self.labels = {name: np.asarray(folder.read_mask(name)) for name in self.names}
 

@@ -25,7 +25,7 @@ def written(request, sample, tmp_path):
 def test_masks_are_those_of_voc_s_layout(written, sample):
     data, write = written
     assert data.format == FORMATS[write]
-    found = {PurePosixPath(name).name: name for image_set in ("train", "val") for name in data.ids(image_set)}
+    found = {PurePosixPath(name).name: name for image_set in ("train", "val") for name in data.names(image_set)}
     assert sorted(found) == sorted(sample.names)
     for own, name in found.items():
         image = decode.read_image(data.image(name))
@@ -46,8 +46,8 @@ def test_packs_are_those_of_voc_s_layout(written, sample, tmp_path):
     data, _ = written
     for image_set in ("train", "val"):
         found = pack(data, image_set, 32, cache=tmp_path / "packs")
-        own = {PurePosixPath(name).name: row for row, name in enumerate(found.ids)}
-        wanted = pack(sample.folder, "train", 32, ids=list(own), cache=tmp_path / "voc")
+        own = {PurePosixPath(name).name: row for row, name in enumerate(found.names)}
+        wanted = pack(sample.folder, "train", 32, names=list(own), cache=tmp_path / "voc")
         assert torch.equal(found.masks, wanted.masks)
         assert torch.equal(found.images, wanted.images)
         assert torch.equal(found.class_pixels, wanted.class_pixels)
@@ -78,20 +78,20 @@ def made(root, names=NAMES, masks=None):
 
 def test_val_is_drawn_by_a_hash_of_the_name(tmp_path):
     data = formats.folder(made(tmp_path))
-    train, val = (set(data.ids(image_set)) for image_set in ("train", "val"))
+    train, val = (set(data.names(image_set)) for image_set in ("train", "val"))
     assert train | val == set(NAMES)
     assert not train & val
     assert 10 <= len(val) <= 30
     made(tmp_path, ["new_1", "new_2"])
     again = formats.folder(tmp_path)
-    assert val <= set(again.ids("val"))
-    assert train <= set(again.ids("train"))
-    assert len(formats.folder(tmp_path, val=0.5).ids("val")) > 30
+    assert val <= set(again.names("val"))
+    assert train <= set(again.names("train"))
+    assert len(formats.folder(tmp_path, val=0.5).names("val")) > 30
 
 
 def test_groups_stay_together(tmp_path):
     data = formats.folder(made(tmp_path), group="^[^_]+", val=0.3)
-    videos = [{name.split("_")[0] for name in data.ids(image_set)} for image_set in ("train", "val")]
+    videos = [{name.split("_")[0] for name in data.names(image_set)} for image_set in ("train", "val")]
     assert not videos[0] & videos[1]
     assert all(videos)
 
@@ -99,7 +99,7 @@ def test_groups_stay_together(tmp_path):
 @pytest.mark.parametrize("names", [["a", "b"], ["c", "d"], ["e", "f", "g"]])
 def test_neither_side_is_empty(tmp_path, names):
     data = formats.folder(made(tmp_path, names))
-    assert sorted([*data.ids("train"), *data.ids("val")]) == names
+    assert sorted([*data.names("train"), *data.names("val")]) == names
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_what_is_alone_is_left_out_with_a_word(tmp_path, capsys):
     made(tmp_path)
     (tmp_path / "masks" / "video0_0.png").rename(tmp_path / "masks" / "vidoe0_0.png")
     data = formats.folder(tmp_path)
-    assert len(data.ids("train")) + len(data.ids("val")) == 99
+    assert len(data.names("train")) + len(data.names("val")) == 99
     told = capsys.readouterr().err
     assert f"the image {tmp_path}/images/video0_0.png has no mask; the nearest is {tmp_path}/masks/vidoe0_0.png" in told
     assert "and 1 more" in told
@@ -174,7 +174,7 @@ def test_a_changed_class_list_makes_another_pack(tmp_path):
 
     def packed():
         data = formats.folder(tmp_path)
-        return pack(data, "train", 32, ids=NAMES[:1])
+        return pack(data, "train", 32, names=NAMES[:1])
 
     first = packed()
     (tmp_path / "classes.yaml").write_text("names: [a, b]\nmap: {0: b, 1: a}")
@@ -190,7 +190,7 @@ def test_names_that_never_pair_are_told_with_the_remedy(tmp_path):
     with pytest.raises(ValueError, match=r"hold no image and mask of one name: .*1_rgb\.png has no mask; .*mask_suffix"):
         formats.folder(tmp_path)
     data = formats.folder(tmp_path, image_suffix="_rgb", mask_suffix="_ids")
-    assert sorted([*data.ids("train"), *data.ids("val")]) == ["street_1", "street_2"]
+    assert sorted([*data.names("train"), *data.names("val")]) == ["street_1", "street_2"]
 
 
 @pytest.mark.parametrize("layout", [writers.voc_layout, writers.table, writers.coco, writers.labelme])
@@ -218,4 +218,6 @@ def test_image_sets_have_many_names(sample, tmp_path, name, other):
     data = formats.folder(tmp_path)
     (tmp_path / "train").rename(tmp_path / name)
     (tmp_path / "val").rename(tmp_path / other)
-    assert [formats.folder(tmp_path).ids(each) for each in ("train", "val")] == [data.ids(each) for each in ("train", "val")]
+    assert [formats.folder(tmp_path).names(each) for each in ("train", "val")] == [
+        data.names(each) for each in ("train", "val")
+    ]

@@ -9,7 +9,7 @@ from PIL import Image
 from fcnseg.data.dataset import VOID
 from fcnseg.data.formats import polygons
 from fcnseg.data.formats.classes import class_list, named
-from fcnseg.data.formats.polygons import Drawing, inside, polygon, runs
+from fcnseg.data.formats.polygons import Drawing, filled, inside, runs
 
 from .writers import as_text, run_lengths
 
@@ -29,12 +29,12 @@ def test_a_polygon_covers_the_centres_inside(seed, monkeypatch):
     rng = np.random.default_rng(seed)
     points = rng.uniform(-8, 38, (int(rng.integers(3, 12)), 2)) if seed % 2 else rng.integers(-3, 33, (5, 2)) / 2
     wanted = [[one_pixel(points, x + 0.5, y + 0.5) for x in range(30)] for y in range(20)]
-    assert np.array_equal(polygon(points, (20, 30)), wanted)
+    assert np.array_equal(filled([points], (20, 30)), wanted)
 
 
 def test_neighbours_share_no_pixel_and_leave_none_out():
     corners, middle = [[0, 0], [40, 0], [40, 30], [0, 30]], [17.3, 11.9]
-    parts = [polygon(np.array([a, b, middle]), (30, 40)) for a, b in zip(corners, [*corners[1:], corners[0]], strict=True)]
+    parts = [filled([np.array([a, b, middle])], (30, 40)) for a, b in zip(corners, [*corners[1:], corners[0]], strict=True)]
     assert (np.sum(parts, axis=0) == 1).all()
 
 

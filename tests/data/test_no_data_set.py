@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fcnseg.data import download, voc
-from fcnseg.data.source import find
+from fcnseg.data.dataset import find
 
 
 @pytest.fixture
