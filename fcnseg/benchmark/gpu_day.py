@@ -148,23 +148,20 @@ def _end(run: Path) -> list[Any]:
 def images(day: Day) -> Figures:
     """Write generated images of VOC's number and size, in as many processes as there are cores."""
     start, counts, processes = time.monotonic(), VOC if day.on_gpu else FEW, cores()
-    folder, numbers = voc.Folder(day.folder / "VOCdevkit" / "VOC2012"), range(sum(counts.values()))
-    for name in (voc.IMAGES, voc.MASKS, voc.LISTS):
-        (folder.path / name).mkdir(parents=True)
+    names = [str(number) for number in range(sum(counts.values()))]
+    sets = {"train": names[: counts["train"]], "val": names[counts["train"] :]}
+    folder = voc.new_folder(day.folder / "VOCdevkit" / "VOC2012", sets)
     with ThreadPoolExecutor(processes) as pool:
-        list(pool.map(lambda first: day.call(_write, folder, numbers[first::processes]), range(processes)))
-    train = counts["train"]
-    for image_set, some in (("train", numbers[:train]), ("val", numbers[train:])):
-        folder.list_of(image_set).write_text("\n".join(map(str, some)))
+        list(pool.map(lambda first: day.call(_write, folder, names[first::processes]), range(processes)))
     return {**counts, "seconds": time.monotonic() - start}
 
 
-def _write(folder: voc.Folder, numbers: range) -> None:
+def _write(folder: voc.Folder, names: Sequence[str]) -> None:
     """Draw images, and enlarge them to VOC's size."""
-    for number in numbers:
-        image, mask = draw(0, number)
-        ImageOps.contain(image, SIZE, Image.Resampling.BILINEAR).save(folder.image(str(number)))
-        ImageOps.contain(mask, SIZE, Image.Resampling.NEAREST).save(folder.mask(str(number)))
+    for name in names:
+        image, mask = draw(0, int(name))
+        ImageOps.contain(image, SIZE, Image.Resampling.BILINEAR).save(folder.image(name))
+        ImageOps.contain(mask, SIZE, Image.Resampling.NEAREST).save(folder.mask(name))
 
 
 def speed(day: Day, network: str, arm: str) -> Figures:
@@ -179,8 +176,7 @@ def speed(day: Day, network: str, arm: str) -> Figures:
 
 def host(day: Day, network: str) -> Figures:
     """The host's work for a step of this package, on images so small that the host never waits for the device."""
-    cfg = day.compose(*day.shapes(network, "data.size=32", "data.batch_size=4"))
-    return day.call(host_step, cfg, day.steps)
+    return day.call(host_step, day.compose(*day.shapes(network, "data.size=32", "data.batch_size=4")), day.steps)
 
 
 def host_step(cfg: Any, steps: int) -> Figures:

@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -67,27 +68,18 @@ def shapes(root: Path, *, train: int, val: int, seed: int) -> voc.Folder:
 
 def _generate(numbers: dict[str, int], folder: Path) -> None:
     """Draw the data set with these numbers into `folder`."""
-    data_set = voc.Folder(folder / "VOCdevkit" / "VOC2012")
-    for name in (voc.IMAGES, voc.MASKS, voc.LISTS):
-        (data_set.path / name).mkdir(parents=True)
+    names = [f"shapes_{index:06d}" for index in range(numbers["train"] + numbers["val"])]
+    train, val = names[: numbers["train"]], names[numbers["train"] :]
+    data_set = voc.new_folder(folder / "VOCdevkit" / "VOC2012", {"train": train, "val": val, "trainval": names})
 
-    def save(index: int) -> None:
+    def save(index: int, name: str) -> None:
         image, mask = draw(numbers["seed"], index)
-        image.save(data_set.image(_name(index)), quality=90)
-        mask.save(data_set.mask(_name(index)))
+        image.save(data_set.image(name), quality=90)
+        mask.save(data_set.mask(name))
 
-    trainval = range(numbers["train"] + numbers["val"])
     with ThreadPoolExecutor(cores()) as pool:
-        list(pool.map(save, trainval))
-    train, val = trainval[: numbers["train"]], trainval[numbers["train"] :]
-    for image_set, indices in (("train", train), ("val", val), ("trainval", trainval)):
-        lines = "".join(f"{_name(index)}\n" for index in indices)
-        data_set.list_of(image_set).write_text(lines, encoding="utf-8")
+        list(pool.map(save, count(), names))
     (data_set.path / "shapes.json").write_text(json.dumps(numbers) + "\n", encoding="utf-8")
-
-
-def _name(index: int) -> str:
-    return f"shapes_{index:06d}"
 
 
 def draw(seed: int, index: int) -> tuple[Image.Image, Image.Image]:

@@ -1,6 +1,6 @@
 """PASCAL VOC-2012: its classes, colours and folder layout, which are written down here and nowhere else."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -115,6 +115,16 @@ class Folder(DataSet):
             if (path := self.path / kind / f"{name}{suffix}").is_file():
                 return path
         return self.path / kind / f"{name}{suffixes[0]}"
+
+
+def new_folder(path: Path, image_sets: Mapping[str, Sequence[str]]) -> Folder:
+    """Make a folder in VOC's layout with the names of the images of each image set, for the images and masks to be put in."""
+    folder = Folder(path)
+    for name in (IMAGES, MASKS, LISTS):
+        (path / name).mkdir(parents=True)
+    for image_set, names in image_sets.items():
+        folder.list_of(image_set).write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+    return folder
 
 
 def read_mask(path: Path, image: Image.Image | None = None) -> Image.Image:
