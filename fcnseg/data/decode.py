@@ -191,7 +191,7 @@ def _upright(path: Path, kind: str) -> Image.Image:
                 bits = int(file.tag_v2.get(258, (1,))[0])  # BitsPerSample
             turn = None if file.format == "TIFF" else TURNS.get(orientation)  # Pillow has turned a TIFF already
             picture = file if turn is None else file.transpose(turn)
-            clear = {key: value for key, value in picture.info.items() if key == "transparency"}
+            clear: dict[Any, Any] = {key: value for key, value in picture.info.items() if key == "transparency"}
             picture.info = {**clear, "format": file.format, "orientation": orientation, "bits": bits}
             return picture
     except Exception as error:  # decoders raise anything: struct.error, TypeError, KeyError, ...
