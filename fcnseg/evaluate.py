@@ -27,7 +27,7 @@ SCORED_AT = ("training", "original")
 def evaluate(cfg: DictConfig) -> float | None:
     """Rebuild the run, test its best weights, and print what training printed at its end; return the test mIoU.
 
-    Another image set, or the images' own sizes, give a file in the run's `evaluations`.
+    Other images than those of the run's own test, or their own sizes, give a file in the run's `evaluations`.
     """
     check_settings(cfg)
     run = Run(Path(str(cfg.run)))
@@ -43,13 +43,15 @@ def evaluate(cfg: DictConfig) -> float | None:
 
 
 def check_settings(cfg: DictConfig) -> None:
-    """Refuse an unknown size to score at, before PyTorch is imported.
+    """Refuse an unknown size to score at, or an image set that cannot be one, before PyTorch is imported.
 
     Raises:
-        ValueError: `at` is not in `SCORED_AT`.
+        ValueError: `at` is not in `SCORED_AT`, or `set` is a path.
     """
     if cfg.at not in SCORED_AT:
         raise ValueError(f"at={cfg.at}: wanted one of {', '.join(SCORED_AT)}")
+    if cfg.set is not None and "/" in str(cfg.set):
+        raise ValueError(f"set={cfg.set}: wanted the name of an image set, such as val")
 
 
 def reopened(cfg: DictConfig, run: Run) -> "tuple[VOCDataModule, SegmentationTask, Trainer]":
@@ -94,14 +96,14 @@ def keep(measured: Mapping[str, Any], images: PerImage | None, *, cfg: DictConfi
     Raises:
         ValueError: The folder cannot be written.
     """
-    if cfg.set is not None or cfg.at == "original" or cfg.tta != "none":
-        how = [data.root.resolve().name, data.only or "test", measured["size"]]
+    if cfg.set is not None or cfg.at == "original" or cfg.tta != "none" or changed(run, data):
+        how = [data.root.resolve().name, data.only or data.split, measured["size"]]
         if cfg.tta != "none":
             how.append(cfg.tta)
         name = "-".join(map(str, [*how, data.fingerprint[-12:]]))
         path = run.add_evaluation(name, {**measured, "tta": cfg.tta, "root": str(data.root)}, images)
         console().print(f"these scores are in {path}", highlight=False, soft_wrap=True)
-    elif run.result and not changed(run, data):
+    elif run.result:
         try:
             run.add_images(images)
         except ValueError as error:  # the scores are shown, which is enough for a folder that cannot be written

@@ -218,3 +218,21 @@ def _mean_present(losses: Tensor, size: Tensor) -> Tensor:
     """The mean of the losses (C,) of the classes that have a pixel, by their `size` (C,); 0 if none has."""
     present = size > 0
     return (losses * present).sum() / present.sum().clamp_min(1)
+
+
+def check_logits(logits: object, image: Tensor, num_classes: int) -> Tensor:
+    """The output of any network, such as one of the user's own, checked to have the shape of logits.
+
+    Args:
+        logits: The output of the network.
+        image: The images (N, 3, H, W) that it was given.
+        num_classes: The number of classes of the data set.
+
+    Raises:
+        ValueError: The output is no tensor (N, num_classes, H, W).
+    """
+    wanted = (len(image), num_classes, *image.shape[2:])
+    if isinstance(logits, Tensor) and logits.shape == wanted:
+        return logits
+    found = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+    raise ValueError(f"the network gives {found} for images {tuple(image.shape)}, wanted logits {wanted}: (N, classes, H, W)")

@@ -12,6 +12,7 @@ from fcnseg.data.batch import Batch
 from fcnseg.data.dataset import Classes
 from fcnseg.divided_step import gather, is_whole, parts, train_on
 from fcnseg.image_metrics import DetailedMetrics
+from fcnseg.losses import check_logits
 from fcnseg.machine.distributed import same_buffers
 from fcnseg.metrics import RunningMean, SegmentationMetrics
 
@@ -61,8 +62,7 @@ class SegmentationTask(LightningModule):
 
     def forward(self, image: Tensor) -> Tensor:
         """Normalised images (N, 3, H, W) to logits (N, num_classes, H, W)."""
-        logits: Tensor = self.net(image.contiguous(memory_format=self.memory_format))
-        return logits
+        return check_logits(self.net(image.contiguous(memory_format=self.memory_format)), image, len(self.classes))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of a batch."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 
 from fcnseg.data import voc
@@ -95,7 +96,7 @@ def test_at_the_images_own_sizes_the_scores_are_numpys(command, run, root):
     assert floor["pixel_acc"] == pytest.approx(truth[0] / truth.sum(), abs=1e-9)
     assert metrics["test/loss"] is None
     assert "4 test images (official split) at their own sizes" in " ".join(printed.split())
-    assert "-test-original-" in name
+    assert "-official-original-" in name
 
 
 def test_any_image_set_of_any_folder(command, run, other):
@@ -118,9 +119,27 @@ def test_an_image_set_of_the_runs_own_data(command, run):
     assert (val["confusion"], val["metrics"]) == (result["confusion"], result["metrics"])
 
 
+def test_fewer_images_than_a_training_needs(command, run, other):
+    """A batch of the run, and its limit, are larger than train here: nothing is trained."""
+    cfg = OmegaConf.load(run / ".hydra" / "config.yaml")
+    cfg.data.limit = 8
+    copy = Path(shutil.copytree(run, other.path.parent / "copy"))
+    OmegaConf.save(cfg, copy / ".hydra" / "config.yaml")
+    for image_set in ("train", "val"):
+        other.list_of(image_set).write_text("\n".join(other.names("test")[: 2 if image_set == "train" else 1]))
+    outcome = command(evaluate, f"run={copy}", "data.root=other")
+    assert outcome.code == 2  # an image is in both lists, and that is said in place of what a training needs
+    other.list_of("val").write_text(other.names("test")[2])
+    outcome = command(evaluate, f"run={copy}", "data.root=other")
+    assert outcome.code == 0, outcome.err
+    assert "1 test images (official split)" in " ".join(outcome.out.split())
+    (kept,) = (copy / "evaluations").glob("other-official-32x48-*.json")  # the images of another data set
+    assert json.loads(kept.read_text())["images"]["test"] == 1
+
+
 def test_mirror_images_are_looked_at_too(command, run, root):
     name, found, _ = evaluated(command, run, "tta=flip")
-    assert name.startswith(f"{root.name}-test-32x48-flip-")
+    assert name.startswith(f"{root.name}-official-32x48-flip-")
     assert found["tta"] == "flip"
     plain = json.loads((run / "result.json").read_text())
     assert found["confusion"] != plain["confusion"]
@@ -134,6 +153,7 @@ def test_mirror_images_are_looked_at_too(command, run, root):
     [
         (["tta=mirror"], ["tta=mirror", "none, flip, multiscale"]),
         (["set=test"], ["no image set 'test'", "train", "val"]),
+        (["set=../Segmentation/val"], ["set=../Segmentation/val", "the name of an image set"]),
         (["at=native"], ["at=native", "training, original"]),
         (["data.root=other"], ["no image set 'train'"]),
     ],

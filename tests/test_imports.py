@@ -124,7 +124,7 @@ def test_a_piece_knows_torch_and_the_facts(name):
             "fcnseg.task",
             {
                 *("fcnseg.metrics", "fcnseg.image_metrics", "fcnseg.divided_step", "fcnseg.machine.distributed"),
-                *("fcnseg.data.batch", "fcnseg.data.dataset"),
+                *("fcnseg.data.batch", "fcnseg.data.dataset", "fcnseg.losses"),
             },
         ),
         ("fcnseg.divided_step", {"fcnseg.data.batch", "fcnseg.machine.distributed", "fcnseg.losses"}),

@@ -31,6 +31,24 @@ GOLDEN = {  # losses of the first steps on shapes, float32, seed 0; no refactor 
 }
 
 
+@pytest.mark.parametrize(
+    ("output", "found"),
+    [
+        (lambda logits: logits[..., ::2, ::2], r"\(4, 21, 32, 32\)"),
+        (lambda logits: torch.cat([logits, logits[:, :2]], 1), r"\(4, 23, 64, 64\)"),
+        (lambda logits: {"out": logits}, "a dict"),
+    ],
+)
+def test_a_network_that_gives_no_logits_is_refused_in_its_first_step(made, output, found):
+    """A channel that no class has would be noticed only in the test, after the whole training."""
+    data, task, trainer, losses = made("model=fcn", WIDTHS)
+    task.net.register_forward_hook(lambda net, images, logits: output(logits))
+    wanted = rf"gives {found} for images \(4, 3, 64, 64\), wanted logits \(4, 21, 64, 64\): \(N, classes, H, W\)"
+    with pytest.raises(ValueError, match=wanted):
+        trainer.fit(task, data)
+    assert not losses
+
+
 class Losses(Callback):
     def __init__(self):
         self.values = []

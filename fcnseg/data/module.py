@@ -56,8 +56,10 @@ class VOCDataModule(LightningDataModule):
             its pack, (n,) int64. With `only`, there is only "test".
         classes: The classes that its masks label, in the order of the labels.
         floor_class: The class that the floor predicts everywhere: background, or else the most frequent class of train.
+        trains: Whether a run trains on the data, and train must therefore have enough images.
     """
 
+    trains = True
     data_set: DataSet
     classes: Classes
     floor_class: int
@@ -108,8 +110,11 @@ class VOCDataModule(LightningDataModule):
     def _prepare_train_and_val(self, data_set: DataSet) -> None:
         if repeated := [*data_set.repeated("train"), *data_set.repeated("val", "train")]:
             raise ValueError(f"images are listed more than once, wanted every image once:\n{first_of(repeated)}")
-        names = {"train": _limited(data_set.names("train"), self.limit), "val": data_set.names("val")}
-        if self.batch_size > (n := len(names["train"])):
+        train_names = data_set.names("train")
+        if self.trains and self.limit is not None and self.limit > (n := len(train_names)):
+            raise ValueError(f"data.limit={self.limit}: train has {n} images; lower it, or null for all of them")
+        names = {"train": _limited(train_names, self.limit), "val": data_set.names("val")}
+        if self.trains and self.batch_size > (n := len(names["train"])):
             raise ValueError(f"data.batch_size={self.batch_size} is larger than the train split's {n} images: lower it")
         packs_folder = default_packs_folder(data_set)
         silent = self.cache or data_set.generated or packs_folder.exists()
@@ -232,9 +237,7 @@ def _by_hash(names: Sequence[str]) -> list[int]:
 
 
 def _limited(names: Sequence[str], limit: int | None) -> list[str]:
-    """`limit` of the train images, in the order of their list: the first by hash, so that limit=100 contains limit=50."""
-    if limit is not None and limit > len(names):
-        raise ValueError(f"data.limit={limit}: train has {len(names)} images; lower it, or null for all of them")
+    """Up to `limit` of the train images, in the order of their list: the first by hash, so that limit=100 contains limit=50."""
     return [names[i] for i in sorted(_by_hash(names)[:limit])]
 
 

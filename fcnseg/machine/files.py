@@ -86,8 +86,8 @@ def build_once(folder: Path, build: Callable[[Path], None]) -> None:
         return
     if not _builds:
         raise ValueError(
-            f"{folder} is not there: the data set has changed since, or this was removed. It is not made anew in a place that"
-            " only a stored config names; data.root=<the data set's folder> allows that"
+            f"{folder} is not there: the training did not need it, it was removed, or the data set has changed since. It is not"
+            " made in a place that only a stored config names; data.root=<the data set's folder> allows that"
         )
     from filelock import FileLock  # late: every command imports this module, and few of them build a folder
 

@@ -159,11 +159,9 @@ class Run:
                 " the link's place, or choose another folder with runs= or name="
             )
 
-    def _unwritable(self, error: OSError) -> ValueError:
+    def _unwritable(self, error: OSError, remedy: str = "choose another with runs=") -> ValueError:
         """The error that the folder cannot be written."""
-        return ValueError(
-            f"cannot write the run folder {self.path}: {error.strerror}; make room there, or choose another with runs="
-        )
+        return ValueError(f"cannot write the run folder {self.path}: {error.strerror}; make room there, or {remedy}")
 
     def is_finished(self, cfg: DictConfig) -> bool:
         """Whether `cfg` is done: there is a result, with at least the epochs and the patience that `cfg` asks for.
@@ -248,7 +246,7 @@ class Run:
             try:
                 per_image.write(self.path / PER_IMAGE, images)
             except OSError as error:
-                raise self._unwritable(error) from error
+                raise self._unwritable(error, "copy the run to where you can write") from error
 
     def add_evaluation(self, name: str, measured: Mapping[str, Any], images: PerImage | None) -> Path:
         """Write the measurements of a later test beside the run's result, which stays unchanged.
@@ -264,7 +262,7 @@ class Run:
                 per_image.write(path.with_suffix(f".{PER_IMAGE}"), images)
             write_json(path, dict(measured))
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise self._unwritable(error, "copy the run to where you can write") from error
         return path
 
     def close(self) -> None:

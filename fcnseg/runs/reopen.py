@@ -101,6 +101,7 @@ def data(cfg: DictConfig, *, root: str | None = None, only: str | None = None, t
     if isinstance(source := node.get("source"), dict):
         source.update({key: [] for key in source if str(key).endswith("urls")})
     made = cast(VOCDataModule, make(node, KNOWN["data"], trust, augment=Chain(), seed=0, only=only))
+    made.trains = False
     with nullcontext() if root else nothing_built():
         made.prepare_data()
     return made
