@@ -58,7 +58,7 @@ def check(cfg: DictConfig) -> None:
     surveys = [survey(data_set, "train"), survey(data_set, "val", "train")]
     render(surveys, [*alone, *warnings_of(*surveys)], console)
     if cfg.picture:
-        from fcnseg.check.picture import save
+        from fcnseg.check.contact_sheet import save
 
         if save(Path(cfg.picture), data_set, surveys):
             say(f"pairs and shares are in {cfg.picture}")
