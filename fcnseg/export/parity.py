@@ -75,7 +75,7 @@ def photographs(run: Run, *, root: str | None, trust: bool) -> tuple[list[Image.
     with TemporaryDirectory() as folder:
         try:
             data = reopen.data(run.config, root=root, trust=trust)
-            data_set, names, source = data.data_set, data.test_names(), f"test images of {data.root}"
+            data_set, names, source = data.data_set, tuple(data.test_names()), f"test images of {data.root}"
         except (ValueError, OSError) as error:
             if root is not None:
                 raise
