@@ -18,7 +18,7 @@ from fcnseg.data.augment import EpochDraws
 from fcnseg.data.loader import Loader
 from fcnseg.data.transforms import colour_bases
 from fcnseg.data.voc import VOC
-from fcnseg.report.samples import pixels
+from fcnseg.report.galleries import pixels
 
 CUDA = torch.device("cuda")
 CHOICES = [f"{group}={path.stem}" for group in ("model", "aug", "loss") for path in sorted((CONF / group).glob("*.yaml"))]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from fcnseg.report.document import Table
+from fcnseg.report.blocks import Table
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 SHOWN = {"results.ipynb": {Table, Image.Image}, "predictions.ipynb": {Image.Image}}

@@ -9,7 +9,7 @@ from fcnseg import pictures as figures
 from fcnseg.data import voc
 from fcnseg.data.dataset import Classes
 from fcnseg.report import charts
-from fcnseg.report.document import Gallery
+from fcnseg.report.blocks import Gallery
 
 IMAGE = torch.full((3, 4, 6), 100, dtype=torch.uint8)
 MASK = torch.zeros(4, 6, dtype=torch.uint8)

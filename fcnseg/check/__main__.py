@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from fcnseg.cli.configs import default_config
 from fcnseg.cli.messages import WRONG_USE
 
 if TYPE_CHECKING:
+    from fcnseg.data.dataset import DataSet
     from fcnseg.data.formats.files import Files
 
 WITHOUT_EFFECT = {  # settings of a run's data, and the way that `check` works without them
@@ -41,10 +43,8 @@ def check(cfg: DictConfig) -> None:
     console = messages.console()
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
     if files := _recognised(cfg, source, root):
-        from fcnseg.check.class_list import ready
-
         say(f"{files.path}: {files.format}")
-        data_set, alone = ready(files, say, write=cfg.write), tuple(files.alone)
+        data_set, alone = _ready(files, say, write=cfg.write), tuple(files.alone)
     elif cfg.write:
         raise ValueError(f"write=true: the classes of data={cfg.choices.data} are known; leave it out")
     else:
@@ -58,7 +58,7 @@ def check(cfg: DictConfig) -> None:
     surveys = [survey(data_set, "train"), survey(data_set, "val", "train")]
     render(surveys, [*alone, *warnings_of(*surveys)], console)
     if cfg.picture:
-        from fcnseg.check.picture import save
+        from fcnseg.check.contact_sheet import save
 
         if save(Path(cfg.picture), data_set, surveys):
             say(f"pairs and shares are in {cfg.picture}")
@@ -80,6 +80,56 @@ def _recognised(cfg: DictConfig, source: Any, root: Path) -> "Files | None":
     if files := formats.beyond_voc(root):
         split(files)
     return files
+
+
+def _ready(files: "Files", say: Callable[[str], None], *, write: bool) -> "DataSet | None":
+    """The data set, when its classes are known or have been written; None if they are not.
+
+    Args:
+        files: The files of the data set, and the classes if a file lists them.
+        say: A function that prints a line for the user.
+        write: Whether classes.yaml may be written.
+
+    Raises:
+        ValueError: The class list is broken, or there is one already where `write` asks for it.
+    """
+    from fcnseg.data.formats.classes import FILE, find_class_list
+    from fcnseg.data.formats.stored import look, write_classes
+
+    if (known := files.class_list) and not write:
+        strange = _strange(files)
+        say(f"its classes are those of {known.source}")
+        for line in strange:
+            say(line)
+        return files
+    if known:
+        raise ValueError(f"write=true: {known.source} says the classes already: leave it out")
+    stored = look(mask for _, mask in files.pairs.values())
+    if write:
+        say(f"{write_classes(files, stored)} is written: give the classes their names in it")
+        files.class_list = find_class_list(files.path)
+        return files
+    say(f"nothing says which classes its masks have: they hold{':' if stored.pixels else ' nothing'}")
+    for value in sorted(stored.pixels, key=lambda value: -stored.pixels[value])[:20]:
+        say(f"  {value}: {stored.found(value)}")
+    for problem in stored.problems:
+        say(f"  {problem}")
+    say(f"write=true writes {files.path / FILE} with them, for you to name (README, Your data)")
+    return None
+
+
+def _strange(files: "Files") -> list[str]:
+    """A line for each number or colour in masks that no class has, those with the most pixels first."""
+    if files.drawings or not files.class_list:
+        return []
+    from fcnseg.data.formats.stored import look
+
+    legend = files.class_list.legend
+    stored = look(mask for _, mask in files.pairs.values() if mask.is_file())
+    known = {*legend.values, *legend.colours}
+    ordered = sorted(stored.pixels.keys() - known, key=lambda value: -stored.pixels[value])
+    lines = [f"no class has {value}: {stored.found(value)}" for value in ordered[:10]]
+    return [*lines, f"... nor {len(ordered) - 10} more"] if len(ordered) > 10 else lines
 
 
 if __name__ == "__main__":

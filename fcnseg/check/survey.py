@@ -139,23 +139,15 @@ def warnings_of(train: Survey, val: Survey) -> list[str]:
 
 def _rare_classes(train: Survey, val: Survey) -> list[str]:
     """A line each for the classes in no image, only in val, or almost empty in train; and one for masks of 0 and 255."""
-    lines: list[str] = []
-    unseen: list[str] = []
-    empty: list[str] = []
-    rare: list[str] = []
+    found: dict[str, list[str]] = {"in val, but never in train": [], "in no image": [], "almost empty in train": []}
+    unseen, empty, rare = found.values()
     for label, name in enumerate(train.classes.names):
         share, images = train.pixels[label] / max(1, sum(train.pixels)), train.holding[label]
         if not images:
             (unseen if val.holding[label] else empty).append(name)
         elif share < RARE or images == 1:
             rare.append(f"{name} ({share:.4%} of the pixels, {images} image{'' if images == 1 else 's'})")
-    for names, where in (
-        (unseen, "in val, but never in train"),
-        (empty, "in no image"),
-        (rare, "almost empty in train"),
-    ):
-        if names:
-            lines.append(f"classes {where}: {', '.join(names)}")
+    lines = [f"classes {where}: {', '.join(names)}" for where, names in found.items() if names]
     if train.holding[-1] and not train.holding[1] and len(train.classes) == 2:
         lines.append(
             f"void has {train.void_share:.2%} of train's pixels: if masks store {VOID} for {train.classes.names[1]}, write"
@@ -226,15 +218,13 @@ def _table(*headers: str, caption: str) -> Table:
 
 def _image_sets(surveys: Sequence[Survey]) -> Table:
     ground = "the most frequent class" if surveys[0].classes.background is None else "background"
-    table = _table(
-        *("images", "width\nmin/median/max", "height\nmin/median/max", "void", "floor\naccuracy", "floor\nmIoU"),
-        "problems",
-        caption=f"floor: what predicting {ground} everywhere scores, void left out",
-    )
+    spans = ("width\nmin/median/max", "height\nmin/median/max")
+    caption = f"floor: what predicting {ground} everywhere scores, void left out"
+    table = _table("images", *spans, "void", "floor\naccuracy", "floor\nmIoU", "problems", caption=caption)
     for one in surveys:
         floor = [f"{score:.4f}" for score in one.floor]
-        spans = ["/".join(map(str, span)) for span in (one.width, one.height)]
-        table.add_row(one.name, f"{one.images}", *spans, f"{one.void_share:.2%}", *floor, f"{len(one.problems)}")
+        lengths = ["/".join(map(str, span)) for span in (one.width, one.height)]
+        table.add_row(one.name, f"{one.images}", *lengths, f"{one.void_share:.2%}", *floor, f"{len(one.problems)}")
     return table
 
 

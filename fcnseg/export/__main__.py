@@ -24,19 +24,18 @@ def export(cfg: DictConfig) -> None:
     beside = out.with_name(f"{out.name}.json")
     if not cfg.overwrite and (taken := [path for path in (out, beside) if path.exists()]):
         raise ValueError(f"{taken[0]} is there already: choose another file with out=, or give overwrite=true")
-    from fcnseg.export import parity, writers  # import torch, which a refused command need not wait for
-    from fcnseg.export.graph import Graph
+    from fcnseg.export import formats, parity  # import torch, which a refused command need not wait for
     from fcnseg.runs import stored_network
 
     trained = stored_network.load(run.path, trust=cfg.trust)
     images, source = parity.photographs(run, root=cfg.data.root, trust=cfg.trust)
-    graph, written = Graph(trained.net, raw=cfg.raw), writers.FORMATS[cfg.format]
-    metadata = writers.metadata(run, trained, name=cfg.format, raw=cfg.raw)
+    graph, written = formats.Graph(trained.net, raw=cfg.raw), formats.FORMATS[cfg.format]
+    metadata = formats.metadata(run, trained, name=cfg.format, raw=cfg.raw)
     height, width = metadata["size"]
     rows: list[parity.Row] = []
 
     def compare(draft: Path) -> None:
-        other = Graph(stored_network.network(stored, len(trained.classes), trust=cfg.trust), raw=cfg.raw)
+        other = formats.Graph(stored_network.network(stored, len(trained.classes), trust=cfg.trust), raw=cfg.raw)
         try:
             opened = written.open(draft, other)
         except Exception as error:  # any that a library raises for a graph that it cannot run

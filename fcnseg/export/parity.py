@@ -15,8 +15,7 @@ from torch import Tensor
 
 from fcnseg.data.decode import read_image
 from fcnseg.data.shapes import shapes
-from fcnseg.export.graph import Graph
-from fcnseg.export.writers import Opened
+from fcnseg.export.formats import Graph, Opened
 from fcnseg.models import Wilson
 from fcnseg.runs import reopen
 from fcnseg.runs.folder import Run
@@ -76,15 +75,12 @@ def photographs(run: Run, *, root: str | None, trust: bool) -> tuple[list[Image.
     with TemporaryDirectory() as folder:
         try:
             data = reopen.data(run.config, root=root, trust=trust)
-            data_set, names, source = data.data_set, data.test_names(), f"test images of {data.root}"
+            data_set, names, source = data.data_set, tuple(data.test_names()), f"test images of {data.root}"
         except (ValueError, OSError) as error:
             if root is not None:
                 raise
             data_set = shapes(Path(folder), train=1, val=IMAGES, seed=0)
-            names, source = (
-                list(data_set.names("val")),
-                f"generated images, since the run's data set cannot be read ({error})",
-            )
+            names, source = data_set.names("val"), f"generated images, since the run's data set cannot be read ({error})"
         return [read_image(data_set.image(name)) for name in names[:IMAGES]], source
 
 
@@ -94,7 +90,7 @@ def differences(graph: Graph, opened: Opened, images: Sequence[Image.Image], siz
 
     Args:
         graph: The graph that was exported.
-        opened: The opened file as a function of a batch: see `writers.Opened`.
+        opened: The opened file as a function of a batch: see `formats.Opened`.
         images: The photographs, of any sizes.
         size: The height and the width that they are resized to.
     """
@@ -157,30 +153,15 @@ def show(rows: Sequence[Row], source: str, raw: bool, console: Console) -> None:
         raw: Whether logits were compared; otherwise the scores were.
         console: The console that the table is printed to.
     """
-    what = "logits" if raw else "scores"
+    compared = "logits" if raw else "scores"
+    columns = ("size", "images", f"difference of {compared}", "allowed", "same label", "ties", "beyond", "PyTorch", "the file")
     title = f"The file beside PyTorch, on {source}"
-    columns = (
-        "size",
-        "images",
-        f"difference of {what}",
-        "allowed",
-        "same label",
-        "ties",
-        "beyond",
-        "PyTorch",
-        "the file",
-    )
     table = Table(*columns, title=title, title_justify="left", caption="speeds in images/s", caption_justify="left")
     for column in table.columns[1:]:
         column.justify = "right"
     for row in rows:
-        numbers = (
-            f"{row.difference:.1e}",
-            f"{row.tolerance:.1e}",
-            f"{row.same:.6f}",
-            f"{row.ties:.6f}",
-            f"{row.beyond:.6f}",
-        )
-        speeds = (f"{row.torch_speed:.3g}", f"{row.file_speed:.3g}")
-        table.add_row(f"{row.height} x {row.width}", str(row.images), *numbers, *speeds)
+        differences = (f"{value:.1e}" for value in (row.difference, row.tolerance))
+        shares = (f"{share:.6f}" for share in (row.same, row.ties, row.beyond))
+        speeds = (f"{speed:.3g}" for speed in (row.torch_speed, row.file_speed))
+        table.add_row(f"{row.height} x {row.width}", str(row.images), *differences, *shares, *speeds)
     console.print(table)

@@ -14,9 +14,9 @@ from fcnseg.data.module import VOCDataModule
 from fcnseg.errors import warn
 from fcnseg.names import SCORES
 from fcnseg.pictures import panel
-from fcnseg.report.document import Block, Chart, Code, Section, Table, Text
+from fcnseg.report.blocks import Block, Chart, Code, Section, Table, Text
+from fcnseg.report.galleries import pick, pixels, predict
 from fcnseg.report.render import write_markdown
-from fcnseg.report.samples import pick, pixels, predict
 from fcnseg.runs.folder import Run
 from fcnseg.runs.summary import as_text, beats_floor
 

@@ -21,7 +21,8 @@ from PIL import Image
 
 from fcnseg.data.dataset import Classes
 from fcnseg.pictures import Picture
-from fcnseg.report.arrays import Numbers, nanmean
+from fcnseg.report.statistics import nanmean
+from fcnseg.runs.per_image import Numbers
 
 MOST_NAMES = 60  # names beside a confusion matrix: more of them would overlap
 INK, BLUE, ORANGE = "#24292f", "#3d85c6", "#c96d14"

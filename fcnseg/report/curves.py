@@ -1,18 +1,18 @@
 """Curves: losses and scores over the epochs and the seconds of training, and mIoU over the number of train images."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from itertools import zip_longest
 from statistics import fmean
 
 import numpy as np
 
 from fcnseg.names import MONITOR
 from fcnseg.report import charts, tables
-from fcnseg.report.arrays import Numbers, nanmean
+from fcnseg.report.blocks import Block, Chart, Table, Text
 from fcnseg.report.collect import Entry
-from fcnseg.report.compare import Experiment, by_train_images, titled
-from fcnseg.report.document import Block, Chart, Table, Text
+from fcnseg.report.experiments import Experiment, by_train_images, titled
+from fcnseg.report.statistics import nanmean, padded
+from fcnseg.runs.per_image import Numbers
 
 MOST_CURVES = 8  # experiments in one chart
 MOST_EPOCHS = 10  # columns of its table
@@ -26,7 +26,7 @@ SHOWN = {
 
 def overlaid(experiments: Sequence[Experiment]) -> list[Block]:
     """The curves of the best experiments on one test set, a chart for every value; nothing if no run has two epochs."""
-    best = sorted(experiments, key=lambda each: -(stat.mean if (stat := each.stat("metrics", "test/miou")) else 0))
+    best = sorted(experiments, key=lambda each: -each.miou)
     chosen = [each for each in best if max(len(entry.rows) for entry in each.entries) > 1][:MOST_CURVES]
     if not chosen:
         return []
@@ -59,17 +59,12 @@ def _over_seconds(experiments: Sequence[Experiment], test_set: str) -> list[Char
 
 def _values(experiment: Experiment, name: str) -> Numbers:
     """The values of every seed and epoch, (seeds, epochs), with NaN after the last epoch of a seed."""
-    return _padded([[row.get(name, np.nan) for row in entry.rows] for entry in experiment.entries]).T
-
-
-def _padded(columns: Iterable[Sequence[float] | Numbers]) -> Numbers:
-    """An array (longest, columns) with a column for every list of numbers, and NaN below the shorter lists."""
-    return np.array([*zip_longest(*columns, fillvalue=np.nan)])
+    return padded([[row.get(name, np.nan) for row in entry.rows] for entry in experiment.entries]).T
 
 
 def _table(values: dict[str, Numbers], words: str) -> Table:
     """The means of evenly spread epochs; metrics.csv in each run's folder has every epoch."""
-    means = _padded(nanmean(of_seeds, axis=0) for of_seeds in values.values())  # (epochs, experiments)
+    means = padded(nanmean(of_seeds, axis=0) for of_seeds in values.values())  # (epochs, experiments)
     epochs = sorted({int(at) for at in np.linspace(0, len(means) - 1, min(len(means), MOST_EPOCHS)).round()})
     rows = [
         [title, *("-" if np.isnan(mean) else f"{mean:.4g}" for mean in column[epochs])]
@@ -84,7 +79,7 @@ def over_images(experiments: Sequence[Experiment]) -> list[Block]:
     lines, rows = {}, []
     for group, named in zip(groups, titled([group[0] for group in groups]), strict=True):
         if scores := _by_train_images(group):
-            lines[named.title] = np.array([*scores], dtype=float), _padded(scores.values())
+            lines[named.title] = np.array([*scores], dtype=float), padded(scores.values())
         for images, of_runs in scores.items():
             values = (f"{value:.4f}" for value in (fmean(of_runs), min(of_runs), max(of_runs)))
             rows.append([named.title, f"{images}", *values, f"{len(of_runs)}"])

@@ -1,18 +1,21 @@
-"""The predictions of networks for test images: side by side, as in the paper's Figures 9-11, and image by image.
+"""Galleries of test images with the predictions of networks: side by side, as in the paper's Figures 9-11, or image by image.
 
 PyTorch is imported when the first network is loaded: a report on runs without weights does not wait for it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from fcnseg.data import sides
+from fcnseg.data.dataset import Classes
 from fcnseg.names import BEST
+from fcnseg.report.blocks import Block, Gallery, Text
 from fcnseg.report.collect import Entry, line
-from fcnseg.report.compare import Experiment
-from fcnseg.report.document import Block, Gallery, Text
+from fcnseg.report.experiments import Experiment
 from fcnseg.report.study import Measured
 from fcnseg.runs.folder import Run
 
@@ -26,6 +29,8 @@ T = TypeVar("T")
 MOST_COLUMNS = 12  # columns of a chart
 MOST_NETWORKS = 4  # networks in memory: all of them may not fit
 MOST_DATA = 12  # data sets that are open; their images are mapped into memory, not read
+PICKED = 3  # test images that are shown of a data set
+SEEN = 0.01  # the least share of an image at which a class counts as seen in it
 NO_WEIGHTS = f"no checkpoints/{BEST} in the folder"
 
 
@@ -52,15 +57,15 @@ class Galleries:
         """The test data of a run, opened once for all runs with the same data settings.
 
         Raises:
-            ValueError: The data set is missing, or has other classes.
+            ValueError: The data set is missing, or has other classes; nothing is downloaded for a picture.
         """
-        from fcnseg.report import samples
+        from fcnseg.runs import reopen
 
         settings = str([(key, value) for key, value in entry.config.items() if "data" in key.split(".")])
         if settings not in self._opened:
             if len(self._opened) == MOST_DATA:
                 self._opened.pop(next(iter(self._opened)))
-            self._opened[settings] = samples.load_data(entry.path, self._root, trust=self._trust)
+            self._opened[settings] = reopen.data(Run(entry.path).config, root=self._root, trust=self._trust)
         entry.classes.check_same(self._opened[settings].classes, str(entry.path))
         return self._opened[settings]
 
@@ -78,9 +83,9 @@ class Galleries:
             self._gone.add(entry.path)
             blocks.append(Text(f"No predictions of {title}: {line(error)}", warning=True))
 
-    def predicted(self, runs: Mapping[str, Entry], names: Sequence[str], *, with_errors: bool = False) -> list[Gallery | Text]:
+    def predicted(self, runs: Mapping[str, Entry], names: Sequence[str], *, with_errors: bool = False) -> list[Block]:
         """Test images with the predictions of runs, which are named by title; one warning for each run that is left out."""
-        blocks: list[Gallery | Text] = []
+        blocks: list[Block] = []
         data: dict[str, VOCDataModule] = {}
         predictions: dict[str, dict[str, Tensor]] = {}
         for title, entry in runs.items():
@@ -88,16 +93,15 @@ class Galleries:
                 with self.left_out(title, entry, blocks):
                     if not _has_weights(entry):
                         raise ValueError(NO_WEIGHTS)
-                    from fcnseg.report import samples
-
                     data[title] = self.data(entry)
-                    predictions[title] = samples.predict(self.network(entry.path), data[title], names)
+                    predictions[title] = predict(self.network(entry.path), data[title], names)
         rows = [dict(row) for row in in_rows([*predictions.items()])]
-        return blocks + [samples.gallery(name, data, row, with_errors=with_errors) for name in names for row in rows]
+        return blocks + [gallery(name, data, row, with_errors=with_errors) for name in names for row in rows]
 
-    def gallery(self, name: str, runs: Sequence[Measured]) -> list[Gallery | Text]:
-        """A test image with the predictions of runs and their errors."""
-        return self.predicted({run.title: run.entry for run in runs}, [name], with_errors=True)
+    def of_images(self, names: Iterable[str], runs: Sequence[Measured]) -> list[Block]:
+        """Test images one after the other, with the predictions of runs and their errors."""
+        entries = {run.title: run.entry for run in runs}
+        return [block for name in names for block in self.predicted(entries, [name], with_errors=True)]
 
 
 def side_by_side(finished: Sequence[Experiment], wanted: Sequence[object] | None, galleries: Galleries) -> list[Block]:
@@ -116,8 +120,6 @@ def side_by_side(finished: Sequence[Experiment], wanted: Sequence[object] | None
             data_sets.setdefault(experiment.test_data, {})[experiment.title] = experiment.first
     known: list[str] = []
     for runs in data_sets.values():
-        from fcnseg.report import samples
-
         data: list[VOCDataModule] = []
         for title, entry in runs.items():
             with galleries.left_out(title, entry, blocks):
@@ -126,12 +128,12 @@ def side_by_side(finished: Sequence[Experiment], wanted: Sequence[object] | None
                     blocks.append(Text(f"Predictions of {title}: {changed}.", warning=True))
         if data:
             # A split may leave some of the images out of the test set: only images that all networks were tested on are shown.
-            names = samples.shared_test_names(data)
+            first, *others = [each.test_names() for each in data]
+            names = [name for name in first if all(name in those for those in others)]
             known += names
-            shown = samples.chosen(wanted, names) if wanted is not None else samples.pick(data[0], names)
-            blocks += galleries.predicted(runs, shown)
+            blocks += galleries.predicted(runs, pick(data[0], names) if wanted is None else _chosen(wanted, names))
     # A name may be missing from some data sets, but must be in one of them.
-    if known and (missing := [item for item in wanted or () if not samples.chosen([item], known)]):
+    if known and (missing := [item for item in wanted or () if not _chosen([item], known)]):
         raise ValueError(f"images={missing}: wanted names of test images, such as {', '.join(known[:3])}")
     return blocks
 
@@ -139,3 +141,77 @@ def side_by_side(finished: Sequence[Experiment], wanted: Sequence[object] | None
 def in_rows(items: Sequence[T]) -> list[Sequence[T]]:
     """The items, in rows that one chart has room for: a column for each of a hundred runs would be a chart of 200 MB."""
     return [items[start : start + MOST_COLUMNS] for start in range(0, len(items), MOST_COLUMNS)]
+
+
+def _chosen(wanted: Sequence[object], names: Sequence[str]) -> list[str]:
+    """The `names` that the user wants.
+
+    Underscores do not count, since Hydra reads 2007_000033 as a number.
+    """
+    return [name for item in wanted for name in names if name.replace("_", "") == str(item).replace("_", "")]
+
+
+def pick(data: "VOCDataModule", names: Sequence[str]) -> list[str]:
+    """Choose the test images that show most: first, many classes not shown yet; then, little background."""
+    shares = {name: _shares(pixels(data, name)[1], data.classes) for name in names}
+    picked: list[str] = []
+    shown: set[int] = set()
+
+    def worth(name: str) -> tuple[int, float]:
+        """The number of classes that an image would add, and the share of the image that its classes cover."""
+        return len(shares[name].keys() - shown), sum(shares[name].values())
+
+    while shares and len(picked) < PICKED:
+        picked.append(max(shares, key=worth))
+        shown |= shares.pop(picked[-1]).keys()
+    return picked
+
+
+def _shares(mask: "Tensor", classes: Classes) -> dict[int, float]:
+    """The share of the mask that each class seen in it covers, without background."""
+    shares = mask.flatten().long().bincount(minlength=len(classes))[: len(classes)] / mask.numel()
+    return {n: share for n, share in enumerate(shares.tolist()) if share >= SEEN and n != classes.background}
+
+
+def pixels(data: "VOCDataModule", name: str) -> tuple["Tensor", "Tensor"]:
+    """The image (3, H, W) and the mask (H, W), uint8, of a test image, on the CPU; a run may have its pack on the GPU.
+
+    Raises:
+        ValueError: There is no such image.
+    """
+    pack = data.packs[data.stages["test"][0]]
+    if name not in pack.names:
+        raise ValueError(f"{name} is not among the {len(pack.names)} images of {data.root}: data.root=<where they are now>")
+    at = pack.names.index(name)
+    return pack.images[at].permute(2, 0, 1).cpu(), pack.masks[at].cpu()  # (H, W, 3) -> (3, H, W)
+
+
+def predict(segmenter: "Segmenter", data: "VOCDataModule", names: Sequence[str]) -> "dict[str, Tensor]":
+    """The predicted labels (H, W) of test images by name, at the size that the network was trained for."""
+    return {name: segmenter.logits(pixels(data, name)[0][None]).argmax(1)[0].byte() for name in names}
+
+
+def gallery(
+    name: str,
+    data: "Mapping[str, VOCDataModule]",
+    predictions: "Mapping[str, Mapping[str, Tensor]]",
+    *,
+    with_errors: bool = False,
+) -> Gallery:
+    """The test image `name`, its truth, and every network's prediction, at the largest size of these.
+
+    Args:
+        name: The name of an image that all networks were tested on.
+        data: The data of each network, by the title under which it is shown.
+        predictions: The results of `predict`, by the same titles.
+        with_errors: Whether the errors of every prediction are shown as well.
+    """
+    from torch.nn.functional import interpolate
+
+    largest = max((data[title] for title in predictions), key=lambda data: prod(sides(data.size)))
+    # Nearest: labels have no intermediate values.
+    shown = {
+        title: interpolate(masks[name][None, None], sides(largest.size), mode="nearest-exact")[0, 0]  # (H, W)
+        for title, masks in predictions.items()
+    }
+    return Gallery(name, *pixels(largest, name), shown, largest.classes, with_errors)

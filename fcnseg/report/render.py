@@ -17,11 +17,10 @@ from PIL import Image
 from fcnseg.machine.files import write_text
 from fcnseg.pictures import Picture
 from fcnseg.report import charts
-from fcnseg.report.document import Gallery, Section, Table, address, escaped
+from fcnseg.report.blocks import Gallery, Section, Table, address, escaped
 
 T = TypeVar("T")
 U = TypeVar("U")
-Cards = dict[str, dict[str, bytes]]  # the pictures of a gallery by the title of their card and by their content
 MOST_INSIDE = 10_000_000  # bytes of pictures in a page that can be mailed: many mail servers refuse more
 PICTURES = "pictures"  # the folder for more bytes of pictures than that
 TEMPLATES = Environment(
@@ -46,58 +45,51 @@ def write_html(folder: Path, title: str, lead: str, sections: Sequence[Section])
     Returns:
         A sentence about the pictures beside the page; empty if all pictures are inside it.
     """
-    pictures, remark, place, numbers = _pictures(sections), "", _data_address, count(1)
-    size = sum(len(_data_address(each)) for cards in pictures for card in cards.values() for each in card.values())
-    if size > MOST_INSIDE:
-        remark = f"The pictures, of {size / 1e6:.0f} MB, are in the folder {PICTURES} beside index.html, which needs them."
-        (folder / PICTURES).mkdir(exist_ok=True)
-        for old in (folder / PICTURES).glob("*.webp"):
-            if old.stem.isdecimal():  # a picture of an earlier report
-                old.unlink()
-
-        def place(picture: bytes) -> str:
-            name = f"{PICTURES}/{next(numbers)}.webp"
-            (folder / name).write_bytes(picture)
-            return name
-
-    write_text(folder / "index.html", _page(title, lead, sections, pictures, place, remark))
-    return remark
-
-
-def _pictures(sections: Sequence[Section]) -> list[Cards]:
-    """The pictures of all galleries, in their order."""
-    galleries = [block for section in sections for block in section.blocks if isinstance(block, Gallery)]
-    return [
+    blocks = [block for section in sections for block in section.blocks]
+    galleries = [block for block in blocks if isinstance(block, Gallery)]
+    tables = [block for block in blocks if isinstance(block, Table) and block.rows_are]
+    images = {address("image", gallery.name) for gallery in galleries}
+    pictures = [  # of a gallery by the title of their card and by their content
         {title: {what: _webp(picture) for what, picture in card.items()} for title, card in gallery.cards().items()}
         for gallery in galleries
     ]
-
-
-def _page(
-    title: str,
-    lead: str,
-    sections: Sequence[Section],
-    pictures: Sequence[Cards],
-    place: Callable[[bytes], str],
-    remark: str,
-) -> str:
-    """The page, with pictures at the addresses from `place`; a remark says if they are not inside."""
-    blocks = [block for section in sections for block in section.blocks]
-    tables = [block for block in blocks if isinstance(block, Table) and block.rows_are]
-    galleries = {address("image", block.name) for block in blocks if isinstance(block, Gallery)}
-    return TEMPLATES.get_template("page.html").render(
+    place: Callable[[bytes], str] = _data_address
+    remark = ""
+    size = sum(len(_data_address(each)) for cards in pictures for card in cards.values() for each in card.values())
+    if size > MOST_INSIDE:
+        place = _beside(folder)
+        remark = f"The pictures, of {size / 1e6:.0f} MB, are in the folder {PICTURES} beside index.html, which needs them."
+    page = TEMPLATES.get_template("page.html").render(
         title=title,
         lead=lead,
         sections=sections,
         remark=remark,
-        galleries=galleries,
-        addresses=galleries | {address(table.rows_are, str(row[0])) for table in tables for row in table.rows},
+        galleries=images,
+        addresses=images | {address(table.rows_are, str(row[0])) for table in tables for row in table.rows},
         pictures=iter(pictures),
         place=place,
         address=address,
         free=partial(_free, set()),
         svg=partial(_drawn, charts.svg),
     )
+    write_text(folder / "index.html", page)
+    return remark
+
+
+def _beside(folder: Path) -> Callable[[bytes], str]:
+    """A function that writes a picture beside the page and returns its address; the pictures of an earlier report go."""
+    (folder / PICTURES).mkdir(exist_ok=True)
+    for old in (folder / PICTURES).glob("*.webp"):
+        if old.stem.isdecimal():
+            old.unlink()
+    numbers = count(1)
+
+    def place(picture: bytes) -> str:
+        name = f"{PICTURES}/{next(numbers)}.webp"
+        (folder / name).write_bytes(picture)
+        return name
+
+    return place
 
 
 def _free(taken: set[str], name: str) -> str:

@@ -8,23 +8,13 @@ import numpy as np
 
 from fcnseg import paper
 from fcnseg.names import PAPER_BATCH
-from fcnseg.report import (
-    boundaries,
-    calibration,
-    charts,
-    confusions,
-    cost,
-    curves,
-    tables,
-    two_runs,
-    worst_images,
-)
-from fcnseg.report.arrays import Numbers
+from fcnseg.report import charts, curves, mistakes, tables, two_runs, worst_images
+from fcnseg.report.blocks import Block, Chart, Section, Table, Text
 from fcnseg.report.collect import STATUSES, Entry
-from fcnseg.report.compare import Experiment, by_test_set, experiments
-from fcnseg.report.document import Block, Chart, Section, Table, Text
+from fcnseg.report.experiments import Experiment, by_test_set, experiments
 from fcnseg.report.galleries import Galleries, in_rows, side_by_side
 from fcnseg.report.study import Study, studies
+from fcnseg.runs.per_image import Numbers
 from fcnseg.runs.summary import as_text
 
 MOST_DETAILED = 12  # experiments with charts of their own: two hundred such charts take minutes, and nobody reads them
@@ -76,7 +66,7 @@ def sections(
         Section("IoU of every class", _of_each(sets, lambda group: map(heat_map, in_rows(group)))),
         Section("Confusion matrices", _confusions(detailed)),
         *_image_by_image(known, galleries),
-        Section("Cost", [*([Text(cost.ABOUT)] if sets else []), *_of_each(sets, cost.costs)]),
+        Section("Cost", [*([Text(tables.ABOUT_COSTS)] if sets else []), *_of_each(sets, tables.costs)]),
         Section("What more images bring", _of_each(sets, curves.over_images)),
         Section("Training curves laid over each other", _of_each(sets, curves.overlaid), small=True),
     ]
@@ -90,8 +80,7 @@ def _of_each(sets: Mapping[str, Sequence[Experiment]], make: Callable[[Sequence[
 
 def _best(group: Sequence[Experiment]) -> list[Experiment]:
     """The `MOST_DETAILED` experiments with the highest mIoU, in their order."""
-    scores = [stat.mean if (stat := each.stat("metrics", "test/miou")) else -1 for each in group]
-    best = sorted(range(len(group)), key=lambda at: -scores[at])[:MOST_DETAILED]
+    best = sorted(range(len(group)), key=lambda at: -group[at].miou)[:MOST_DETAILED]
     return [group[at] for at in sorted(best)]
 
 
@@ -115,9 +104,9 @@ def _image_by_image(known: Sequence[Study], galleries: Galleries) -> list[Sectio
         "Images, worst first": lambda study: worst_images.worst_first(study, galleries),
         "Images on which the runs disagree": lambda study: worst_images.disputed(study, galleries),
         "Labels to look at again": lambda study: worst_images.labels_to_look_at(study, galleries),
-        "Sure or not": calibration.reliability,
-        "Confusions with examples": lambda study: confusions.examples(study, galleries),
-        "Boundaries": boundaries.boundaries,
+        "Sure or not": mistakes.calibration,
+        "Confusions with examples": lambda study: mistakes.confusions(study, galleries),
+        "Boundaries": mistakes.boundaries,
     }
     return [Section(title, [b for study in chosen for b in made(study)]) for title, made in of_kinds.items()]
 
@@ -218,5 +207,5 @@ def _confusions(group: Sequence[Experiment]) -> list[Chart]:
             caption = f"{title}: percent of a class's pixels (row) taken for a class (column); void left out."
             names, pixels = entry.classes.names, _confusion(entry)
             draw = partial(charts.confusion_matrix, names, pixels)
-            made.append(Chart(f"confusion-{entry.name}", caption, draw, title, confusions.matrix(names, pixels)))
+            made.append(Chart(f"confusion-{entry.name}", caption, draw, title, mistakes.matrix(names, pixels)))
     return made

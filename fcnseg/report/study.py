@@ -6,10 +6,10 @@ from functools import cached_property
 
 import numpy as np
 
-from fcnseg.report.arrays import Numbers, iou, nanmean
 from fcnseg.report.collect import Entry
-from fcnseg.report.compare import Experiment
-from fcnseg.runs.per_image import PerImage
+from fcnseg.report.experiments import Experiment
+from fcnseg.report.statistics import iou, nanmean
+from fcnseg.runs.per_image import Numbers, PerImage
 
 
 @dataclass(frozen=True)

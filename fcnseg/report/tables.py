@@ -1,15 +1,17 @@
-"""The report's tables, and the CSV file with all data of every run."""
+"""The report's tables of runs: their results, differences and costs; and the CSV file with all data of every run."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 from statistics import fmean
 from typing import Any
 
 from fcnseg import paper
 from fcnseg.machine.files import csv_text
 from fcnseg.names import SCORES
+from fcnseg.report import charts
+from fcnseg.report.blocks import Block, Chart, Table, Text
 from fcnseg.report.collect import STAGES, Entry, line
-from fcnseg.report.compare import Experiment, Stat, differences
-from fcnseg.report.document import Table
+from fcnseg.report.experiments import Experiment, Stat, differences
 from fcnseg.runs.settings import flatten
 from fcnseg.runs.summary import as_text, beats_floor
 
@@ -24,6 +26,15 @@ MEASURED = (  # the values of a result that the CSV file has; the dot is between
     *("predicted_per_s", "peak_memory", "giga_macs"),
     *(f"images.{stage}" for stage in STAGES),
     *("calibration.error", "commit", "dirty", "hardware", "precision"),
+)
+LOSSES = ("train/loss", "val/loss")
+SPEEDS = {"images_per_s": "images/s trained", "predicted_per_s": "images/s predicted"}
+MOST_POINTS = 12  # experiments in the chart of costs: each needs a colour and a line of the legend
+ABOUT_COSTS = (
+    "GMAC: billions of multiplications and additions for one image at the run's size, of convolutions and matrix products. "
+    "Images/s predicted is the speed of the network alone on the test images. The memory is the most that training took, of "
+    "the GPU, or of the whole process on a CPU. Speeds, seconds and memory are means over seeds, on the hardware of each run; "
+    "earlier versions measured fewer of them."
 )
 
 
@@ -114,16 +125,12 @@ def _facts(entry: Entry) -> dict[str, str]:
 def one_epoch(experiments: Iterable[Experiment]) -> list[Table]:
     """The losses of the runs that have trained for one epoch, which cannot be drawn as a curve; nothing without such runs."""
     rows = [
-        [experiment.title, str(entry.config.get("seed", "-")), *_losses(entry.rows[0])]
+        [experiment.title, str(entry.config.get("seed", "-")), *(as_text(entry.rows[0].get(name)) for name in LOSSES)]
         for experiment in experiments
         for entry in experiment.entries
         if len(entry.rows) == 1
     ]
     return [Table(("trained for one epoch", "seed", "training loss", "validation loss"), rows)] if rows else []
-
-
-def _losses(row: Mapping[str, float]) -> list[str]:
-    return [as_text(row.get(f"{stage}/loss")) for stage in ("train", "val")]
 
 
 def unfinished(entries: Iterable[Entry]) -> list[Table]:
@@ -136,6 +143,32 @@ def unfinished(entries: Iterable[Entry]) -> list[Table]:
             epochs = f"{len(entry.rows)} of {entry.config.get('trainer.max_epochs', '?')}"
             rows.append([entry.name, entry.status, epochs, "; ".join(entry.remarks) or hints.get(entry.status, "")])
     return [Table(("run", "status", "epochs done", "what is known"), rows, words=(0, 1, 3))] if rows else []
+
+
+def costs(experiments: Sequence[Experiment]) -> list[Block]:
+    """Parameters, multiplications, speed, time and memory of experiments on one test set, with mIoU over them as a chart."""
+    rows, points = [], {}
+    for experiment in experiments:
+        result, miou = experiment.first.result, experiment.stat("metrics", "test/miou")
+        gmac = result.get("giga_macs")
+        memory = experiment.over_seeds(lambda entry: entry.result.get("peak_memory"))
+        measured = [experiment.over_seeds(lambda entry, name=name: entry.result.get(name)) for name in SPEEDS]  # type: ignore[misc]
+        means = [stat and stat.mean for stat in (*measured, experiment.over_seeds(_seconds_to_best))]
+        numbers = [as_text(number, 1) for number in (*means, memory and memory.mean / 1e6)]
+        parameters = f"{result['parameters']:,}"
+        rows.append([experiment.title, parameters, as_text(gmac, 3), *numbers, as_text(miou and miou.mean)])
+        if gmac and miou:
+            points[experiment.title] = (gmac, miou.mean)
+    best = dict(sorted(points.items(), key=lambda point: -point[1][1])[:MOST_POINTS])
+    caption = f"mIoU over GMAC: {len(best)} of {len(experiments)} experiments, the best ones. {experiments[0].test_set}."
+    chart = [Chart("cost", caption, partial(charts.cost, best, "GMAC for an image"))] if len(best) > 1 else []
+    columns = ("experiment", "parameters", "GMAC", *SPEEDS.values(), "seconds to the best epoch", "peak memory in MB", "mIoU")
+    return [Text(f"{experiments[0].test_set}."), Table(columns, rows), *chart]
+
+
+def _seconds_to_best(entry: Entry) -> float | None:
+    rows = entry.rows[: entry.result["best_epoch"] + 1]
+    return sum(row["seconds"] for row in rows) if rows and all("seconds" in row for row in rows) else None
 
 
 def as_csv(entries: Iterable[Entry]) -> str:

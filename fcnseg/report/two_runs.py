@@ -6,13 +6,13 @@ from functools import partial
 import numpy as np
 
 from fcnseg.report import charts
-from fcnseg.report.arrays import Numbers, iou, nanmean
-from fcnseg.report.document import Block, Chart, Table, Text
+from fcnseg.report.blocks import Block, Chart, Table, Text
 from fcnseg.report.galleries import Galleries
+from fcnseg.report.statistics import DRAWS, iou, iou_differences, with_mean
 from fcnseg.report.study import Measured, Study
+from fcnseg.runs.per_image import Numbers
 from fcnseg.runs.summary import as_text
 
-DRAWS = 1000  # draws of the test images for the bootstrap
 LISTED, PICTURED = 10, 2  # images gained, and images lost: in a table, as pictures
 
 
@@ -37,8 +37,8 @@ def chosen(studies: Sequence[Study], names: Sequence[str]) -> tuple[Study, Measu
 
 def compared(study: Study, one: Measured, other: Measured, galleries: Galleries) -> list[Block]:
     """Differences per class with their intervals, images gained and lost, and settings that differ."""
-    values, classes = _differences(one.counts, other.counts), one.entry.classes.names
-    pooled = (_with_mean(iou(run.counts.sum(1))) for run in (one, other))  # (C + 1,) of all images together
+    values, classes = iou_differences(one.counts, other.counts), one.entry.classes.names
+    pooled = (with_mean(iou(run.counts.sum(1))) for run in (one, other))  # (C + 1,) of all images together
     titles = ["mean of classes", *classes]
     rows = [
         [title, as_text(first), as_text(second), *map(_signed, row), _verdict(row)]
@@ -58,27 +58,6 @@ def compared(study: Study, one: Measured, other: Measured, galleries: Galleries)
         *_settings(one, other),
         *_images(study, one, other, galleries),
     ]
-
-
-def _differences(one: Numbers, other: Numbers) -> Numbers:
-    """The difference in the IoU of the mean and of every class with its 95 % interval: (C + 1, 3), NaN for an absent class.
-
-    Both runs get the same draws: an image that is hard for both makes no difference.
-    """
-    images = one.shape[1]
-    draws = np.random.default_rng(0).multinomial(images, np.full(images, 1 / images), DRAWS)  # how often each is drawn
-    weights = np.concatenate([np.ones((1, images)), draws])  # (DRAWS + 1, images): first, all of them once
-    first, second = (_with_mean(iou(weights @ counts)) for counts in (one, other))  # (3, images, C) -> (DRAWS + 1, C + 1)
-    of_all, of_draws = np.split(second - first, [1])  # (1, C + 1), (DRAWS, C + 1)
-    there = ~np.isnan(of_all[0])  # a class without images is in no draw
-    ends = np.full((2, len(there)), np.nan)
-    ends[:, there] = np.nanpercentile(of_draws[:, there], (2.5, 97.5), axis=0)
-    return np.concatenate([of_all, ends]).T
-
-
-def _with_mean(values: Numbers) -> Numbers:
-    """The values (..., C) after the mean of those that are not NaN: (..., C + 1)."""
-    return np.concatenate([nanmean(values)[..., None], values], -1)
 
 
 def _signed(value: float) -> str:
@@ -108,5 +87,5 @@ def _images(study: Study, one: Measured, other: Measured, galleries: Galleries) 
         rows = [[study.names[n], *(f"{run.iou[n]:.3f}" for run in (one, other)), f"{gain[n]:+.3f}"] for n in numbers[:LISTED]]
         if rows:
             blocks.append(Table((f"most {title}", "first", "second", "difference"), rows))
-            blocks += [block for n in numbers[:PICTURED] for block in galleries.gallery(study.names[n], [one, other])]
+            blocks += galleries.of_images([study.names[n] for n in numbers[:PICTURED]], [one, other])
     return blocks

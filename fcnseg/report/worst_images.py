@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from fcnseg.machine.files import csv_text
-from fcnseg.report.document import Block, Table, Text
+from fcnseg.report.blocks import Block, Table, Text
 from fcnseg.report.galleries import Galleries
 from fcnseg.report.study import Study
 from fcnseg.runs.summary import beats_floor
@@ -38,7 +38,7 @@ def worst_first(study: Study, galleries: Galleries) -> list[Block]:
         seen |= set(fresh)
         if fresh:
             blocks.append(Text(f"The {kind} images, as {best.title} sees them, which is the best run here:"))
-            blocks += [block for n in fresh for block in galleries.gallery(study.names[n], [best])]
+            blocks += galleries.of_images([study.names[n] for n in fresh], [best])
     return blocks
 
 
@@ -57,7 +57,7 @@ def disputed(study: Study, galleries: Galleries) -> list[Block]:
     ]
     columns = ("image", "difference", "highest in", "IoU", "lowest in", "its IoU")
     about = f"The images whose IoU differs most between the {len(study.runs)} runs. {study.test_set}."
-    pictures = [block for n in order[:OF_A_KIND] for block in galleries.gallery(study.names[n], ends[n])]
+    pictures = [block for n in order[:OF_A_KIND] for block in galleries.of_images([study.names[n]], ends[n])]
     return [Text(about), Table(columns, rows, words=(0, 2, 4), rows_are="image"), *pictures]
 
 
@@ -77,7 +77,7 @@ def labels_to_look_at(study: Study, galleries: Galleries) -> list[Block]:
         f"that is right, the mask is worth a second look; the network being wrong is as common. {study.test_set}."
     )
     columns = ("image", "soft minimum", "IoU", "the mask's label and the network's")
-    pictures = [block for n in order[:SUSPECTED_PICTURED] for block in galleries.gallery(study.names[n], [best])]
+    pictures = galleries.of_images([study.names[n] for n in order[:SUSPECTED_PICTURED]], [best])
     weak = f"{best.title} is not better than predicting {best.entry.floor_class} everywhere: its doubts say little."
     caveat = [] if beats_floor(best.entry.result) else [Text(weak, warning=True)]
     return [Text(about), *caveat, Table(columns, rows, words=(0, 3), rows_are="image"), *pictures]

@@ -15,9 +15,9 @@ from torchvision.models import get_model
 
 from fcnseg.cli.configs import CONF
 from fcnseg.export import __main__ as module
-from fcnseg.export import parity, writers
+from fcnseg.export import formats, parity
 from fcnseg.export.__main__ import export
-from fcnseg.export.graph import Graph
+from fcnseg.export.formats import Graph
 from fcnseg.models import Torchvision, Transfer
 from fcnseg.models.weights import of_network
 from fcnseg.names import CONFIG
@@ -86,8 +86,8 @@ def test_a_file_gives_the_logits_of_its_network_at_any_size(name, form, tmp_path
     graph, blank = Graph(trained(ALL[name]()), raw=True), Graph(ALL[name](), raw=True)
     about = {"outputs": {"logits": ""}}
     with (tmp_path / "file").open("wb") as file:
-        writers.FORMATS[form].write(graph, about, file)
-    opened = writers.FORMATS[form].open(tmp_path / "file", blank)
+        formats.FORMATS[form].write(graph, about, file)
+    opened = formats.FORMATS[form].open(tmp_path / "file", blank)
     rows = [parity.differences(graph, opened, [noise(70, 60)] * (3 - i), size) for i, size in enumerate(SIZES)]
     parity.check(rows, graph)
     assert all(row.ties < 0.2 for row in rows)  # so that labels are compared, too
@@ -117,8 +117,8 @@ def test_the_metadata_are_read_by_onnxruntime_alone(run, onnx_file):
     ]
     onnx = pytest.importorskip("onnx")
     opsets = {each.domain: each.version for each in onnx.load(path).opset_import}
-    assert opsets[""] == about["opset"] == writers.OPSET
-    assert f"opset {writers.OPSET};" in (CONF / "export.yaml").read_text()
+    assert opsets[""] == about["opset"] == formats.OPSET
+    assert f"opset {formats.OPSET};" in (CONF / "export.yaml").read_text()
 
 
 @needs_onnx
@@ -170,9 +170,9 @@ def test_a_file_that_differs_is_not_kept(run, raw, command, tmp_path, monkeypatc
     def write(graph, about, file):
         net = stored_network.load(run).net
         net.classifier.bias.data[3] += 1
-        writers.write_weights(Graph(net, raw=raw), about, file)
+        formats.write_weights(Graph(net, raw=raw), about, file)
 
-    monkeypatch.setitem(writers.FORMATS, "torch", writers.Format(write, writers.open_weights))
+    monkeypatch.setitem(formats.FORMATS, "torch", formats.Format(write, formats.open_weights))
     outcome = command(export, f"run={run}", "format=torch", f"raw={str(raw).lower()}")
     assert outcome.code == 1
     assert "mine.pt2 was not kept: at 32 x 48 pixels, a share of " in outcome.err
@@ -182,8 +182,8 @@ def test_a_file_that_differs_is_not_kept(run, raw, command, tmp_path, monkeypatc
 
 
 def test_a_file_that_cannot_be_opened_is_not_kept(run, command, tmp_path, monkeypatch):
-    broken = writers.Format(lambda graph, about, file: file.write(b"PK"), writers.open_torch)
-    monkeypatch.setitem(writers.FORMATS, "torch", broken)
+    broken = formats.Format(lambda graph, about, file: file.write(b"PK"), formats.open_torch)
+    monkeypatch.setitem(formats.FORMATS, "torch", broken)
     outcome = command(export, f"run={run}", "format=torch")
     assert outcome.code == 1
     assert "mine.pt2 was not kept: it cannot be opened again (" in outcome.err
@@ -321,7 +321,7 @@ def test_weights_are_read_by_torchvision_and_by_another_run(backbone_run, comman
 def test_weights_of_a_librarys_whole_network_are_read_back(tmp_path):
     net = trained(NETS["lraspp"]())
     with (tmp_path / "some.pth").open("wb") as file:
-        writers.write_weights(Graph(net, raw=False), {"run": "x"}, file)
+        formats.write_weights(Graph(net, raw=False), {"run": "x"}, file)
     again = Torchvision(5, arch="lraspp_mobilenet_v3_large", weights=str(tmp_path / "some.pth"))
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in net.state_dict().items())
 
@@ -332,8 +332,8 @@ def test_a_network_that_torch_cannot_trace_is_named(tmp_path):
             return image if image.sum().item() > 0 else -image
 
     with Path(tmp_path / "some.pt2").open("wb") as file, pytest.raises(ValueError, match="cannot export Odd"):
-        writers.write_torch(Graph(Odd(), raw=True), {}, file)
+        formats.write_torch(Graph(Odd(), raw=True), {}, file)
 
 
 def test_every_format_has_an_ending():
-    assert module.ENDINGS.keys() == writers.FORMATS.keys()
+    assert module.ENDINGS.keys() == formats.FORMATS.keys()

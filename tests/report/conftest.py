@@ -6,9 +6,9 @@ import pytest
 @pytest.fixture
 def few_pictures(monkeypatch):
     """Of every kind of pictures, a report has one image, where it would have two to eight."""
-    from fcnseg.report import confusions, samples, two_runs, worst_images
+    from fcnseg.report import galleries, mistakes, two_runs, worst_images
 
-    for module in (confusions, two_runs):
+    for module in (mistakes, two_runs):
         monkeypatch.setattr(module, "PICTURED", 1)
-    for module, name in ((worst_images, "OF_A_KIND"), (worst_images, "SUSPECTED_PICTURED"), (samples, "PICKED")):
+    for module, name in ((worst_images, "OF_A_KIND"), (worst_images, "SUSPECTED_PICTURED"), (galleries, "PICKED")):
         monkeypatch.setattr(module, name, 1)

@@ -9,8 +9,8 @@ import torch
 from fcnseg.data.dataset import Classes
 from fcnseg.data.voc import VOC
 from fcnseg.report import charts, render, sections
+from fcnseg.report.blocks import Chart, Gallery, Section, Table, Text
 from fcnseg.report.collect import collect
-from fcnseg.report.document import Chart, Gallery, Section, Table, Text
 
 selenium = pytest.importorskip("selenium", reason="selenium is not installed")
 from selenium import webdriver  # noqa: E402

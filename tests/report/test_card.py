@@ -15,7 +15,7 @@ import fcnseg.train
 from fcnseg.data import voc
 from fcnseg.pictures import panel
 from fcnseg.predict import predict
-from fcnseg.report import card, samples
+from fcnseg.report import card, galleries
 from fcnseg.runs import reopen
 from fcnseg.runs.folder import Run
 
@@ -39,10 +39,10 @@ def test_the_numbers_are_those_of_the_result(run):
 
 def test_the_examples_show_three_test_images(run):
     data = reopen.data(Run(run).config)
-    shown = samples.pick(data, data.test_names())
+    shown = galleries.pick(data, data.test_names())
     assert len(shown) == 3
-    predicted = samples.predict(fcnseg.load(run), data, shown)
-    stacked = (torch.stack(each) for each in zip(*(samples.pixels(data, name) for name in shown), strict=True))
+    predicted = galleries.predict(fcnseg.load(run), data, shown)
+    stacked = (torch.stack(each) for each in zip(*(galleries.pixels(data, name) for name in shown), strict=True))
     wanted = panel(*stacked, torch.stack([*predicted.values()]), data.classes, names=shown)
     with Image.open(run / "card" / "examples.png") as picture:
         assert (np.asarray(picture) == wanted).all()

@@ -19,22 +19,11 @@ import torch
 from fcnseg.data.dataset import Classes
 from fcnseg.machine.files import FORMULA
 from fcnseg.pictures import ERRORS, errors
-from fcnseg.report import (
-    boundaries,
-    calibration,
-    charts,
-    confusions,
-    cost,
-    curves,
-    render,
-    sections,
-    two_runs,
-    worst_images,
-)
+from fcnseg.report import charts, curves, mistakes, render, sections, two_runs, worst_images
 from fcnseg.report import tables as tables_
+from fcnseg.report.blocks import Chart, Gallery, Table, Text, address
 from fcnseg.report.collect import Entry, read
-from fcnseg.report.compare import by_test_set, experiments
-from fcnseg.report.document import Chart, Gallery, Table, Text, address
+from fcnseg.report.experiments import by_test_set, experiments
 from fcnseg.report.galleries import Galleries
 from fcnseg.report.study import Measured, Study
 from fcnseg.runs import costs
@@ -56,9 +45,10 @@ class Pictures:
     def __init__(self):
         self.asked = []
 
-    def gallery(self, name, runs):
-        self.asked.append((name, [run.title for run in runs]))
-        return [Text(name)]
+    def of_images(self, names, runs):
+        names = [*names]
+        self.asked += [(name, [run.title for run in runs]) for name in names]
+        return [Text(name) for name in names]
 
 
 def drawn(count, images, seed):
@@ -173,7 +163,7 @@ def test_labels_are_ranked_by_the_best_run(study):
 
 
 def test_calibration_is_numpys(study):
-    blocks = calibration.reliability(study.study)
+    blocks = mistakes.calibration(study.study)
     (errors_of,) = tables(blocks)
     assert errors_of.columns == ("run", "expected calibration error", "mean confidence", "share of pixels right")
     for run, row in zip(study.study.runs, errors_of.rows, strict=True):
@@ -194,16 +184,16 @@ def test_calibration_is_numpys(study):
 
 
 def test_of_many_classes_those_that_are_confused_most_are_shown():
-    names = [f"class {label}" for label in range(confusions.MOST_CLASSES + 2)]
+    names = [f"class {label}" for label in range(mistakes.MOST_CLASSES + 2)]
     pixels = np.eye(len(names), dtype=np.int64)
     pixels[0, 0] = pixels[1, 1] = 1000  # always right
     for label in range(2, len(names)):
         pixels[label, 2 + (label - 1) % (len(names) - 2)] = 3
-    assert confusions.matrix(names, pixels).columns[1:] == tuple(names[2:])
+    assert mistakes.matrix(names, pixels).columns[1:] == tuple(names[2:])
 
 
 def test_confusions_name_the_images_that_make_them_up(study):
-    matrix, table = tables(confusions.examples(study.study, Pictures()))
+    matrix, table = tables(mistakes.confusions(study.study, Pictures()))
     names, guess = study.study.best.entry.classes.names, study.guesses[0]
     addresses = {address(table.rows_are, row[0]) for row in table.rows}
     for truth, *cells in matrix.rows:
@@ -225,7 +215,7 @@ def test_confusions_name_the_images_that_make_them_up(study):
 
 
 def test_boundaries_are_numpys(study):
-    of_runs, of_classes = tables(boundaries.boundaries(study.study))
+    of_runs, of_classes = tables(mistakes.boundaries(study.study))
     for at, (run, row) in enumerate(zip(study.study.runs, of_runs.rows, strict=True)):
         near, wrong = run.images.near.sum(0)
         labelled = study.truth != 255
@@ -314,7 +304,7 @@ def test_an_epoch_without_a_value_is_a_gap_in_the_curve():
 
 def experiment(title, *runs):
     entries = [run.entry for run in runs]
-    return SimpleNamespace(title=title, entries=entries, first=entries[0], test_set="a set", stat=lambda *_: None)
+    return SimpleNamespace(title=title, entries=entries, first=entries[0], test_set="a set", miou=-1)
 
 
 @pytest.fixture
@@ -378,12 +368,12 @@ def test_the_multiplications_of_a_network_are_those_of_its_layers(run):
 
 def test_what_a_run_costs_is_measured_at_its_end(run):
     found = experiments([read(run)])
-    (table,) = tables(cost.costs(found))
+    (table,) = tables(tables_.costs(found))
     row, result = dict(zip(table.columns, table.rows[0], strict=True)), json.loads((run / "result.json").read_text())
     assert row["images/s predicted"] == f"{result['predicted_per_s']:,.1f}"
     assert 100 < float(row["peak memory in MB"].replace(",", "")) == pytest.approx(result["peak_memory"] / 1e6, abs=0.1)
     older = replace(found[0].first, result={k: v for k, v in read(run).result.items() if k not in NEW})
-    (table,) = tables(cost.costs([replace(found[0], entries=(older,))]))
+    (table,) = tables(tables_.costs([replace(found[0], entries=(older,))]))
     assert dict(zip(table.columns, table.rows[0], strict=True)) == {**row, **dict.fromkeys(WORDS, "-"), "GMAC": "-"}
 
 
@@ -456,7 +446,7 @@ def test_pictures_of_a_run_without_its_checkpoint_are_missed_once(run, tmp_path)
     (whole, lost), galleries = (read(path) for path in (run, tmp_path / "run")), Galleries(None)
     runs = [Measured("lost", lost, lost.images), Measured("whole", whole, whole.images)]
     for wanted in (["Text", "Gallery"], ["Gallery"]):
-        blocks = galleries.gallery(str(whole.images.names[0]), runs)
+        blocks = galleries.of_images([str(whole.images.names[0])], runs)
         assert [type(block).__name__ for block in blocks] == wanted
         assert list(blocks[-1].predictions) == ["whole"]
         assert blocks[-1].with_errors

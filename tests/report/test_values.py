@@ -14,9 +14,9 @@ from fcnseg import paper
 from fcnseg.data.voc import CLASSES, PALETTE, VOC
 from fcnseg.inference import Segmenter
 from fcnseg.pictures import GAP, LINE, panel
-from fcnseg.report import charts, curves, samples, sections, tables
+from fcnseg.report import charts, curves, galleries, sections, tables
 from fcnseg.report.collect import collect
-from fcnseg.report.compare import experiments
+from fcnseg.report.experiments import experiments
 
 # Of each run: miou, pixel_acc, mean_acc, paper_iou, paper_acc, loss of its test, and the floor, which has no loss.
 SCORES = ("miou", "pixel_acc", "mean_acc", "paper_iou", "paper_acc", "loss")
@@ -227,9 +227,9 @@ class Data:
 
 def test_every_picture_of_a_gallery():
     data = Data()
-    predicted = samples.predict(Segmenter(Brightest(), VOC, 4), data, ["a"])
+    predicted = galleries.predict(Segmenter(Brightest(), VOC, 4), data, ["a"])
     assert predicted["a"].tolist() == [[1, 1, 2, 2]] * 4
-    cards = samples.gallery("a", {"net": data}, {"net": predicted}).cards()
+    cards = galleries.gallery("a", {"net": data}, {"net": predicted}).cards()
     first, net = cards["image and truth"], cards["net"]
     assert first["image"][0].tolist() == [[50] * 3] * 2 + [[200] * 3] * 2
     assert first["truth"][0].tolist() == PALETTE[[0, 5, 0, 255]].tolist()

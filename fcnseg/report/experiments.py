@@ -1,6 +1,6 @@
 """Compare runs: group them into experiments, and list their differences from each other and from the paper."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import groupby
@@ -80,10 +80,19 @@ class Experiment:
         images = f"{result['images']['test']} test images at {result['size']} px"
         return f"{self.first.choice('data')}, {result['split']} split: {images}, data {self.test_data}"
 
+    def over_seeds(self, measure: Callable[[Entry], float | None]) -> Stat | None:
+        """The statistics of a number that `measure` finds in a run; None if it finds none in any."""
+        values = [value for entry in self.entries if (value := measure(entry)) is not None]
+        return Stat(fmean(values), stdev(values) if len(values) > 1 else None) if values else None
+
     def stat(self, table: str, name: str) -> Stat | None:
         """The statistics of a number in a table of the results, such as "cat" in "iou"; None if no run has it."""
-        values = [value for entry in self.entries if (value := entry.result[table].get(name)) is not None]
-        return Stat(fmean(values), stdev(values) if len(values) > 1 else None) if values else None
+        return self.over_seeds(lambda entry: entry.result[table].get(name))
+
+    @property
+    def miou(self) -> float:
+        """The mean mIoU over seeds; -1, which is below all others, if no run has one."""
+        return stat.mean if (stat := self.stat("metrics", "test/miou")) else -1
 
 
 def _identity(entry: Entry) -> dict[str, str]:
