@@ -15,3 +15,8 @@ def __getattr__(name: str) -> Any:
     if name == "train":
         return import_module("fcnseg.train")
     raise AttributeError(f"module 'fcnseg' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The names that Python's help and a notebook's completion show."""
+    return [*globals(), "load", "train"]

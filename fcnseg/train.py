@@ -1,15 +1,13 @@
 """Train a network: `python -m fcnseg.train model=wilson aug=flip`."""
 
-import sys
 from functools import partial
-from types import ModuleType
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from fcnseg.cli import messages
-from fcnseg.cli.command import command
+from fcnseg.cli.command import command, make_callable
 from fcnseg.cli.configs import default_values
 from fcnseg.machine.processes import only_the_first_prints
 from fcnseg.machine.signals import was_requeued
@@ -47,14 +45,17 @@ def check_settings(cfg: DictConfig) -> None:
         check_one_device(cfg.trainer)
 
 
-class _Callable(ModuleType):
-    def __call__(self, *settings: str) -> Run:
-        """Run the command from Python, as `fcnseg.train("model=wilson", "aug=flip")`, and return the trained run."""
-        return Run.of(train.in_python(*settings), dict)
+def in_python(*settings: str) -> Run:
+    """Run the command from Python, as `fcnseg.train("model=wilson", "aug=flip")`, and return the trained run.
+
+    Raises:
+        ValueError: See `Command.in_python`.
+        RunFailedError: The run failed while it trained.
+    """
+    return Run.of(train.in_python(*settings), dict)
 
 
-# Once this module is imported, `fcnseg.train` is the module, so the module itself can be called.
-sys.modules[__name__].__class__ = _Callable
+make_callable(__name__, in_python)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from functools import partial, update_wrapper
 from pathlib import Path
+from types import ModuleType
 
 from hydra import version
 from hydra._internal.utils import _run_hydra, get_args_parser  # `hydra.main` would read sys.argv by itself
@@ -103,6 +104,14 @@ class Command:
 def command(config_name: str, *, can_sweep: bool = False) -> Callable[[JobFunction], Command]:
     """The decorator that turns a function into a `Command` with these arguments."""
     return partial(Command, config_name=config_name, can_sweep=can_sweep)
+
+
+def make_callable(module: str, function: Callable[..., object]) -> None:
+    """Have the module of a command call `function` when it is called itself.
+
+    Once `fcnseg.train` is imported, Python takes this name for the module, and no function of the package can have it.
+    """
+    sys.modules[module].__class__ = type("CallableModule", (ModuleType,), {"__call__": staticmethod(function)})
 
 
 def prepare_process() -> None:
