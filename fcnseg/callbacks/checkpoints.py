@@ -176,8 +176,8 @@ class Checkpoints(AfterEpoch, Checkpoint):
             self._best_unsaved = {"state_dict": weights, "epoch": epoch, "global_step": trainer.global_step}
             self.on_save_checkpoint(trainer, pl_module, self._best_unsaved)
         if self._must_save(time.monotonic() - self._saved_at >= self.min_seconds):
-            begin_next_epoch(trainer)
-            self._save_last(trainer)
+            with before_next_epoch(trainer):
+                self._save_last(trainer)
         self._stop_if_asked()
 
     def _save_last(self, trainer: Trainer) -> None:
@@ -241,9 +241,18 @@ def extend_schedule(trainer: Trainer) -> None:
 
 # Only these two functions touch Lightning's private counters, which decide what a resumed run does next;
 # tests/callbacks/test_counters.py checks them with the installed version of Lightning.
-def begin_next_epoch(trainer: Trainer) -> None:
-    """Reset the counter of batches, as Lightning does next: otherwise, a run resumed from a save would skip the epoch."""
-    trainer.fit_loop.epoch_loop.batch_progress.reset_on_run()
+@contextmanager
+def before_next_epoch(trainer: Trainer) -> Iterator[None]:
+    """Set the counters, in the `with` block, so that a run resumed from a save there begins with the whole next epoch.
+
+    With the counters of an epoch that is about to begin, Lightning would skip the epoch.
+    """
+    progress = trainer.fit_loop.epoch_progress
+    before = progress.state_dict()
+    for count in (progress.current, progress.total):
+        count.ready = count.completed
+    yield
+    progress.load_state_dict(before)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
-from fcnseg.callbacks.checkpoints import before_validation, begin_next_epoch
+from fcnseg.callbacks.checkpoints import before_next_epoch, before_validation
 
 
 class Counting(LightningModule):
@@ -75,8 +75,14 @@ def wrapped(trainer, path):
         trainer.save_checkpoint(path)
 
 
-def reset(trainer, path):
-    begin_next_epoch(trainer)
+def between(trainer, path):
+    with before_next_epoch(trainer):
+        trainer.save_checkpoint(path)
+
+
+def earlier(trainer, path):
+    """As versions of this package before `before_next_epoch` saved."""
+    trainer.fit_loop.epoch_loop.batch_progress.reset_on_run()
     trainer.save_checkpoint(path)
 
 
@@ -88,9 +94,10 @@ def test_a_save_before_a_validation_resumes_with_it(tmp_path, hook, epoch):
     assert trained(tmp_path, checkpoint=path) == WHOLE[WHOLE.index(f"validation {epoch}.0") :]
 
 
-def test_a_save_between_epochs_resumes_with_the_next(tmp_path):
+@pytest.mark.parametrize("save", [between, earlier])
+def test_a_save_between_epochs_resumes_with_the_next(tmp_path, save):
     path = tmp_path / "epoch1.ckpt"
-    assert trained(tmp_path, Saving("on_train_epoch_start", path, reset)) == WHOLE
+    assert trained(tmp_path, Saving("on_train_epoch_start", path, save)) == WHOLE
     assert trained(tmp_path, checkpoint=path) == WHOLE[WHOLE.index("step 1.0") :]
 
 

@@ -9,6 +9,7 @@ from functools import partial
 import pytest
 import torch
 from injection import (
+    TIME,
     at,
     content,
     differences,
@@ -191,6 +192,51 @@ def test_a_value_logged_before_the_kill_is_in_the_epochs_row(tmp_path, args):
     whole, killed = (rows(tmp_path / "runs" / name) for name in ("whole", "killed"))
     assert [row["lr-AdamW"] for row in killed] == [row["lr"] for row in killed]
     assert killed == whole
+
+
+def note(path, inject):
+    """Write down all that loggers get, a line for a step, a name and a value; and break the run by `inject`."""
+    log_metrics = RunLog.log_metrics
+
+    def noting(log, metrics, step=None):
+        with path.open("a") as file:
+            file.writelines(f"{step} {name} {value}\n" for name, value in metrics.items() if name not in TIME)
+        log_metrics(log, metrics, step)
+
+    RunLog.log_metrics = noting
+    inject()
+
+
+SIGTERM = send(signal.SIGTERM)
+BREAKS = {  # checkpoint.every_n_steps, and the ends of the sessions of one run
+    "after an epoch": ("null", partial(at, SegmentationTask, "training_step", 4, kill)),
+    "after two epochs": ("null", *(partial(at, SegmentationTask, "training_step", n, kill) for n in (5, 4))),
+    "within an epoch": (2, partial(at, SegmentationTask, "training_step", 6, kill)),
+    "before a validation": ("null", partial(at, SegmentationTask, "on_validation_start", 2, SIGTERM)),
+    "between epochs, then within one": (
+        *(1, partial(at, EpochLog, "on_train_epoch_start", 2, SIGTERM)),
+        partial(at, SegmentationTask, "training_step", 3, kill),
+    ),
+}
+
+
+@pytest.mark.parametrize(("interval", "parts"), [("step", 1), ("epoch", 2)])
+def test_a_resumed_run_logs_under_the_steps_of_an_unbroken_one(tmp_path, args, interval, parts):
+    """As every logger gets them; Lightning's monitor logs the learning rate of every other step, or of every epoch."""
+    monitor = ("callbacks=lr_monitor", f"callbacks.lr_monitor.logging_interval={interval}", "+trainer.log_every_n_steps=2")
+    args = [*args, *monitor, "schedule=poly", "trainer.max_epochs=4", f"+trainer.accumulate_grad_batches={parts}"]
+    logged, contents = {}, {}
+    for moment, (steps, *breaks) in {"never": (1,), **BREAKS}.items():
+        notes, own = tmp_path / f"{moment}.txt", (f"runs='{moment}'", f"checkpoint.every_n_steps={steps}")
+        for end in breaks:
+            assert run(tmp_path, *args, *own, inject=partial(note, notes, end)).code in (-9, 143)
+        outcome = run(tmp_path, *args, *own, inject=partial(note, notes, bool))
+        assert outcome.code == 0, outcome.err
+        logged[moment] = set(notes.read_text().splitlines())  # killed epochs are logged twice
+        contents[moment] = content(tmp_path / moment / "run")
+    for moment in BREAKS:
+        assert differences(contents[moment], contents["never"]) == [], moment
+        assert logged[moment] == logged["never"], moment
 
 
 def test_the_transfer_net_resumes_exactly(tmp_path, data, same):
