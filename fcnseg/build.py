@@ -35,12 +35,22 @@ from fcnseg.task import SegmentationTask
 
 T = TypeVar("T")
 UNLIKE_A_RUN = "changes the steps of a run, so that it could not be resumed exactly"
+AVERAGES = "would give best.ckpt other weights than those that were validated; ema=0.999 averages the weights"
 REFUSED_CALLBACKS = {  # callbacks of Lightning's, with the reason and the remedy
+    "BaseFinetuning": (
+        "freezes weights, which no checkpoint keeps, so that the run could not be resumed exactly; optimizer.backbone_lr=0.1"
+        " trains a pretrained backbone more slowly"
+    ),
     "BatchSizeFinder": f"{UNLIKE_A_RUN}; set data.batch_size",
+    "EarlyStopping": "would train on if the run is resumed after the stop; patience stops it by val/miou",
     "GradientAccumulationScheduler": f"{UNLIKE_A_RUN}; +trainer.accumulate_grad_batches divides data.batch_size",
     "LearningRateFinder": f"{UNLIKE_A_RUN}; set optimizer.lr",
+    "ModelPruning": "gives the weights other names, so that no checkpoint fits the network; prune that of a finished run",
     "ProgressBar": "is not needed: a run shows its own progress bar if its output is a terminal",
+    "SpikeDetection": "cannot be resumed, and skips no batch; a run stops by itself at a loss that is not finite",
+    "StochasticWeightAveraging": f"trains another epoch, and {AVERAGES}",
     "Timer": "would end a run early; Ctrl-C or SLURM's time limit stops it, and the same command resumes it",
+    "WeightAveraging": AVERAGES,
 }
 
 

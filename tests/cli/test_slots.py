@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import pytest
 import yaml
+from lightning.pytorch import callbacks
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 
@@ -125,21 +126,49 @@ def test_what_is_no_logger_or_callback_is_refused(command, tiny, group):
     assert f"{group}.x is of the type OrderedDict: wanted a Lightning" in outcome.err
 
 
-@pytest.mark.parametrize("name", ["RichProgressBar", "TQDMProgressBar", "Timer", "LearningRateFinder", "BatchSizeFinder"])
-def test_a_callback_that_a_run_cannot_have_is_refused_with_the_reason(command, tiny, name):
-    outcome = command(train, *tiny(), f"+callbacks.x._target_=lightning.pytorch.callbacks.{name}")
-    assert outcome.code == 2
-    assert f"callbacks: {name} " in outcome.err
-    assert len(outcome.err) > 60
+LIGHTNINGS = {  # all callbacks of Lightning's that a run can have, with arguments that they need
+    **dict.fromkeys(("Callback", "Checkpoint", "LambdaCallback", "BasePredictionWriter"), ()),  # these do nothing by themselves
+    **dict.fromkeys(("LearningRateMonitor", "ModelCheckpoint", "ModelSummary", "RichModelSummary"), ()),
+    "DeviceStatsMonitor": ("cpu_stats=false",),
+    "OnExceptionCheckpoint": ("dirpath=kept",),
+    "ThroughputMonitor": ("batch_size_fn._target_=builtins.len", "batch_size_fn._partial_=true"),
+}
+REFUSED = {  # all others, with arguments that they need, and the remedy
+    "BackboneFinetuning": ("", "optimizer.backbone_lr=0.1"),
+    "BaseFinetuning": ("", "optimizer.backbone_lr=0.1"),
+    "BatchSizeFinder": ("", "data.batch_size"),
+    "EMAWeightAveraging": ("decay=0.5", "ema=0.999"),
+    "EarlyStopping": ("monitor=val/loss", "patience"),
+    "GradientAccumulationScheduler": ("scheduling={0:2}", "data.batch_size"),
+    "LearningRateFinder": ("", "optimizer.lr"),
+    "ModelPruning": ("pruning_fn=l1_unstructured", "a finished run"),
+    "ProgressBar": ("", "its own progress bar"),
+    "RichProgressBar": ("", "its own progress bar"),
+    "SpikeDetection": ("", "by itself"),
+    "StochasticWeightAveraging": ("swa_lrs=0.05", "ema=0.999"),
+    "TQDMProgressBar": ("", "its own progress bar"),
+    "Timer": ("", "the same command"),
+    "WeightAveraging": ("", "ema=0.999"),
+}
 
 
-def test_a_callback_that_breaks_resuming_is_refused(command, tiny):
-    args = [
-        "+callbacks.x._target_=lightning.pytorch.callbacks.GradientAccumulationScheduler",
-        "+callbacks.x.scheduling={0:2}",
-    ]
-    outcome = command(train, *tiny(), *args)
-    assert (outcome.code, "data.batch_size" in outcome.err) == (2, True), outcome.err
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_callback_that_a_run_cannot_have_is_refused_with_the_remedy(command, tiny, name):
+    argument, remedy = REFUSED[name]
+    settings = [f"_target_=lightning.pytorch.callbacks.{name}", *([argument] if argument else [])]
+    outcome = command(train, *tiny(), *(f"+callbacks.x.{setting}" for setting in settings))
+    assert (outcome.code, f"callbacks: {name} " in outcome.err) == (2, True), outcome.err
+    assert remedy in outcome.err
+
+
+def test_all_other_callbacks_of_lightnings_leave_the_run_the_same(alone, train_in, tmp_path):
+    """If Lightning adds a callback, this fails until it is in one of the two lists."""
+    assert LIGHTNINGS.keys() ^ REFUSED.keys() == set(callbacks.__all__)
+    settings = {name: (f"_target_=lightning.pytorch.callbacks.{name}", *more) for name, more in LIGHTNINGS.items()}
+    given = [f"+callbacks.{name}.{setting}" for name, found in settings.items() for setting in found]
+    run = train_in(tmp_path, *ARGS, *given)
+    assert metrics(run) == metrics(alone)
+    assert [{key: row[key] for key in known} for row, known in zip(rows(run), rows(alone), strict=True)] == rows(alone)
 
 
 def test_a_callback_from_the_command_line(alone, train_in, tmp_path, importable):
