@@ -34,6 +34,7 @@ from fcnseg.schedules import scheduled
 from fcnseg.task import SegmentationTask
 
 T = TypeVar("T")
+FLOAT16 = ("16-mixed", "16")  # Lightning's names
 UNLIKE_A_RUN = "changes the steps of a run, so that it could not be resumed exactly"
 AVERAGES = "would give best.ckpt other weights than those that were validated; ema=0.999 averages the weights"
 REFUSED_CALLBACKS = {  # callbacks of Lightning's, with the reason and the remedy
@@ -248,6 +249,18 @@ def precision(wanted: str, accelerator: str) -> str:
     if wanted != "auto":
         return wanted
     return "bf16-mixed" if bf16_wins(_device(accelerator)) else "32-true"
+
+
+def check_precision(trainer: DictConfig) -> None:
+    """Refuse to train in float16 on a CPU, where Lightning takes bfloat16 instead.
+
+    Raises:
+        ValueError: `trainer.precision` is float16, and the device a CPU.
+    """
+    if str(trainer.precision) in FLOAT16 and _device(trainer.accelerator) == "cpu":
+        raise ValueError(
+            f"trainer.precision={trainer.precision}: a CPU has no float16 training; wanted bf16-mixed, 32-true or auto"
+        )
 
 
 def _device(accelerator: str) -> str:

@@ -54,6 +54,7 @@ def fit(cfg: DictConfig, run: Run, console: Console, describe: Describe) -> None
     """
     code = provenance.code()  # now: a commit made while the run trains is not its code
     build.check_arguments(cfg)
+    build.check_precision(cfg.trainer)
     with stop_requests() as stop:
         data, task = _data_and_task(cfg, run, console)
         training = Training(cfg, run, stop, console, code)

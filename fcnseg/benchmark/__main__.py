@@ -87,11 +87,15 @@ def resolve(cfg: DictConfig) -> DictConfig:
     """Make `cfg` fit for another process, with the precision that this machine trains in, and return it.
 
     Loggers are left out: they would write into the folder of a run, and there is no run.
+
+    Raises:
+        ValueError: This machine cannot train in the precision of `cfg`.
     """
     from fcnseg import build
 
     cfg.logger = {}
     OmegaConf.resolve(cfg)
+    build.check_precision(cfg.trainer)
     cfg.trainer.precision = build.precision(cfg.trainer.precision, cfg.trainer.accelerator)
     return cfg
 

@@ -126,4 +126,6 @@ def trainer(cfg: DictConfig, *, kept_precision: str | None) -> Trainer:
     made = build.trainer(plain, kept_precision=kept_precision)
     if asked not in ("cpu", "auto") and made.strategy.root_device.type == "cpu":
         warn(f"this machine does not have trainer.accelerator={asked} of the run: it is tested on the CPU")
+    if made.precision == "bf16-mixed" and (of_run := str(kept_precision or own.get("precision"))) in build.FLOAT16:
+        warn(f"a CPU has no float16: the run of trainer.precision={of_run} is tested in bf16-mixed, and its scores may differ")
     return made

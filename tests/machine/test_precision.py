@@ -86,3 +86,20 @@ def test_a_run_says_what_was_measured(measured, command, tiny):
     measured(0.5, {"avx512_bf16": True})
     outcome = command(train, *tiny("model=fcn", "name=run", "trainer.precision=auto"))
     assert "8 images, 32-true, bf16 is 0.5 times as fast as fp32 on this CPU" in outcome.out
+
+
+@pytest.mark.parametrize("precision", ["16-mixed", "16"])
+def test_float16_is_refused_on_a_cpu(command, tiny, tmp_path, precision):
+    """Lightning would train in bf16-mixed, and on a GPU go on in float16."""
+    from fcnseg.benchmark.__main__ import benchmark
+    from fcnseg.train import train
+
+    for door, args in ((train, tiny("model=fcn", "name=run")), (benchmark, ["data=shapes", "data.root=data"])):
+        outcome = command(door, *args, f"trainer.precision={precision}", "trainer.accelerator=cpu")
+        assert (outcome.code, f"trainer.precision={precision}: a CPU has no float16" in outcome.err) == (2, True), outcome.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_float16_is_not_refused_on_a_gpu(compose, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    build.check_precision(compose("data=shapes", "trainer.precision=16-mixed").trainer)

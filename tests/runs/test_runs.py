@@ -219,6 +219,20 @@ def test_evaluate_works_without_the_device_of_the_run(command, again, as_if, mon
     assert tables(outcome.out) == tables(again().out)
 
 
+@pytest.mark.parametrize("unfinished", [False, True])
+def test_evaluate_of_a_run_in_float16_works_on_a_cpu(command, as_if, monkeypatch, unfinished):
+    """A CPU tests it in bf16-mixed; a run that has not finished has its precision in its config alone."""
+    path = as_if(unfinished=unfinished)
+    cfg = OmegaConf.load(path / ".hydra/config.yaml")
+    OmegaConf.save(OmegaConf.merge(cfg, {"trainer": {"precision": "16-mixed"}}), path / ".hydra/config.yaml")
+    if not unfinished:
+        write_json(path / "result.json", {**read_json(path / "result.json"), "precision": "16-mixed"})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    outcome = command(evaluate, f"run={path}", f"verify={str(not unfinished).lower()}")
+    assert outcome.code == 0, outcome.err
+    assert "the run of trainer.precision=16-mixed is tested in bf16-mixed" in outcome.err
+
+
 def test_a_run_is_rebuilt_from_its_folder(run):
     cfg, net, _ = stored_network.load(run)
     data = reopen.data(cfg)
