@@ -175,7 +175,7 @@ def callbacks(cfg: DictConfig) -> list[Callback]:
     found = _entries(cfg, "callbacks", Callback)
     for callback in found:
         for name, reason in REFUSED_CALLBACKS.items():
-            if isinstance(callback, getattr(lightning_callbacks, name)):
+            if isinstance(callback, getattr(lightning_callbacks, name, ())):  # an earlier Lightning lacks some
                 raise ValueError(f"callbacks: {type(callback).__name__} {reason}")
     return found
 
@@ -257,7 +257,8 @@ def check_precision(trainer: DictConfig) -> None:
     Raises:
         ValueError: `trainer.precision` is float16, and the device a CPU.
     """
-    if str(trainer.precision) in FLOAT16 and _device(trainer.accelerator) == "cpu":
+    has_gpu = trainer.accelerator != "cpu" and (torch.cuda.is_available() or torch.backends.mps.is_available())
+    if str(trainer.precision) in FLOAT16 and not has_gpu:
         raise ValueError(
             f"trainer.precision={trainer.precision}: a CPU has no float16 training; wanted bf16-mixed, 32-true or auto"
         )
