@@ -22,6 +22,8 @@ def export(cfg: DictConfig) -> None:
     stored = run.config
     out = Path(str(cfg.out or f"{run.path.resolve().name}{ENDINGS[cfg.format]}"))
     beside = out.with_name(f"{out.name}.json")
+    if out.is_dir():
+        raise ValueError(f"out={out} is a folder, wanted the file for the network: out={out / f'net{ENDINGS[cfg.format]}'}")
     if not cfg.overwrite and (taken := [path for path in (out, beside) if path.exists()]):
         raise ValueError(f"{taken[0]} is there already: choose another file with out=, or give overwrite=true")
     from fcnseg.export import formats, parity  # import torch, which a refused command need not wait for

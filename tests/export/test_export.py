@@ -272,6 +272,16 @@ def test_an_existing_file_is_replaced_only_if_wanted(run, command, tmp_path):
         (tmp_path / "mine.pth").unlink()
 
 
+@pytest.mark.parametrize("overwrite", ["true", "false"])
+def test_a_folder_in_the_place_of_the_file_is_refused_before_anything_is_loaded(run, command, tmp_path, monkeypatch, overwrite):
+    monkeypatch.setattr("fcnseg.runs.stored_network.load", lambda *_, **__: pytest.fail("the network is loaded"))
+    (tmp_path / "exp").mkdir()
+    outcome = command(export, f"run={run}", "format=weights", "out=exp/", f"overwrite={overwrite}")
+    assert (outcome.code, "out=exp is a folder" in outcome.err, "out=exp/net.pth" in outcome.err) == (2, True, True), (
+        outcome.err
+    )
+
+
 def test_without_the_data_set_generated_images_are_taken_and_that_is_said(run, command, tmp_path):
     copy = shutil.copytree(run, tmp_path / "copy")
     cfg = OmegaConf.load(copy / CONFIG)
