@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from fcnseg import build
 from fcnseg.cli.configs import CONF
 from fcnseg.cli.values import MAY_BE_A_LIST, MAY_BE_NULL
+from fcnseg.evaluate import evaluate
 from fcnseg.paper import EXPERIMENTS, FLOOR
 from fcnseg.train import train
 
@@ -309,6 +310,21 @@ def test_the_help_says_what_may_be_null_or_a_list():
             files = [*CONF.glob(f"{group}/*.yaml")] if group else [CONF / "config.yaml", CONF / "check.yaml"]
             lines = re.findall(rf"^ *{name}:.*", "\n".join(path.read_text() for path in files or [CONF / "config.yaml"]), re.M)
             assert [line for line in lines if re.search(words, line)], key
+
+
+@pytest.mark.parametrize("experiment", ["strong", "strong_small", "scratch"])
+def test_an_experiment_with_crops_may_have_images_that_are_not_square(command, experiment):
+    sizes = ["data.size=[96,128]", "data.pack_size=[500,600]"]
+    outcome = command(train, f"experiment={experiment}", "data=shapes", "model.weights=null", *sizes, "trainer.max_epochs=0")
+    assert outcome.err == "fcnseg: trainer.max_epochs=0: wanted a whole number from 1 up\n"
+
+
+@pytest.mark.parametrize("aug", [["aug=crop"], ["aug=strong", "+aug@aug.cutmix=cutmix"], ["aug=none", "+aug@aug.crop=crop"]])
+def test_images_that_are_not_square_are_cropped_trained_on_and_tested(command, tiny, aug):
+    args = [arg for arg in tiny(*aug) if not arg.startswith("data.size=")]
+    outcome = command(train, *args, "data.size=[32,48]", "data.pack_size=[48,64]", "name=wide")
+    assert outcome.code == 0, outcome.err
+    assert "at 32x48 px" in command(evaluate, "run=runs/wide").out
 
 
 @pytest.mark.parametrize("setting", ["data.pack_size=null", "data.pack_size=[112,128]", "ema=null", "schedule.warmup=null"])

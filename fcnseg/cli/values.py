@@ -31,8 +31,8 @@ def check_values(cfg: DictConfig, defaults: DictConfig) -> None:
     """
     if missing := sorted(OmegaConf.missing_keys(cfg)):
         raise ValueError(f"{missing[0]} is missing: give {missing[0]}=<value>")
-    known, given = (list(flatten(config, resolve=False, with_empty=True)) for config in (defaults, cfg))
-    for key in set(given) - set(known):
+    known, given = (flatten(config, resolve=False, with_empty=True) for config in (defaults, cfg))
+    for key in given.keys() - known.keys():
         emptied = any(other.startswith(f"{key}.") for other in known)  # a group whose last entry was removed
         if not emptied and not _is_argument(key, cfg, defaults):
             raise ValueError(no_setting(key, known))
@@ -40,8 +40,9 @@ def check_values(cfg: DictConfig, defaults: DictConfig) -> None:
         value: Any = OmegaConf.select(cfg, key)
         if isinstance(value, float) and not isfinite(value):
             raise ValueError(f"{key}={value}: wanted a finite number")
-    for key in known:
-        _check_value(key, cfg, defaults)
+    for key, written in known.items():
+        if given.get(key, ABSENT) != written:  # an interpolation that is still the file's is right where its source is right
+            _check_value(key, cfg, defaults)
 
 
 def _check_value(key: str, cfg: DictConfig, defaults: DictConfig) -> None:
