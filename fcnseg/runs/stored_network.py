@@ -86,12 +86,14 @@ def network(cfg: DictConfig, num_classes: int, *, trust: bool = False) -> nn.Mod
         if not name.startswith(tuple(f"{package}." for package in KNOWN_PACKAGES)):
             raise untrusted(name, f"a network of {', '.join(KNOWN_PACKAGES)}")
         for key, value in flatten(values).items():
-            if "_target_" in key or ":" in str(value):  # a colon: timm reads hf-hub:name and local-dir:path from there
+            # Weights are refused by name. A colon: timm reads hf-hub:name and local-dir:path from there.
+            if "_target_" in key or "_args_" in key or ":" in str(value):
                 raise untrusted(f"{key}: {value}", "plain values as a network's arguments")
     kind = _find(name)
     if not trust and not is_module_of(kind, *KNOWN_PACKAGES):
         raise untrusted(name, f"the class of a network of {', '.join(KNOWN_PACKAGES)}")
-    takes = {key: value for key, value in WITHOUT_WEIGHTS.items() if key in (values.keys() | signature(kind).parameters)}
+    named = [*signature(kind).parameters][len(values.get("_args_", ())) :]  # those that have no value by their position
+    takes = {key: value for key, value in WITHOUT_WEIGHTS.items() if key in {*values, *named}}
     made = make({"_target_": name, **values, **takes}, (name,), trust, num_classes=num_classes)
     if not isinstance(made, nn.Module):
         raise ValueError(f"model._target_={name} is a {type(made).__name__}, wanted a torch.nn.Module")
@@ -107,18 +109,25 @@ def group(cfg: DictConfig, name: str) -> dict[str, Any]:
 
 
 def make(node: Any, known: tuple[str, ...], trust: bool, **more: Any) -> Any:
-    """Make the object that a config's values and `_target_` describe; a `_target_` outside `known` needs `trust`."""
+    """Make the object that a config's values and `_target_` describe; a `_target_` outside `known` needs `trust`.
+
+    Hydra's other keys mean what they mean in its `instantiate`; `_convert_` has no effect, since all values are plain.
+    """
     if isinstance(node, list):
         return [make(value, known, trust) for value in node]
     if not isinstance(node, dict):
         return node
-    values = {key: make(value, known, trust) for key, value in node.items() if key not in ("_target_", "_partial_")}
     if "_target_" not in node:
-        return values
+        return {key: make(value, known, trust) for key, value in node.items()}
     if (name := str(node["_target_"])) not in known and not trust:
         raise untrusted(name, f"one of {', '.join(known)}")
+    values = {key: value for key, value in node.items() if key not in ("_target_", "_partial_", "_convert_", "_recursive_")}
+    if node.get("_recursive_", True):
+        values = make(values, known, trust)
+    elif not trust and "_target_" in str(values):  # it would be made by the object itself
+        raise untrusted("_recursive_: false", "nodes below that are made here")
     try:
-        made = partial(_find(name), **values, **more)
+        made = partial(_find(name), *values.pop("_args_", ()), **values, **more)
         return made if node.get("_partial_") else made()
     except TypeError as error:
         raise ValueError(f"{name}: {error}; restore {CONFIG}, or put the module on the path") from error

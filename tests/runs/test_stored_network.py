@@ -9,6 +9,7 @@ from pathlib import Path
 import hostile
 import pytest
 import torch
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import nn
 
@@ -72,6 +73,7 @@ class Touch:
 
 HUB = {"_target_": "torch.hub.load", "repo_or_dir": "runs/theirs", "model": "net", "source": "local"}
 FCN, TRANSFER = {"_target_": "fcnseg.models.FCN"}, {"_target_": "fcnseg.models.Transfer"}
+SUM = {"_target_": "fcnseg.losses.Sum"}
 DATA = {"_target_": "fcnseg.data.module.VOCDataModule"}
 EVIL = {  # a group of the config, what it is in theirs, and what the message must name
     "a hub": ("model", HUB, "torch.hub.load"),
@@ -87,6 +89,12 @@ EVIL = {  # a group of the config, what it is in theirs, and what the message mu
     "a function of torchvision": ("model", {"_target_": "torchvision.models.resnet18"}, "torchvision.models.resnet18"),
     "nested": ("model", {**FCN, "widths": HUB}, "torch.hub.load"),
     "nested in a list": ("model", {**FCN, "widths": [HUB]}, "torch.hub.load"),
+    "nested in arguments by position": ("data", {**DATA, "_args_": [HUB]}, "torch.hub.load"),
+    "weights by position": ("model", {**TRANSFER, "_args_": ["resnet18", "runs/theirs/evil"]}, "_args_"),
+    "weights by position, as a table": ("model", {**TRANSFER, "_args_": {"resnet18": 1, "runs/theirs/evil": 2}}, "_args_"),
+    "left for a network to make": ("model", {**FCN, "_recursive_": False, "widths": HUB}, "torch.hub.load"),
+    "left for a loss to make": ("loss", {**SUM, "_recursive_": False, "terms": {"a": HUB}}, "_recursive_"),
+    "left for data to make": ("data", {**DATA, "_recursive_": False, "source": HUB}, "_recursive_"),
     "a download by timm": ("model", {**TRANSFER, "backbone": "tu-hf-hub:them/net"}, "tu-hf-hub:them/net"),
     "a loss": ("loss", HUB, "torch.hub.load"),
     "a data module": ("data", HUB, "torch.hub.load"),
@@ -119,6 +127,49 @@ def test_what_is_trusted_is_run_and_is_called_with_its_values(folder):
     replace_group(folder, "model", {"_target_": f"{__name__}.Foreign", "widths": [4, 8]})
     assert stored_network.network(Run(folder).config, 21, trust=True).widths == [4, 8]
     assert ran == ["Foreign"]
+
+
+def called(*args, **values):
+    return args, values
+
+
+CALLED = {"_target_": f"{__name__}.called"}
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {},
+        {"_args_": [1, "a", [CALLED]]},
+        {"_args_": [CALLED], "_recursive_": False},
+        {"_recursive_": False, "c": {"_convert_": "all", **CALLED}},
+        {"c": {"d": {**CALLED, "_args_": [2], "_convert_": "all", "_recursive_": False, "e": CALLED}}},
+    ],
+    ids=str,
+)
+def test_hydras_keys_mean_what_they_mean_to_hydra(keys):
+    node = {**CALLED, "_convert_": "all", "a": [1, CALLED], "b": {"x": CALLED}, **keys}
+    assert stored_network.make(node, (), True, more=1) == instantiate(node, more=1)
+    later = {**node, "_partial_": True}
+    assert stored_network.make(later, (), True, more=1)(3) == instantiate(later, more=1)(3)
+
+
+class ByPosition(nn.Module):
+    def __init__(self, weights, *, num_classes):
+        super().__init__()
+        self.weights = weights
+
+
+def test_a_network_whose_weights_have_no_name_gets_them_by_position():
+    cfg = OmegaConf.create({"model": {"_target_": f"{__name__}.ByPosition", "_args_": ["a"]}})
+    assert stored_network.network(cfg, 3, trust=True).weights == "a"
+
+
+def test_a_run_with_hydras_keys_is_tested_when_it_ends_and_later(command, train_in, tmp_path):
+    keys = ("model._convert_=all", "model._recursive_=false", "data._convert_=all", "data.source._recursive_=false")
+    run = train_in(tmp_path, *(f"+{key}" for key in (*keys, "loss._convert_=partial", "loss._recursive_=false")))
+    outcome = command(evaluate, f"run={run}")
+    assert outcome.code == 0, outcome.err
 
 
 def test_a_trusted_network_is_evaluated(command, folder, tmp_path, monkeypatch):
