@@ -11,10 +11,12 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from fcnseg import build
+from fcnseg.cli.arguments import TEXT
 from fcnseg.cli.configs import CONF
 from fcnseg.cli.values import MAY_BE_A_LIST, MAY_BE_NULL
 from fcnseg.evaluate import evaluate
 from fcnseg.paper import EXPERIMENTS, FLOOR
+from fcnseg.runs.settings import flatten
 from fcnseg.train import train
 
 FILES = sorted(CONF.rglob("*.yaml"))
@@ -310,6 +312,28 @@ def test_the_help_says_what_may_be_null_or_a_list():
             files = [*CONF.glob(f"{group}/*.yaml")] if group else [CONF / "config.yaml", CONF / "check.yaml"]
             lines = re.findall(rf"^ *{name}:.*", "\n".join(path.read_text() for path in files or [CONF / "config.yaml"]), re.M)
             assert [line for line in lines if re.search(words, line)], key
+
+
+WORDS_AND_NUMBERS = {  # settings that have text or null in a file of conf/, but whose value is no name and no path
+    *("ema", "patience", "resume", "at", "tta", "format", "tile", "overlap", "device", "callbacks.lr_monitor.logging_interval"),
+    *("trainer.accelerator", "trainer.precision", "checkpoint.every_n_steps", "data.split", "data.pack_size", "data.limit"),
+    *("data.download", "logger.wandb.mode", "model.backbone", "model.arch", "model.encoder"),
+    *("optimizer.backbone_lr", "optimizer.decay_norms", "schedule.warmup"),
+}
+
+
+def test_a_setting_of_text_is_a_name_or_a_path_or_else_a_word():
+    found = set()
+    for path in FILES:
+        group = path.parent.name
+        prefix = "" if path.parent == CONF or group in ("experiment", "debug") else group
+        for key, value in flatten(OmegaConf.load(path), prefix, resolve=False).items():
+            follows = isinstance(value, str) and value.startswith("${")
+            if (value is None or isinstance(value, str)) and not (
+                follows or re.search(r"_target_$|defaults$|hydra|launcher", key)
+            ):
+                found.add(key)
+    assert {key for key in found if not TEXT.fullmatch(key)} == WORDS_AND_NUMBERS
 
 
 @pytest.mark.parametrize("experiment", ["strong", "strong_small", "scratch"])

@@ -12,6 +12,19 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
+# The names of the settings whose values are names and paths: 2024_01_05 and 1e3 are no numbers there.
+TEXT = re.compile(
+    r"\+{0,2}(name|runs?|images|out|set|compare|picture|json|model\.weights|data\.(root|cache)"
+    r"|data\.source\.(group|image_suffix|mask_suffix|\w*md5)|logger\.\w+\.(\w*name|project|save_dir))"
+)
+# A whole value, or an entry of a list or a sweep, that Hydra would read as a number, true or false; or text, which stays.
+NUMBER_OR_TEXT = re.compile(
+    r"""
+    '(?:\\.|[^'])*' | "(?:\\.|[^"])*" | \\.[^],[]*
+    | (?<![^,[]) \s* (?P<number> [+-]? (?:\.?\d[\w.+-]* | inf | nan) | true | false) \s* (?![^],])
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
 HELP = "settings are given as setting=value; --help lists all of them"
 
 
@@ -34,7 +47,7 @@ class Arguments:
         """
         parser = get_args_parser()
         cast(Any, parser).error = _raise  # argparse would print all of Hydra's flags and exit
-        words = [_with_home(word) for word in self.words]
+        words = [_with_text(_with_home(word)) for word in self.words]
         flags = parser.parse_intermixed_args(words)  # flags may follow overrides here, unlike in Hydra
         if flags.config_name or flags.config_path:
             raise ValueError("--config-name and --config-path would replace the package's configs: add yours by --config-dir")
@@ -80,6 +93,14 @@ def _with_home(word: str) -> str:
     """The word with the home folder in place of ~, which Hydra cannot read and not every shell replaces after a =."""
     path = r"(?<=[=,])(['\"]?)(~(?:/[^,'\"]*)?)\1(?=,|$)"
     return re.sub(path, lambda found: quoted(os.path.expanduser(found[2])), word)
+
+
+def _with_text(word: str) -> str:
+    """The word with quotes around names and paths that look like numbers: the number would lose underscores and zeros."""
+    key, equals, value = word.partition("=")
+    if not TEXT.fullmatch(key) or "(" in value:  # a function of Hydra's, such as range(1,9)
+        return word
+    return key + equals + NUMBER_OR_TEXT.sub(lambda found: quoted(found["number"]) if found["number"] else found[0], value)
 
 
 def _raise(message: str) -> NoReturn:

@@ -104,7 +104,7 @@ class Galleries:
         return [block for name in names for block in self.predicted(entries, [name], with_errors=True)]
 
 
-def side_by_side(finished: Sequence[Experiment], wanted: Sequence[object] | None, galleries: Galleries) -> list[Block]:
+def side_by_side(finished: Sequence[Experiment], wanted: Sequence[str] | None, galleries: Galleries) -> list[Block]:
     """A gallery for every image shown of every data set; runs of one data set may differ in their split and size.
 
     Raises:
@@ -131,9 +131,9 @@ def side_by_side(finished: Sequence[Experiment], wanted: Sequence[object] | None
             first, *others = [each.test_names() for each in data]
             names = [name for name in first if all(name in those for those in others)]
             known += names
-            blocks += galleries.predicted(runs, pick(data[0], names) if wanted is None else _chosen(wanted, names))
+            blocks += galleries.predicted(runs, pick(data[0], names) if wanted is None else [n for n in wanted if n in names])
     # A name may be missing from some data sets, but must be in one of them.
-    if known and (missing := [item for item in wanted or () if not _chosen([item], known)]):
+    if known and (missing := [item for item in wanted or () if item not in known]):
         raise ValueError(f"images={missing}: wanted names of test images, such as {', '.join(known[:3])}")
     return blocks
 
@@ -141,14 +141,6 @@ def side_by_side(finished: Sequence[Experiment], wanted: Sequence[object] | None
 def in_rows(items: Sequence[T]) -> list[Sequence[T]]:
     """The items, in rows that one chart has room for: a column for each of a hundred runs would be a chart of 200 MB."""
     return [items[start : start + MOST_COLUMNS] for start in range(0, len(items), MOST_COLUMNS)]
-
-
-def _chosen(wanted: Sequence[object], names: Sequence[str]) -> list[str]:
-    """The `names` that the user wants.
-
-    Underscores do not count, since Hydra reads 2007_000033 as a number.
-    """
-    return [name for item in wanted for name in names if name.replace("_", "") == str(item).replace("_", "")]
 
 
 def pick(data: "VOCDataModule", names: Sequence[str]) -> list[str]:

@@ -31,7 +31,7 @@ DEFINITIONS = (
 def sections(
     entries: Sequence[Entry],
     *,
-    images: Sequence[object] | None,
+    images: Sequence[str] | None,
     root: str | None,
     trust: bool = False,
     compare: Sequence[str] = (),

@@ -14,7 +14,7 @@ from PIL import Image
 from fcnseg.__main__ import COMMANDS, main
 from fcnseg.benchmark.__main__ import benchmark
 from fcnseg.check.__main__ import check
-from fcnseg.cli.arguments import parse, quoted
+from fcnseg.cli.arguments import Arguments, parse, quoted
 from fcnseg.cli.configs import CONF
 from fcnseg.data import download, voc
 from fcnseg.evaluate import evaluate
@@ -504,6 +504,44 @@ def test_a_home_folder_is_found_where_the_shell_has_not_put_it(command, tiny, tm
 def test_any_text_can_be_the_value_of_an_override(text):
     (override,) = parse([f"key={quoted(text)}"])
     assert override.value() == text
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [
+        *((f"{key}=2024_01_05", "2024_01_05") for key in ("run", "++data.root", "logger.wandb.name", "model.weights", "set")),
+        *(
+            (f"name={text}", text)
+            for text in ("007", "1e3", "0x10", "true", "NaN", "-1", "+1", ".5", "5.", "1.50", "2024-01-05")
+        ),
+        *((f"name={quoted(text)}", text) for text in ("1_0", "a,1_0,b", "it's 1_0", "[1_0]")),
+        ("name=null", None),
+        ("name=a\\,1_0", "a,1_0"),
+        ("images=[2007_000033, a,1_0]", ["2007_000033", "a", "1_0"]),
+        ("images=[]", []),
+        ("data.root=1_0/1_0", "1_0/1_0"),
+        ("seed=1_0", 10),
+        ("optimizer.betas=[1_0,true]", [10, True]),
+    ],
+)
+def test_names_and_paths_are_what_was_typed_and_numbers_are_numbers(word, value):
+    assert [*Arguments([word]).values.values()] == [value]
+
+
+def test_a_sweep_over_names_and_paths_has_what_was_typed():
+    assert [*Arguments(["runs=1_0, 2_0,a"]).values["runs"].list] == [*parse(["runs='1_0','2_0',a"])[0].value().list]
+    assert Arguments(["name=range(1,9)"]).values["name"].stop == 9
+
+
+def test_folders_named_by_numbers_are_trained_into_and_found_again(command, tiny, root, tmp_path):
+    (tmp_path / "2012").symlink_to(root)
+    outcome = command(train, *tiny(), "runs=1_0", "name=1e3")
+    assert outcome.code == 0, outcome.err
+    assert command(train, *tiny(), "runs=1_0", "name=1e3").out.startswith("This run has finished")
+    for verb, *words in ((evaluate, "run=1_0/1e3"), (export, "run=1_0/1e3", "format=weights", "out=2_0"), (report, "runs=1_0")):
+        outcome = command(verb, *words, "data.root=2012")
+        assert outcome.code == 0, outcome.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1_0", "2012", "2_0", "2_0.json", "report"]
 
 
 FIRST_OF_ALL = """
