@@ -104,8 +104,21 @@ def _arguments(target: str) -> list[str] | None:
 
 
 def data(cfg: DictConfig) -> VOCDataModule:
-    """The data module of `cfg.data`, with `cfg.aug` and `cfg.seed`."""
-    return cast(VOCDataModule, instantiate(cfg.data, augment=instantiate(cfg.aug), seed=cfg.seed))
+    """The data module of `cfg.data`, with `cfg.aug` and `cfg.seed`.
+
+    Raises:
+        ValueError: A step was added to an augmentation that is no chain of steps.
+    """
+    try:
+        augment = instantiate(cfg.aug)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, TypeError) and any(isinstance(node, DictConfig) for node in cfg.aug.values()):
+            first = f"aug=none +aug@aug.{cfg.choices.aug}={cfg.choices.aug}"
+            raise ValueError(
+                f"aug={cfg.choices.aug} is no chain of steps: {first} and then the steps that follow it"
+            ) from error
+        raise
+    return cast(VOCDataModule, instantiate(cfg.data, augment=augment, seed=cfg.seed))
 
 
 def task(cfg: DictConfig, *, classes: Classes, class_pixels: Tensor) -> SegmentationTask:

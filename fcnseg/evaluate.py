@@ -72,7 +72,7 @@ def reopened(cfg: DictConfig, run: Run) -> "tuple[VOCDataModule, SegmentationTas
     task = reopen.task(run.path, data, trust=cfg.trust)
     task.net = averaged(task.net, cfg.tta)
     if cfg.at == "original":
-        task.original_masks = data.original_masks
+        task.details.original_masks = data.original_masks
     if (floor := result.get("floor_class")) in data.classes.names:  # the most frequent class is train's
         data.floor_class = data.classes.names.index(floor)
     return data, task, reopen.trainer(stored, kept_precision=result.get("precision"))

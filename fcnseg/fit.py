@@ -55,17 +55,20 @@ def fit(cfg: DictConfig, run: Run, console: Console, describe: Describe) -> None
     code = provenance.code()  # now: a commit made while the run trains is not its code
     build.check_arguments(cfg)
     build.check_precision(cfg.trainer)
-    with stop_requests() as stop:
+    with ExitStack() as until_the_end:
+        stop = until_the_end.enter_context(stop_requests())
         data, task = _data_and_task(cfg, run, console)
         training = Training(cfg, run, stop, console, code)
-        with training.begun(task, data) as is_to_train:
-            if is_to_train:
-                training.fit(task, data)
-                found = {**training.test(task, data), **code}
-                if rank() == 0:
-                    describe(run, data, found)
-                    run.add_images(scoring.per_image(task, data))
-                    write_json(run.path / RESULT, found)
+        if not training.lock(until_the_end):
+            return
+        training.resume(task, data)
+        until_the_end.enter_context(training.recorded(data))
+        training.fit(task, data)
+        found = {**training.test(task, data), **code}
+        if rank() == 0:
+            describe(run, data, found)
+            run.add_images(scoring.per_image(task, data))
+            write_json(run.path / RESULT, found)
 
 
 def _data_and_task(cfg: DictConfig, run: Run, console: Console) -> tuple[VOCDataModule, SegmentationTask]:
@@ -83,18 +86,6 @@ def _data_and_task(cfg: DictConfig, run: Run, console: Console) -> tuple[VOCData
     return data, task
 
 
-@contextmanager
-def _locked(run: Run, cfg: DictConfig) -> Iterator[bool]:
-    """Make the run's folder and lock it, in the first process; tell all processes whether the run is still to be trained."""
-    with ExitStack() as held:
-
-        def lock() -> bool:
-            held.enter_context(run.locked())
-            return not run.is_finished(cfg)  # by another process, since this one looked
-
-        yield from_first_process(lock)
-
-
 class Training:
     """A trainer with the callbacks and loggers of a run.
 
@@ -110,8 +101,11 @@ class Training:
         self, cfg: DictConfig, run: Run, stop: StopRequest, console: Console, code: Mapping[str, str | bool | None]
     ) -> None:
         self.cfg, self.run, self.console = cfg, run, console
-        self.log, self.checkpoint_io, self.sessions = RunLog(run), SafeCheckpointIO(), Sessions({})
-        self.loggers, self.callbacks = [self.log, *build.loggers(cfg)], self._make_callbacks(stop)
+        self.log = RunLog(run)
+        self.loggers = [self.log, *build.loggers(cfg)]
+        self.sessions = Sessions({})
+        self.callbacks = self._make_callbacks(stop)
+        self.checkpoint_io = SafeCheckpointIO()
         self.checkpoints = cast(Checkpoints, self.callbacks[-1])
         self.trainer = build.trainer(
             cfg,
@@ -145,28 +139,41 @@ class Training:
         kept = (status or {}).get("precision")
         return kept if kept in PRECISIONS and kept != "auto" else None  # somebody else's folder may have anything there
 
-    @contextmanager
-    def begun(self, task: SegmentationTask, data: VOCDataModule) -> Iterator[bool]:
-        """Lock the run's folder, open its newest good checkpoint and keep its status up to date in the `with` block.
+    def lock(self, until_the_end: ExitStack) -> bool:
+        """Make the run's folder and lock it, in the first process; tell all processes whether the run is still to be trained.
 
-        Yields:
-            Whether the run is still to be trained: another process may have finished it.
+        It comes after the data set, which may be refused, and leaves no folder then.
 
         Raises:
-            ValueError: The folder cannot be written, or see `_open`.
-            RunFailedError: The block failed; the message says which process failed, or which settings to lower.
+            ValueError: The folder cannot be written, or another process trains this run.
+        """
+
+        def lock() -> bool:
+            until_the_end.enter_context(self.run.locked())
+            return not self.run.is_finished(self.cfg)  # by another process, since this one looked
+
+        return from_first_process(lock)
+
+    def resume(self, task: SegmentationTask, data: VOCDataModule) -> None:
+        """Open the run's newest good checkpoint in the first process, and have all others take the same file.
+
+        Raises:
+            ValueError: See `_open`.
+        """
+        self.resumed, self.epoch = from_first_process(lambda: self._open(task, data))
+
+    @contextmanager
+    def recorded(self, data: VOCDataModule) -> Iterator[None]:
+        """Keep the run's status up to date, in the first process, and explain failures: who failed, or what to lower.
+
+        Raises:
+            RunFailedError: The block failed, or the folder cannot be written.
             StopError: A signal came.
         """
-        # Locking makes the run's folder; a data set that was refused has left none.
-        with _locked(self.run, self.cfg) as is_to_train:
-            if not is_to_train:
-                yield False
-                return
-            self.resumed, self.epoch = from_first_process(lambda: self._open(task, data))
-            began = {"data_fingerprint": data.fingerprint, "precision": str(self.trainer.precision)}
-            status = self.run.recorded(self.cfg, **began) if rank() == 0 else nullcontext()
-            with status, failures_explained(), limits_explained(data.batch_size, data.size, began["precision"]):
-                yield True
+        began = {"data_fingerprint": data.fingerprint, "precision": str(self.trainer.precision)}
+        status = self.run.recorded(self.cfg, **began) if rank() == 0 else nullcontext()
+        with status, failures_explained(), limits_explained(data.batch_size, data.size, began["precision"]):
+            yield
 
     def _open(self, task: SegmentationTask, data: VOCDataModule) -> tuple[Path | None, int]:
         """Open the run's newest good checkpoint, if there is one and resume=auto.

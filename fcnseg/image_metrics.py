@@ -1,12 +1,13 @@
 """Measures of the test on every image besides its confusion matrix: confidence, and boundaries."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from math import hypot
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fcnseg.data.batch import Batch
 from fcnseg.data.dataset import Classes
 from fcnseg.metrics import SegmentationMetrics
 from fcnseg.models import enlarge
@@ -90,6 +91,8 @@ class DetailedMetrics(SegmentationMetrics):
         softmin: For each batch, (N,): see `softmin`.
         near: For each batch, (N, 2): see `boundaries`.
         boundary: For each batch, (N, C, 3): see `boundaries`.
+        original_masks: A function that gives samples' masks (1, H, W) at their images' own sizes, at which these are then
+            scored; None: they are scored at the size of the batch.
     """
 
     calibration: list[Tensor]
@@ -101,6 +104,7 @@ class DetailedMetrics(SegmentationMetrics):
         super().__init__(classes)
         for name in ("calibration", "softmin", "near", "boundary"):
             self.add_state(name, default=[], dist_reduce_fx="cat")
+        self.original_masks: Callable[[Tensor], Iterable[Tensor]] | None = None
 
     def update(self, prediction: Tensor, mask: Tensor) -> None:
         """Add a batch: prediction (N, H, W) labels, mask (N, H, W) labels with 255 for void."""
@@ -109,12 +113,12 @@ class DetailedMetrics(SegmentationMetrics):
         self.near.append(near)
         self.boundary.append(boundary)
 
-    def update_at_original_sizes(self, logits: Tensor, masks: Iterable[Tensor]) -> None:
-        """Add a batch, enlarged to the images' own sizes: logits (N, C, H, W); a mask (1, H, W) for each image."""
-        for image_logits, mask in zip(logits.cpu(), masks, strict=True):
-            self.update(enlarge.labels(image_logits, *mask.shape[-2:])[None], mask)
-
-    def add_certainty(self, logits: Tensor, mask: Tensor) -> None:
-        """Add the certainty of the network for a batch, at the size of the batch: logits (N, C, H, W), mask (N, H, W)."""
-        self.calibration.append(calibration(logits, mask))
-        self.softmin.append(softmin(logits, mask))
+    def add(self, logits: Tensor, prediction: Tensor, batch: Batch) -> None:
+        """Add all that is scored of a batch: its certainty, at the batch's size; its labels, there or at the images' own."""
+        self.calibration.append(calibration(logits, batch.mask))
+        self.softmin.append(softmin(logits, batch.mask))
+        if self.original_masks is None:
+            super().add(logits, prediction, batch)
+        else:
+            for image_logits, mask in zip(logits.cpu(), self.original_masks(batch.sample), strict=True):
+                self.update(enlarge.labels(image_logits, *mask.shape[-2:])[None], mask)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassJaccardIndex
 
+from fcnseg.data.batch import Batch
 from fcnseg.data.dataset import Classes
 from fcnseg.names import PAPER_BATCH
 
@@ -104,6 +105,10 @@ class SegmentationMetrics(Metric):
     def update(self, prediction: Tensor, mask: Tensor) -> None:
         """Add a batch: prediction (N, H, W) labels, mask (N, H, W) labels with 255 for void."""
         self.matrices.append(confusion(prediction, mask, len(self.classes)))
+
+    def add(self, logits: Tensor, prediction: Tensor, batch: Batch) -> None:
+        """Add all that is scored of a batch: logits (N, C, H, W), and the labels (N, H, W) predicted by them."""
+        self.update(prediction, batch.mask)
 
     def all_matrices(self) -> Tensor:
         """(N, C + 1, C) int64, in the order in which the images came."""

@@ -1,6 +1,6 @@
 """Training any network on any data: `SegmentationTask`."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from lightning import LightningModule
@@ -33,7 +33,6 @@ class SegmentationTask(LightningModule):
         accumulate: The number of parts in which a batch goes through the network, to save memory.
 
     Attributes:
-        original_masks: A function that gives samples' masks (1, H, W) at their images' own sizes, for the test; or None.
         details: The scores of the test, with the details of every image.
         finite: For "val" and "test", a flag for each batch so far: whether its loss and all its logits were finite.
     """
@@ -50,15 +49,17 @@ class SegmentationTask(LightningModule):
         accumulate: int = 1,
     ) -> None:
         super().__init__()
-        self.net, self.loss, self.classes = net.to(memory_format=memory_format), loss, classes
-        self.accumulate, self.details = accumulate, DetailedMetrics(classes)
-        self.optimizer, self.schedule, self.memory_format = optimizer, schedule, memory_format
+        self.net = net.to(memory_format=memory_format)
+        self.memory_format = memory_format
+        self.loss, self.optimizer, self.schedule = loss, optimizer, schedule
+        self.classes = classes
+        self.accumulate = accumulate
         means = nn.ModuleDict({f"{stage}/loss": RunningMean() for stage in ("train", "val", "test")})
         self.losses: Mapping[str, RunningMean] = means  # type: ignore[assignment]
+        self.details = DetailedMetrics(classes)
         metrics = nn.ModuleDict({"val": SegmentationMetrics(classes), "test": self.details})
         self.metrics: Mapping[str, SegmentationMetrics] = metrics  # type: ignore[assignment]
         self.finite: dict[str, list[Tensor]] = {"val": [], "test": []}
-        self.original_masks: Callable[[Tensor], Iterable[Tensor]] | None = None
 
     def forward(self, image: Tensor) -> Tensor:
         """Normalised images (N, 3, H, W) to logits (N, num_classes, H, W)."""
@@ -86,12 +87,7 @@ class SegmentationTask(LightningModule):
         lowest, highest = logits.aminmax()  # a quarter of the time of logits.isfinite() on the CPU
         self.finite[stage].append((loss + highest - lowest).isfinite())
         prediction = logits.max(dim=1).indices  # as argmax, in two thirds of its time on the CPU
-        if stage == "test":
-            self.details.add_certainty(logits, batch.mask)
-        if stage == "test" and self.original_masks:
-            self.details.update_at_original_sizes(logits, self.original_masks(batch.sample))
-        else:
-            self.metrics[stage].update(prediction, batch.mask)
+        self.metrics[stage].add(logits, prediction, batch)
         return prediction
 
     def on_train_epoch_end(self) -> None:

@@ -20,14 +20,14 @@ from fcnseg.runs.summary import show_run
 def train(cfg: DictConfig) -> float | None:
     """Train and test the run that `cfg` describes, or show it if it has finished; return its test mIoU."""
     check_settings(cfg)
+    run, console = Run.of(cfg, default_values), messages.console()
     with only_the_first_prints(cfg.trainer) as is_first:
-        from fcnseg.fit import fit  # imports torch: a refused command need not wait for it
-        from fcnseg.report.card import describe
-
-        run, console = Run.of(cfg, default_values), messages.console()
-        run.warn_of_twins(cfg)
         had_finished = run.is_finished(cfg)
         if not had_finished:
+            from fcnseg.fit import fit  # imports torch: a refused command need not wait for it
+            from fcnseg.report.card import describe
+
+            run.warn_of_twins(cfg)
             fit(cfg, run, console, partial(describe, settings=HydraConfig.get().overrides.task))
         return show_run(run, console, had_finished=had_finished) if is_first else None
 

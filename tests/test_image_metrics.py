@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from fcnseg.data.batch import Batch
 from fcnseg.data.dataset import Classes
 from fcnseg.evaluate import evaluate
 from fcnseg.image_metrics import BINS, TEMPERATURE, UNIT, DetailedMetrics, boundaries, calibration, softmin
@@ -94,8 +95,7 @@ def test_boundaries_are_numpys(num_classes):
 def test_nothing_of_a_device_is_float64():
     metrics = DetailedMetrics(Classes(("a", "b"), ((0, 0, 0), (9, 9, 9)), None))
     logits, prediction, mask = drawn(2)
-    metrics.update(prediction, mask)
-    metrics.add_certainty(logits.bfloat16(), mask)
+    metrics.add(logits.bfloat16(), prediction, Batch(torch.empty(0), mask, torch.empty(0)))
     states = [*metrics.calibration, *metrics.softmin, *metrics.near, *metrics.boundary]
     assert {state.dtype for state in states} == {torch.int64, torch.float32}
 

@@ -31,7 +31,7 @@ def measure(trainer: Trainer, task: SegmentationTask, data: VOCDataModule) -> di
         values = {name: value.item() for name, value in exact.items()}
         iou = iou_per_class(matrices[:, :-1].sum(0)).tolist()
     # At the images' own sizes there is no loss: the loss is computed at the size of the batch.
-    values["loss"] = math.nan if task.original_masks else trainer.callback_metrics["test/loss"].item()
+    values["loss"] = math.nan if task.details.original_masks else trainer.callback_metrics["test/loss"].item()
     floor = scores(everywhere(data.floor_class, matrices), data.classes.background)
     return {
         "metrics": {f"test/{name}": _number(value) for name, value in values.items()},
@@ -43,7 +43,7 @@ def measure(trainer: Trainer, task: SegmentationTask, data: VOCDataModule) -> di
         "classes": data.classes.plain(),
         "split": data.only or data.split,
         "images": {stage: data.count(stage) for stage in data.stages},
-        "size": "original" if task.original_masks else spelled(data.size),
+        "size": "original" if task.details.original_masks else spelled(data.size),
         "data_fingerprint": data.fingerprint,
         "parameters": sum(parameter.numel() for parameter in task.net.parameters()),
     }

@@ -109,7 +109,7 @@ WRONG = [  # arguments, and words of the message
     (["aug=strong", "aug.colr.hue=0"], ["'aug.colr.hue'", "aug.colour.hue"]),
     (["loss=ce_dice", "loss.term.dice.weight=2"], ["'loss.term.dice.weight'", "loss.terms.dice.weight"]),
     (["aug=strong", "+aug@aug.cutout=cutout", "aug.cutout.p=x"], ["aug.cutout.p=x: wanted a number, such as 0.5"]),
-    (["aug=flip", "+aug@aug.cutout=cutout"], ["aug: ", "'cutout'"]),
+    (["aug=flip", "+aug@aug.cutout=cutout"], ["aug=flip is no chain of steps: aug=none +aug@aug.flip=flip, then"]),
     (["aug=none", "+aug.crop=crop"], ["aug.crop=crop: wanted an augmentation; +aug@aug.crop=crop adds one"]),
     (["aug=strong", "+aug.p=0.5"], ["aug.p=0.5: wanted an augmentation"]),
     (["data=shapes", "+data.source.images=3"], ["data.source.images", "has no such argument; it has root, train, val"]),
