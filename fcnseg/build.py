@@ -114,9 +114,7 @@ def data(cfg: DictConfig) -> VOCDataModule:
     except InstantiationException as error:
         if isinstance(error.__cause__, TypeError) and any(isinstance(node, DictConfig) for node in cfg.aug.values()):
             first = f"aug=none +aug@aug.{cfg.choices.aug}={cfg.choices.aug}"
-            raise ValueError(
-                f"aug={cfg.choices.aug} is no chain of steps: {first} and then the steps that follow it"
-            ) from error
+            raise ValueError(f"aug={cfg.choices.aug} is no chain of steps: {first}, then the steps that follow it") from error
         raise
     return cast(VOCDataModule, instantiate(cfg.data, augment=augment, seed=cfg.seed))
 
