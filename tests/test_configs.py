@@ -13,10 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 from fcnseg import build
 from fcnseg.cli.arguments import TEXT
 from fcnseg.cli.configs import CONF
-from fcnseg.cli.values import MAY_BE_A_LIST, MAY_BE_NULL
 from fcnseg.evaluate import evaluate
 from fcnseg.paper import EXPERIMENTS, FLOOR
-from fcnseg.runs.settings import flatten
+from fcnseg.runs.settings import MAY_BE_A_LIST, MAY_BE_NULL, flatten
 from fcnseg.train import train
 
 FILES = sorted(CONF.rglob("*.yaml"))

@@ -9,14 +9,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from fcnseg.cli.messages import no_setting
 from fcnseg.errors import KINDS
 from fcnseg.runs.identity import ABSENT
-from fcnseg.runs.settings import flatten
-
-MAY_BE_NULL = (  # settings that may be null, even if a choice or an experiment sets another value
-    *("patience", "ema", "checkpoint.every_n_minutes", "checkpoint.every_n_steps", "model.weights", "picture"),
-    *("optimizer.fused", "optimizer.backbone_lr", "optimizer.decay_norms", "schedule.warmup"),
-    *("data.pack_size", "data.limit", "data.cache", "data.download"),
-)
-MAY_BE_A_LIST = ("data.size", "data.pack_size")  # numbers, or a list of height and width
+from fcnseg.runs.settings import MAY_BE_A_LIST, MAY_BE_NULL, flatten
 
 
 def check_values(cfg: DictConfig, defaults: DictConfig) -> None:

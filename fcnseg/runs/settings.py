@@ -12,6 +12,12 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from fcnseg.data import check_settings, check_whole_number, spelled
 from fcnseg.machine.processes import devices_and_machines
 
+MAY_BE_NULL = (  # settings that may be null, even if a choice or an experiment sets another value
+    *("patience", "ema", "checkpoint.every_n_minutes", "checkpoint.every_n_steps", "model.weights", "picture"),
+    *("optimizer.fused", "optimizer.backbone_lr", "optimizer.decay_norms", "schedule.warmup"),
+    *("data.pack_size", "data.limit", "data.cache", "data.download"),
+)
+MAY_BE_A_LIST = ("data.size", "data.pack_size")  # numbers, or a list of height and width
 # The least value of every whole number that has one.
 LEAST_VALUES = {"trainer.max_epochs": 1, "patience": 1, "checkpoint.every_n_steps": 1, "seed": 0, "schedule.T_max": 1}
 LARGEST_SEED = 2**32 - 1  # NumPy's
@@ -26,18 +32,14 @@ WANTED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("seed", lambda seed: seed <= LARGEST_SEED, f"a whole number from 0 to {LARGEST_SEED}"),
     ("optimizer.lr", lambda rate: rate >= 0, "a learning rate from 0 up"),
     ("checkpoint.min_seconds", lambda seconds: seconds >= 0, "a number from 0 up"),
-    ("checkpoint.every_n_minutes", lambda minutes: minutes > 0, "a number above 0, or null"),
-    ("ema", lambda decay: _is_number(decay) and 0 < decay < 1, "a number between 0 and 1, such as 0.999, or null"),
-    (
-        "optimizer.backbone_lr",
-        lambda factor: _is_number(factor) and factor > 0,
-        "a factor above 0, such as 0.1, or null",
-    ),
-    ("optimizer.decay_norms", lambda decays: isinstance(decays, bool), "true or false or null"),
+    ("checkpoint.every_n_minutes", lambda minutes: minutes > 0, "a number above 0"),
+    ("ema", lambda decay: _is_number(decay) and 0 < decay < 1, "a number between 0 and 1, such as 0.999"),
+    ("optimizer.backbone_lr", lambda factor: _is_number(factor) and factor > 0, "a factor above 0, such as 0.1"),
+    ("optimizer.decay_norms", lambda decays: isinstance(decays, bool), "true or false"),
     (
         "schedule.warmup",
         lambda steps: _is_number(steps) and 0 <= steps < (inf if isinstance(steps, int) else 1),
-        "a whole number of steps, a share of all steps below 1, or null",
+        "a whole number of steps, or a share of all steps below 1",
     ),
     ("resume", lambda resume: resume in ("auto", "never"), "one of auto, never"),
 )
@@ -60,7 +62,7 @@ def check_ranges(cfg: DictConfig) -> None:
     for key, is_right, wanted in WANTED:
         value = OmegaConf.select(cfg, key)
         if value is not None and not is_right(value):
-            raise ValueError(f"{key}={value}: wanted {wanted}")
+            raise ValueError(f"{key}={value}: wanted {wanted}{', or null' if key in MAY_BE_NULL else ''}")
 
 
 def hyperparameters(cfg: DictConfig) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from fcnseg.runs.settings import check_ranges
         ("+trainer.accumulate_grad_batches=3", ["data.batch_size=4", "accumulate_grad_batches=3", "3 or 6"]),
         ("ema=often", ["ema=often", "a number"]),
         ("optimizer.backbone_lr=0", ["optimizer.backbone_lr=0", "above 0"]),
-        ("optimizer.decay_norms=1", ["optimizer.decay_norms=1", "true or false or null"]),
+        ("optimizer.decay_norms=1", ["optimizer.decay_norms=1", "true or false, or null"]),
         ("schedule.warmup=1.5", ["schedule.warmup=1.5", "whole number of steps"]),
         ("schedule.warmup=-1", ["schedule.warmup=-1", "whole number of steps"]),
         ("schedule.warmup=yes", ["schedule.warmup=", "whole number of steps"]),
