@@ -1,4 +1,4 @@
-"""Train, compare, explain and use networks for semantic segmentation, on PASCAL VOC-2012 or images of one's own.
+"""Train, compare, explain and use networks for semantic segmentation, on PASCAL VOC-2012 or your own images.
 
 In Python, `fcnseg.train("model=wilson", "aug=flip")` does what the command does, and `fcnseg.load("runs/<name>")` gives a
 `fcnseg.inference.Segmenter`.

@@ -72,10 +72,12 @@ def check_arguments(cfg: DictConfig, key: str = "") -> None:
     known = _arguments(target) if cfg.get("_partial_") and key.split(".")[0] in ("aug", "data") else None
     for name, value in cfg.items():
         full = f"{key}.{name!s}" if key else str(name)
+        # Names such as _target_ and _partial_ are Hydra's.
         if known is not None and name not in known and not str(name).startswith("_"):
             raise ValueError(f"{full}: {target} has no such argument; it has {', '.join(known) or 'none'}")
         if isinstance(value, DictConfig):
             check_arguments(value, full)
+        # Not isinstance, for which true is a whole number. A whole number will do for a float.
         elif (kinds := hints.get(str(name))) and not (type(value) in kinds or (type(value) is int and float in kinds)):
             wanted = " or ".join(word for kind, word in KINDS.items() if kind in kinds)
             raise ValueError(f"{full}={value}: wanted {wanted}")
@@ -148,7 +150,7 @@ def task(cfg: DictConfig, *, classes: Classes, class_pixels: Tensor) -> Segmenta
 def _without(node: DictConfig, *names: str) -> Any:
     """The object that a node of a config stands for, without some of its settings."""
     rest = node.copy()
-    OmegaConf.set_struct(rest, False)
+    OmegaConf.set_struct(rest, False)  # with it, no setting could be removed
     for name in names:
         rest.pop(name, None)
     return instantiate(rest)
@@ -163,6 +165,7 @@ def network(cfg: DictConfig, num_classes: int) -> nn.Module:
     path = path_of(cfg.model.get("weights"))
     if path is None or not path.is_dir():
         return cast(nn.Module, instantiate(cfg.model, num_classes=num_classes))
+    # Without the weights that the network's class would take, such as a backbone's: those of the run replace them all.
     net = cast(nn.Module, instantiate(cfg.model, num_classes=num_classes, weights=None))
     load(net, read(path), path, classes=num_classes)
     return net
@@ -195,6 +198,7 @@ def _entries(cfg: DictConfig, group: str, kind: type[T]) -> list[T]:
     entries = []
     for name, node in cfg[group].items():
         try:
+            # `only_watches` is for the identity of a run, and no argument of the class.
             entry = instantiate({key: value for key, value in node.items() if key != "only_watches"})
         except InstantiationException as error:
             if isinstance(error.__cause__, ModuleNotFoundError):
@@ -237,7 +241,7 @@ def trainer(
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
-            use_distributed_sampler=False,
+            use_distributed_sampler=False,  # the loader divides the batches itself
             accumulate_grad_batches=1,  # which the task does
             **_processes(cfg.trainer),
         ),
@@ -250,9 +254,10 @@ def _processes(trainer: DictConfig) -> dict[str, Any]:
     if devices * nodes == 1:
         return {}
     is_cuda = _device(trainer.accelerator) == "cuda"
+    # gloo for numbers on the CPU, which are exchanged without waiting for the GPU.
     backend = "cpu:gloo,cuda:nccl" if is_cuda else "gloo"
     ddp = DDPStrategy(cluster_environment=environment(devices, nodes), process_group_backend=backend)
-    return {"strategy": ddp, "sync_batchnorm": is_cuda}
+    return {"strategy": ddp, "sync_batchnorm": is_cuda}  # torch has synchronised batch norms only for GPUs
 
 
 def precision(wanted: str, accelerator: str) -> str:

@@ -34,19 +34,27 @@ def train_on(task: Any, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor, i
         loss: Tensor = task.loss(task(batch.image), batch.mask)
         return loss, loss, len(batch.mask)
     task.optimizers(use_pl_optimizer=False).zero_grad()  # see the task's `optimizer_zero_grad`
+    # A part's loss is a mean, a sum divided by the part's divisor. Weighted by the part's share of the divisor of the whole
+    # batch, the losses of all parts in all processes add up to the loss of the whole batch.
     whole = total(divisor(task.loss, batch.mask)).clamp_min(TINY)
     own = torch.zeros((), device=whole.device)
     pairs = [*zip(*(parts(share, task.accumulate) for share in batch[:2]), strict=True)]
     for number, (image, mask) in enumerate(pairs, start=1):
         loss = task.loss(task(image), mask) * (divisor(task.loss, mask) / whole)
         own += loss.detach()
-        loss = loss * world()  # DDP divides the sum of all gradients by the number of processes
-        if number < len(pairs):  # Lightning runs the last part's backward pass, in which DDP sends the sum of all parts
+        # The gradients of the processes are to be added; DDP takes their mean, the sum divided by world().
+        loss = loss * world()
+        # Lightning always runs a backward pass on the loss that a step returns, and DDP sends the gradients in that pass.
+        # So it gets the last part: the gradients of the parts before it are already there, and the sum is sent once.
+        if number < len(pairs):
+            # Lightning calls a step under autocast, which PyTorch advises against for a backward pass.
             with torch.autocast(task.device.type, enabled=False):
                 task.trainer.strategy.backward(loss, None)
     value = total(own)
+    # The loader knows the size of the whole batch: this process's share may have a borrowed image.
     images = task.trainer.train_dataloader.sizes[batch_idx] if world() > 1 else len(batch.mask)
-    # Lightning computes the gradient of the last part; the value that it logs is the loss of the whole batch.
+    # Two needs in one tensor: the last part's gradient, and the whole batch's value, which the callbacks see as the loss of
+    # the step. The difference that is added has no gradient.
     return loss + (value - loss).detach(), value, images
 
 

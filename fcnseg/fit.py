@@ -29,7 +29,7 @@ from fcnseg.machine.processes import start_processes
 from fcnseg.machine.signals import StopRequest, stop_requests
 from fcnseg.names import BEST, RESULT
 from fcnseg.runs import costs, provenance, scoring
-from fcnseg.runs.checkpoint import Checkpoint, damage, load_weights, newest_good, read, sha256
+from fcnseg.runs.checkpoint import StoredCheckpoint, damage, load_weights, newest_good, read, sha256
 from fcnseg.runs.folder import Run
 from fcnseg.runs.run_log import RunLog
 from fcnseg.runs.settings import PRECISIONS, hyperparameters
@@ -200,7 +200,7 @@ class Training:
             )
         return last, opened["epoch"]
 
-    def _best_is_lost(self, opened: Checkpoint) -> bool:
+    def _best_is_lost(self, opened: StoredCheckpoint) -> bool:
         """Whether best.ckpt is of a later save than the opened checkpoint, and of an epoch that is not trained again."""
         best, state = self.run.checkpoints / BEST, opened["callbacks"][self.checkpoints.state_key]
         if state["best_epoch"] < 0 or not best.exists() or sha256(best) == state["best_sha256"]:

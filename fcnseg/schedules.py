@@ -62,8 +62,11 @@ class Warmup(LRScheduler):
     """
 
     def __init__(self, schedule: LRScheduler, *, steps: int, every: int) -> None:
-        self.schedule, self.steps, self.every = schedule, steps, every
-        self.optimizer, self.last_epoch = schedule.optimizer, 0
+        self.schedule = schedule
+        self.steps = steps
+        self.every = every
+        self.optimizer = schedule.optimizer
+        self.last_epoch = 0
         self._set(1 / steps)
 
     def step(self, epoch: int | None = None) -> None:

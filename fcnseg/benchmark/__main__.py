@@ -76,10 +76,10 @@ def check_settings(cfg: DictConfig) -> str:
     (mode,) = chosen or ["arms"]
     if mode == "growth" and cfg.choices.data != "shapes":
         raise ValueError(f"growth=true with data={cfg.choices.data}: wanted data=shapes, whose number of images can be set")
-    measured, unused = MODES[mode]
+    where, unused = MODES[mode]
     for override in parse(HydraConfig.get().overrides.task):
         if re.fullmatch(f"{unused}|{UNUSED}", override.key_or_group):
-            raise ValueError(f"{override.input_line} has no effect {measured}: leave it out")
+            raise ValueError(f"{override.input_line} has no effect {where}: leave it out")
     return mode
 
 

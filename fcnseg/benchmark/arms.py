@@ -41,13 +41,16 @@ WARMUP = 2  # the number of steps before the timed ones, in which memory is take
 
 
 class Clock:
-    """Takes the time of a training's steps, of which `steps` end with the timed ones, whenever the work of `device` has ended.
+    """A stopwatch for a training of `steps` steps on `device`, of which those after the warm-up are timed.
 
-    A loop calls `step`, Lightning's Trainer calls it by `callback`.
+    A loop calls `step` after each of its steps. Lightning's Trainer does so by `callback`.
     """
 
     def __init__(self, device: torch.device, steps: int) -> None:
-        self.device, self.steps, self.done, self.first_loss = device, steps, 0, 0.0
+        self.device = device
+        self.steps = steps
+        self.done = 0
+        self.first_loss = 0.0
         self.times = {0: now(device)}  # the time by the number of steps done
         self.callback = LambdaCallback(on_train_batch_end=lambda _, task, outputs, *batch: self.step(outputs["loss"]))
 

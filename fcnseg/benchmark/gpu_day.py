@@ -32,13 +32,14 @@ from fcnseg.data.shapes import draw
 from fcnseg.machine.files import read_json
 from fcnseg.machine.limits import cores
 from fcnseg.names import CHECKPOINTS, LAST, RESULT
-from fcnseg.paper import EXPERIMENTS
+from fcnseg.paper import EXPERIMENTS, IMAGES
 
 T = TypeVar("T")
 # Every network with its settings: pretrained weights cannot be downloaded everywhere.
 NETWORKS: dict[str, Sequence[str]] = {"fcn": (), "transfer": ("model.weights=null",), "wilson": (), "unet": ()}
 PAPER = {experiment: NETWORKS.get(experiment, ()) for experiment in EXPERIMENTS}
-VOC, SIZE = {"train": 1464, "val": 1449}, (500, 500)  # the numbers of VOC's images, and the square in pixels that they fit
+VOC_COUNTS = {"train": IMAGES["train"], "val": IMAGES["val"] + IMAGES["test"]}  # the paper cuts VOC's val in two
+SIZE = (500, 500)  # the square in pixels that VOC's images fit
 FEW = {"train": 32, "val": 8}  # the numbers of images on a CPU
 ON_CPU = ("data.size=32", "data.batch_size=4", "trainer.max_epochs=2")
 STEPS = 5  # the number of steps after which losses are compared
@@ -147,7 +148,7 @@ def _end(run: Path) -> list[Any]:
 
 def images(day: Day) -> Figures:
     """Write generated images of VOC's number and size, in as many processes as there are cores."""
-    start, counts, processes = time.monotonic(), VOC if day.on_gpu else FEW, cores()
+    start, counts, processes = time.monotonic(), VOC_COUNTS if day.on_gpu else FEW, cores()
     names = [str(number) for number in range(sum(counts.values()))]
     sets = {"train": names[: counts["train"]], "val": names[counts["train"] :]}
     folder = voc.new_folder(day.folder / "VOCdevkit" / "VOC2012", sets)

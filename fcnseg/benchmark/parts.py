@@ -56,7 +56,7 @@ def augmentations(cfg: Any, choices: dict[str, Any]) -> list[Figures]:
 def data_path(cfg: Any) -> Figures:
     """The time of an epoch's normalised batches on the device: from this package, and from a DataLoader."""
     data, _, fabric, _ = prepare(cfg)
-    data.packs = {name: pack.to(fabric.device) for name, pack in data.packs.items()}
+    data.packs = {name: each.to(fabric.device) for name, each in data.packs.items()}
     workers = image_loader(data, fabric.device)  # their start is not counted
 
     def ours() -> None:
@@ -71,7 +71,7 @@ def data_path(cfg: Any) -> Figures:
 
 
 def packing(cfg: Any) -> Figures:
-    """The time to build the pack of the train split, with nothing kept from before: on all cores, and on one."""
+    """The time to build the pack of train, with nothing kept from before: on all cores, and on one."""
     data, cores = build.data(cfg), os.sched_getaffinity(0)
     data_set = data.source(data.root)
 

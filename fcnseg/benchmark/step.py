@@ -110,13 +110,13 @@ class Operations(TorchDispatchMode):
         shapes = tuple(tuple(tensor.shape) for tensor in inputs)
         start = now(self.device)
         out = func(*args, **kwargs)
-        seconds = now(self.device) - start
+        taken = now(self.device) - start
         # A view shares the memory of its input.
         if not func.is_view and packet.__name__ not in UNREAD:
             flops = flop_registry[packet](*args, **kwargs, out_val=out) if packet in flop_registry else 0
             changed = [value for value, spec in zip(args, func._schema.arguments, strict=False) if spec.is_write]
             nbytes = sum(tensor.nbytes for tensor in [*inputs, *_tensors(changed if out is None else out)])
-            self.counted.append(Operation(packet.__name__, shapes, flops, nbytes, seconds))
+            self.counted.append(Operation(packet.__name__, shapes, flops, nbytes, taken))
         return out
 
 
@@ -133,10 +133,10 @@ def step_operations(net: nn.Module, loss: nn.Module, *, batch_size: int, size: S
     net, loss = copy.deepcopy(net).to("meta", dtype).train(), copy.deepcopy(loss).to("meta")
     image = torch.empty(batch_size, 3, *sides(size), device="meta", dtype=dtype)
     mask = torch.empty(batch_size, *sides(size), device="meta", dtype=torch.uint8)
-    with Operations(image.device) as operations:
+    with Operations(image.device) as counting:
         loss(net(image), mask).backward()
     trained = sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad)
-    return [*operations.counted, Operation("adam", (), 0, trained * ADAM_BYTES, 0)]
+    return [*counting.counted, Operation("adam", (), 0, trained * ADAM_BYTES, 0)]
 
 
 def ideal_seconds(operations: list[Operation], *, flops: float, bandwidth: float) -> float:
@@ -152,8 +152,8 @@ def machine_peaks(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
     target = torch.empty_like(source)
     # TF32 where there is one, which CUDA's convolutions take by themselves. The process does nothing else afterwards.
     torch.set_float32_matmul_precision("high")
-    product, copy = seconds(lambda: left @ right, lambda: target.copy_(source), device=device, of=min)
-    return {"flops": 2 * rows**3 / product, "bandwidth": 2 * copied / copy}
+    product_s, copy_s = seconds(lambda: left @ right, lambda: target.copy_(source), device=device, of=min)
+    return {"flops": 2 * rows**3 / product_s, "bandwidth": 2 * copied / copy_s}
 
 
 def machine() -> Figures:
@@ -179,11 +179,11 @@ def operations(cfg: Any) -> list[Figures]:
     _, task, fabric, batch = prepare(cfg)
     step = bare_step(task, batch, fabric)
     (step_s,) = seconds(step, device=fabric.device, repeats=cfg.repeats)
-    with Operations(fabric.device) as operations:
+    with Operations(fabric.device) as counting:
         for _ in range(cfg.repeats):
             step()
     kinds = defaultdict(list)
-    for operation in operations.counted:
+    for operation in counting.counted:
         kinds[operation.name, operation.shapes].append(operation)
     peaks = machine_peaks(fabric.device, DTYPES.get(cfg.trainer.precision, torch.bfloat16))
     rows: list[Figures] = []

@@ -25,8 +25,7 @@ from fcnseg.errors import StopError, warn
 from fcnseg.machine.distributed import gathered, highest, rank
 from fcnseg.machine.signals import StopRequest
 from fcnseg.names import BEST, LAST, MONITOR, PREVIOUS
-from fcnseg.runs.checkpoint import Checkpoint as Saved
-from fcnseg.runs.checkpoint import check_weights, read, save
+from fcnseg.runs.checkpoint import StoredCheckpoint, check_weights, read, save
 from fcnseg.runs.folder import Run
 
 
@@ -62,10 +61,16 @@ class Checkpoints(AfterEpoch, Checkpoint):
         every_n_minutes: float | None,
     ) -> None:
         super().__init__()
-        self.run, self.folder, self.stop, self.finite = run, run.checkpoints, stop, finite
+        self.run = run
+        self.folder = run.checkpoints
+        self.stop = stop
+        self.finite = finite
         self.min_seconds = min_seconds
-        self.every_n_steps, self.every_n_seconds = every_n_steps, every_n_minutes and every_n_minutes * 60
-        self.best_score, self.best_epoch, self.best_sha256 = float("-inf"), -1, ""
+        self.every_n_steps = every_n_steps
+        self.every_n_seconds = every_n_minutes and every_n_minutes * 60
+        self.best_score = float("-inf")
+        self.best_epoch = -1
+        self.best_sha256 = ""
         self.failed = False
         self._best_unsaved: dict[str, Any] | None = None
         self._saved_at = time.monotonic()
@@ -221,12 +226,16 @@ def extend_schedule(trainer: Trainer) -> None:
 
     A cosine that reached 0 after 30 epochs continues, if the run is extended to 40, at the thirtieth value of 40.
     """
+    # Lightning has restored the old schedule with its old length, and torch's schedules compute a learning rate from the one
+    # before it: with only its length changed, it would not come onto the new curve. So a new schedule, with an optimiser of
+    # its own for the same weights, steps as often as the old one has, and its state replaces the old one's.
     optimizer, planned = trainer.optimizers[0], cast(Any, trainer.lightning_module.configure_optimizers())
     before = optimizer.param_groups[0]["lr"]
     restored, schedule = trainer.lr_scheduler_configs[0].scheduler, planned["lr_scheduler"]["scheduler"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the optimiser took its steps in the earlier session
-        # If it steps by epochs, and the run was stopped before a validation, this is one more than the epochs that ended.
+        # Not `trainer.current_epoch` times: the schedule may step after every batch. If it steps by epochs, and the run was
+        # stopped before a validation, it has stepped once more than epochs have ended.
         for _ in range(restored.last_epoch):
             schedule.step()
     restored.load_state_dict(schedule.state_dict())
@@ -277,20 +286,20 @@ class SafeCheckpointIO(TorchCheckpointIO):
         opened: A checkpoint that was already read, so that Lightning need not read the file a second time.
     """
 
-    opened: Saved | None = None
+    opened: StoredCheckpoint | None = None
 
-    def save_checkpoint(self, checkpoint: Saved, path: str | Path, storage_options: Any | None = None) -> None:
+    def save_checkpoint(self, checkpoint: StoredCheckpoint, path: str | Path, storage_options: Any | None = None) -> None:
         """Write a checkpoint of the run or of a callback of Lightning's; the old `last.ckpt` becomes `previous.ckpt`."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         save(path, checkpoint, keep=PREVIOUS if path.name == LAST else None)
 
-    def load_checkpoint(self, path: str | Path, *_: object, **__: object) -> Saved:
+    def load_checkpoint(self, path: str | Path, *_: object, **__: object) -> StoredCheckpoint:
         """Hand over the checkpoint that was opened; it is not kept, since Lightning takes it apart."""
         checkpoint, self.opened = self.opened or read(Path(path)), None
         return checkpoint
 
-    def open(self, path: Path, task: LightningModule, max_epochs: int) -> Saved:
+    def open(self, path: Path, task: LightningModule, max_epochs: int) -> StoredCheckpoint:
         """Read the checkpoint to resume, and check that it is one of this run.
 
         Raises:

@@ -46,7 +46,9 @@ class Command:
 
     def __init__(self, job: JobFunction, config_name: str, *, can_sweep: bool) -> None:
         update_wrapper(self, job)
-        self.job, self.config_name, self.can_sweep = job, config_name, can_sweep
+        self.job = job
+        self.config_name = config_name
+        self.can_sweep = can_sweep
 
     def __call__(self) -> None:
         """Run the command of the command line, and exit with its code."""

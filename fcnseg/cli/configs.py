@@ -43,8 +43,9 @@ def _composed(config_name: str, *overrides: str, with_hydra: bool = False) -> Di
     Hydra takes a tenth of a second to compose it.
     """
     sources = {source.path for source in HydraConfig.get().runtime.config_sources if source.provider != "schema"}
-    compose = _compose_once if sources == {"hydra.conf", str(CONF)} else _compose_once.__wrapped__
-    return compose(config_name, overrides, with_hydra)
+    if sources == {"hydra.conf", str(CONF)}:
+        return _compose_once(config_name, overrides, with_hydra)
+    return _compose_once.__wrapped__(config_name, overrides, with_hydra)  # a user's own files may change at any time
 
 
 def default_config(config_name: str, *, added: bool = True) -> DictConfig:
@@ -99,6 +100,7 @@ def check_own_configs(arguments: Arguments) -> None:
     Raises:
         ValueError: There is such a config.
     """
+    # The first folder is the package's own.
     for path in (path for folder in config_folders(arguments)[1:] for path in folder.glob("*/*.yaml")):
         if (choice := f"{path.parent.name}/{path.stem}") in SHIPPED:
             raise ValueError(f"{path} would not be read: the package has a {choice.replace('/', '=')}; give yours another name")
@@ -117,6 +119,7 @@ def setting_names(config_name: str, arguments: Arguments) -> set[str]:
     groups = [*cfg.hydra.runtime.choices]
     own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     names = {*groups, *flatten(own, resolve=False, with_empty=True)}
+    # Hydra composes only the choices that are made; the settings of all others are read from their files.
     for group in set(groups) - {*PRESETS}:
         for path in (path for folder in folders for path in folder.glob(f"{group}/*.yaml")):
             names |= {*_settings_of_choice(path, [folder / group for folder in folders], group)}
@@ -124,7 +127,10 @@ def setting_names(config_name: str, arguments: Arguments) -> set[str]:
 
 
 def _settings_of_choice(path: Path, folders: Sequence[Path], prefix: str) -> Iterator[str]:
-    """The full name of every setting of a choice, and of the choices that it consists of, such as `crop@crop`."""
+    """The full names of the settings of a choice, each of which begins with `prefix`.
+
+    A choice may consist of other choices, such as `crop@crop` in its `defaults`: their settings are among the names.
+    """
     cfg = OmegaConf.load(path)
     if not isinstance(cfg, DictConfig):
         return

@@ -11,7 +11,7 @@ from fcnseg.data.dataset import MEAN, STD
 
 
 class Batch(NamedTuple):
-    """Some images of a split.
+    """Some images of an image set.
 
     Attributes:
         image: (N, 3, H, W) uint8 RGB from the loader; normalised float32 on the device.

@@ -71,7 +71,9 @@ class Classes:
         return cls(names, tuple(own), background, void)
 
     def check_same(self, other: "Classes", whose: str) -> None:
-        """Refuse classes that differ from these; `whose` says in the message whose these are. Colours may differ.
+        """Refuse the classes of some data, `other`, if they are not the same as these; their colours may differ.
+
+        The message calls the owner of these classes `whose`, such as "VOC's server".
 
         Raises:
             ValueError: The names, their order or the background differ.

@@ -93,7 +93,7 @@ def _voc_folder(root: Path) -> Path | None:
     return folder.path if (folder := voc.Folder.find(root)) else None
 
 
-VOC = Published("VOC-2012", voc.PLACES[0], voc.LISTS, _voc_folder, nothing_found)
+VOC_ARCHIVE = Published("VOC-2012", voc.PLACES[0], voc.LISTS, _voc_folder, nothing_found)
 
 
 def voc2012(root: Path, *, urls: Sequence[str], md5: str, download: bool | None = None) -> voc.Folder:
@@ -103,7 +103,7 @@ def voc2012(root: Path, *, urls: Sequence[str], md5: str, download: bool | None 
         ValueError: See `find_or_download`; or the data set in `root` has classes of its own.
         OSError: See `find_or_download`.
     """
-    path = find_or_download(VOC, root, urls=urls, md5=md5, download=download)
+    path = find_or_download(VOC_ARCHIVE, root, urls=urls, md5=md5, download=download)
     if files := formats.beyond_voc(root):
         own = f"data.root={root} has classes of its own in {files.known.source}"
         raise ValueError(f"{own}, wanted VOC's 21: add data=folder, which reads them")

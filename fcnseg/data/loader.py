@@ -23,12 +23,13 @@ class Loader:
 
     Args:
         pack: The images and masks; batches are made on their device.
-        samples: (n,) int64, the indices of this split's images in the pack.
+        samples: (n,) int64, the indices in the pack of the images of this stage.
         batch_size: The number of images in a batch. The last batch may have fewer. In training, a single last image
             joins the batch before it, since a user's network may have a batch norm that refuses one value.
         seed: The seed of the order in training; None in validation and test, which keep the order of `samples`.
         step: A function that gives the number of batches that the run has trained on.
-        partners: The number of extra samples before a process's own part, in a ring: see `fcnseg.data.augment`.
+        partners: The number of extra samples that a process gets with its part of a batch: those just before the part, where
+            the last sample of the batch comes before the first. An augmentation uses them: see `fcnseg.data.augment`.
     """
 
     def __init__(
@@ -41,8 +42,12 @@ class Loader:
         step: Callable[[], int],
         partners: int = 0,
     ) -> None:
-        self.pack, self.samples, self.batch_size = pack, samples, batch_size
-        self.seed, self.step, self.partners = seed, step, partners
+        self.pack = pack
+        self.samples = samples
+        self.batch_size = batch_size
+        self.seed = seed
+        self.step = step
+        self.partners = partners
         self.is_training = seed is not None
 
     def __len__(self) -> int:

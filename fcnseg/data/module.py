@@ -82,10 +82,18 @@ class VOCDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         check_settings(size=size, batch_size=batch_size, split=split, limit=limit, pack_size=pack_size)
-        self.root, self.source, self.split = Path(os.path.expanduser(root)), source, split
-        self.size, self.pack_size = _plain(size), _plain(size if pack_size is None else pack_size)
-        self.batch_size, self.augment, self.seed, self.limit, self.only = batch_size, augment, seed, limit, only
-        self.cache, self.download = None if cache is None else Path(os.path.expanduser(cache)), download
+        self.root = Path(os.path.expanduser(root))
+        self.source = source
+        self.split = split
+        self.size = _plain(size)
+        self.batch_size = batch_size
+        self.augment = augment
+        self.seed = seed
+        self.limit = limit
+        self.pack_size = _plain(size if pack_size is None else pack_size)
+        self.cache = None if cache is None else Path(os.path.expanduser(cache))
+        self.download = download
+        self.only = only
         self.packs: dict[str, Pack] = {}
         self.stages: dict[str, tuple[str, Tensor]] = {}
 
@@ -95,7 +103,7 @@ class VOCDataModule(LightningDataModule):
         Raises:
             ValueError: There is no data set, it is broken, an image is listed twice, or a batch is larger than train.
         """
-        if self.packs:
+        if self.packs:  # the commands call it before Lightning does, since the network needs the number of classes
             return
         data_set = self.data_set = find(self.source, self.root, self.download)
         self.classes = data_set.classes
@@ -104,38 +112,42 @@ class VOCDataModule(LightningDataModule):
             self.stages = {"test": (self.only, torch.arange(len(self.packs[self.only].names)))}
         else:
             self._prepare_train_and_val(data_set)
+        # The first pack is train's, or the only one. The last number of pixels is void's, and no class.
         pixels, background = next(iter(self.packs.values())).class_pixels[:-1], self.classes.background
         self.floor_class = int(pixels.argmax()) if background is None else background
 
     def _prepare_train_and_val(self, data_set: DataSet) -> None:
+        # An image in both would be trained on and then tested; an image twice in one would count double.
         if repeated := [*data_set.repeated("train"), *data_set.repeated("val", "train")]:
             raise ValueError(f"images are listed more than once, wanted every image once:\n{first_of(repeated)}")
         train_names = data_set.names("train")
+        # For a test, `trains` is false, and the settings of a training are not checked.
         if self.trains and self.limit is not None and self.limit > (n := len(train_names)):
             raise ValueError(f"data.limit={self.limit}: train has {n} images; lower it, or null for all of them")
         names = {"train": _limited(train_names, self.limit), "val": data_set.names("val")}
         if self.trains and self.batch_size > (n := len(names["train"])):
-            raise ValueError(f"data.batch_size={self.batch_size} is larger than the train split's {n} images: lower it")
+            raise ValueError(f"data.batch_size={self.batch_size} is larger than train's {n} images: lower it")
+        # The user is told once where the packs are, but not if the user chose the place or if the images are generated.
         packs_folder = default_packs_folder(data_set)
         silent = self.cache or data_set.generated or packs_folder.exists()
-        sizes = {"train": self.pack_size, "val": self.size}
+        sizes = {"train": self.pack_size, "val": self.size}  # val is not augmented, and needs no larger images
         packs = {name: pack(data_set, name, sizes[name], names=names[name], cache=self.cache) for name in names}
-        if not silent:
+        if not silent:  # after packing, which may have failed
             warn(f"the images are kept, decoded and resized, in {packs_folder}; data.cache=<folder> chooses another place")
-        train, val = (torch.arange(len(pack.names)) for pack in packs.values())
+        train, val = (torch.arange(len(each.names)) for each in packs.values())
         first, second = _halves(packs["val"].names) if self.split == "halves" else (val, val)
         self.stages = {"train": ("train", train), "val": ("val", first), "test": ("val", second)}
-        self.packs = packs
+        self.packs = packs  # last, since `prepare_data` does nothing once they are there
 
     def setup(self, stage: str | None = None) -> None:
         """Move the packs to the GPU if they take less than a quarter of its free memory."""
-        self.prepare_data()
+        self.prepare_data()  # Lightning calls it in only one process of a machine, and `setup` in all
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         if device.type == "cuda":
             # A quarter: the network's activations need most of the memory, and what they take is not known yet.
             free, _ = torch.cuda.mem_get_info(device)
-            if sum(pack.nbytes for pack in self.packs.values() if pack.images.device != device) < free / 4:
-                self.packs = {name: pack.to(device) for name, pack in self.packs.items()}
+            if sum(each.nbytes for each in self.packs.values() if each.images.device != device) < free / 4:
+                self.packs = {name: each.to(device) for name, each in self.packs.items()}
 
     @property
     def class_pixels(self) -> Tensor:
@@ -145,7 +157,7 @@ class VOCDataModule(LightningDataModule):
     @property
     def fingerprint(self) -> str:
         """Hashes of the images and masks of train and of val, joined by a hyphen; or one hash of the only image set."""
-        return "-".join(pack.fingerprint for pack in self.packs.values())
+        return "-".join(each.fingerprint for each in self.packs.values())
 
     def changed_since(self, fingerprint: str) -> str | None:
         """A sentence that the data differ from the data of this fingerprint; None if they are equal."""
@@ -198,6 +210,7 @@ class VOCDataModule(LightningDataModule):
             samples,
             batch_size=self.batch_size,
             seed=self.seed if training else None,
+            # A function: Lightning makes the loader once, and asks it for the batches of every epoch.
             step=lambda: self.trainer.global_step if training and self.trainer else 0,
             partners=partners(self.augment),
         )

@@ -110,6 +110,7 @@ def pack(
 
 def default_packs_folder(data_set: DataSet) -> Path:
     """The folder for a data set's packs: beside its images, or the user's cache if it is marked or mounted read-only."""
+    # Root may write everywhere: for root, only the mode says that a folder is marked read-only.
     if os.access(data_set.path, os.W_OK) and data_set.path.stat().st_mode & 0o200:
         return data_set.path / "packs"
     try:
@@ -138,7 +139,7 @@ def _rules(data_set: DataSet) -> list[str]:
 
 def _trace(path: Path) -> tuple[int, int, str]:
     """The size, the time and the last bytes of a file: they identify it without reading all of it."""
-    with path.open("rb", buffering=0) as file:
+    with path.open("rb", buffering=0) as file:  # a buffer would read more than the last bytes, of thousands of files
         stat = os.stat(file.fileno())
         file.seek(max(0, stat.st_size - 64))
         return stat.st_size, stat.st_mtime_ns, file.read().hex()
@@ -148,8 +149,10 @@ def _build(data_set: DataSet, names: Sequence[str], size: Size, title: str, pack
     """Write the pack of `names` into `pack_folder`, decoding on every core."""
     images = _new_array(pack_folder / "images.npy", (len(names), *sides(size), 3))
     masks = _new_array(pack_folder / "masks.npy", (len(names), *sides(size)))
+    # Threads will do, since Pillow frees Python's lock; they write into the same arrays.
     with ThreadPoolExecutor(cores()) as pool:
         results = list(with_progress(pool.map(partial(_write, data_set, images, masks), count(), names), title, len(names)))
+    # Every file was tried: the message names several broken ones, so that they can be mended together.
     if errors := [str(result) for result in results if isinstance(result, ValueError)]:
         raise ValueError(first_of(errors))
     written = [result for result in results if isinstance(result, PackedImage)]
@@ -161,6 +164,7 @@ def _build(data_set: DataSet, names: Sequence[str], size: Size, title: str, pack
         "class_pixels": np.sum([each.pixels for each in written], axis=0).tolist(),
         "fingerprint": hashlib.sha256(json.dumps([list(names), digests, *_rules(data_set)]).encode()).hexdigest()[:12],
     }
+    # Before the stats are read: the time of a mapped file may change when it is flushed.
     images.flush()
     masks.flush()
     checksum = {"checksum": _checksum(meta, images, masks), "stats": _stats(pack_folder)}
@@ -168,10 +172,7 @@ def _build(data_set: DataSet, names: Sequence[str], size: Size, title: str, pack
 
 
 def _write(data_set: DataSet, images: Array, masks: Array, row: int, name: str) -> PackedImage | ValueError:
-    """Write the image `name` and its mask into a row of the arrays; if one of them is broken, the result is the error.
-
-    Several threads may call it at once, since Pillow frees Python's lock.
-    """
+    """Write the image `name` and its mask into a row of the arrays; if one of them is broken, the result is the error."""
     try:
         image = decode.read_image(data_set.image(name))
         mask = data_set.read_mask(name, image)
@@ -191,7 +192,7 @@ def _write(data_set: DataSet, images: Array, masks: Array, row: int, name: str) 
 def _new_array(path: Path, shape: tuple[int, ...]) -> Array:
     """Make an array file and take its room on the disk at once: a disk that fills up later kills the process by SIGBUS."""
     array = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
-    if hasattr(os, "posix_fallocate"):
+    if hasattr(os, "posix_fallocate"):  # macOS has none
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     return array
@@ -239,8 +240,9 @@ def map_array(path: Path) -> Tensor:
     It computes `np.load(path, mmap_mode="c")`, which reserves memory for a copy of the whole array, and fails for a pack
     that is larger than the memory.
     """
-    array = np.load(path, mmap_mode="r")
+    array = np.load(path, mmap_mode="r")  # for its shape, and for the place where its values begin
     with path.open("rb") as file:
+        # Writable, since torch warns of memory that is not.
         flags, access = mmap.MAP_PRIVATE | NORESERVE, mmap.PROT_READ | mmap.PROT_WRITE
         pages = mmap.mmap(file.fileno(), 0, flags, access)
     return torch.frombuffer(pages, dtype=torch.uint8, offset=array.offset).view(array.shape)

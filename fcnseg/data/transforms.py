@@ -55,9 +55,11 @@ def smooth(image: Tensor, sigma: Tensor, largest: float) -> Tensor:
     taps = torch.arange(-radius, radius + 1, device=image.device)
     kernel = (-0.5 * (taps / sigma.clamp(min=LEAST_SIGMA)[:, None]).square()).softmax(1)  # (N, taps)
     kernel = kernel.repeat_interleave(channels, 0)[:, None, :, None]  # (N * C, 1, taps, 1)
+    # (1, N * C, H + 2 * radius, W + 2 * radius): planes of one image, each of which has its own kernel
     planes = F.pad(image.reshape(1, n * channels, height, width), [radius] * 4, mode="reflect")
+    # (1, N * C, H, W): down the columns with (N * C, 1, taps, 1), along the rows with (N * C, 1, 1, taps)
     planes = F.conv2d(F.conv2d(planes, kernel, groups=n * channels), kernel.transpose(2, 3), groups=n * channels)
-    return planes.view(image.shape)
+    return planes.view(image.shape)  # (N, C, H, W)
 
 
 class Crop:
@@ -167,9 +169,10 @@ class Colour:
         matrix = (parts[:, :, None, None] * bases).sum(1) * (brightness * contrast)[:, None, None]  # (N, 3, 3)
         pixels = image.permute(0, 2, 3, 1).flatten(1, 2)  # (N, H * W, 3)
         mean = (pixels.sum(1).float() * bases[0, 0]).sum(1) / pixels.shape[1]  # (N,), of the greys
-        shift = (brightness * (1 - contrast) * mean)[:, None, None]
+        shift = (brightness * (1 - contrast) * mean)[:, None, None]  # (N, 1, 1)
+        # (N, H * W, 3) uint8: every pixel times the matrix of its image, plus the shift
         pixels = torch.baddbmm(shift, pixels.float(), matrix.transpose(1, 2)).round_().clamp_(0, 255).byte()
-        return pixels.unflatten(1, image.shape[2:]).permute(0, 3, 1, 2), mask
+        return pixels.unflatten(1, image.shape[2:]).permute(0, 3, 1, 2), mask  # (N, 3, H, W), channels_last
 
 
 class Blur:

@@ -160,8 +160,8 @@ def show(rows: Sequence[Row], source: str, raw: bool, console: Console) -> None:
     for column in table.columns[1:]:
         column.justify = "right"
     for row in rows:
-        differences = (f"{value:.1e}" for value in (row.difference, row.tolerance))
+        largest = (f"{value:.1e}" for value in (row.difference, row.tolerance))
         shares = (f"{share:.6f}" for share in (row.same, row.ties, row.beyond))
         speeds = (f"{speed:.3g}" for speed in (row.torch_speed, row.file_speed))
-        table.add_row(f"{row.height} x {row.width}", str(row.images), *differences, *shares, *speeds)
+        table.add_row(f"{row.height} x {row.width}", str(row.images), *largest, *shares, *speeds)
     console.print(table)

@@ -70,8 +70,8 @@ def start_processes(trainer: "Trainer") -> None:
     if (launcher := trainer.strategy.launcher) is None:
         return
     module: Any = sys.modules["__main__"]
-    environment: Any = cast(Any, trainer.strategy).cluster_environment
-    if not environment.creates_processes_externally and getattr(module.__spec__, "name", "") != "fcnseg.train":
+    cluster: Any = cast(Any, trainer.strategy).cluster_environment
+    if not cluster.creates_processes_externally and getattr(module.__spec__, "name", "") != "fcnseg.train":
         raise ValueError("from Python, a run cannot start other processes: use the command line, or torchrun")
     # Lightning's own watcher also kills this process, before it has said or written why.
     vars(subprocess_script)["_launch_process_observer"] = _end_after
@@ -109,7 +109,9 @@ def _end_with_parent() -> None:
 
 @contextmanager
 def only_the_first_prints(trainer: Mapping[Any, Any]) -> Iterator[bool]:
-    """Print nothing in the `with` block in any process but the first, except the reason if no other process has failed.
+    """Let only the first process of a run print in the `with` block.
+
+    Another process says nothing, unless it fails for a reason that the first one cannot know.
 
     Args:
         trainer: The settings of the trainer; the processes of its run are not connected yet.

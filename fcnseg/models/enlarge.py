@@ -7,11 +7,11 @@ BAND = 2**20  # pixels that are enlarged at once: they need no more memory for a
 
 
 def labels(logits: Tensor, height: int, width: int) -> Tensor:
-    """The classes of the highest logits, which are enlarged bilinearly, in float64, before the arg max.
+    """The class with the highest logit at every pixel, when the logits are enlarged bilinearly in float64.
 
-    A class with the highest logit at all four neighbours of a new pixel also has it at the new pixel, whose logits are
-    weighted means of theirs. So only the pixels between neighbours of several classes are computed: one
-    in ten in most photographs.
+    A new pixel's logits are weighted means of those of its four neighbours. If one class is the highest at all four, it is
+    the highest at the new pixel, too. So the only pixels computed are those whose neighbours differ in class: one in ten in
+    most photographs.
 
     Shape:
         logits (C, h, w), on the CPU -> (height, width) uint8.

@@ -21,8 +21,8 @@ def max_unpool(pooled: Tensor, indices: Tensor) -> Tensor:
     """
     n, c, h, w = pooled.shape
     if torch.compiler.is_exporting():  # where h and w are unknown, whole pixels would need to know whether they are 1
-        flat = pooled.new_zeros(n, c, 4 * h * w).scatter(2, indices.flatten(2), pooled.flatten(2))
-        return flat.view(n, c, 2 * h, 2 * w)
+        flat = pooled.new_zeros(n, c, 4 * h * w).scatter(2, indices.flatten(2), pooled.flatten(2))  # (N, C, 4*H*W)
+        return flat.view(n, c, 2 * h, 2 * w)  # (N, C, 2H, 2W)
     values = pooled.permute(0, 2, 3, 1).reshape(n, h * w, c)  # (N, H*W, C)
     places = indices.permute(0, 2, 3, 1).reshape(n, h * w, c)  # (N, H*W, C), each in 0..2H*2W-1
     unpooled = values.new_zeros(n, 4 * h * w, c).scatter_(1, places, values)  # (N, 4*H*W, C)

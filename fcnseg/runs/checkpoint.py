@@ -14,7 +14,7 @@ from fcnseg.models.weights import refusal, shapes
 from fcnseg.names import BEST, LAST, PREVIOUS
 
 SUMS = "SHA256SUMS"  # the name of the file of hashes, which `sha256sum -c` reads
-Checkpoint = dict[str, Any]
+StoredCheckpoint = dict[str, Any]
 
 
 def sha256(path: Path) -> str:
@@ -34,7 +34,7 @@ def _write_sums(folder: Path, sums: list[tuple[str, str]]) -> None:
     write_text(folder / SUMS, "".join(f"{digest}  {name}\n" for digest, name in sums))
 
 
-def save(path: Path, checkpoint: Checkpoint, *, keep: str | None = None) -> str:
+def save(path: Path, checkpoint: StoredCheckpoint, *, keep: str | None = None) -> str:
     """Write a checkpoint whole or not at all, with its hash beside it.
 
     The new hash is written before the file is renamed, and the old ones are removed after that: whenever the
@@ -101,7 +101,7 @@ def newest_good(folder: Path) -> Path | None:
     return None
 
 
-def read(path: Path) -> Checkpoint:
+def read(path: Path) -> StoredCheckpoint:
     """A checkpoint's content, on the CPU; no code in the file is run.
 
     Raises:
@@ -117,7 +117,7 @@ def read(path: Path) -> Checkpoint:
         raise ValueError(
             f"cannot load the checkpoint {path} ({str(error).splitlines()[0]}): restore it, or start over with resume=never"
         ) from error
-    return cast(Checkpoint, checkpoint)
+    return cast(StoredCheckpoint, checkpoint)
 
 
 def load_weights(task: nn.Module, path: Path) -> None:

@@ -63,6 +63,7 @@ class Run:
             ValueError: The file is damaged.
         """
         status = read_json(self.path / STATUS)
+        # The number of a process says nothing on another machine, which may share the disk.
         if status and status.get("status") == "running" and status.get("host") == platform.node():
             return {**status, "status": "running" if _is_alive(status.get("pid")) else "killed"}
         return status
@@ -108,16 +109,17 @@ class Run:
             except OSError as error:
                 raise self._unwritable(error) from error
             yield
-        except StopError:
+        except StopError:  # a signal: no failure, since the same command resumes the run
             self._write_status("interrupted")
             raise
         except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
             self._write_status("interrupted")
             raise KeyboardInterrupt from None
-        except BaseException as error:
+        except BaseException as error:  # without its traceback here, the run would look as if it had been killed
             self._write_status("failed", error=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
             raise RunFailedError(f"{self.path} failed: {type(error).__name__}: {error}") from error
         self._write_status("finished")
+        # The block wrote the result, and `_write_status` is silent without a folder.
         if self.result is None:
             raise RunFailedError(f"{self.path} was removed while the run ended: the same command trains it again")
 
@@ -142,8 +144,8 @@ class Run:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._check_no_links()
-            return FileLock(self.path / ".lock").acquire(timeout=0)
+            self._check_no_links()  # before the lock, whose file might be a link, too
+            return FileLock(self.path / ".lock").acquire(timeout=0)  # no waiting: the other process may train for days
         except Timeout as error:
             raise ValueError(f"another process trains the run {self.path}: wait for it, or choose another name=") from error
         except OSError as error:
@@ -172,19 +174,25 @@ class Run:
         self.check_same(cfg)
         if cfg.resume == "never" or self.result is None:
             return False
-        # A patience of null is an endless one.
+        # A patience of null is an endless one. A longer run than `cfg` asks for is not trained again.
         return all((inf if had is None else had) >= (inf if now is None else now) for now, had in self._lengths(cfg))
 
     def _lengths(self, cfg: DictConfig) -> list[tuple[int | None, int | None]]:
-        """The epochs, and the patience: `cfg`'s value and the run's, or `cfg`'s twice if an earlier version had none."""
+        """For the epochs and for the patience, the value in `cfg` and the value in the run's config.
+
+        A run of an earlier version may lack one of them: it counts as equal to `cfg`'s.
+        """
         wanted, config = {key: OmegaConf.select(cfg, key) for key in identity.MAY_GROW}, self.config
         return [(now, OmegaConf.select(config, key, default=now)) for key, now in wanted.items()]
 
     def warn_of_twins(self, cfg: DictConfig) -> None:
-        """Before this run begins, warn of unfinished runs with the same settings under names from an earlier version."""
+        """Warn of unfinished runs with the same settings, which an earlier version gave other names.
+
+        It does nothing if this run has begun: the command then resumes it.
+        """
         for path in () if self.path.exists() else self.path.parent.glob(f"*/{CONFIG}"):
             twin = Run(path.parents[1])
-            with suppress(Exception):  # a damaged run may raise any error
+            with suppress(Exception):  # a damaged run may raise any error, and it is not the one that was asked for
                 is_open = twin.result is None and (twin.status or {}).get("status") != "running"
                 is_as_long = is_open and all(now == had for now, had in twin._lengths(cfg))
                 if is_as_long and not identity.differences(twin.config, cfg, self.defaults):
@@ -279,7 +287,7 @@ class Run:
             self._clear()
         self.checkpoints.mkdir(exist_ok=True)
         (self.path / HYDRA).mkdir(exist_ok=True)
-        write_text(self.path / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
+        write_text(self.path / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))  # last: with it, the folder counts as a run
 
     def _clear(self) -> None:
         """Remove the files of an earlier run, checkpoints first and config last, so that a kill leaves no wrong pair."""
@@ -317,7 +325,7 @@ def _process() -> dict[str, Any]:
 def _is_alive(pid: object) -> bool:
     """Whether a process with this number runs on this machine."""
     try:
-        os.kill(int(str(pid)), 0)
+        os.kill(int(str(pid)), 0)  # the signal 0 only asks whether the process exists
     except (ValueError, OverflowError, ProcessLookupError):
         return False
     except PermissionError:  # the process of another user

@@ -63,7 +63,8 @@ def steps(aug: object) -> list[str]:
 def differences(old: DictConfig, new: DictConfig, defaults: Defaults) -> dict[str, tuple[Any, Any]]:
     """The differences of two configs that make them two runs. More epochs or a larger patience do not count.
 
-    A setting that the stored config lacks counts as its default.
+    A setting that the stored config lacks counts as its default. Interpolations are resolved
+    first: how a value is written makes no difference.
 
     Args:
         old: The config of a run, as stored in its folder.
@@ -75,8 +76,10 @@ def differences(old: DictConfig, new: DictConfig, defaults: Defaults) -> dict[st
     """
     before, now = (flatten(without_watchers(cfg)) for cfg in (old, new))
     may_differ = {*NOT_IDENTITY, *MAY_GROW}
+    # By default, the schedule is as long as the run and grows with it; of another length, it is a setting like others.
     if all(settings.get("schedule.T_max") == settings.get("trainer.max_epochs") for settings in (before, now)):
         may_differ.add("schedule.T_max")
+    # `defaults` composes a config, which takes time. Callbacks that were added count, since no callback is a default.
     if added := {key for key in now.keys() - before.keys() if not key.startswith("callbacks.")}:
         choices = {key: value for key, value in now.items() if key.startswith("choices.")}
         written = flatten(new, resolve=False) | choices  # as in the files, where one setting may refer to another
@@ -164,13 +167,18 @@ def _choice(group: str, choice: str, shipped: Container[str]) -> str:
 
 
 def _differing(cfg: DictConfig, defaults: DictConfig) -> dict[str, Any]:
-    """The settings that differ from those of the run's choices, and its callbacks; None for a setting that was removed."""
+    """The settings that differ from those of the run's choices, and its callbacks; None for a setting that was removed.
+
+    Settings are compared as they are written, unlike in `differences`. One that is an interpolation, as `schedule.T_max` is
+    of `trainer.max_epochs`, has not changed if the other setting has, and does not enter the name a second time.
+    """
     raw, default = (flatten(config, resolve=False) for config in (cfg, defaults))
     # The name has no word for a choice of callbacks: each of their settings counts.
     default = {key: value for key, value in default.items() if not key.startswith("callbacks.")}
-    values = flatten(without_watchers(cfg))
+    values = flatten(without_watchers(cfg))  # resolved, for the name
     differing = {key for key in raw.keys() | default.keys() if raw.get(key, ABSENT) != default.get(key, ABSENT)}
     identity = {key for key in differing if not {key, key.split(".")[0]} & {*NOT_IDENTITY, "choices", "seed"}}
+    # A setting of `raw` that `values` lacks belongs to a callback that only watches.
     settings = {key: values.get(key) for key in identity if key in values or key not in raw}
     # Added steps come after those of the choice; their order is named unless it is alphabetical.
     order, own = values.get(f"aug.{ORDER}", []), steps(defaults.get("aug"))

@@ -20,8 +20,8 @@ PACKAGES = ("fcnseg", "torch", "torchvision", "lightning", "torchmetrics", "hydr
 
 def code() -> dict[str, str | bool | None]:
     """The commit of this package's checkout, and whether files differ from it; None without git or a checkout."""
-    changes = _git("status", "--porcelain")
-    return {"commit": _git("rev-parse", "HEAD"), "dirty": None if changes is None else bool(changes)}
+    status = _git("status", "--porcelain")
+    return {"commit": _git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
 
 
 def surroundings(trainer: "Trainer") -> dict[str, Any]:

@@ -189,7 +189,7 @@ def test_a_data_set_is_prepared_once(make, folder):
         ({"size": 31}, "data.size=31: wanted .* from 32 up"),
         ({"size": 32.0}, "data.size=32.0: wanted a whole number from 32 up"),
         ({"batch_size": 0}, "data.batch_size=0: wanted .* from 1 up"),
-        ({"batch_size": 25}, "data.batch_size=25 is larger than the train split's 24 images"),
+        ({"batch_size": 25}, "data.batch_size=25 is larger than train's 24 images"),
     ],
 )
 def test_settings_out_of_range(make, changes, told):
@@ -290,7 +290,7 @@ def test_a_limit_chooses_by_the_names_alone(make, folder, tmp_path):
     [
         ({"limit": 25}, "data.limit=25: train has 24 images; lower it, or null for all"),
         ({"limit": 0}, "data.limit=0: wanted a whole number from 1 up"),
-        ({"limit": 9}, "data.batch_size=10 is larger than the train split's 9 images"),
+        ({"limit": 9}, "data.batch_size=10 is larger than train's 9 images"),
         ({"limit": "all"}, "data.limit=all: wanted a whole number"),
     ],
 )
