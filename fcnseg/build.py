@@ -150,7 +150,7 @@ def task(cfg: DictConfig, *, classes: Classes, class_pixels: Tensor) -> Segmenta
 def _without(node: DictConfig, *names: str) -> Any:
     """The object that a node of a config stands for, without some of its settings."""
     rest = node.copy()
-    OmegaConf.set_struct(rest, False)  # with it, no setting could be removed
+    OmegaConf.set_struct(rest, False)  # in struct mode, no setting could be removed
     for name in names:
         rest.pop(name, None)
     return instantiate(rest)

@@ -53,8 +53,8 @@ def train_on(task: Any, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor, i
     value = total(own)
     # The loader knows the size of the whole batch: this process's share may have a borrowed image.
     images = task.trainer.train_dataloader.sizes[batch_idx] if world() > 1 else len(batch.mask)
-    # Two needs in one tensor: the last part's gradient, and the whole batch's value, which the callbacks see as the loss of
-    # the step. The difference that is added has no gradient.
+    # Its gradient is that of the last part. Its value is the loss of the whole batch, which the callbacks get: the difference
+    # that is added has no gradient.
     return loss + (value - loss).detach(), value, images
 
 

@@ -63,8 +63,8 @@ def steps(aug: object) -> list[str]:
 def differences(old: DictConfig, new: DictConfig, defaults: Defaults) -> dict[str, tuple[Any, Any]]:
     """The differences of two configs that make them two runs. More epochs or a larger patience do not count.
 
-    A setting that the stored config lacks counts as its default. Interpolations are resolved
-    first: how a value is written makes no difference.
+    A setting that the stored config lacks counts as its default. Interpolations are resolved first: how a value is
+    written makes no difference.
 
     Args:
         old: The config of a run, as stored in its folder.
