@@ -31,7 +31,7 @@ WITHOUT_EFFECT = {  # settings of a run's data, and the way that `check` works w
 
 @command("check")
 def check(cfg: DictConfig) -> None:
-    """Print what the data set holds, and every problem by file name; exit with 2 if one of them stops training."""
+    """Print what the data set holds, and every problem by file name; exit with 2 if one of them stops training or a test."""
     from hydra.utils import instantiate
 
     from fcnseg.data.dataset import find
@@ -53,9 +53,12 @@ def check(cfg: DictConfig) -> None:
     if data_set is None:
         sys.exit(WRONG_USE)
 
-    from fcnseg.check.survey import render, survey, warnings_of  # imports torch, which a refusal does not wait for
+    from fcnseg.check.survey import image_sets, render, survey, warnings_of  # imports torch, which a refusal does not wait for
 
-    surveys = [survey(data_set, "train"), survey(data_set, "val", "train")]
+    chosen, left_out = image_sets(data_set)
+    surveys = [survey(data_set, name, *chosen[:number]) for number, name in enumerate(chosen)]
+    for line in left_out:
+        say(line)
     render(surveys, [*alone, *warnings_of(*surveys)], console)
     if cfg.picture:
         from fcnseg.check.contact_sheet import save

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import sha256
-from itertools import chain
+from itertools import chain, combinations_with_replacement
 from pathlib import PurePosixPath
 from statistics import median_low
 from typing import NamedTuple
@@ -57,7 +57,7 @@ class Survey:
         pixels: The number of pixels of each of the C classes, then of void.
         holding: The number of images that hold each of these C + 1 labels.
         classes: The C classes, in the order of their labels.
-        problems: One line for each problem, which begins with the name of the file.
+        problems: One line for each problem, which begins with the name of the file, or of the image set if it is in its list.
         by_colour: The number of masks whose palette holds the classes' colours at other indices than their labels.
         contents: A hash of the pixels of every image that could be read, by its name.
     """
@@ -97,6 +97,29 @@ class Survey:
         return tuple(class_weights(torch.tensor(self.classes.void_as_background(self.pixels))).tolist())
 
 
+def image_sets(data_set: DataSet) -> tuple[list[str], list[str]]:
+    """The image sets to survey: train, val, and others with masks; and a line for each that is left out.
+
+    Images that `test` shares with train or val are problems of it. Any other set that shares images is taken for a list of
+    another purpose, such as VOC's trainval.
+
+    Raises:
+        ValueError: There is no train or no val, or a list cannot be read.
+    """
+    chosen, left_out = ["train", "val"], []
+    seen = {name for image_set in chosen for name in data_set.names(image_set)}
+    for other in sorted({*data_set.image_sets()} - {*chosen}, key=lambda name: (name != "test", name)):
+        names = {*data_set.names(other)}
+        if other != "test" and names & seen:
+            left_out.append(f"{other} is left out: it lists images of other image sets again")
+        elif not any(data_set.mask(name).is_file() for name in names):
+            left_out.append(f"{other} is left out: none of its images has a mask")
+        else:
+            chosen.append(other)
+            seen |= names
+    return chosen, left_out
+
+
 def survey(data_set: DataSet, image_set: str, *others: str) -> Survey:
     """Read every image and mask of an image set, and count their contents; no name may also be in `others`.
 
@@ -122,32 +145,40 @@ def survey(data_set: DataSet, image_set: str, *others: str) -> Survey:
     )
 
 
-def warnings_of(train: Survey, val: Survey) -> list[str]:
-    """A line for each thing that does not stop training, but may spoil it."""
-    lines = [*_duplicates(train, train), *_duplicates(val, val), *_duplicates(train, val)]
-    by_file_name = {PurePosixPath(name).name: name for name in train.contents}
-    alike = [name for name in val.contents if name not in train.contents and PurePosixPath(name).name in by_file_name]
-    if other := [name for name in alike if val.contents[name] != train.contents[by_file_name[PurePosixPath(name).name]]]:
-        lines.append(
-            f"{first_of(other, 3, in_line=True)}: images of val with the names of other images of train, such as"
-            f" {by_file_name[PurePosixPath(other[0]).name]}"
-        )
+def warnings_of(train: Survey, *others: Survey) -> list[str]:
+    """A line for each thing that does not stop training, but may spoil it, or a test."""
+    lines = []
+    for one, other in combinations_with_replacement((train, *others), 2):
+        lines += [*_duplicates(one, other), *_namesakes(one, other)]
     if not train.contents:  # nothing could be read, so that every class would seem to be missing
         return lines
-    return lines + _rare_classes(train, val)
+    return lines + _rare_classes(train, others)
 
 
-def _rare_classes(train: Survey, val: Survey) -> list[str]:
-    """A line each for the classes in no image, only in val, or almost empty in train; and one for masks of 0 and 255."""
-    found: dict[str, list[str]] = {"in val, but never in train": [], "in no image": [], "almost empty in train": []}
-    unseen, empty, rare = found.values()
+def _namesakes(one: Survey, other: Survey) -> list[str]:
+    """A line for the images of `other` whose files have the names of other images of `one`."""
+    by_file_name = {PurePosixPath(name).name: name for name in one.contents}
+    alike = [name for name in other.contents if name not in one.contents and PurePosixPath(name).name in by_file_name]
+    names = [name for name in alike if other.contents[name] != one.contents[by_file_name[PurePosixPath(name).name]]]
+    if not names:
+        return []
+    first = by_file_name[PurePosixPath(names[0]).name]
+    found = f"images of {other.name} with the names of other images of {one.name}, such as {first}"
+    return [f"{first_of(names, 3, in_line=True)}: {found}"]
+
+
+def _rare_classes(train: Survey, others: Sequence[Survey]) -> list[str]:
+    """A line each for the classes in no image, never in train, or almost empty there; and one for masks of 0 and 255."""
+    found: dict[str, list[str]] = {}
     for label, name in enumerate(train.classes.names):
         share, images = train.pixels[label] / max(1, sum(train.pixels)), train.holding[label]
         if not images:
-            (unseen if val.holding[label] else empty).append(name)
+            sets = [other.name for other in others if other.holding[label]]
+            found.setdefault(f"in {', '.join(sets)}, but never in train" if sets else "in no image", []).append(name)
         elif share < RARE or images == 1:
-            rare.append(f"{name} ({share:.4%} of the pixels, {images} image{'' if images == 1 else 's'})")
-    lines = [f"classes {where}: {', '.join(names)}" for where, names in found.items() if names]
+            line = f"{name} ({share:.4%} of the pixels, {images} image{'' if images == 1 else 's'})"
+            found.setdefault("almost empty in train", []).append(line)
+    lines = [f"classes {where}: {', '.join(names)}" for where, names in found.items()]
     if train.holding[-1] and not train.holding[1] and len(train.classes) == 2:
         lines.append(
             f"void has {train.void_share:.2%} of train's pixels: if masks store {VOID} for {train.classes.names[1]}, write"

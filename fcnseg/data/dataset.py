@@ -177,9 +177,9 @@ class DataSet(ABC):
     def repeated(self, image_set: str, *others: str) -> list[str]:
         """A line for each problem of an image set's names: listed twice, or also in one of `others`."""
         times = Counter(self.names(image_set))
-        twice = [f"{image_set}.txt: lists {name} {n} times, wanted once" for name, n in times.items() if n > 1]
+        twice = [f"{image_set} lists {name} {n} times, wanted once" for name, n in times.items() if n > 1]
         shared = [(name, other) for other in others for name in dict.fromkeys(self.names(other)) if name in times]
-        return twice + [f"{image_set}.txt: lists {name}, which {other}.txt has too" for name, other in shared]
+        return twice + [f"{image_set} lists {name}, which {other} lists too" for name, other in shared]
 
 
 Source = Callable[..., DataSet]  # its arguments are a folder, and `download` if that is set

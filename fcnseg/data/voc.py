@@ -19,6 +19,7 @@ NUM_CLASSES = len(CLASSES)
 BACKGROUND = 0
 
 IMAGES, MASKS, LISTS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"  # its folders
+NEEDED = ("train", "val", "default")  # the image sets whose lists may not be empty
 PLACES = ("VOCdevkit/VOC2012", "VOC2012")  # below `data.root`, where the archive and other programs put a data set
 
 
@@ -81,7 +82,9 @@ class Folder(DataSet):
 
     def image_sets(self) -> tuple[str, ...]:
         """The names of its image sets, in alphabetical order: `train`, `val`, ..."""
-        return tuple(sorted(path.stem for path in (self.path / LISTS).glob("*.txt")))
+        # An export of CVAT has empty lists of sets that it lacks; its own set may be called "default".
+        lists = (self.path / LISTS).glob("*.txt")
+        return tuple(sorted(path.stem for path in lists if path.stem in NEEDED or path.stat().st_size))
 
     def list_of(self, image_set: str) -> Path:
         """The file that names the images of an image set, one a line."""

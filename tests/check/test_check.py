@@ -10,6 +10,7 @@ from PIL import Image
 from fcnseg.check.__main__ import WITHOUT_EFFECT, check
 from fcnseg.data import formats
 from fcnseg.data.formats import layouts
+from fcnseg.data.voc import Folder
 
 CLASSES = "names: [ground, crack, rust]\n"
 
@@ -231,6 +232,94 @@ def test_what_is_a_warning(command, mine, kind):
     assert outcome.code == 0, outcome.out
     assert len(warnings(outcome)) == len(told)
     assert all(part in line for part, line in zip(told, warnings(outcome), strict=True))
+
+
+@pytest.fixture
+def tested(mine):
+    """`mine`, and three pairs in test, of photographs that train and val do not have."""
+    shutil.copytree(mine / "val", mine / "test")
+    (mine / "test" / "images" / "13.png").unlink()
+    (mine / "test" / "masks" / "13.png").unlink()
+    for name in (10, 11, 12):
+        for kind in ("images", "masks"):
+            (mine / "test" / kind / f"{name}.png").rename(mine / "test" / kind / f"{name + 10}.png")
+        photograph(name + 10).save(mine / "test" / "images" / f"{name + 10}.png")
+    return mine
+
+
+def listed(mine, listing):
+    """The images are listed in a CSV, in place of their folders."""
+    if listing == "csv":
+        rows = [
+            f"{path.relative_to(mine)},{image_set}/masks/{path.name},{image_set}"
+            for image_set in ("train", "val", "test")
+            for path in sorted((mine / image_set / "images").iterdir())
+        ]
+        (mine / "all.csv").write_text("\n".join(["image,mask,split", *rows]))
+
+
+@pytest.mark.parametrize("listing", ["folders", "csv"])
+def test_a_test_set_is_surveyed_as_well(command, tested, listing, tmp_path):
+    listed(tested, listing)
+    outcome = command(check, f"data.root={tested}")
+    assert (outcome.code, warnings(outcome)) == (0, []), outcome.err
+    assert "crack 33.33% 10 33.33% 4 33.33% 3 0.66667" in lines(outcome)
+    assert "test: no problems" in lines(outcome)
+    assert Image.open(tmp_path / "check.png").size > (1000, 400)
+    number(tested / "test" / "masks" / "21.png")
+    outcome = command(check, f"data.root={tested}", "picture=null")
+    assert outcome.code == 2
+    assert {"train: no problems", "val: no problems", "test: 1 problem"} <= {*lines(outcome)}
+    assert "/test/masks/21.png holds the labels 77, wanted 0..2 and 255 for void" in outcome.out
+
+
+@pytest.mark.parametrize("image_set", ["train", "val"])
+def test_pictures_and_classes_of_the_test_set_are_compared(command, tested, image_set):
+    known = "03" if image_set == "train" else "11"
+    copy(tested, f"{image_set}/images/{known}", "test/images/21")
+    (tested / "test" / "images" / "22.png").rename(tested / "test" / "images" / "05.png")
+    (tested / "test" / "masks" / "22.png").rename(tested / "test" / "masks" / "05.png")
+    relabel(tested, "train", [0, 1, 1])
+    relabel(tested, "val", [0, 1, 1])
+    outcome = command(check, f"data.root={tested}", "picture=null")
+    assert outcome.code == 0, outcome.out
+    assert sorted(warnings(outcome)) == [
+        "classes in test, but never in train: rust",
+        "test/05: images of test with the names of other images of train, such as train/05",
+        f"test/21 and {image_set}/{known}: the same picture under two names; one is in {image_set} and one in test",
+    ]
+
+
+def test_a_class_of_val_and_test_alone(command, tested):
+    relabel(tested, "train", [0, 1, 1])
+    outcome = command(check, f"data.root={tested}", "picture=null")
+    assert warnings(outcome) == ["classes in val, test, but never in train: rust"]
+
+
+def test_lists_without_images_or_masks_of_their_own_are_left_out(command, root, tmp_path):
+    """As in VOC's devkit, whose test has no masks and whose trainval has no other images."""
+    folder = Folder(shutil.copytree(root / "VOCdevkit" / "VOC2012", tmp_path / "devkit"))
+    folder.list_of("test").write_text("a\nb\n")
+    folder.list_of("small").write_text("\n".join(folder.names("train")[2:]))
+    folder.list_of("later").touch()
+    outcome = command(check, f"data.root={folder.path}", "picture=null")
+    assert outcome.code == 0, outcome.err
+    assert [line for line in lines(outcome) if " is left out: " in line] == [
+        "test is left out: none of its images has a mask",
+        "small is left out: it lists images of other image sets again",
+        "trainval is left out: it lists images of other image sets again",
+    ]
+    assert [line for line in lines(outcome) if line.endswith(": no problems")] == ["train: no problems", "val: no problems"]
+
+
+def test_an_image_of_train_or_val_in_test_is_a_problem(command, root, tmp_path):
+    folder = Folder(shutil.copytree(root / "VOCdevkit" / "VOC2012", tmp_path / "leak"))
+    train, val = folder.names("train")[0], folder.names("val")[0]
+    folder.list_of("test").write_text(f"{val}\n{train}\n")
+    outcome = command(check, f"data.root={folder.path}", "picture=null")
+    assert outcome.code == 2
+    told = [line for line in lines(outcome) if line.startswith("test lists")]
+    assert told == [f"test lists {train}, which train lists too", f"test lists {val}, which val lists too"]
 
 
 def test_a_class_that_is_almost_empty(command, mine):

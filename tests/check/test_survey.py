@@ -166,7 +166,7 @@ def test_name_listed_twice_is_a_problem_and_counts_once(folder):
     name = folder.names("train")[0]
     write_set(folder, "train", [*folder.names("train"), name])
     after = survey(folder, "train")
-    assert after.problems == (f"train.txt: lists {name} 2 times, wanted once",)
+    assert after.problems == (f"train lists {name} 2 times, wanted once",)
     assert (after.images, after.pixels) == (before.images, before.pixels)
 
 
@@ -220,7 +220,7 @@ def test_a_name_in_train_and_val_is_a_problem(folder):
     name = folder.names("train")[0]
     write_set(folder, "val", [name])
     assert survey(folder, "val").problems == ()
-    assert survey(folder, "val", "train").problems == (f"val.txt: lists {name}, which train.txt has too",)
+    assert survey(folder, "val", "train").problems == (f"val lists {name}, which train lists too",)
 
 
 def test_a_problem_has_the_name_of_the_file_that_is_there(folder):

@@ -171,13 +171,13 @@ def remove(folder):
 def leak(folder):
     lists = folder.path / "ImageSets" / "Segmentation"
     (lists / "val.txt").write_bytes((lists / "train.txt").read_bytes())
-    return f"val.txt: lists {folder.names('train')[0]}, which train.txt has too"
+    return f"val lists {folder.names('train')[0]}, which train lists too"
 
 
 def repeat(folder):
     path = folder.path / "ImageSets" / "Segmentation" / "train.txt"
     path.write_text(path.read_text() * 2)
-    return f"train.txt: lists {folder.names('train')[0]} 2 times, wanted once"
+    return f"train lists {folder.names('train')[0]} 2 times, wanted once"
 
 
 def encode(folder):

@@ -156,7 +156,7 @@ def test_what_is_no_file_is_missing(folder):
 def test_names_that_are_listed_more_than_once(folder):
     lists = folder.path / "ImageSets" / "Segmentation"
     (lists / "train.txt").write_text("a\nb\na\nd\na\n")
-    assert folder.repeated("train") == ["train.txt: lists a 3 times, wanted once"]
+    assert folder.repeated("train") == ["train lists a 3 times, wanted once"]
     assert folder.repeated("val") == []
-    wanted = ["val.txt: lists a, which train.txt has too", "val.txt: lists b, which train.txt has too"]
+    wanted = ["val lists a, which train lists too", "val lists b, which train lists too"]
     assert folder.repeated("val", "train") == wanted

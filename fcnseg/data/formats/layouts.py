@@ -40,7 +40,7 @@ def lists(root: Path) -> Files | None:
     """VOC's layout: also CVAT's "Segmentation mask 1.1"."""
     if (found := voc.Folder.find(root)) is None:
         return None
-    sets = {SETS.get(name, name): list(found.names(name)) for name in found.image_sets() if _holds(found, name)}
+    sets = {SETS.get(name, name): list(found.names(name)) for name in found.image_sets()}
     pairs = {name: (found.image(name), found.mask(name)) for names in sets.values() for name in names}
     class_list = find_class_list(found.path)
     return Files(found.path, _format("VOC's layout", voc.LISTS, class_list), sets, pairs, class_list)
@@ -50,11 +50,6 @@ def _format(kind: str, found: str, class_list: ClassList | None) -> str:
     """The name of a format, with the files that it was recognised by, such as the class list of a program."""
     program = PROGRAMS.get(class_list.source.name) if class_list else None
     return f"{program}, by {class_list.source.name} and {found}" if class_list and program else f"{kind}, by {found}"
-
-
-def _holds(data_set: voc.Folder, name: str) -> bool:
-    # An export of CVAT has empty lists of sets that it lacks; its own set may be called "default".
-    return name in ("train", "val", "default") or data_set.list_of(name).stat().st_size > 0
 
 
 def table(root: Path) -> Files | None:
