@@ -194,8 +194,10 @@ def _upright(path: Path, kind: str) -> Image.Image:
             clear: dict[Any, Any] = {key: value for key, value in picture.info.items() if key == "transparency"}
             picture.info = {**clear, "format": file.format, "orientation": orientation, "bits": bits}
             return picture
+    except FileNotFoundError as error:
+        raise ValueError(f"there is no {kind} {path}: correct its name, or leave it out") from error
     except Exception as error:  # decoders raise anything: struct.error, TypeError, KeyError, ...
-        remedy = f"replace the file (by {', '.join(FORMATS)}) or take its name out of the image set"
+        remedy = f"replace the file (by {', '.join(FORMATS)}) or leave it out"
         raise ValueError(f"broken {kind} {path}: {str(error) or type(error).__name__}; {remedy}") from error
 
 

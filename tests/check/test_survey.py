@@ -121,8 +121,8 @@ def recolour(path):
 
 
 DAMAGES = {
-    "no image": ("image", lambda path: path.unlink(), "broken image"),
-    "no mask": ("mask", lambda path: path.unlink(), "broken mask"),
+    "no image": ("image", lambda path: path.unlink(), "there is no image "),
+    "no mask": ("mask", lambda path: path.unlink(), "there is no mask "),
     "half an image": ("image", truncate, "broken image"),
     "half a mask": ("mask", truncate, "broken mask"),
     "empty image": ("image", lambda path: path.write_bytes(b""), "broken image"),

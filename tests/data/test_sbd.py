@@ -190,6 +190,7 @@ def without_gtcls(path):
 
 
 HARMS = {
+    "missing": (lambda path: path.unlink(), "there is no mask .*: unpack SBD.s archive anew"),
     "cut": (cut, "broken mask"),
     "garbled": (garble, "broken mask"),
     "empty": (lambda path: path.write_bytes(b""), "broken mask"),

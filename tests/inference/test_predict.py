@@ -132,11 +132,11 @@ def test_what_lies_beside_a_mask_is_of_its_network(command, run, photos, tmp_pat
     assert scores.stat().st_mtime_ns == before
 
 
-def test_a_photograph_of_a_list_that_is_missing_is_a_broken_one(command, run, photos, tmp_path):
+def test_a_photograph_of_a_list_that_is_missing_is_named(command, run, photos, tmp_path):
     (photos / "list.txt").write_text("none.jpg\na.jpg\n")
     for _ in range(2):
         outcome = predicted(command, run, "images=photos/list.txt", code=1)
-        assert "broken image photos/none.jpg" in outcome.err
+        assert "fcnseg: there is no image photos/none.jpg: correct its name, or leave it out\n" in outcome.err
         assert files(tmp_path / "masks") == ["a.png"]
     (photos / "a.jpg").unlink()  # there is a mask of it
     assert "2 of 2 photographs" in predicted(command, run, "images=photos/list.txt", code=1).err

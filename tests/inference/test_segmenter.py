@@ -143,7 +143,7 @@ def test_a_run_on_classes_of_ones_own(tmp_path, train_in, root):
 @pytest.mark.parametrize(
     ("image", "words"),
     [
-        ("none.jpg", ["none.jpg", "No such file"]),
+        ("none.jpg", ["there is no image none.jpg: correct its name, or leave it out"]),
         (np.zeros((4, 5), np.uint8), ["ndarray (4, 5) uint8", "(H, W, 3)"]),
         (np.zeros((4, 5, 3)), ["ndarray (4, 5, 3) float64", "uint8"]),
         (torch.zeros(3, 4, 5), ["Tensor (3, 4, 5) torch.float32", "(3, H, W)"]),
