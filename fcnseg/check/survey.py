@@ -207,12 +207,12 @@ def _read(data_set: DataSet, name: str) -> Look:
     try:
         image = decode.read_image(path := data_set.image(name))
     except ValueError as error:
-        problems.append(f"{name}{path.suffix}: {error}")
+        problems.append(f"{path.name}: {error}")
     try:
         path = data_set.mask(name)
         mask = data_set.read_mask(name, image)
     except ValueError as error:
-        problems.append(f"{name}{path.suffix}: {error}")
+        problems.append(f"{path.name}: {error}")
     if image is None or problems:
         return Look(None, [0] * (len(data_set.classes) + 1), problems, by_colour=False, content="")
     content = sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()

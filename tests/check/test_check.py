@@ -168,6 +168,24 @@ def test_what_stops_training(command, mine, kind):
         assert "no class has 77: 0.06% of the pixels, in 1 of 14 masks" in lines(outcome)
 
 
+def test_a_problem_has_the_name_of_a_file_that_is_there(command, mine, tmp_path):
+    """A name of a mask with an ending, and a file that holds the masks of many images."""
+    for mask in mine.glob("train/masks/*.png"):
+        mask.rename(mask.with_stem(f"{mask.stem}_label"))
+    number(mine / "train" / "masks" / "03_label.png")
+    outcome = command(check, f"data.root={mine}", "picture=null")
+    assert f"\n  03_label.png: mask {mine}/train/masks/03_label.png holds the labels 77" in outcome.out
+
+    (tmp_path / "coco").mkdir()
+    for name in "ab":
+        photograph(ord(name)).save(tmp_path / "coco" / f"{name}.png")
+    images = [{"id": i, "file_name": f"{name}.png", "width": 12, "height": 9} for i, name in enumerate("ab")]
+    content = {"images": images, "annotations": [], "categories": [{"id": 1, "name": "crack"}]}
+    (tmp_path / "coco" / "annotations.json").write_text(json.dumps(content))
+    outcome = command(check, f"data.root={tmp_path / 'coco'}", "picture=null")
+    assert outcome.out.count(f"\n  annotations.json: {tmp_path}/coco/annotations.json: the size of ") == 2
+
+
 def test_the_number_with_the_most_pixels_is_told_first(command, mine):
     path = mine / "train" / "masks" / "03.png"
     labels = np.asarray(Image.open(path)).copy()
