@@ -206,9 +206,10 @@ def _check_fits(path: Path, mask: Image.Image, image: Image.Image) -> None:
     turned, own = image.info["orientation"], mask.info["orientation"]
     remedy = "save both upright, without EXIF orientation"
     if mask.size != image.size:
-        found, wanted = ("x".join(map(str, picture.size)) for picture in (mask, image))
-        why = f", turned by the EXIF orientations {own} and {turned}: {remedy}" if turned != own else ""
-        raise ValueError(f"mask {path} is {found}, its image {wanted}{why or ': make them one size'}")
+        sizes = ["x".join(map(str, picture.size)) for picture in (mask, image)]
+        how = [f" (turned upright by its EXIF orientation {n})" if n != 1 else "" for n in (own, turned)]
+        found = f"mask {path} is {sizes[0]}{how[0]}, its image {sizes[1]}{how[1]}"
+        raise ValueError(f"{found}{f', wanted one size: {remedy}' if turned != own else ': make them one size'}")
     told_by_size = image.width != image.height and (turned >= 5) != (own >= 5)
     if turned != own and not told_by_size:
         found = f"mask {path} has the EXIF orientation {own}, its image {turned}"

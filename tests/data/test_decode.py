@@ -244,7 +244,8 @@ def test_a_mask_drawn_over_the_upright_image_stays(file):
         (1, 2, (3, 2), "orientation 2, its image 1, which does not tell which way up"),
         (6, 1, (2, 2), "orientation 1, its image 6, which does not tell which way up"),
         (6, 8, (3, 2), "orientation 8, its image 6, which does not tell which way up"),
-        (6, 1, (3, 2), "is 3x2, its image 2x3, turned by the EXIF orientations 1 and 6: save both upright"),
+        (6, 1, (3, 2), r"is 3x2, its image 2x3 \(turned upright by its EXIF orientation 6\), wanted one size: save both"),
+        (1, 8, (3, 2), r"is 2x3 \(turned upright by its EXIF orientation 8\), its image 3x2, wanted one size: save both"),
     ],
 )
 def test_a_mask_of_which_nobody_knows_which_way_up_it_is_is_refused(file, one, other, size, told):
