@@ -42,7 +42,7 @@ def class_list(
     names: Mapping[int, str],
     *,
     colours: Mapping[str, Colour] | None = None,
-    void: Iterable[int | Colour] = (),
+    void: Iterable[int | Colour | str] = (),
     map: Mapping[int | Colour | str, str | None] | None = None,
 ) -> ClassList:
     """The class list of names by stored number.
@@ -51,7 +51,7 @@ def class_list(
         source: The file of the list, for messages.
         names: The name of each class by the number that masks store for it; labels follow the order of the numbers.
         colours: The colours of classes by name.
-        void: The numbers and colours of void; 255 is also void if no class has it.
+        void: The numbers, colours and names of void; 255 is also void if no class has it.
         map: The class, or None for void, of further numbers, colours and names. If it has a number, it must have every
             number that masks store.
 
@@ -127,12 +127,16 @@ def _yaml(path: Path, text: str) -> ClassList:
     void, mapped = content.get("void", []), content.get("map") or {}
     if not isinstance(pairs, dict) or not isinstance(mapped, dict):
         raise ValueError(f"{path}: wanted colors: and map: with lines of 'key: value'; {REMEDY}")
-    voids = void if isinstance(void, list) and not _is_colour(void) else [void]
+    listed = void if isinstance(void, list) and not _is_colour(void) else [void]
+    voids = [_key(path, one) if type(one) is int else _colour(path, one) for one in listed if one is not None]
+    by_name = {str(names.get(name, name)): _colour(path, colour) for name, colour in pairs.items()}
+    if "void" in by_name and "void" not in ordered:
+        voids.append(by_name.pop("void"))
     return class_list(
         path,
         names,
-        colours={str(names.get(name, name)): _colour(path, colour) for name, colour in pairs.items()},
-        void=[key for key in (_key(path, one) for one in voids if one is not None) if not isinstance(key, str)],
+        colours=by_name,
+        void=voids,
         map={_key(path, key): _meaning(path, name, names) for key, name in mapped.items()},
     )
 

@@ -45,6 +45,26 @@ def test_colours_void_and_map(said):
     assert found.legend.values == {0: 0, 1: 1, 254: VOID, 255: VOID}
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "colors: {a: [0, 0, 0], b: [1, 2, 3], void: '#ffffff'}",
+        "colors: [[0, 0, 0], [1, 2, 3]]\nvoid: '#ffffff'",
+        "colors: [[0, 0, 0], [1, 2, 3]]\nmap: {'#ffffff': void}",
+    ],
+)
+def test_a_colour_of_void_is_written_where_one_would_look_for_it(said, text):
+    found = said(f"names: [a, b]\n{text}")
+    assert found.classes.names == ("a", "b")
+    assert found.legend.colours == {(0, 0, 0): 0, (1, 2, 3): 1, (255, 255, 255): VOID}
+    assert found.legend.values == {0: 0, 1: 1, 255: VOID}
+
+
+def test_a_class_that_is_called_void_keeps_its_colour(said):
+    found = said("names: [a, void]\ncolors: [[0, 0, 0], [1, 2, 3]]")
+    assert found.legend.colours == {(0, 0, 0): 0, (1, 2, 3): 1}
+
+
 def test_a_map_of_numbers_is_all_that_counts(said):
     """A number that it leaves out is no class, though a class has this place: Cityscapes stores fences as 13 is stored."""
     found = said("names: [road, car, sky]\nmap: {7: road, 26: 1, 23: sky, 0: void, 1: 255}\n")
@@ -80,6 +100,8 @@ def test_a_class_without_a_colour_gets_one_that_is_free(said):
         ("names: [a, b]\nmap: {7: 2}", r"map: leads to 2, which is no number of a class: wanted one of \[0, 1\]"),
         ("names: [a, b]\nmap: {70000: a}", "70000 is no number that a mask can hold"),
         ("names: [a, b]\nmap: [1]", "wanted colors: and map: with lines of 'key: value'"),
+        ("names: [a, b]\nvoid: '#fff'", "'#fff' is no colour, wanted"),
+        ("names: [a, b]\nvoid: [254, white]", "'white' is no colour, wanted"),
         ("names: [a, b", "cannot be read"),
     ],
 )
