@@ -72,8 +72,8 @@ def explanation(error: Exception, names: Callable[[], Iterable[str]] = list) -> 
         if isinstance(cause, ValueError) and setting and re.match(r"\w+=", str(cause)):  # names an argument
             return f"{setting[1]}.{cause}"
         if cause is None or isinstance(cause, ValueError) or not setting:  # these name the setting themselves
-            return str(cause or error)
-        return f"{setting[1]}: {cause}"
+            return _missing_name(cause) or str(cause or error)
+        return f"{setting[1]}: {_missing_name(cause) or cause}"
     if isinstance(error, MissingConfigException) and error.options:
         group, _, choice = (error.missing_cfg_file or "").rpartition("/")
         return f"no {group}={choice}; {nearest(choice, error.options)}the choices are {', '.join(error.options)}"
@@ -89,6 +89,20 @@ def explanation(error: Exception, names: Callable[[], Iterable[str]] = list) -> 
             return f"no setting '{key}' with these choices; --help after the same choices lists all settings"
         return f"~{key}: it cannot be removed; give {key}=<value>, or null"  # for a setting that is null
     return str(error).strip() or type(error).__name__
+
+
+def _missing_name(error: BaseException | None) -> str | None:
+    """The message about a `_target_` of which Python finds no module, or no such name in it; None for another error."""
+    reason = error.__cause__ if error else None
+    if not isinstance(reason, ModuleNotFoundError):
+        return None
+    target = str(error).partition("'")[2].partition("'")[0]  # of Hydra's message: Error loading 'bad.Nope': ...
+    if not f"{target}.".startswith(f"{reason.name}."):  # it is a module that the target's module imports
+        return None
+    module, _, name = str(reason.name).rpartition(".")
+    found = f"the module {module} has no {name}" if module else f"there is no module {name}"
+    known = dir(sys.modules[module]) if module else []
+    return f"{found}; {nearest(name, known)}correct _target_: {target}"
 
 
 def no_setting(key: str, names: Iterable[str]) -> str:

@@ -424,6 +424,23 @@ def test_help_and_messages_know_the_user_s_own_configs(command, own):
     assert refused(command(train, own, "model=tiny", "model.steps=few"), "model.steps=few", "whole number")
 
 
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        ("own_network.Tny", "the module own_network has no Tny; did you mean Tiny? correct _target_: own_network.Tny"),
+        ("own_network.parts.Tiny", "the module own_network has no parts; correct _target_: own_network.parts.Tiny"),
+        ("own_netwrk.Tiny", "there is no module own_netwrk; correct _target_: own_netwrk.Tiny"),
+        ("own_import.Tiny", "No module named 'not_installed'"),
+    ],
+)
+def test_a_target_that_is_not_there_is_named(command, tiny, own, tmp_path, target, told):
+    (tmp_path / "own_import.py").write_text("import not_installed")
+    (tmp_path / "mine" / "model" / "tiny.yaml").write_text(f"_target_: {target}\nwidths: [4, 8]\n")
+    outcome = command(train, own, *tiny(), "model=tiny")
+    assert refused(outcome, told)
+    assert ("a package" in outcome.err, "correct _target_" in outcome.err) == (False, "own_import" not in target)
+
+
 @pytest.fixture
 def entries(tmp_path):
     """A group whose choices are entries with a `_target_`, as callbacks are, or none."""
