@@ -1,5 +1,6 @@
 """Pictures of images, masks and predictions, as uint8 RGB arrays."""
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,9 @@ WIDTH = 600  # the least width of a panel in pixels
 LINE, SWATCH = 20, 12  # the height of a line of text, and the side of a colour in a legend, in pixels
 HEADINGS = ("image", "truth", "prediction", "overlay")
 FONT = ImageFont.load_default(14)
+
+# matplotlib's font lacks Chinese characters, among others: charts show boxes for them in the names of classes and images.
+warnings.filterwarnings("ignore", "Glyph .* missing from font")
 
 
 def colour(mask: "Pixels", classes: Classes) -> Picture:

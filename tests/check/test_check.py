@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -406,3 +408,14 @@ def test_annotations_are_read_once(command, choice, tmp_path, monkeypatch):
     assert outcome.code == 0, outcome.err
     assert "COCO's annotations, by annotations.json" in outcome.out
     assert len(read) == 1
+
+
+def test_names_that_the_font_of_charts_lacks_give_no_warning(mine, tmp_path):
+    """In a process of its own: pytest keeps warnings from the terminal."""
+    (mine / "classes.yaml").write_text("names: [\u80cc\u666f, \u732b, \U0001f697]", encoding="utf-8")
+    for kind in ("images", "masks"):
+        (mine / "train" / kind / "03.png").rename(mine / "train" / kind / "\u732b.png")
+    given = [sys.executable, "-m", "fcnseg.check", f"data.root={mine}"]
+    done = subprocess.run(given, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "check.png").is_file()
