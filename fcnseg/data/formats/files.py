@@ -112,8 +112,8 @@ def split(files: Files, share: float = SHARE, group: str | None = None) -> None:
     if "train" in sets:
         whole = sets.pop("train")
     else:
-        whole = [name for names in sets.values() for name in names]
-        sets.clear()
+        others = [image_set for image_set in sets if image_set != "test"] or [*sets]  # a test set stays one
+        whole = [name for image_set in others for name in sets.pop(image_set)]
 
     def key(name: str) -> str:
         found = pattern.search(PurePosixPath(name).name) if group else None

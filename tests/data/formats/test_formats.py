@@ -89,6 +89,18 @@ def test_val_is_drawn_by_a_hash_of_the_name(tmp_path):
     assert len(formats.folder(tmp_path, val=0.5).names("val")) > 30
 
 
+@pytest.mark.parametrize(("split", "test"), [("", 30), ("pool", 30), ("train", 30), ("test", 0)])
+def test_the_images_of_test_are_never_trained_on(tmp_path, split, test):
+    """Unless there are no others."""
+    made(tmp_path)
+    rows = [f"images/{name}.png,masks/{name}.png,{'test' if i < 30 else split}" for i, name in enumerate(NAMES)]
+    (tmp_path / "all.csv").write_text("\n".join(["image,mask,split", *rows]))
+    data = formats.folder(tmp_path)
+    sizes = {image_set: len(data.names(image_set)) for image_set in data.image_sets()}
+    assert (sizes.get("test", 0), sizes["train"] + sizes["val"]) == (test, len(NAMES) - test)
+    assert all(name not in data.names("train") for name in data.sets.get("test", ()))
+
+
 def test_groups_stay_together(tmp_path):
     data = formats.folder(made(tmp_path), group="^[^_]+", val=0.3)
     videos = [{name.split("_")[0] for name in data.names(image_set)} for image_set in ("train", "val")]
