@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from glob import glob
 from math import nan
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -134,6 +134,14 @@ class Entry:
     def choice(self, group: str) -> str:
         """The choice from a group of the config, such as `model`; empty if it is unknown."""
         return str(self.config.get(f"choices.{group}") or "")
+
+    @property
+    def data_set(self) -> str:
+        """The choice of data, and the name of its folder unless that says nothing more, such as "folder streets"."""
+        choice, name = self.choice("data"), PurePath(str(self.config.get("data.root") or "")).name
+        known = ("", "..") if choice == "folder" else ("", "..", "data", "voc", choice)
+        # Images that are generated are the same ones in every folder.
+        return choice if choice == "shapes" or name.lower() in known else f"{choice} {line(name, 60)}"
 
     @property
     def classes(self) -> Classes:

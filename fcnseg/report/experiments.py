@@ -62,8 +62,7 @@ class Experiment:
     @property
     def beside_the_paper(self) -> str:
         """A few words on whether the paper has this experiment with these settings."""
-        data = self.first.choice("data")
-        elsewhere = f", on {data}" if data != paper.DATA else ""
+        elsewhere = f", on {self.first.data_set}" if self.first.choice("data") != paper.DATA else ""
         if self.first.published is None:
             return f"not in the paper{elsewhere}"
         return f"not the paper's setting{elsewhere}" if self.differences else "the paper's setting"
@@ -74,11 +73,16 @@ class Experiment:
         return str(self.first.result["data_fingerprint"]).rpartition("-")[2]
 
     @property
-    def test_set(self) -> str:
-        """A description of the test set. Results with different descriptions cannot be compared."""
+    def tested_on(self) -> str:
+        """What the test set is, wherever its folder lies: results with different ones cannot be compared."""
         result = self.first.result
         images = f"{result['images']['test']} test images at {result['size']} px"
-        return f"{self.first.choice('data')}, {result['split']} split: {images}, data {self.test_data}"
+        return f"{result['split']} split: {images}, data {self.test_data}"
+
+    @property
+    def test_set(self) -> str:
+        """A description of the test set, with the name of its folder."""
+        return f"{self.first.data_set}, {self.tested_on}"
 
     def over_seeds(self, measure: Callable[[Entry], float | None]) -> Stat | None:
         """The statistics of a number that `measure` finds in a run; None if it finds none in any."""
@@ -101,7 +105,8 @@ def _identity(entry: Entry) -> dict[str, str]:
     A setting that is null counts as absent: a later version of the package has more settings.
     """
     settings = {key: value for key, value in entry.config.items() if not _is_incidental(key)}
-    settings["data_fingerprint"] = entry.result.get("data_fingerprint")
+    # An unfinished run has no fingerprint yet: there, the folder stands for the data.
+    settings["data_fingerprint"] = entry.result.get("data_fingerprint", entry.config.get("data.root"))
     return {key: str(value) for key, value in settings.items() if value is not None}
 
 
@@ -172,12 +177,20 @@ def _distinguishing(same_title: Sequence[Mapping[str, str]]) -> list[str]:
     return chosen
 
 
+def _identities(untitled: Sequence[Experiment]) -> list[dict[str, str]]:
+    """The identity of every experiment, with the name of its data set's folder: one name, if equal data lie in two folders."""
+    identities = [_identity(each.first) for each in untitled]
+    data = [(one.get("choices.data"), one.get("data_fingerprint")) for one in identities]
+    names = dict(zip(data, (each.first.data_set for each in untitled), strict=True))
+    return [{**one, "choices.data": names[which]} for one, which in zip(identities, data, strict=True)]
+
+
 def titled(untitled: Sequence[Experiment]) -> list[Experiment]:
     """Experiments with titles that say only what differs between them; no two of one status have the same title."""
     unnamed = [each.first for each in untitled if not each.first.choice("experiment")]
     varied = [group for group in CHOICES if len({entry.choice(group) for entry in unnamed}) > 1]
     titles = [_title(each.first, varied) for each in untitled]
-    identities = [_identity(each.first) for each in untitled]
+    identities = _identities(untitled)
     same_title: dict[str, list[dict[str, str]]] = {}
     for title, identity in zip(titles, identities, strict=True):
         same_title.setdefault(title, []).append(identity)
@@ -209,7 +222,7 @@ def experiments(entries: Iterable[Entry]) -> list[Experiment]:
 
 def by_test_set(finished: Iterable[Experiment]) -> dict[str, list[Experiment]]:
     """Group finished experiments by their test set, with titles that say what differs within the group."""
-    sets: dict[str, list[Experiment]] = {}
+    sets: dict[tuple[str, str], list[Experiment]] = {}
     for experiment in finished:
-        sets.setdefault(experiment.test_set, []).append(experiment)
-    return {test_set: titled(group) for test_set, group in sets.items()}
+        sets.setdefault((experiment.first.choice("data"), experiment.tested_on), []).append(experiment)
+    return {group[0].test_set: titled(group) for group in sets.values()}

@@ -57,7 +57,7 @@ def sections(
     against = two_runs.compared(*two_runs.chosen(known, compare), galleries) if compare else []
     predictions = side_by_side(detailed, images, galleries)
     possible = [
-        Section("Results", [*_results(sets), *_left_to_the_tables(finished, begun)]),
+        Section("Results", [*_results(sets, finished), *_left_to_the_tables(finished, begun)]),
         Section("Two runs against each other", against),
         Section("Not finished", tables.unfinished(entries)),
         Section("What each step added", _of_each(sets, ablation)),
@@ -118,7 +118,8 @@ def summary(entries: Sequence[Entry]) -> str:
     return f"{len(entries)} run{'s' if len(entries) != 1 else ''}: {numbers}"
 
 
-def _results(sets: Mapping[str, Sequence[Experiment]]) -> list[Block]:
+def _results(sets: Mapping[str, Sequence[Experiment]], finished: Sequence[Experiment]) -> list[Block]:
+    """The results by test set, and what differs between all experiments."""
     if not sets:
         return [Text("No run has finished yet: there is nothing to compare.", warning=True)]
     blocks: list[Block] = [Text(DEFINITIONS)]
@@ -128,20 +129,19 @@ def _results(sets: Mapping[str, Sequence[Experiment]]) -> list[Block]:
         if caveat := _caveat(group[0].first):
             blocks.append(Text(caveat, warning=True))
         blocks += [Text(f"Test set: {test_set}."), tables.results(group), *tables.differences_from_the_paper(group)]
-    everything = [experiment for group in sets.values() for experiment in group]
-    if differing := tables.differences_between(everything):
+    if differing := tables.differences_between(finished):
         blocks += [Text("What these runs do not have in common:"), *differing]
     # The result is complete, but another file in the folder may be damaged, such as metrics.csv.
-    entries = [entry for experiment in everything for entry in experiment.entries]
+    entries = [entry for experiment in finished for entry in experiment.entries]
     remarks = [f"{entry.name}: {remark}" for entry in entries for remark in entry.remarks]
     return blocks + [Text(remark, warning=True) for remark in remarks]
 
 
 def _caveat(entry: Entry) -> str:
     """The reason why results on this run's test set cannot be compared with the paper's; empty if they can."""
-    data, ours, theirs = entry.choice("data"), entry.result["images"]["test"], paper.IMAGES["test"]
-    if data != paper.DATA:
-        return f"Trained and tested on {data}, not on VOC-2012: the paper's numbers are of another task."
+    ours, theirs = entry.result["images"]["test"], paper.IMAGES["test"]
+    if entry.choice("data") != paper.DATA:
+        return f"Trained and tested on {entry.data_set}, not on VOC-2012: the paper's numbers are of another task."
     if ours != theirs:
         return f"{ours} test images, not {theirs}: the paper's numbers and its floor are of another test set."
     return ""

@@ -118,4 +118,8 @@ def studies(sets: Mapping[str, Iterable[Experiment]]) -> list[Study]:
 
 
 def _title(experiment: Experiment, entry: Entry) -> str:
-    return experiment.title + (f", seed {entry.config.get('seed')}" if len(experiment.entries) > 1 else "")
+    """The experiment's title, and what tells the run from the others of it: its seed, or its name if two have that seed."""
+    seeds = [each.config.get("seed") for each in experiment.entries]
+    seed = entry.config.get("seed")
+    which = f"seed {seed}" if seeds.count(seed) == 1 else entry.name
+    return experiment.title + (f", {which}" if len(seeds) > 1 else "")

@@ -96,21 +96,26 @@ def differences_from_the_paper(experiments: Iterable[Experiment]) -> list[Table]
     return [Table(("experiment", "not as in the paper"), rows, words=(0, 1))] if rows else []
 
 
-def differences_between(experiments: Iterable[Experiment]) -> list[Table]:
-    """The differences that make numbers hard to compare, a row a setting, a column an experiment; nothing without any."""
-    runs = {experiment.title: [_facts(entry) for entry in experiment.entries] for experiment in experiments}
+def differences_between(experiments: Sequence[Experiment]) -> list[Table]:
+    """The differences that make numbers hard to compare, a row a setting, a column an experiment; nothing without any.
+
+    Args:
+        experiments: At least one; their titles differ, as those of several test sets do not in the tables of results.
+    """
+    runs = [[_facts(entry) for entry in experiment.entries] for experiment in experiments]
     rows = []
-    for fact in next(iter(runs.values()))[0]:
-        cells = ["; ".join(dict.fromkeys(facts[fact] for facts in seeds)) for seeds in runs.values()]
-        if len({facts[fact] for seeds in runs.values() for facts in seeds}) > 1:
+    for fact in runs[0][0]:
+        cells = ["; ".join(dict.fromkeys(facts[fact] for facts in seeds)) for seeds in runs]
+        if len({facts[fact] for seeds in runs for facts in seeds}) > 1:
             rows.append([fact, *cells])
-    return [Table(("setting", *runs), rows, words=range(len(runs) + 1))] if rows else []
+    columns = ("setting", *(experiment.title for experiment in experiments))
+    return [Table(columns, rows, words=range(len(columns)))] if rows else []
 
 
 def _facts(entry: Entry) -> dict[str, str]:
     result = entry.result
     return {
-        "data set": entry.choice("data"),
+        "data set": entry.data_set,
         "data fingerprint": result["data_fingerprint"],
         "split": result["split"],
         "images (train/val/test)": "/".join(map(str, result["images"].values())),

@@ -347,6 +347,66 @@ def test_titles_of_a_test_set_leave_out_what_is_the_same_in_it(entries):
     assert [each.title for rows in by_test_set(found).values() for each in rows] == ["baseline", "baseline"]
 
 
+def on_folder(entry, root, fingerprint, **config):
+    """The run as if it had been trained on a user's own folder."""
+    settings = {**entry.config, "choices.data": "folder", "data.root": root, "choices.experiment": None, **config}
+    return replace(entry, config=settings, result={**entry.result, "data_fingerprint": fingerprint})
+
+
+def test_experiments_on_two_data_sets_have_a_column_each(entries):
+    """In the tables of results both are called fcn: they are in tables of their own."""
+    runs = [on_folder(entries[0], root, f"{n}-{n}") for n, root in enumerate(("/d/streets", "fields/"))]
+    found = {each.title: each.blocks for each in sections.sections(runs, images=[], root=None)}
+    *_, table = (block for block in found["Results"] if isinstance(block, Table))
+    assert table.columns == ("setting", "fcn, data folder streets", "fcn, data folder fields")
+    assert table.rows == [
+        ["data set", "folder streets", "folder fields"],
+        ["data fingerprint", "0-0", "1-1"],
+    ]
+    texts = " ".join(block.text for block in found["Results"] if isinstance(block, Text))
+    assert "Test set: folder streets, halves split: 2 test images at 32 px, data 0." in texts
+    assert "on folder fields, not on VOC-2012" in texts
+
+
+@pytest.mark.parametrize(
+    ("data", "place", "wanted"),
+    [
+        ("folder", "../mine", "folder mine"),
+        ("folder", "/x/data/", "folder data"),
+        ("folder", "..", "folder"),
+        ("folder", ".", "folder"),
+        ("folder", None, "folder"),
+        ("voc2012", "data", "voc2012"),
+        ("voc2012", "/sets/VOC2012", "voc2012"),
+        ("voc2012", "../cells", "voc2012 cells"),
+        ("shapes", "/anywhere", "shapes"),
+        ("mine", "/x/a\nb", "mine a b"),
+        ("folder", ["a", "b"], "folder ['a', 'b']"),
+    ],
+)
+def test_a_data_set_is_called_by_its_folder_where_that_tells_more(entries, data, place, wanted):
+    entry = replace(entries[0], config={**entries[0].config, "choices.data": data, "data.root": place})
+    assert entry.data_set == wanted
+
+
+def test_equal_data_in_two_folders_are_one_test_set(entries):
+    runs = [on_folder(entries[0], "a/streets", "0-0"), on_folder(entries[0], "b/copy", "0-0", **{"optimizer.lr": 9})]
+    ((test_set, found),) = by_test_set(experiments(runs)).items()
+    assert test_set.startswith("folder streets, ")
+    assert [each.title for each in found] == ["fcn, lr 0.001", "fcn, lr 9"]  # the folder is not what differs
+
+
+def test_unfinished_runs_on_two_data_sets_are_two_experiments(entries):
+    runs = [replace(on_folder(entries[0], root, ""), status="interrupted", result={}) for root in ("a", "b")]
+    assert [each.title for each in experiments(runs)] == ["fcn, data folder a", "fcn, data folder b"]
+
+
+def test_two_runs_of_one_seed_have_titles_of_their_own(entries):
+    one, again = entries[0], replace(entries[0], path=entries[0].path.with_name("again"))
+    (study,) = sections.studied([one, again])
+    assert sorted(run.title for run in study.runs) == [f"baseline, {name}" for name in sorted([one.name, "again"])]
+
+
 def test_a_run_of_one_epoch_gets_numbers_and_no_chart(entries):
     found = experiments(entries)
     transfer = next(each for each in found if each.title == "transfer")
