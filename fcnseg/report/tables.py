@@ -39,23 +39,36 @@ ABOUT_COSTS = (
 
 
 def results(experiments: Sequence[Experiment]) -> Table:
-    """The floor, then a row for every experiment on one test set, our numbers beside the paper's."""
-    floor = experiments[0].first.result["floor"]
-    first = {"experiment": f"{experiments[0].first.floor_class} everywhere\nthe floor"}
-    for name, theirs in paper.FLOOR.items():
-        first |= {PRINTED[name]: _shown(floor[name]), f"{PRINTED[name]} in the paper": f"{theirs:.3f}"}
-    first |= {SCORES[name]: _shown(floor[name]) for name in VOC_SCORES}
-    # The floor has no loss and no cost: these cells of its row stay empty.
-    rows = [_result(experiment) for experiment in experiments]
-    columns = [*rows[0]]
+    """The floor, then a row for every experiment on one test set, our numbers beside the paper's.
+
+    Without a background, train images decide on the floor: each different one is followed by the experiments that it is of.
+    """
+    floors: dict[str, list[dict[str, str]]] = {}
+    for experiment in experiments:
+        floor = _floor(experiment.first)
+        floors.setdefault(str(floor), [floor]).append(_result(experiment))
+    if len(floors) > 1:
+        for first, *_ in floors.values():
+            first["experiment"] += " of the rows below"
+    rows = [row for of_floor in floors.values() for row in of_floor]
+    columns = [*rows[1]]
     if experiments[0].first.classes.background is None:  # the paper's scores are not defined
         columns = [column for column in columns if column == "loss" or not column.startswith(PAPERS)]
     if not any(experiment.first.published for experiment in experiments):
         columns = [column for column in columns if not column.endswith("in the paper")]
     papers = len(columns) - 8  # the columns that are not of the three other groups
-    cells = [[row.get(column, "") for column in columns] for row in (first, *rows)]
+    cells = [[row.get(column, "") for column in columns] for row in rows]
     definition = "the paper's definition" if papers > 1 else ""
     return Table(columns, cells, [("", 2), (definition, papers), ("VOC's definition", 3), ("", 3)])
+
+
+def _floor(entry: Entry) -> dict[str, str]:
+    """The cells of the row of a run's floor by their columns: a floor has neither loss nor cost."""
+    floor = entry.result["floor"]
+    row = {"experiment": f"{entry.floor_class} everywhere\nthe floor"}
+    for name, theirs in paper.FLOOR.items():
+        row |= {PRINTED[name]: _shown(floor[name]), f"{PRINTED[name]} in the paper": f"{theirs:.3f}"}
+    return row | {SCORES[name]: _shown(floor[name]) for name in VOC_SCORES}
 
 
 def _result(experiment: Experiment) -> dict[str, str]:

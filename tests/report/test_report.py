@@ -287,6 +287,31 @@ def test_the_floor_comes_first_and_seeds_are_averaged(entries, finished):
     assert all(len(row) == len(table.columns) == sum(span for _, span in table.groups) for row in table.rows)
 
 
+def test_every_floor_is_followed_by_the_experiments_it_is_of(entries):
+    """Without a background the floor is train's most frequent class, and data.limit changes train."""
+
+    def limited(limit, floor_class, floor, miou):
+        result = {**entries[0].result, "classes": replace(entries[0].classes, background=None), "floor_class": floor_class}
+        result["floor"] = {**result["floor"], "miou": floor}
+        result["metrics"] = {**result["metrics"], "test/miou": miou}
+        return replace(entries[0], config={**entries[0].config, "data.limit": limit}, result=result)
+
+    runs = [limited(4, "sky", 0.03, 0.2), limited(6, "car", 0.27, 0.2), limited(7, "sky", 0.03, 0.01)]
+    (found,) = by_test_set(experiments(runs)).values()
+    table = tables.results(found)
+    at = table.columns.index("mIoU")
+    assert table.rows[0][0] == "sky everywhere\nthe floor of the rows below"
+    assert [(row[0].split("\n")[0], row[at]) for row in table.rows] == [
+        ("sky everywhere", "0.0300"),
+        ("baseline, limit 4", "0.2000"),
+        ("baseline, limit 7", "0.0100"),
+        ("car everywhere", "0.2700"),
+        ("baseline, limit 6", "0.2000"),
+    ]
+    below = [re.findall("not better than predicting .*", row[0]) for row in table.rows]
+    assert below == [[], [], ["not better than predicting sky"], [], ["not better than predicting car"]]
+
+
 @pytest.mark.parametrize("published", [True, False])
 @pytest.mark.parametrize("background", [0, None])
 def test_every_column_of_the_results_is_in_a_group(entries, published, background):
