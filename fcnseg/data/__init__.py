@@ -62,6 +62,12 @@ def spelled(size: int | Sequence[int]) -> int | str:
     return size if isinstance(size, int) else "x".join(map(str, size))
 
 
+def as_one_number(size: int | str) -> int | str:
+    """A size of `spelled`, with a square as the length of its side: 96 for "96x96", as [96,96] is spelled."""
+    height, _, width = str(size).partition("x")
+    return int(height) if height == width else size
+
+
 def check_whole_number(name: str, value: object, least: int) -> None:
     """Refuse a setting whose value is not a whole number, or is less than `least`.
 

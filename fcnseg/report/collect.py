@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 
 from fcnseg import paper
+from fcnseg.data import as_one_number, spelled
 from fcnseg.data.dataset import Classes
 from fcnseg.names import CONFIG, METRICS, RESULT, SCORES, STATUS
 from fcnseg.runs.folder import Run
@@ -22,6 +23,7 @@ from fcnseg.runs.settings import flatten
 
 T = TypeVar("T")
 Config = dict[str, Any]  # full names of settings, such as trainer.max_epochs, to their values
+SIZES = ("data.size", "data.pack_size")
 STAGES = ("train", "val", "test")
 STATUSES = ("finished", "running", "interrupted", "killed", "failed", "broken")
 LONGEST = 1000  # characters of a text that is shown
@@ -194,6 +196,7 @@ def read(path: Path) -> Entry:
     if status in ("finished", "running", "killed") and result and not wrong:
         known = {"classes": classes, **{key: result[key] for key in needed}}
         known |= {key: result[key] for key, is_right in OPTIONAL.items() if key in result and is_right(result[key])}
+        known["size"] = as_one_number(known["size"])
         images = attempt(PER_IMAGE, lambda: _checked_images(run.images, known))
         return Entry(path, "finished", config, rows, known, tuple(remarks), images)
     if status == "finished":
@@ -204,7 +207,7 @@ def read(path: Path) -> Entry:
 
 
 def _checked_config(config: Config) -> Config:
-    """A flat config whose texts can be shown, and whose settings have the types that the report expects.
+    """A flat config whose texts can be shown, whose settings have the types that the report expects, and its sizes as results.
 
     Raises:
         ValueError: A setting has another type.
@@ -214,7 +217,8 @@ def _checked_config(config: Config) -> Config:
         is_right = _or_none(_is_text) if key.startswith("choices.") else rules.get(key, lambda _: True)
         if not is_right(value):
             raise ValueError(f"{key} is {value}")
-    return {line(key): _shown(value) for key, value in config.items()}
+    sizes = {key: as_one_number(spelled(config[key])) for key in SIZES if isinstance(config.get(key), list)}
+    return {line(key): _shown(value) for key, value in {**config, **sizes}.items()}
 
 
 def _checked_images(images: PerImage | None, result: Mapping[str, Any]) -> PerImage | None:

@@ -28,10 +28,13 @@ def chosen(studies: Sequence[Study], names: Sequence[str]) -> tuple[Study, Measu
         by_name = {run.entry.name: run for run in study.runs}
         if all(name in by_name for name in names):
             return study, by_name[names[0]], by_name[names[1]]
-    known = [run.entry.name for study in studies for run in study.runs]
+    tested_on = {run.entry.name: study.test_set for study in studies for run in study.runs}
+    asked = f"compare=[{','.join(names)}]: wanted two finished runs with an images.npz, tested on the same images"
+    if all(name in tested_on for name in names):
+        sets = " and ".join(f"{name} on {tested_on[name]}" for name in names)
+        raise ValueError(f"{asked}; their test sets differ: {sets}. Train one of them with the data settings of the other")
     raise ValueError(
-        f"compare=[{','.join(names)}]: wanted two finished runs with an images.npz, tested on the same images; there are"
-        f" {', '.join(known) or 'none'}. python -m fcnseg.evaluate run=<folder> writes an images.npz"
+        f"{asked}; there are {', '.join(tested_on) or 'none'}. python -m fcnseg.evaluate run=<folder> writes an images.npz"
     )
 
 

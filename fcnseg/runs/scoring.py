@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from lightning import Trainer
 
-from fcnseg.data import spelled
+from fcnseg.data import as_one_number, spelled
 from fcnseg.data.module import VOCDataModule
 from fcnseg.image_metrics import UNIT
 from fcnseg.metrics import everywhere, iou_per_class, scores
@@ -43,7 +43,7 @@ def measure(trainer: Trainer, task: SegmentationTask, data: VOCDataModule) -> di
         "classes": data.classes.plain(),
         "split": data.only or data.split,
         "images": {stage: data.count(stage) for stage in data.stages},
-        "size": "original" if task.details.original_masks else spelled(data.size),
+        "size": "original" if task.details.original_masks else as_one_number(spelled(data.size)),
         "data_fingerprint": data.fingerprint,
         "parameters": sum(parameter.numel() for parameter in task.net.parameters()),
     }

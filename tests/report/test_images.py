@@ -265,6 +265,15 @@ def test_two_runs_that_are_not_there_are_refused(study, names):
         two_runs.chosen([study.study], names)
 
 
+def test_two_runs_on_other_test_sets_are_told_so(study):
+    """To evaluate them anew would not help."""
+    one, other, _ = study.study.runs
+    studies = [Study("cats at 32 px", [one]), Study("cats at 48 px", [other])]
+    with pytest.raises(ValueError, match="test sets differ: run 0 on cats at 32 px and run 1 on cats at 48 px") as told:
+        two_runs.chosen(studies, ["run 0", "run 1"])
+    assert "evaluate" not in str(told.value)
+
+
 def test_every_kind_of_error_has_its_colour():
     classes = Classes(("background", "cat", "dog"), ((0, 0, 0), (1, 1, 1), (2, 2, 2)), 0)
     truth, guess = torch.tensor([[1, 1, 0, 1, 255, 0]]), torch.tensor([[1, 0, 2, 2, 1, 0]])

@@ -15,7 +15,9 @@ import torch
 from PIL import Image
 
 from fcnseg import paper
+from fcnseg.data import as_one_number, spelled
 from fcnseg.data.voc import VOC
+from fcnseg.names import CONFIG
 from fcnseg.report import charts, curves, galleries, render, sections, tables
 from fcnseg.report.__main__ import report
 from fcnseg.report.blocks import Chart, Gallery, Section, Table, Text
@@ -430,6 +432,26 @@ def test_two_runs_of_one_seed_have_titles_of_their_own(entries):
     one, again = entries[0], replace(entries[0], path=entries[0].path.with_name("again"))
     (study,) = sections.studied([one, again])
     assert sorted(run.title for run in study.runs) == [f"baseline, {name}" for name in sorted([one.name, "again"])]
+
+
+def test_a_square_s_size_may_be_given_as_two_sides(finished, tmp_path):
+    """An earlier version wrote 32x32 into the result of such a run."""
+    one = shutil.copytree(next(finished.glob("paper-baseline*seed0*")), tmp_path / "one")
+    two = shutil.copytree(next(finished.glob("paper-baseline*seed1*")), tmp_path / "two")
+    result = json.loads((two / "result.json").read_text())
+    (two / "result.json").write_text(json.dumps({**result, "size": "32x32"}))
+    text = (two / CONFIG).read_text()
+    (two / CONFIG).write_text(text.replace("size: 32\n", "size: [32, 32]\n", 1))
+    assert (two / CONFIG).read_text() != text
+    (found,) = experiments([read(one), read(two)])  # two seeds of one experiment
+    assert f"test images at {read(one).result['size']} px" in found.test_set
+    assert not any("size" in difference and "32, 32" in difference for difference in found.differences)
+
+
+def test_a_size_that_is_no_square_has_its_two_sides(entries):
+    assert as_one_number("32x48") == "32x48"
+    assert as_one_number(spelled([32, 48])) == "32x48"
+    assert as_one_number(spelled([48, 48])) == as_one_number(48) == 48
 
 
 def test_a_run_of_one_epoch_gets_numbers_and_no_chart(entries):

@@ -553,6 +553,10 @@ def text_of(result):
     return console.file.getvalue()
 
 
+def test_the_size_of_a_square_is_one_number(tmp_path, train_in):
+    assert read_json(train_in(tmp_path, "data.size=[32,32]") / "result.json")["size"] == 32
+
+
 def test_a_result_says_whether_it_beats_the_floor_and_names_the_classes_in_the_truth(run):
     result = runs.Run(run).result
     confusion = [[0] * 21 for _ in range(22)]
