@@ -4,12 +4,14 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from fcnseg import inference, paper
 from fcnseg.cli.arguments import quoted
+from fcnseg.data.dataset import DataSet
 from fcnseg.data.module import VOCDataModule
 from fcnseg.errors import warn
 from fcnseg.names import SCORES
@@ -49,7 +51,7 @@ def describe(run: Run, data: VOCDataModule, result: Mapping[str, Any], *, settin
         Section("Examples", [_examples(run, data)]),
         Section("IoU of every class", [_of_classes(result)]),
         Section("Use", _use(run)),
-        Section("Data", _about_data(choices.data, data, result)),
+        Section("Data", [*_about_data(choices.data, data, result), *_about_test(run, data, result)]),
         Section("Training", _training(result, settings)),
         Section("Limits", [Text(LIMITS.format(size=result["size"]))]),
     ]
@@ -68,6 +70,26 @@ def _about_data(name: str, data: VOCDataModule, result: Mapping[str, Any]) -> li
     ]
 
 
+def _about_test(run: Run, data: VOCDataModule, result: Mapping[str, Any]) -> list[Block]:
+    """With the official split, that the test images are not new to the run, and the command for those that are, if any."""
+    if result["split"] != "official":
+        return []
+    text = "The test images are the val images, on which the epoch was chosen: on new images the scores may be lower."
+    if not _has_test(data.data_set):
+        return [Text(text)]
+    # Without data.root, evaluate writes nothing beside the data, and the images of test are not packed yet.
+    command = f"python -m fcnseg.evaluate {_setting('run', run.path)} {_setting('data.root', data.root)} set=test"
+    return [Text(f"{text} The data set also has the image set test, which this command scores:"), Code(command, "bash")]
+
+
+def _has_test(data_set: DataSet) -> bool:
+    """Whether the data set has an image set `test` with all its masks; VOC keeps the masks of its own to itself."""
+    try:
+        return "test" in data_set.image_sets() and not data_set.missing(data_set.names("test"))
+    except ValueError:  # its list is empty or damaged
+        return False
+
+
 def _training(result: Mapping[str, Any], settings: Sequence[str]) -> list[Block]:
     epoch = f"epoch {result['best_epoch'] + 1} of {result['epochs']}, which was best on the validation images"
     return [
@@ -79,17 +101,21 @@ def _training(result: Mapping[str, Any], settings: Sequence[str]) -> list[Block]
     ]
 
 
+def _setting(key: str, path: Path) -> str:
+    """A setting of a command that names a folder, quoted for Hydra, then for the shell."""
+    is_plain = re.fullmatch(r"[\w./-]+", str(path))
+    return shlex.quote(f"{key}={path if is_plain else quoted(str(path))}")
+
+
 def _use(run: Run) -> list[Block]:
-    path = str(run.path)
-    is_plain = re.fullmatch(r"[\w./-]+", path)
-    setting = shlex.quote(f"run={path if is_plain else quoted(path)}")  # quoted for Hydra, then for the shell
+    setting = _setting("run", run.path)
     commands = [
         f"python -m fcnseg.predict {setting} images=photos out=masks",
         f"python -m fcnseg.evaluate {setting} at=original",
     ]
     python = f"""import fcnseg
 
-prediction = fcnseg.load({path!r})("photo.jpg")
+prediction = fcnseg.load({str(run.path)!r})("photo.jpg")
 prediction.labels, prediction.scores  # of every pixel: the label of its class, and how sure it is
 prediction.save("mask.png")"""
     return [Code("\n".join(commands), "bash"), Code(python, "python")]
