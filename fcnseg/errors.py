@@ -47,6 +47,11 @@ def first_of(items: Sequence[object], most: int = 10, *, in_line: bool = False) 
     return f"{shown}{more} {len(items) - most} more" if len(items) > most else shown
 
 
+def counted(number: int, one: str, many: str = "") -> str:
+    """A number and what it counts: "1 image", "3 images"; `many` is for words that take more than an s."""
+    return f"{number} {one if number == 1 else many or f'{one}s'}"
+
+
 def warn(message: str) -> None:
     """Print a warning on stderr, in the form in which every command prints its messages."""
     say(f"fcnseg: {message}", sys.stderr)

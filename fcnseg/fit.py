@@ -20,7 +20,7 @@ from fcnseg.callbacks.finite_loss import FiniteLoss
 from fcnseg.callbacks.progress import RunProgress
 from fcnseg.callbacks.sessions import Sessions
 from fcnseg.data.module import VOCDataModule
-from fcnseg.errors import LostError, warn
+from fcnseg.errors import LostError, counted, warn
 from fcnseg.machine.distributed import failures_explained, from_first_process, highest, rank, world
 from fcnseg.machine.files import write_json
 from fcnseg.machine.limits import limits_explained
@@ -215,7 +215,7 @@ class Training:
             OSError: The last state could not be saved.
         """
         costs.forget_peak(self.trainer.strategy.root_device)
-        words = [f"{self.run.path.name}: {data.count('train')} images", str(self.trainer.precision)]
+        words = [f"{self.run.path.name}: {counted(data.count('train'), 'image')}", str(self.trainer.precision)]
         if self.bf16_gain:
             words.append(f"bf16 is {self.bf16_gain} times as fast as fp32 on this CPU")
         if self.resumed:

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from fcnseg.cli.command import command
 from fcnseg.cli.messages import console
-from fcnseg.errors import RunFailedError, warn
+from fcnseg.errors import RunFailedError, counted, warn
 from fcnseg.machine.progress_bar import with_progress
 from fcnseg.runs.folder import Run
 
@@ -46,18 +46,19 @@ def predict(cfg: DictConfig) -> None:
     todo = {name: path for name, path in given.files.items() if not masks.has(name, path)}
     broken, rate = _write(masks, segmenter, todo)
     there = len(given.files) - len(todo)
-    before = f", {there} of them were there already" if there else ""
+    before = f", {counted(there, 'of them was', 'of them were')} there already" if there else ""
     output = console()
-    output.print(f"{len(given.files) - broken} masks are in {folder}{before}{rate}", soft_wrap=True)
+    masks_are = counted(len(given.files) - broken, "mask is", "masks are")
+    output.print(f"{masks_are} in {folder}{before}{rate}", soft_wrap=True)
     if cfg.table:
         output.print(f"the classes' shares are in {masks.write_shares(given.files, segmenter.classes)}", soft_wrap=True)
     if broken:
-        raise RunFailedError(f"{broken} of {len(given.files)} photographs could not be read, the others are done")
+        raise RunFailedError(f"{broken} of {counted(len(given.files), 'photograph')} could not be read, the others are done")
     if cfg.format == "voc":
         path = submission.archive(out, folder, given.files)
         output.print(
-            f"{path} is what VOC's server takes: {len(given.files)} indexed masks, one for each image of {cfg.images}, each of"
-            f" its photograph's size with labels 0..{len(segmenter.classes) - 1}",
+            f"{path} is what VOC's server takes: {counted(len(given.files), 'indexed mask')}, one for each image of"
+            f" {cfg.images}, each of its photograph's size with labels 0..{len(segmenter.classes) - 1}",
             soft_wrap=True,
         )
 

@@ -132,7 +132,7 @@ def test_fewer_images_than_a_training_needs(command, run, other):
     other.list_of("val").write_text(other.names("test")[2])
     outcome = command(evaluate, f"run={copy}", "data.root=other")
     assert outcome.code == 0, outcome.err
-    assert "1 test images (official split)" in " ".join(outcome.out.split())
+    assert "1 test image (official split)" in " ".join(outcome.out.split())
     (kept,) = (copy / "evaluations").glob("other-official-32x48-*.json")  # the images of another data set
     assert json.loads(kept.read_text())["images"]["test"] == 1
 

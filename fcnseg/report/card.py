@@ -13,7 +13,7 @@ from fcnseg import inference, paper
 from fcnseg.cli.arguments import quoted
 from fcnseg.data.dataset import DataSet
 from fcnseg.data.module import VOCDataModule
-from fcnseg.errors import warn
+from fcnseg.errors import counted, warn
 from fcnseg.names import SCORES
 from fcnseg.pictures import panel
 from fcnseg.report.blocks import Block, Chart, Code, Section, Table, Text
@@ -124,7 +124,7 @@ prediction.save("mask.png")"""
 def _scores(result: Mapping[str, Any]) -> list[Block]:
     floor, metrics = result["floor"], result["metrics"]
     rows = [[words, as_text(metrics[f"test/{name}"]), as_text(floor[name])] for name, words in SCORES.items()]
-    about = f"Of {result['images']['test']} test images ({result['split']} split) at {result['size']} px."
+    about = f"Of {counted(result['images']['test'], 'test image')} ({result['split']} split) at {result['size']} px."
     blocks: list[Block] = [Text(about), Table(("score", "this network", "the floor"), rows)]
     floor_class = result["floor_class"]
     if not beats_floor(result):

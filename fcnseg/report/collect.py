@@ -194,9 +194,8 @@ def read(path: Path) -> Entry:
         status = "broken"
     # A run may have been killed between its result and its last status.
     if status in ("finished", "running", "killed") and result and not wrong:
-        known = {"classes": classes, **{key: result[key] for key in needed}}
+        known = {**{key: result[key] for key in needed}, "classes": classes, "size": as_one_number(result["size"])}
         known |= {key: result[key] for key, is_right in OPTIONAL.items() if key in result and is_right(result[key])}
-        known["size"] = as_one_number(known["size"])
         images = attempt(PER_IMAGE, lambda: _checked_images(run.images, known))
         return Entry(path, "finished", config, rows, known, tuple(remarks), images)
     if status == "finished":

@@ -6,6 +6,7 @@ from statistics import fmean
 
 import numpy as np
 
+from fcnseg.errors import counted
 from fcnseg.names import MONITOR
 from fcnseg.report import charts, tables
 from fcnseg.report.blocks import Block, Chart, Table, Text
@@ -31,7 +32,7 @@ def overlaid(experiments: Sequence[Experiment]) -> list[Block]:
     if not chosen:
         return []
     blocks: list[Block] = [
-        Text(f"{len(chosen)} of {len(experiments)} experiments, the best ones that trained for two epochs or more.")
+        Text(f"{len(chosen)} of {counted(len(experiments), 'experiment')}, the best ones that trained for two epochs or more.")
     ]
     for name, words in SHOWN.items():
         values = {each.title: made for each in chosen if not np.isnan(made := _values(each, name)).all()}

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from fcnseg import paper
 from fcnseg.cli.configs import compose
+from fcnseg.errors import counted
 from fcnseg.report.collect import Config, Entry, line
 from fcnseg.runs.identity import NOT_IDENTITY
 from fcnseg.runs.settings import flatten
@@ -76,7 +77,7 @@ class Experiment:
     def tested_on(self) -> str:
         """What the test set is, wherever its folder lies: results with different ones cannot be compared."""
         result = self.first.result
-        images = f"{result['images']['test']} test images at {result['size']} px"
+        images = f"{counted(result['images']['test'], 'test image')} at {result['size']} px"
         return f"{result['split']} split: {images}, data {self.test_data}"
 
     @property

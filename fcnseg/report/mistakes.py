@@ -5,6 +5,7 @@ from functools import partial
 
 import numpy as np
 
+from fcnseg.errors import counted
 from fcnseg.report import charts
 from fcnseg.report.blocks import Block, Chart, Links, Table, Text, address
 from fcnseg.report.galleries import Galleries
@@ -69,7 +70,8 @@ def confusions(study: Study, galleries: Galleries) -> list[Block]:
     )
     columns = ("confusion", "pixels", "share of the truth", "images", "most pixels in")
     counts = totals.reshape(count, count) + np.diag(both)
-    below = f"The {len(rows)} largest of {np.count_nonzero(totals)} confusions, and the images with most of their pixels:"
+    of_all = counted(int(np.count_nonzero(totals)), "confusion")
+    below = f"The {len(rows)} largest of {of_all}, and the images with most of their pixels:"
     return [
         *(Text(about), matrix(names, counts, rows_of), Text(below)),
         Table(columns, rows, words=(0, 4), rows_are=rows_of),
@@ -96,7 +98,7 @@ def boundaries(study: Study) -> list[Block]:
     return [
         Text(about),
         Table(columns, rows),
-        Text(f"Boundary IoU of every class, {len(titles)} of {len(study.runs)} runs:"),
+        Text(f"Boundary IoU of every class, {len(titles)} of {counted(len(study.runs), 'run')}:"),
         Table(("class", *titles), [*zip(study.best.entry.classes.names, *of_classes[:MOST_COLUMNS], strict=True)]),
     ]
 
@@ -121,8 +123,8 @@ def calibration(study: Study) -> list[Block]:
     )
     shown = dict(sums[:MOST_LINES])
     caption = (
-        f"Share of right pixels by confidence, {len(shown)} of {len(sums)} runs: below the dashed line a network is surer "
-        f"than it is right. A dot grows with the share of the pixels. {study.test_set}."
+        f"Share of right pixels by confidence, {len(shown)} of {counted(len(sums), 'run')}: below the dashed line a network is "
+        f"surer than it is right. A dot grows with the share of the pixels. {study.test_set}."
     )
     return [
         Text(about),

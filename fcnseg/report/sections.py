@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 
 from fcnseg import paper
+from fcnseg.errors import counted
 from fcnseg.names import PAPER_BATCH
 from fcnseg.report import charts, curves, mistakes, tables, two_runs, worst_images
 from fcnseg.report.blocks import Block, Chart, Section, Table, Text
@@ -115,7 +116,7 @@ def summary(entries: Sequence[Entry]) -> str:
     """A sentence with the number of runs, and of runs of each status."""
     counts = Counter(entry.status for entry in entries)
     numbers = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
-    return f"{len(entries)} run{'s' if len(entries) != 1 else ''}: {numbers}"
+    return f"{counted(len(entries), 'run')}: {numbers}"
 
 
 def _results(sets: Mapping[str, Sequence[Experiment]], finished: Sequence[Experiment]) -> list[Block]:
@@ -143,7 +144,7 @@ def _caveat(entry: Entry) -> str:
     if entry.choice("data") != paper.DATA:
         return f"Trained and tested on {entry.data_set}, not on VOC-2012: the paper's numbers are of another task."
     if ours != theirs:
-        return f"{ours} test images, not {theirs}: the paper's numbers and its floor are of another test set."
+        return f"{counted(ours, 'test image')}, not {theirs}: the paper's numbers and its floor are of another test set."
     return ""
 
 

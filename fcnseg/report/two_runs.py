@@ -5,6 +5,7 @@ from functools import partial
 
 import numpy as np
 
+from fcnseg.errors import counted
 from fcnseg.report import charts
 from fcnseg.report.blocks import Block, Chart, Table, Text
 from fcnseg.report.galleries import Galleries
@@ -85,7 +86,8 @@ def _images(study: Study, one: Measured, other: Measured, galleries: Galleries) 
     gain = other.iou - one.iou
     order = [int(n) for n in np.argsort(-gain, kind="stable") if not np.isnan(gain[n]) and gain[n]]
     gained, lost = [n for n in order if gain[n] > 0], [n for n in reversed(order) if gain[n] < 0]
-    blocks: list[Block] = [Text(f"{len(gained)} of {len(gain)} images are better in the second, {len(lost)} are worse.")]
+    of_all = counted(len(gain), "image")
+    blocks: list[Block] = [Text(f"The second is better in {len(gained)} of {of_all}, and worse in {len(lost)}.")]
     for title, numbers in (("gained", gained), ("lost", lost)):
         rows = [[study.names[n], *(f"{run.iou[n]:.3f}" for run in (one, other)), f"{gain[n]:+.3f}"] for n in numbers[:LISTED]]
         if rows:

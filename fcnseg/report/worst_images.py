@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from fcnseg.errors import counted
 from fcnseg.machine.files import csv_text
 from fcnseg.report.blocks import Block, Table, Text
 from fcnseg.report.galleries import Galleries
@@ -27,7 +28,8 @@ def worst_first(study: Study, galleries: Galleries) -> list[Block]:
     columns = ("image", "mean", *(run.title for run in runs), "most confused by the best run")
     about = (
         f"The mean IoU of the classes that each image has in truth or prediction, void left out. {study.test_set}: "
-        f"{len(rows)} of {len(order)} images, and {len(runs)} of {len(study.runs)} runs; images.csv has all of them."
+        f"{len(rows)} of {counted(len(order), 'image')}, and {len(runs)} of {counted(len(study.runs), 'run')}; images.csv has "
+        "all of them."
     )
     blocks: list[Block] = [Text(about), Table(columns, rows, words=(0, len(columns) - 1), rows_are="image")]
     middle = max(0, (len(order) - OF_A_KIND) // 2)
@@ -72,9 +74,9 @@ def labels_to_look_at(study: Study, galleries: Galleries) -> list[Block]:
         for n in order[:MOST_SUSPECTED]
     ]
     about = (
-        f"Suspected errors in the masks: the {len(rows)} of {len(order)} images whose labels {best.title} finds least likely, "
-        f"least likely first, by the soft minimum of the probability of each pixel's label. Where the prediction is the one "
-        f"that is right, the mask is worth a second look; the network being wrong is as common. {study.test_set}."
+        f"Suspected errors in the masks: the {len(rows)} of {counted(len(order), 'image')} whose labels {best.title} finds "
+        f"least likely, least likely first, by the soft minimum of the probability of each pixel's label. Where the prediction "
+        f"is the one that is right, the mask is worth a second look; the network being wrong is as common. {study.test_set}."
     )
     columns = ("image", "soft minimum", "IoU", "the mask's label and the network's")
     pictures = galleries.of_images([study.names[n] for n in order[:SUSPECTED_PICTURED]], [best])

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from fcnseg.data import SPLITS
+from fcnseg.errors import counted
 from fcnseg.names import PAPER_SCORES, SCORES
 from fcnseg.runs.folder import Run
 
@@ -40,7 +41,7 @@ def show(result: dict[str, Any], path: Path, console: Console) -> float | None:
     size = "their own sizes" if result["size"] == "original" else f"{result['size']} px"
     split = result["split"]  # or the one image set that was tested on
     where = f"{split} split" if split in SPLITS else f"image set {split}"
-    title = f"{result['images']['test']} test images ({where}) at {size}"
+    title = f"{counted(result['images']['test'], 'test image')} ({where}) at {size}"
     this_run, floor = Column("this run", justify="right"), Column("the floor", justify="right")
     table = Table("", this_run, floor, title=title, title_justify="left")
     for name, words in SCORES.items():

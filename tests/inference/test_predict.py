@@ -108,13 +108,17 @@ def test_files_folders_patterns_and_lists(command, run, photos, tmp_path, images
     assert files(tmp_path / "here") == masks
 
 
+def test_one_mask_is_one(command, run, photos):
+    assert "1 mask is in masks; " in predicted(command, run, "images=photos/a.jpg").out
+
+
 def test_the_same_command_again_does_what_is_left(command, run, photos, tmp_path):
     predicted(command, run, "images=photos", "out=photos/masks")
     times = {path: path.stat().st_mtime_ns for path in (photos / "masks").rglob("*.png")}
     (photos / "masks" / "a.png").unlink()
     shutil.copy(photos / "a.jpg", photos / "below" / "b.JPG")  # another photograph now
     outcome = predicted(command, run, "images=photos", "out=photos/masks")
-    assert "3 masks are in photos/masks, 1 of them were there already" in outcome.out
+    assert "3 masks are in photos/masks, 1 of them was there already" in outcome.out
     assert {path.name for path, then in times.items() if path.stat().st_mtime_ns != then} == {"a.png", "b.png"}
     predicted(command, run, "images=photos", "out=photos/masks", "overlay=true")
     assert len(files(photos / "masks" / "overlays")) == 3

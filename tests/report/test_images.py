@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import mmap
+import re
 import shutil
 import subprocess
 import sys
@@ -272,6 +273,18 @@ def test_two_runs_on_other_test_sets_are_told_so(study):
     with pytest.raises(ValueError, match="test sets differ: run 0 on cats at 32 px and run 1 on cats at 48 px") as told:
         two_runs.chosen(studies, ["run 0", "run 1"])
     assert "evaluate" not in str(told.value)
+
+
+def test_one_image_and_one_run_are_one():
+    run, *_ = of_run("run", "two", 0, images=1, rows=[{"val/miou": 0.5}] * 2)
+    run.images.softmin[:] = 0.5
+    study, shown = Study("a set", [run]), Pictures()
+    blocks = [*worst_images.worst_first(study, shown), *worst_images.labels_to_look_at(study, shown)]
+    blocks += [*mistakes.confusions(study, shown), *mistakes.boundaries(study), *mistakes.calibration(study)]
+    blocks += [*curves.overlaid([experiment("a", run)]), *two_runs.compared(study, run, run, shown)]
+    said = " ".join(getattr(block, "text", getattr(block, "caption", "")) for block in blocks)
+    assert re.findall(r" 1 (?:image|run|experiment|confusion)\b", said)
+    assert not re.findall(r"\b1 (?:image|run|experiment|confusion)s\b", said)
 
 
 def test_every_kind_of_error_has_its_colour():

@@ -454,6 +454,11 @@ def test_a_size_that_is_no_square_has_its_two_sides(entries):
     assert as_one_number(spelled([48, 48])) == as_one_number(48) == 48
 
 
+def test_a_test_set_of_one_image_has_one_image(entries):
+    result = {**entries[0].result, "images": {**entries[0].result["images"], "test": 1}}
+    assert "1 test image at" in experiments([replace(entries[0], result=result)])[0].test_set
+
+
 def test_a_run_of_one_epoch_gets_numbers_and_no_chart(entries):
     found = experiments(entries)
     transfer = next(each for each in found if each.title == "transfer")
@@ -687,7 +692,12 @@ def test_wrong_use(command, tmp_path, finished, arguments, words):
 
 @pytest.mark.parametrize(
     ("data", "images", "caveat"),
-    [("voc2012", 724, ""), ("voc2012", 111, "111 test images, not 724"), ("shapes", 724, "not on VOC-2012")],
+    [
+        ("voc2012", 724, ""),
+        ("voc2012", 111, "111 test images, not 724"),
+        ("voc2012", 1, "1 test image, not"),
+        ("shapes", 724, "not on VOC-2012"),
+    ],
 )
 def test_another_test_set_than_the_paper_s_gets_a_caveat(entries, data, images, caveat):
     result = {**entries[0].result, "images": {**paper.IMAGES, "test": images}}
