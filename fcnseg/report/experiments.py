@@ -173,8 +173,10 @@ def _distinguishing(same_title: Sequence[Mapping[str, str]]) -> list[str]:
         """The number of kinds of experiments by the settings chosen so far and this one."""
         return len({tuple(one.get(each) for each in (*chosen, key)) for one in same_title})
 
-    while keys and len({tuple(map(one.get, chosen)) for one in same_title}) < max(map(kinds, keys)):
-        chosen.append(max(keys, key=kinds))
+    while keys and (so_far := len({tuple(map(one.get, chosen)) for one in same_title})) < max(map(kinds, keys)):
+        # A fingerprint tells much apart and a reader nothing: it is the last choice.
+        telling = [key for key in keys if key != "data_fingerprint" and kinds(key) > so_far]
+        chosen.append(max(telling or keys, key=kinds))
     return chosen
 
 

@@ -395,6 +395,16 @@ def test_experiments_on_two_data_sets_have_a_column_each(entries):
     assert "on folder fields, not on VOC-2012" in texts
 
 
+def test_a_title_has_a_fingerprint_only_where_no_setting_differs(entries):
+    one, *_ = entries
+    runs = [on_folder(one, "streets", "0-0"), on_folder(one, "fields", "1-1")]
+    runs += [on_folder(one, "streets", "2-0", **{"data.limit": 4}), on_folder(one, "streets", "3-0", **{"data.limit": 4})]
+    assert {each.title for each in experiments(runs[:3])} == {
+        *("fcn, data folder streets", "fcn, data folder fields", "fcn, data folder streets, limit 4"),
+    }
+    assert [each.title for each in experiments(runs[2:])] == ["fcn, data_fingerprint 2-0", "fcn, data_fingerprint 3-0"]
+
+
 @pytest.mark.parametrize(
     ("data", "place", "wanted"),
     [
