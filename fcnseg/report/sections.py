@@ -56,14 +56,13 @@ def sections(
     known, galleries = studied(entries), Galleries(root, trust=trust, wanted=images is None or bool(images))
     losses = curves.losses([*detailed, *begun[:MOST_DETAILED]])
     against = two_runs.compared(*two_runs.chosen(known, compare), galleries) if compare else []
-    predictions = side_by_side(detailed, images, galleries)
     possible = [
         Section("Results", [*_results(sets, finished), *_left_to_the_tables(finished, begun)]),
         Section("Two runs against each other", against),
         Section("Not finished", tables.unfinished(entries)),
         Section("What each step added", _of_each(sets, ablation)),
         Section("Training and validation loss (the paper's Figures 2-8)", losses, small=True),
-        Section("Predictions (the paper's Figures 9-11)", predictions),
+        Section("Predictions (the paper's Figures 9-11)", side_by_side(detailed, images, galleries)),
         Section("IoU of every class", _of_each(sets, lambda group: map(heat_map, in_rows(group)))),
         Section("Confusion matrices", _confusions(detailed)),
         *_image_by_image(known, galleries),
