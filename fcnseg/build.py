@@ -114,7 +114,8 @@ def data(cfg: DictConfig) -> VOCDataModule:
     try:
         augment = instantiate(cfg.aug)
     except InstantiationException as error:
-        if isinstance(error.__cause__, TypeError) and any(isinstance(node, DictConfig) for node in cfg.aug.values()):
+        steps = [f"argument '{name}'" for name, node in cfg.aug.items() if isinstance(node, DictConfig)]
+        if isinstance(error.__cause__, TypeError) and str(error.__cause__).endswith(tuple(steps)):
             first = f"aug=none +aug@aug.{cfg.choices.aug}={cfg.choices.aug}"
             raise ValueError(f"aug={cfg.choices.aug} is no chain of steps: {first}, then the steps that follow it") from error
         raise

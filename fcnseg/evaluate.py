@@ -96,18 +96,21 @@ def keep(measured: Mapping[str, Any], images: PerImage | None, *, cfg: DictConfi
     Raises:
         ValueError: The folder cannot be written.
     """
-    if cfg.set is not None or cfg.at == "original" or cfg.tta != "none" or changed(run, data):
-        how = [data.root.resolve().name, data.only or data.split, measured["size"]]
-        if cfg.tta != "none":
-            how.append(cfg.tta)
-        name = "-".join(map(str, [*how, data.fingerprint[-12:]]))
-        path = run.add_evaluation(name, {**measured, "tta": cfg.tta, "root": str(data.root)}, images)
-        console().print(f"these scores are in {path}", highlight=False, soft_wrap=True)
-    elif run.result:
-        try:
+    own_test = cfg.set is None and cfg.at != "original" and cfg.tta == "none"
+    try:
+        if not own_test or changed(run, data):
+            how = [data.root.resolve().name, data.only or data.split, measured["size"]]
+            if cfg.tta != "none":
+                how.append(cfg.tta)
+            name = "-".join(map(str, [*how, data.fingerprint[-12:]]))
+            path = run.add_evaluation(name, {**measured, "tta": cfg.tta, "root": str(data.root)}, images)
+            console().print(f"these scores are in {path}", highlight=False, soft_wrap=True)
+        elif run.result:
             run.add_images(images)
-        except ValueError as error:  # the scores are shown, which is enough for a folder that cannot be written
-            warn(str(error))
+    except ValueError as error:
+        if not own_test:
+            raise
+        warn(str(error))  # the scores are shown, which is enough for a folder that cannot be written
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from lightning import Callback, seed_everything
+from lightning import Callback, Trainer, seed_everything
 from omegaconf import DictConfig
 from rich.console import Console
 from torch import nn
@@ -107,14 +107,10 @@ class Training:
         self.callbacks = self._make_callbacks(stop)
         self.checkpoint_io = SafeCheckpointIO()
         self.checkpoints = cast(Checkpoints, self.callbacks[-1])
-        self.trainer = build.trainer(
-            cfg,
-            callbacks=self.callbacks,
-            loggers=self.loggers,
-            checkpoint_io=self.checkpoint_io,
-            kept_precision=self._kept_precision(),
-        )
-        start_processes(self.trainer)
+        self.trainer = self._make_trainer(self._kept_precision())
+        first = from_first_process(lambda: str(self.trainer.precision))
+        if first != str(self.trainer.precision):  # trainer.precision=auto chose another one on this machine
+            self.trainer = self._make_trainer(first)
         self.sessions.here = {**provenance.surroundings(self.trainer), **code}
         measured = cfg.trainer.precision == "auto" and self.trainer.strategy.root_device.type == "cpu"
         self.bf16_gain = bf16_gain(torch.get_num_threads()) if measured else None
@@ -132,6 +128,17 @@ class Training:
             # Last, since it saves the state of the others.
             Checkpoints(self.run, stop=stop, finite=finite, **self.cfg.checkpoint),
         ]
+
+    def _make_trainer(self, precision: str | None) -> Trainer:
+        trainer = build.trainer(
+            self.cfg,
+            callbacks=self.callbacks,
+            loggers=self.loggers,
+            checkpoint_io=self.checkpoint_io,
+            kept_precision=precision,
+        )
+        start_processes(trainer)
+        return trainer
 
     def _kept_precision(self) -> str | None:
         """The precision that trainer.precision=auto had when the run began, perhaps on another machine."""

@@ -104,12 +104,16 @@ def image_sets(data_set: DataSet) -> tuple[list[str], list[str]]:
     another purpose, such as VOC's trainval.
 
     Raises:
-        ValueError: There is no train or no val, or a list cannot be read.
+        ValueError: There is no train or no val, or one of these lists cannot be read.
     """
     chosen, left_out = ["train", "val"], []
     seen = {name for image_set in chosen for name in data_set.names(image_set)}
     for other in sorted({*data_set.image_sets()} - {*chosen}, key=lambda name: (name != "test", name)):
-        names = {*data_set.names(other)}
+        try:
+            names = {*data_set.names(other)}
+        except ValueError as error:  # training reads no other list than train's and val's
+            left_out.append(f"{other} is left out: {error}")
+            continue
         if other != "test" and names & seen:
             left_out.append(f"{other} is left out: it lists images of other image sets again")
         elif not any(data_set.mask(name).is_file() for name in names):

@@ -84,7 +84,7 @@ class Folder(DataSet):
         """The names of its image sets, in alphabetical order: `train`, `val`, ..."""
         # An export of CVAT has empty lists of sets that it lacks; its own set may be called "default".
         lists = (self.path / LISTS).glob("*.txt")
-        return tuple(sorted(path.stem for path in lists if path.stem in NEEDED or path.stat().st_size))
+        return tuple(sorted(path.stem for path in lists if path.stem in NEEDED or (path.is_file() and path.stat().st_size)))
 
     def list_of(self, image_set: str) -> Path:
         """The file that names the images of an image set, one a line."""

@@ -86,7 +86,7 @@ def _has_test(data_set: DataSet) -> bool:
     """Whether the data set has an image set `test` with all its masks; VOC keeps the masks of its own to itself."""
     try:
         return "test" in data_set.image_sets() and not data_set.missing(data_set.names("test"))
-    except ValueError:  # its list is empty or damaged
+    except Exception:  # its list is empty or damaged, or the data set's own reader fails: a run ends without this line
         return False
 
 

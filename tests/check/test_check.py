@@ -322,9 +322,13 @@ def test_lists_without_images_or_masks_of_their_own_are_left_out(command, root, 
     folder.list_of("test").write_text("a\nb\n")
     folder.list_of("small").write_text("\n".join(folder.names("train")[2:]))
     folder.list_of("later").touch()
+    folder.list_of("gone").symlink_to(tmp_path / "nowhere.txt")
+    folder.list_of("train_aug").write_text("/JPEGImages/a.jpg /SegmentationClassAug/a.png\n")
     outcome = command(check, f"data.root={folder.path}", "picture=null")
     assert outcome.code == 0, outcome.err
-    assert [line for line in lines(outcome) if " is left out: " in line] == [
+    left_out = [line for line in lines(outcome) if " is left out: " in line]
+    assert any(line.startswith("train_aug is left out: ") for line in left_out)
+    assert [line for line in left_out if not line.startswith("train_aug")] == [
         "test is left out: none of its images has a mask",
         "small is left out: it lists images of other image sets again",
         "trainval is left out: it lists images of other image sets again",

@@ -104,6 +104,7 @@ WRONG = [  # arguments, and words of the message
     ),
     (["aug=flip", "aug.horizontal=2"], ["aug.horizontal=2", "0 to 1"]),
     (["aug=strong", "aug.flip.horizontal=2"], ["fcnseg: aug.flip.horizontal=2: wanted a number from 0 to 1"]),
+    (["aug=strong", "+aug.crop.foo=1"], ["aug.crop", "'foo'"]),
     (["aug=strong", "aug.crop.scale=[2,1]"], ["aug.crop.scale=[2, 1]: wanted two numbers", "the smaller one first"]),
     (["aug=strong", "aug.crop.scale=2"], ["aug.crop.scale=2: wanted a list, such as [0.5, 2.0]"]),
     (["aug=strong", "aug.colr.hue=0"], ["'aug.colr.hue'", "aug.colour.hue"]),

@@ -15,7 +15,9 @@ from lightning import Trainer
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
 from lightning.pytorch.strategies.launchers import subprocess_script
 
+from fcnseg import fit
 from fcnseg.callbacks.checkpoints import Checkpoints
+from fcnseg.machine import precision
 from fcnseg.machine.files import read_json
 from fcnseg.runs import per_image, scoring
 from fcnseg.runs.checkpoint import newest_good
@@ -67,6 +69,20 @@ def finish_in(cwd, world, *args, **how):
 def only(rank, *what):
     """An `inject` that does `at(*what)` in one process."""
     return lambda number: at(*what) if number == rank else None
+
+
+def test_all_processes_take_the_first_ones_precision(tmp_path, data):
+    """trainer.precision=auto may choose another one on each of two machines."""
+    words = [word for word in tiny(data) if not word.startswith("trainer.precision")]
+
+    def inject(rank):
+        precision.bf16_gain = fit.bf16_gain = lambda threads: 0.0 if rank else 2.0
+        seen = tmp_path / f"rank{rank}"
+        at(SegmentationTask, "training_step", 1, lambda *_: seen.write_text(str(torch.is_autocast_enabled("cpu"))))
+
+    run = finish_in(tmp_path, 2, *words, "trainer.precision=auto", inject=inject)
+    assert read_json(run / "result.json")["precision"] == "bf16-mixed"
+    assert [(tmp_path / f"rank{rank}").read_text() for rank in range(2)] == ["True", "True"]
 
 
 @pytest.fixture

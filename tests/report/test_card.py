@@ -100,6 +100,16 @@ def test_an_image_set_without_masks_is_none_to_score(train_in, root, tmp_path, n
     assert evaluating(train_in(tmp_path, "data=voc2012", f"data.root={data}")) == []
 
 
+def test_a_data_set_that_cannot_be_read_any_more_does_not_fail_the_run(train_in, tmp_path, monkeypatch):
+    """Training needs its packs alone."""
+
+    def gone(self):
+        raise OSError(116, "Stale file handle")
+
+    monkeypatch.setattr(voc.Folder, "image_sets", gone)
+    assert evaluating(train_in(tmp_path)) == []
+
+
 def test_a_disk_that_is_full_does_not_fail_the_run(train_in, tmp_path, monkeypatch):
     def full(*args, **more):
         raise OSError(28, "No space left on device")
