@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from lightning import Callback, Trainer, seed_everything
@@ -57,7 +57,12 @@ def fit(cfg: DictConfig, run: Run, console: Console, describe: Describe) -> None
     build.check_precision(cfg.trainer)
     with ExitStack() as until_the_end:
         stop = until_the_end.enter_context(stop_requests())
-        data, task = _data_and_task(cfg, run, console)
+        data = build.data(cfg)
+        console.print(f"{run.path.name}: reads the data set", soft_wrap=True)
+        data.prepare_data()  # may take minutes
+        seed_everything(cfg.seed, verbose=False)
+        task = build.task(cfg, classes=data.classes, class_pixels=data.class_pixels)
+        _try_optimizer(task, cfg.trainer.max_epochs, len(data.train_dataloader()))
         training = Training(cfg, run, stop, console, code)
         if not training.lock(until_the_end):
             return
@@ -71,19 +76,16 @@ def fit(cfg: DictConfig, run: Run, console: Console, describe: Describe) -> None
             write_json(run.path / RESULT, found)
 
 
-def _data_and_task(cfg: DictConfig, run: Run, console: Console) -> tuple[VOCDataModule, SegmentationTask]:
-    """The data set, packed; and the task, with weights drawn from the seed."""
-    data = build.data(cfg)
-    console.print(f"{run.path.name}: reads the data set", soft_wrap=True)
-    data.prepare_data()  # may take minutes
-    seed_everything(cfg.seed, verbose=False)
-    task = build.task(cfg, classes=data.classes, class_pixels=data.class_pixels)
-    steps = len(data.train_dataloader())
-    try:  # once before training, so that a wrong setting is refused
-        task.schedule(task.optimizer(task.net), cfg.trainer.max_epochs, steps)
+def _try_optimizer(task: SegmentationTask, epochs: int, epoch_steps: int) -> None:
+    """Make the optimiser and the schedule once before training, so that a wrong setting of them is refused.
+
+    Raises:
+        ValueError: One of them cannot be made.
+    """
+    try:
+        task.schedule(task.optimizer(task.net), epochs, epoch_steps)
     except (TypeError, RuntimeError) as error:
         raise ValueError(f"optimizer or schedule: {error}; correct or leave out what was set of them") from error
-    return data, task
 
 
 class Training:
@@ -104,9 +106,10 @@ class Training:
         self.log = RunLog(run)
         self.loggers = [self.log, *build.loggers(cfg)]
         self.sessions = Sessions({})
-        self.callbacks = self._make_callbacks(stop)
+        finite = FiniteLoss()
+        self.checkpoints = Checkpoints(run, stop=stop, finite=finite, **cfg.checkpoint)
+        self.callbacks = self._in_order(finite)
         self.checkpoint_io = SafeCheckpointIO()
-        self.checkpoints = cast(Checkpoints, self.callbacks[-1])
         self.trainer = self._make_trainer(self._kept_precision())
         first = from_first_process(lambda: str(self.trainer.precision))
         if first != str(self.trainer.precision):  # trainer.precision=auto chose another one on this machine
@@ -117,16 +120,15 @@ class Training:
         self.resumed: Path | None = None
         self.epoch = 0  # the epoch, counted from 0, in which a resumed run goes on
 
-    def _make_callbacks(self, stop: StopRequest) -> list[Callback]:
+    def _in_order(self, finite: FiniteLoss) -> list[Callback]:
         """All callbacks in the order in which they act."""
-        finite, epoch_log = FiniteLoss(), EpochLog(self.log, hyperparameters(self.cfg))
+        epoch_log = EpochLog(self.log, hyperparameters(self.cfg))
         return [
             *([EMA(self.cfg.ema)] if self.cfg.ema else []),
             *(finite, epoch_log, RunProgress(epoch_log, self.console)),
             *([RunEarlyStopping(self.cfg.patience)] if self.cfg.patience else []),
             *(self.sessions, *build.callbacks(self.cfg)),
-            # Last, since it saves the state of the others.
-            Checkpoints(self.run, stop=stop, finite=finite, **self.cfg.checkpoint),
+            self.checkpoints,  # last, since it saves the state of the others
         ]
 
     def _make_trainer(self, precision: str | None) -> Trainer:

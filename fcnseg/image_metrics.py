@@ -11,11 +11,11 @@ from fcnseg.data.batch import Batch
 from fcnseg.data.dataset import Classes
 from fcnseg.metrics import SegmentationMetrics
 from fcnseg.models import enlarge
+from fcnseg.names import NEAR
 
 BINS = 15  # the number of bins of confidence, which is from 0 to 1
 UNIT = 1 << 20  # confidence is summed up in whole parts of this size: integers have the same sum in any order
 TEMPERATURE = 0.1  # the temperature of the soft minimum, cleanlab's default
-NEAR = 0.02  # the share of an image's diagonal that counts as near
 
 
 def calibration(logits: Tensor, mask: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from functools import partial
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
+from rich.console import Console
 
 from fcnseg.cli import messages
 from fcnseg.cli.command import command, make_callable
@@ -22,14 +23,20 @@ def train(cfg: DictConfig) -> float | None:
     check_settings(cfg)
     run, console = Run.of(cfg, default_values), messages.console()
     with only_the_first_prints(cfg.trainer) as is_first:
-        had_finished = run.is_finished(cfg)
-        if not had_finished:
-            from fcnseg.fit import fit  # imports torch: a refused command need not wait for it
-            from fcnseg.report.card import describe
+        if run.is_finished(cfg):
+            console.print("This run has finished; resume=never repeats it.")
+        else:
+            train_and_test(cfg, run, console)
+        return show_run(run, console) if is_first else None
 
-            run.warn_of_twins(cfg)
-            fit(cfg, run, console, partial(describe, settings=HydraConfig.get().overrides.task))
-        return show_run(run, console, had_finished=had_finished) if is_first else None
+
+def train_and_test(cfg: DictConfig, run: Run, console: Console) -> None:
+    """Train and test a run, and describe it by a model card."""
+    from fcnseg.fit import fit  # imports torch: a refused command need not wait for it
+    from fcnseg.report.card import describe
+
+    run.warn_of_twins(cfg)
+    fit(cfg, run, console, partial(describe, settings=HydraConfig.get().overrides.task))
 
 
 def check_settings(cfg: DictConfig) -> None:
@@ -45,17 +52,7 @@ def check_settings(cfg: DictConfig) -> None:
         check_one_device(cfg.trainer)
 
 
-def in_python(*settings: str) -> Run:
-    """Run the command from Python, as `fcnseg.train("model=wilson", "aug=flip")`, and return the trained run.
-
-    Raises:
-        ValueError: See `Command.in_python`.
-        RunFailedError: The run failed while it trained.
-    """
-    return Run.of(train.in_python(*settings), dict)
-
-
-make_callable(__name__, in_python)
+make_callable(__name__, train.in_python)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from fcnseg.data import voc
 from fcnseg.data.shapes import draw
 from fcnseg.machine.files import read_json
 from fcnseg.machine.limits import cores
-from fcnseg.names import CHECKPOINTS, LAST, RESULT
+from fcnseg.names import CHECKPOINTS, LAST, RESULT, SCORES
 from fcnseg.paper import EXPERIMENTS, IMAGES
 
 T = TypeVar("T")
@@ -206,7 +206,7 @@ def paper(day: Day, experiment: str) -> Figures:
     run = day.command(experiment, *day.settings(f"experiment={experiment}", *PAPER[experiment]))
     done: Any = read_json(run / RESULT)
     figures = {key: done[key] for key in ("epochs", "best_epoch", "precision", "images_per_s")}
-    scores = {key: done["metrics"][f"test/{key}"] for key in ("miou", "pixel_acc", "paper_iou", "paper_acc")}
+    scores = {key: done["metrics"][f"test/{key}"] for key in SCORES}
     return {"command_s": time.monotonic() - start, **figures, **scores, "floor_miou": done["floor"]["miou"]}
 
 

@@ -97,7 +97,7 @@ def _ready(files: "Files", say: Callable[[str], None], *, write: bool) -> "DataS
         ValueError: The class list is broken, or there is one already where `write` asks for it.
     """
     from fcnseg.data.formats.classes import FILE, find_class_list
-    from fcnseg.data.formats.stored import look, write_classes
+    from fcnseg.data.formats.mask_values import look, write_classes
 
     if (known := files.class_list) and not write:
         strange = _strange(files)
@@ -125,7 +125,7 @@ def _strange(files: "Files") -> list[str]:
     """A line for each number or colour in masks that no class has, those with the most pixels first."""
     if files.drawings or not files.class_list:
         return []
-    from fcnseg.data.formats.stored import look
+    from fcnseg.data.formats.mask_values import look
 
     legend = files.class_list.legend
     stored = look(mask for _, mask in files.pairs.values() if mask.is_file())

@@ -27,6 +27,7 @@ from fcnseg.cli.messages import FULL_ERROR, explanation, one_message
 from fcnseg.cli.sweep import run_job, sweep
 from fcnseg.cli.values import check_values
 from fcnseg.errors import say
+from fcnseg.runs.folder import Run
 from fcnseg.runs.identity import run_name
 
 JobFunction = Callable[[DictConfig], object]
@@ -66,14 +67,14 @@ class Command:
             else:
                 raise ValueError("only python -m fcnseg.train can sweep: leave out -m")
 
-    def in_python(self, *settings: str) -> DictConfig:
-        """Run the command with these settings, in this process.
+    def in_python(self, *settings: str) -> Run:
+        """Run the command with these settings in this process, as `fcnseg.train("model=wilson", "aug=flip")` does.
 
         Args:
             settings: The settings, written as on the command line: "model=wilson".
 
         Returns:
-            The config that the settings led to.
+            The run that the settings led to.
 
         Raises:
             ValueError: A setting is wrong, asks for a sweep, or is a flag other than --config-dir.
@@ -100,7 +101,7 @@ class Command:
             raise ValueError(explanation(error, partial(setting_names, self.config_name, arguments))) from error
         finally:
             GlobalHydra.instance().clear()
-        return configs[0]
+        return Run.of(configs[0], dict)
 
 
 def command(config_name: str, *, can_sweep: bool = False) -> Callable[[JobFunction], Command]:

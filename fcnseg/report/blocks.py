@@ -136,7 +136,7 @@ class Gallery:
     def caption(self) -> str:
         """The sentence below the figure."""
         below = ", above its errors" if self.with_errors else ""
-        return f"{self.name}: the image above its truth; every model's mask above the same mask over the image{below}."
+        return f"{self.name}: the image above its truth; every network's mask above the same mask over the image{below}."
 
     def cards(self) -> dict[str, dict[str, Picture]]:
         """Pairs of pictures by their title; each picture is named after its content."""

@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 
 from fcnseg.errors import counted
+from fcnseg.names import NEAR
 from fcnseg.report import charts
 from fcnseg.report.blocks import Block, Chart, Links, Table, Text, address
 from fcnseg.report.galleries import Galleries
@@ -90,8 +91,9 @@ def boundaries(study: Study) -> list[Block]:
         shares = ((near, pixels), (wrong, pixels - right), (wrong, near), (pixels - right - wrong, pixels - near))
         rows.append([run.title, *(f"{a / b:.1%}" if b else "-" for a, b in shares), mean])
     about = (
-        "Near is within 2 % of the image's diagonal from another label in the truth. Boundary IoU is that of those pixels of "
-        f"a class that are near its boundary, in the truth or in the prediction; void pixels are left out. {study.test_set}."
+        f"Near is within {100 * NEAR:.0f} % of the image's diagonal from another label in the truth. Boundary IoU is that of those"
+        " pixels of a class that are near its boundary, in the truth or in the prediction; void pixels are left out."
+        f" {study.test_set}."
     )
     columns = ("run", "pixels near boundaries", "errors near boundaries", "wrong there", "wrong elsewhere", "mean boundary IoU")
     titles = [run.title for run in study.runs[:MOST_COLUMNS]]

@@ -20,17 +20,9 @@ def beats_floor(result: Mapping[str, Any]) -> bool:
     return miou is not None and (floor is None or miou > floor)
 
 
-def show_run(run: Run, console: Console, *, had_finished: bool) -> float | None:
-    """Print the result of a run; return its test mIoU.
-
-    Args:
-        run: The run, which has a result.
-        console: The console that the result is printed to.
-        had_finished: Whether the result was there before the command, which then trained nothing.
-    """
-    if had_finished:
-        run.close()
-        console.print("This run has finished; resume=never repeats it.")
+def show_run(run: Run, console: Console) -> float | None:
+    """Print the result of a finished run; return its test mIoU."""
+    run.close()
     result = run.result
     assert result is not None
     return show(result, run.path, console)
