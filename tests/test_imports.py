@@ -129,7 +129,7 @@ def test_a_piece_knows_torch_and_the_facts(name):
         ),
         ("fcnseg.divided_step", {"fcnseg.data.batch", "fcnseg.machine.distributed", "fcnseg.losses"}),
         ("fcnseg.metrics", {*FACTS, "fcnseg.data.batch"}),
-        ("fcnseg.image_metrics", {"fcnseg.metrics", "fcnseg.models.enlarge", "fcnseg.data.dataset", "fcnseg.data.batch"}),
+        ("fcnseg.image_metrics", {*FACTS, "fcnseg.metrics", "fcnseg.models.enlarge", "fcnseg.data.batch"}),
         ("fcnseg.pictures", FACTS),
         ("fcnseg.data.transforms", {"fcnseg.data", "fcnseg.data.dataset", "fcnseg.data.augment", "fcnseg.data.batch"}),
         (

@@ -91,8 +91,8 @@ def boundaries(study: Study) -> list[Block]:
         shares = ((near, pixels), (wrong, pixels - right), (wrong, near), (pixels - right - wrong, pixels - near))
         rows.append([run.title, *(f"{a / b:.1%}" if b else "-" for a, b in shares), mean])
     about = (
-        f"Near is within {100 * NEAR:.0f} % of the image's diagonal from another label in the truth. Boundary IoU is that of those"
-        " pixels of a class that are near its boundary, in the truth or in the prediction; void pixels are left out."
+        f"Near is within {100 * NEAR:.0f} % of the image's diagonal from another label in the truth. Boundary IoU is that of"
+        " those pixels of a class that are near its boundary, in the truth or in the prediction; void pixels are left out."
         f" {study.test_set}."
     )
     columns = ("run", "pixels near boundaries", "errors near boundaries", "wrong there", "wrong elsewhere", "mean boundary IoU")
