@@ -1,4 +1,4 @@
-"""The names of scores and files in logs, results and run folders. This module imports nothing."""
+"""The names of scores, files and statuses in logs, results and run folders. This module imports nothing."""
 
 SCORES = {  # every score by its name, with its title for people
     "miou": "mIoU",
@@ -16,3 +16,6 @@ PAPER_BATCH = 16  # images in the batches that the paper averages over; a run's 
 HYDRA, STATUS, METRICS, RESULT = ".hydra", "status.json", "metrics.csv", "result.json"
 CONFIG = f"{HYDRA}/config.yaml"
 CHECKPOINTS, BEST, LAST, PREVIOUS = "checkpoints", "best.ckpt", "last.ckpt", "previous.ckpt"
+
+# How a run stands, in status.json; a killed one has stored that it runs, and its process is gone.
+RUNNING, FINISHED, FAILED, INTERRUPTED, KILLED = "running", "finished", "failed", "interrupted", "killed"

@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Column, Table
 
+from fcnseg import names
 from fcnseg.cli.arguments import Arguments, quoted
 from fcnseg.cli.configs import default_values
 from fcnseg.cli.launchers import prepare_launcher
@@ -26,7 +27,7 @@ from fcnseg.errors import StopError, warn
 from fcnseg.machine.files import read_json, write_json
 from fcnseg.runs.folder import Run
 
-DONE = ("finished", "skipped")
+DONE = (names.FINISHED, "skipped")
 
 
 class Journal:
@@ -59,7 +60,7 @@ class Journal:
         """
         path = self.folder / f"{number}.json"
         if not path.exists():
-            write_json(path, {**new_record(overrides), "status": "failed", "error": last_line(str(error) or repr(error))})
+            write_json(path, {**new_record(overrides), "status": names.FAILED, "error": last_line(str(error) or repr(error))})
         return JobReturn(status=JobStatus.COMPLETED)
 
     def close(self, console: Console) -> bool:
@@ -81,7 +82,7 @@ class Journal:
 
 def new_record(overrides: Iterable[str]) -> dict[str, Any]:
     """The record of a job that has just begun. The overrides stand in for the run's name, which is set later."""
-    return {"run": ",".join(overrides), "status": "running"}
+    return {"run": ",".join(overrides), "status": names.RUNNING}
 
 
 def last_line(text: str) -> str:
@@ -93,7 +94,7 @@ def _table(jobs: list[dict[str, Any]]) -> Table:
     name = Column("run", overflow="fold")
     table = Table(name, "status", "mIoU", "seconds", "error", title=f"{len(jobs)} jobs", title_justify="left")
     for job in jobs:
-        status = "killed" if job["status"] == "running" else job["status"]
+        status = names.KILLED if job["status"] == names.RUNNING else job["status"]
         miou = "-" if job.get("miou") is None else f"{job['miou']:.4f}"
         table.add_row(job["run"], status, miou, f"{job.get('seconds', 0):.1f}", job.get("error", ""))
     return table
@@ -134,15 +135,15 @@ def run_job(cfg: DictConfig, check: Callable[[DictConfig], None], job: Callable[
         with isolated(), chdir(hydra_cfg.runtime.cwd):  # Hydra has changed to the sweep's folder
             check(cfg)
             run = Run.of(cfg, default_values)
-            record["run"], done = run.path.name, "skipped" if run.is_finished(cfg) else "finished"
+            record["run"], done = run.path.name, "skipped" if run.is_finished(cfg) else names.FINISHED
             write_json(path, record)
             record |= {"miou": job(cfg), "status": done}
     except (KeyboardInterrupt, StopError):
-        record["status"] = "interrupted"
+        record["status"] = names.INTERRUPTED
         raise
     except Exception as error:
         message = explanation(error)
-        record |= {"status": "failed", "error": last_line(message)}
+        record |= {"status": names.FAILED, "error": last_line(message)}
         warn(message)
     finally:
         # First of all: on Ctrl-C, a launcher may kill this process a second later.

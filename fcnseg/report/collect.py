@@ -14,7 +14,7 @@ import numpy as np
 from fcnseg import paper
 from fcnseg.data import as_one_number, spelled
 from fcnseg.data.dataset import Classes
-from fcnseg.names import CONFIG, METRICS, RESULT, SCORES, STATUS
+from fcnseg.names import CONFIG, FAILED, FINISHED, INTERRUPTED, KILLED, METRICS, RESULT, RUNNING, SCORES, STATUS
 from fcnseg.runs.folder import Run
 from fcnseg.runs.identity import without_watchers
 from fcnseg.runs.per_image import PER_IMAGE, PerImage
@@ -25,7 +25,7 @@ T = TypeVar("T")
 Config = dict[str, Any]  # full names of settings, such as trainer.max_epochs, to their values
 SIZES = ("data.size", "data.pack_size")
 STAGES = ("train", "val", "test")
-STATUSES = ("finished", "running", "interrupted", "killed", "failed", "broken")
+STATUSES = (FINISHED, RUNNING, INTERRUPTED, KILLED, FAILED, "broken")
 LONGEST = 1000  # characters of a text that is shown
 
 
@@ -193,12 +193,12 @@ def read(path: Path) -> Entry:
     if not config or status not in STATUSES:
         status = "broken"
     # A run may have been killed between its result and its last status.
-    if status in ("finished", "running", "killed") and result and not wrong:
+    if status in (FINISHED, RUNNING, KILLED) and result and not wrong:
         known = {**{key: result[key] for key in needed}, "classes": classes, "size": as_one_number(result["size"])}
         known |= {key: result[key] for key, is_right in OPTIONAL.items() if key in result and is_right(result[key])}
         images = attempt(PER_IMAGE, lambda: _checked_images(run.images, known))
-        return Entry(path, "finished", config, rows, known, tuple(remarks), images)
-    if status == "finished":
+        return Entry(path, FINISHED, config, rows, known, tuple(remarks), images)
+    if status == FINISHED:
         status, remarks = "broken", remarks or [line(f"no {path / RESULT}, though status.json says finished")]
     if "error" in reported:
         remarks.append(line(reported["error"]))

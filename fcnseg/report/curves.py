@@ -7,7 +7,7 @@ from statistics import fmean
 import numpy as np
 
 from fcnseg.errors import counted
-from fcnseg.names import MONITOR
+from fcnseg.names import FINISHED, MONITOR
 from fcnseg.report import charts, tables
 from fcnseg.report.blocks import Block, Chart, Table, Text
 from fcnseg.report.collect import Entry
@@ -117,7 +117,7 @@ def loss_charts(experiments: Sequence[Experiment]) -> list[Chart]:
     made = []
     for experiment in experiments:
         if curves := [_curve(entry) for entry in experiment.entries if len(entry.rows) > 1]:
-            finished, theirs = experiment.first.status == "finished", experiment.first.published
+            finished, theirs = experiment.first.status == FINISHED, experiment.first.published
             figure = f" (the paper's Figure {theirs.figure})" if theirs and finished else ""
             seeds = f", {len(curves)} seeds" if len(curves) > 1 else ""
             status = "" if finished else f" ({experiment.first.status})"
@@ -133,6 +133,6 @@ def _curve(entry: Entry) -> charts.Curve:
     # An unfinished run has no result yet, and would keep its best epoch so far.
     best = int(entry.result.get("best_epoch", np.argmax(scores)))
     patience = entry.config.get("patience")
-    stopped = entry.status == "finished" and patience is not None and len(scores) - 1 - best >= patience
+    stopped = entry.status == FINISHED and patience is not None and len(scores) - 1 - best >= patience
     train, val = ([row.get(f"{stage}/loss", np.nan) for row in entry.rows] for stage in ("train", "val"))
     return charts.Curve(train, val, min(best, len(scores) - 1), stopped)

@@ -8,7 +8,7 @@ import numpy as np
 
 from fcnseg import paper
 from fcnseg.errors import counted
-from fcnseg.names import PAPER_BATCH
+from fcnseg.names import FINISHED, PAPER_BATCH
 from fcnseg.report import charts, curves, mistakes, tables, two_runs, worst_images
 from fcnseg.report.blocks import Block, Chart, Section, Table, Text
 from fcnseg.report.collect import STATUSES, Entry
@@ -50,8 +50,8 @@ def sections(
     Raises:
         ValueError: No run was tested on one of the images, or the two runs cannot be compared.
     """
-    finished = experiments([entry for entry in entries if entry.status == "finished"])
-    begun = experiments([entry for entry in entries if entry.status != "finished" and entry.config])
+    finished = experiments([entry for entry in entries if entry.status == FINISHED])
+    begun = experiments([entry for entry in entries if entry.status != FINISHED and entry.config])
     sets, detailed = by_test_set(finished), _best(finished)
     known, galleries = studied(entries), Galleries(root, trust=trust, wanted=images is None or bool(images))
     losses = curves.losses([*detailed, *begun[:MOST_DETAILED]])
@@ -94,7 +94,7 @@ def _left_to_the_tables(finished: Sequence[Experiment], begun: Sequence[Experime
 
 def studied(entries: Sequence[Entry]) -> list[Study]:
     """The finished runs with an images.npz, grouped by test set."""
-    return studies(by_test_set(experiments([entry for entry in entries if entry.status == "finished"])))
+    return studies(by_test_set(experiments([entry for entry in entries if entry.status == FINISHED])))
 
 
 def _image_by_image(known: Sequence[Study], galleries: Galleries) -> list[Section]:

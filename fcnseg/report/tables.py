@@ -7,7 +7,7 @@ from typing import Any
 
 from fcnseg import paper
 from fcnseg.machine.files import csv_text
-from fcnseg.names import SCORES
+from fcnseg.names import FINISHED, INTERRUPTED, KILLED, RUNNING, SCORES
 from fcnseg.report import charts
 from fcnseg.report.blocks import Block, Chart, Table, Text
 from fcnseg.report.collect import STAGES, Entry, line
@@ -154,10 +154,10 @@ def one_epoch(experiments: Iterable[Experiment]) -> list[Table]:
 def unfinished(entries: Iterable[Entry]) -> list[Table]:
     """The runs without a result, and the reason if it is known; nothing if every run has finished."""
     resumes = "the same command resumes it from its last checkpoint"
-    hints = {"running": f"it is running, or was killed: {resumes}", "interrupted": resumes, "killed": resumes}
+    hints = {RUNNING: f"it is running, or was killed: {resumes}", INTERRUPTED: resumes, KILLED: resumes}
     rows = []
     for entry in entries:
-        if entry.status != "finished":
+        if entry.status != FINISHED:
             epochs = f"{len(entry.rows)} of {entry.config.get('trainer.max_epochs', '?')}"
             rows.append([entry.name, entry.status, epochs, "; ".join(entry.remarks) or hints.get(entry.status, "")])
     return [Table(("run", "status", "epochs done", "what is known"), rows, words=(0, 1, 3))] if rows else []

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fcnseg.errors import RunFailedError, StopError, warn
 from fcnseg.machine.files import read_json, write_json, write_text
-from fcnseg.names import CHECKPOINTS, CONFIG, HYDRA, METRICS, RESULT, STATUS
+from fcnseg.names import CHECKPOINTS, CONFIG, FAILED, FINISHED, HYDRA, INTERRUPTED, KILLED, METRICS, RESULT, RUNNING, STATUS
 from fcnseg.runs import identity, per_image, read_files
 from fcnseg.runs.per_image import PER_IMAGE, PerImage
 
@@ -64,8 +64,8 @@ class Run:
         """
         status = read_json(self.path / STATUS)
         # The number of a process says nothing on another machine, which may share the disk.
-        if status and status.get("status") == "running" and status.get("host") == platform.node():
-            return {**status, "status": "running" if _is_alive(status.get("pid")) else "killed"}
+        if status and status.get("status") == RUNNING and status.get("host") == platform.node():
+            return {**status, "status": RUNNING if _is_alive(status.get("pid")) else KILLED}
         return status
 
     @property
@@ -110,15 +110,15 @@ class Run:
                 raise self._unwritable(error) from error
             yield
         except StopError:  # a signal: no failure, since the same command resumes the run
-            self._write_status("interrupted")
+            self._write_status(INTERRUPTED)
             raise
         except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
-            self._write_status("interrupted")
+            self._write_status(INTERRUPTED)
             raise KeyboardInterrupt from None
         except BaseException as error:  # without its traceback here, the run would look as if it had been killed
-            self._write_status("failed", error=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
+            self._write_status(FAILED, error=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
             raise RunFailedError(f"{self.path} failed: {type(error).__name__}: {error}") from error
-        self._write_status("finished")
+        self._write_status(FINISHED)
         # The block wrote the result, and `_write_status` is silent without a folder.
         if self.result is None:
             raise RunFailedError(f"{self.path} was removed while the run ended: the same command trains it again")
@@ -193,7 +193,7 @@ class Run:
         for path in () if self.path.exists() else self.path.parent.glob(f"*/{CONFIG}"):
             twin = Run(path.parents[1])
             with suppress(Exception):  # a damaged run may raise any error, and it is not the one that was asked for
-                is_open = twin.result is None and (twin.status or {}).get("status") != "running"
+                is_open = twin.result is None and (twin.status or {}).get("status") != RUNNING
                 is_as_long = is_open and all(now == had for now, had in twin._lengths(cfg))
                 if is_as_long and not identity.differences(twin.config, cfg, self.defaults):
                     words = f'"name={twin.path.name}" resumes it, {self.path.name} begins anew'
@@ -275,12 +275,12 @@ class Run:
 
     def close(self) -> None:
         """Correct the status of a run that was killed between writing its result and its status."""
-        if self.result is not None and (self.status or {}).get("status") != "finished":
-            self._write_status("finished")
+        if self.result is not None and (self.status or {}).get("status") != FINISHED:
+            self._write_status(FINISHED)
 
     def start(self, cfg: DictConfig, **began: str) -> None:
         """Set the status before anything is removed, so that it is true whenever the process may be killed."""
-        write_json(self.path / STATUS, {"status": "running", **_process(), **began, "started": _now()})
+        write_json(self.path / STATUS, {"status": RUNNING, **_process(), **began, "started": _now()})
         for name in (RESULT, PER_IMAGE):
             (self.path / name).unlink(missing_ok=True)
         if cfg.resume == "never" and (self.path / HYDRA).is_dir():
@@ -302,7 +302,7 @@ class Run:
     def _write_status(self, status: str, **more: str) -> None:
         """Write how the run has ended, unless another process has taken it over; a full disk is not an error."""
         before = self.status or {}
-        taken_over = before.get("status") == "running" and {**before, **_process()} != before
+        taken_over = before.get("status") == RUNNING and {**before, **_process()} != before
         if taken_over or not self.path.is_dir():  # the run belongs to another process now, or was removed
             return
         path, now = self.path / STATUS, {**before, "status": status, "ended": _now()}
