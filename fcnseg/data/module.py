@@ -109,7 +109,7 @@ class VOCDataModule(LightningDataModule):
         self.classes = data_set.classes
         if self.only is not None:
             self.packs = {self.only: pack(data_set, self.only, self.size, cache=self.cache)}
-            self.stages = {"test": (self.only, torch.arange(len(self.packs[self.only].names)))}
+            self.stages = {"test": (self.only, torch.arange(len(self.packs[self.only].ids)))}
         else:
             self._prepare_train_and_val(data_set)
         # The first pack is train's, or the only one. The last number of pixels is void's, and no class.
@@ -134,8 +134,8 @@ class VOCDataModule(LightningDataModule):
         packs = {name: pack(data_set, name, sizes[name], names=names[name], cache=self.cache) for name in names}
         if not silent:  # after packing, which may have failed
             warn(f"the images are kept, decoded and resized, in {packs_folder}; data.cache=<folder> chooses another place")
-        train, val = (torch.arange(len(each.names)) for each in packs.values())
-        first, second = _halves(packs["val"].names) if self.split == "halves" else (val, val)
+        train, val = (torch.arange(len(each.ids)) for each in packs.values())
+        first, second = _halves(packs["val"].ids) if self.split == "halves" else (val, val)
         self.stages = {"train": ("train", train), "val": ("val", first), "test": ("val", second)}
         self.packs = packs  # last, since `prepare_data` does nothing once they are there
 
@@ -172,7 +172,7 @@ class VOCDataModule(LightningDataModule):
 
     def names(self, stage: str, sample: Tensor) -> list[str]:
         """The names of a batch's images, from the indices in `Batch.sample`."""
-        names = self.packs[self.stages[stage][0]].names
+        names = self.packs[self.stages[stage][0]].ids
         return [names[i] for i in sample.tolist()]
 
     def test_names(self) -> list[str]:
@@ -231,7 +231,7 @@ class VOCDataModule(LightningDataModule):
         """Augment (in training), normalise and bring to `size`, on the device."""
         image, mask, sample = batch
         if self.trainer and self.trainer.training:
-            samples = len(self.packs["train"].names)
+            samples = len(self.packs["train"].ids)
             drawn = _epoch_draws(self.seed, self.trainer.current_epoch, samples, sample.device)
             image, mask = self.augment(image, mask, drawn.of(sample))
             # Only a part of a batch comes with borrowed samples in front. One process has the whole batch, all its own.

@@ -55,14 +55,14 @@ class Pack:
     Attributes:
         images: (N, H, W, 3) uint8 RGB, resized to one size, bilinear with antialias; channels last, as networks want them.
         masks: (N, H, W) uint8 labels, 0..C-1 and 255 for void, resized by nearest neighbour.
-        names: The names of the N images.
+        ids: The names of the N images, as pack.json calls them.
         class_pixels: (C + 1,) int64, the pixels of every class, then of void, before resizing.
         fingerprint: A hash of the names and of the bytes of every file.
     """
 
     images: Tensor
     masks: Tensor
-    names: tuple[str, ...]
+    ids: tuple[str, ...]
     class_pixels: Tensor
     fingerprint: str
 

@@ -172,9 +172,9 @@ def pixels(data: "VOCDataModule", name: str) -> tuple["Tensor", "Tensor"]:
         ValueError: There is no such image.
     """
     pack = data.packs[data.stages["test"][0]]
-    if name not in pack.names:
-        raise ValueError(f"{name} is not among the {len(pack.names)} images of {data.root}: data.root=<where they are now>")
-    at = pack.names.index(name)
+    if name not in pack.ids:
+        raise ValueError(f"{name} is not among the {len(pack.ids)} images of {data.root}: data.root=<where they are now>")
+    at = pack.ids.index(name)
     return pack.images[at].permute(2, 0, 1).cpu(), pack.masks[at].cpu()  # (H, W, 3) -> (3, H, W)
 
 
