@@ -220,7 +220,7 @@ class Data:
         image = torch.zeros(1, 4, 4, 3, dtype=torch.uint8)
         image[:, :, :2], image[:, :, 2:] = 50, 200
         mask = torch.tensor([[0, 5, 0, 255]] * 4, dtype=torch.uint8)[None]
-        pack = type("Pack", (), {"images": image, "masks": mask, "names": ("a",)})
+        pack = type("Pack", (), {"images": image, "masks": mask, "ids": ("a",)})
         self.size, self.classes = 4, VOC
         self.packs, self.stages = {"val": pack}, {"test": ("val", torch.arange(1))}
 
