@@ -127,7 +127,7 @@ class VOCDataModule(LightningDataModule):
         names = {"train": _limited(train_names, self.limit), "val": data_set.names("val")}
         if self.trains and self.batch_size > (n := len(names["train"])):
             raise ValueError(f"data.batch_size={self.batch_size} is larger than train's {n} images: lower it")
-        # The user is told once where the packs are, but not if the user chose the place or if the images are generated.
+        # A message says once where the packs are, but not if the user chose the place or if the images are generated.
         packs_folder = default_packs_folder(data_set)
         silent = self.cache or data_set.generated or packs_folder.exists()
         sizes = {"train": self.pack_size, "val": self.size}  # val is not augmented, and needs no larger images

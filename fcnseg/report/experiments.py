@@ -75,7 +75,7 @@ class Experiment:
 
     @property
     def tested_on(self) -> str:
-        """What the test set is, wherever its folder lies: results with different ones cannot be compared."""
+        """The test set without the name of its folder: results on different ones cannot be compared."""
         result = self.first.result
         images = f"{counted(result['images']['test'], 'test image')} at {result['size']} px"
         return f"{result['split']} split: {images}, data {self.test_data}"
