@@ -17,11 +17,11 @@ TEXT = re.compile(
     r"\+{0,2}(name|runs?|images|out|set|compare|picture|json|model\.weights|data\.(root|cache)"
     r"|data\.source\.(group|image_suffix|mask_suffix|\w*md5)|logger\.\w+\.(\w*name|project|save_dir))"
 )
-# A whole value, or an entry of a list or a sweep, that Hydra would read as a number, true or false; or text, which stays.
+# A whole value, or an entry of a list or a sweep, that Hydra would read as a number; or text, which stays.
 NUMBER_OR_TEXT = re.compile(
     r"""
     '(?:\\.|[^'])*' | "(?:\\.|[^"])*" | \\.[^],[]*
-    | (?<![^,[]) \s* (?P<number> [+-]? (?:\.?\d[\w.+-]* | inf | nan) | true | false) \s* (?![^],])
+    | (?<![^,[]) \s* (?P<number> [+-]? (?:\.?\d[\w.+-]* | inf | nan)) \s* (?![^],])
     """,
     re.VERBOSE | re.IGNORECASE,
 )

@@ -385,6 +385,11 @@ def test_a_setting_without_effect_is_refused(command, mine, choice, setting, rea
     assert (outcome.code, outcome.err) == (2, f"fcnseg: {setting}: check {reason}; leave it out\n")
 
 
+def test_true_is_no_file_for_the_picture(command, mine):
+    outcome = command(check, f"data.root={mine}", "picture=true")
+    assert (outcome.code, outcome.err) == (2, "fcnseg: picture=true: wanted text, such as check.png\n")
+
+
 def test_write_is_refused_where_classes_are_known(command, root):
     outcome = command(*(check, "data=shapes", f"data.root={root}", "data.source.train=8", "data.source.val=4", "write=true"))
     assert (outcome.code, outcome.err) == (
