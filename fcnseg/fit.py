@@ -29,7 +29,7 @@ from fcnseg.machine.processes import start_processes
 from fcnseg.machine.signals import StopRequest, stop_requests
 from fcnseg.names import BEST, RESULT
 from fcnseg.runs import costs, provenance, scoring
-from fcnseg.runs.checkpoint import StoredCheckpoint, damage, load_weights, newest_good, read, sha256
+from fcnseg.runs.checkpoint import damage, load_weights, newest_good, sha256
 from fcnseg.runs.folder import Run
 from fcnseg.runs.run_log import RunLog
 from fcnseg.runs.settings import PRECISIONS, hyperparameters
@@ -55,37 +55,33 @@ def fit(cfg: DictConfig, run: Run, console: Console, describe: Describe) -> None
     code = provenance.code()  # now: a commit made while the run trains is not its code
     build.check_arguments(cfg)
     build.check_precision(cfg.trainer)
-    with ExitStack() as until_the_end:
-        stop = until_the_end.enter_context(stop_requests())
+    with stop_requests() as stop:
         data = build.data(cfg)
         console.print(f"{run.path.name}: reads the data set", soft_wrap=True)
         data.prepare_data()  # may take minutes
-        seed_everything(cfg.seed, verbose=False)
-        task = build.task(cfg, classes=data.classes, class_pixels=data.class_pixels)
-        _try_optimizer(task, cfg.trainer.max_epochs, len(data.train_dataloader()))
+        task = _seeded_task(cfg, data)
         training = Training(cfg, run, stop, console, code)
-        if not training.lock(until_the_end):
-            return
-        training.resume(task, data)
-        until_the_end.enter_context(training.recorded(data))
-        training.fit(task, data)
-        found = {**training.test(task, data), **code}
-        if rank() == 0:
-            describe(run, data, found)
-            run.add_images(scoring.per_image(task, data))
-            write_json(run.path / RESULT, found)
+        with training.locked() as is_open:
+            if is_open:
+                checkpoint, epoch = training.open_checkpoint(task, data)
+                with training.recorded(data):
+                    training.fit(task, data, checkpoint, epoch)
+                    training.write_result(task, data, describe)
 
 
-def _try_optimizer(task: SegmentationTask, epochs: int, epoch_steps: int) -> None:
-    """Make the optimiser and the schedule once before training, so that a wrong setting of them is refused.
+def _seeded_task(cfg: DictConfig, data: VOCDataModule) -> SegmentationTask:
+    """The task of a run, with random weights of its seed.
 
     Raises:
-        ValueError: One of them cannot be made.
+        ValueError: The network, the loss, the optimiser or the schedule cannot be made.
     """
-    try:
-        task.schedule(task.optimizer(task.net), epochs, epoch_steps)
+    seed_everything(cfg.seed, verbose=False)
+    task = build.task(cfg, classes=data.classes, class_pixels=data.class_pixels)
+    try:  # once before training, so that a wrong setting is refused
+        task.schedule(task.optimizer(task.net), cfg.trainer.max_epochs, len(data.train_dataloader()))
     except (TypeError, RuntimeError) as error:
         raise ValueError(f"optimizer or schedule: {error}; correct or leave out what was set of them") from error
+    return task
 
 
 class Training:
@@ -102,7 +98,7 @@ class Training:
     def __init__(
         self, cfg: DictConfig, run: Run, stop: StopRequest, console: Console, code: Mapping[str, str | bool | None]
     ) -> None:
-        self.cfg, self.run, self.console = cfg, run, console
+        self.cfg, self.run, self.console, self.code = cfg, run, console, code
         self.log = RunLog(run)
         self.loggers = [self.log, *build.loggers(cfg)]
         self.sessions = Sessions({})
@@ -117,8 +113,6 @@ class Training:
         self.sessions.here = {**provenance.surroundings(self.trainer), **code}
         measured = cfg.trainer.precision == "auto" and self.trainer.strategy.root_device.type == "cpu"
         self.bf16_gain = bf16_gain(torch.get_num_threads()) if measured else None
-        self.resumed: Path | None = None
-        self.epoch = 0  # the epoch, counted from 0, in which a resumed run goes on
 
     def _in_order(self, finite: FiniteLoss) -> list[Callback]:
         """All callbacks in the order in which they act."""
@@ -148,28 +142,53 @@ class Training:
         kept = (status or {}).get("precision")
         return kept if kept in PRECISIONS and kept != "auto" else None  # somebody else's folder may have anything there
 
-    def lock(self, until_the_end: ExitStack) -> bool:
-        """Make the run's folder and lock it, in the first process; tell all processes whether the run is still to be trained.
+    @contextmanager
+    def locked(self) -> Iterator[bool]:
+        """Make the run's folder and lock it in the `with` block; the first process does it for all.
 
         It comes after the data set, which may be refused, and leaves no folder then.
+
+        Yields:
+            Whether the run is still to be trained: another process may have finished it since this one looked.
 
         Raises:
             ValueError: The folder cannot be written, or another process trains this run.
         """
+        with ExitStack() as until_the_end:
 
-        def lock() -> bool:
-            until_the_end.enter_context(self.run.locked())
-            return not self.run.is_finished(self.cfg)  # by another process, since this one looked
+            def lock() -> bool:
+                until_the_end.enter_context(self.run.locked())
+                return not self.run.is_finished(self.cfg)
 
-        return from_first_process(lock)
+            yield from_first_process(lock)
 
-    def resume(self, task: SegmentationTask, data: VOCDataModule) -> None:
+    def open_checkpoint(self, task: SegmentationTask, data: VOCDataModule) -> tuple[Path | None, int]:
         """Open the run's newest good checkpoint in the first process, and have all others take the same file.
 
+        Returns:
+            Its path and the epoch in which the run goes on, counted from 0; None and 0 for a run from the beginning.
+
         Raises:
-            ValueError: See `_open`.
+            ValueError: The checkpoint is of another network or data set, or of more epochs than the run is to have.
         """
-        self.resumed, self.epoch = from_first_process(lambda: self._open(task, data))
+        return from_first_process(lambda: self._open_checkpoint(task, data))
+
+    def _open_checkpoint(self, task: SegmentationTask, data: VOCDataModule) -> tuple[Path | None, int]:
+        last = newest_good(self.run.checkpoints) if self.cfg.resume == "auto" else None
+        if last is None:
+            return None, 0
+        opened = self.checkpoint_io.open(last, task, self.cfg.trainer.max_epochs)
+        self.run.check_data(data.fingerprint)
+        if self.checkpoints.best_is_lost(opened, self.cfg.trainer.max_epochs):
+            warn(f"{self.run.checkpoints / BEST} does not belong to {last}: the run starts from the beginning")
+            self.checkpoint_io.opened = None
+            return None, 0
+        if changes := provenance.changes(opened["parts"][-1], self.sessions.here):
+            warn(
+                f"{self.run.path} is resumed with {', '.join(changes)}: the last digits of its numbers may differ from"
+                " those of an unbroken run"
+            )
+        return last, opened["epoch"]
 
     @contextmanager
     def recorded(self, data: VOCDataModule) -> Iterator[None]:
@@ -184,41 +203,8 @@ class Training:
         with status, failures_explained(), limits_explained(data.batch_size, data.size, began["precision"]):
             yield
 
-    def _open(self, task: SegmentationTask, data: VOCDataModule) -> tuple[Path | None, int]:
-        """Open the run's newest good checkpoint, if there is one and resume=auto.
-
-        Returns:
-            Its path and the epoch in which the run goes on, counted from 0; None and 0 for a run from the beginning.
-
-        Raises:
-            ValueError: The checkpoint is of another network or data set, or of more epochs than the run is to have.
-        """
-        last = newest_good(self.run.checkpoints) if self.cfg.resume == "auto" else None
-        if last is None:
-            return None, 0
-        opened = self.checkpoint_io.open(last, task, self.cfg.trainer.max_epochs)
-        self.run.check_data(data.fingerprint)
-        if self._best_is_lost(opened):
-            warn(f"{self.run.checkpoints / BEST} does not belong to {last}: the run starts from the beginning")
-            self.checkpoint_io.opened = None
-            return None, 0
-        if changes := provenance.changes(opened["parts"][-1], self.sessions.here):
-            warn(
-                f"{self.run.path} is resumed with {', '.join(changes)}: the last digits of its numbers may differ from"
-                " those of an unbroken run"
-            )
-        return last, opened["epoch"]
-
-    def _best_is_lost(self, opened: StoredCheckpoint) -> bool:
-        """Whether best.ckpt is of a later save than the opened checkpoint, and of an epoch that is not trained again."""
-        best, state = self.run.checkpoints / BEST, opened["callbacks"][self.checkpoints.state_key]
-        if state["best_epoch"] < 0 or not best.exists() or sha256(best) == state["best_sha256"]:
-            return False
-        # An epoch between the two is trained again, and gives best.ckpt back.
-        return not opened["epoch"] <= read(best)["epoch"] < self.cfg.trainer.max_epochs
-
-    def fit(self, task: SegmentationTask, data: VOCDataModule) -> None:
-        """Train, from the opened checkpoint on if there is one.
+    def fit(self, task: SegmentationTask, data: VOCDataModule, checkpoint: Path | None, epoch: int) -> None:
+        """Train, from the opened checkpoint and its epoch on if there is one: see `open_checkpoint`.
 
         Raises:
             OSError: The last state could not be saved.
@@ -227,9 +213,9 @@ class Training:
         words = [f"{self.run.path.name}: {counted(data.count('train'), 'image')}", str(self.trainer.precision)]
         if self.bf16_gain:
             words.append(f"bf16 is {self.bf16_gain} times as fast as fp32 on this CPU")
-        if self.resumed:
-            is_done = self.epoch >= self.cfg.trainer.max_epochs
-            words.append("has trained all its epochs" if is_done else f"goes on from epoch {self.epoch + 1}")
+        if checkpoint:
+            is_done = epoch >= self.cfg.trainer.max_epochs
+            words.append("has trained all its epochs" if is_done else f"goes on from epoch {epoch + 1}")
         self.console.print(", ".join(words), soft_wrap=True)
         norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in task.modules())
         if world() > 1 and norms and self.trainer.strategy.root_device.type == "cpu":
@@ -237,17 +223,26 @@ class Training:
                 "batch norm cannot be synchronised on CPUs: each process normalises by its own part of a batch, so that the"
                 " numbers depend on trainer.devices"
             )
-        self.trainer.fit(task, data, ckpt_path=self.resumed, weights_only=True)
+        self.trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
         if highest(self.checkpoints.failed):
             if rank():
                 raise LostError("the first process has failed")
             raise OSError("the last checkpoint could not be saved: make room, and the same command resumes the run")
 
-    def test(self, task: SegmentationTask, data: VOCDataModule) -> dict[str, Any]:
-        """Test the best epoch's weights.
+    def write_result(self, task: SegmentationTask, data: VOCDataModule, describe: Describe) -> None:
+        """Test the best epoch's weights; write the model card, the findings in every image and, last, result.json.
 
-        Returns:
-            All that result.json holds but for the code.
+        Raises:
+            OSError: The best epoch's weights are missing or damaged, or a file cannot be written.
+        """
+        found = self._tested(task, data)
+        if rank() == 0:
+            describe(self.run, data, found)
+            self.run.add_images(scoring.per_image(task, data))
+            write_json(self.run.path / RESULT, found)
+
+    def _tested(self, task: SegmentationTask, data: VOCDataModule) -> dict[str, Any]:
+        """The content of result.json.
 
         Raises:
             OSError: The best epoch's weights are missing or damaged.
@@ -277,4 +272,5 @@ class Training:
             "parts": self.sessions.up_to_now(self.trainer),
             "bf16_gain": self.bf16_gain,
             **provenance.provenance(self.trainer, best),
+            **self.code,
         }

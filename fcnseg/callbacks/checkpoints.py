@@ -4,11 +4,11 @@ Lightning's ModelCheckpoint does not keep that promise: it saves no state of the
 save after an epoch has counters that skip the next epoch. It writes over the last good file (pytorch-lightning#18780, #21253).
 """
 
+import hashlib
 import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,7 +25,7 @@ from fcnseg.errors import StopError, warn
 from fcnseg.machine.distributed import gathered, highest, rank
 from fcnseg.machine.signals import StopRequest
 from fcnseg.names import BEST, LAST, MONITOR, PREVIOUS
-from fcnseg.runs.checkpoint import StoredCheckpoint, check_weights, read, save
+from fcnseg.runs.checkpoint import StoredCheckpoint, check_weights, read, save, sha256
 from fcnseg.runs.folder import Run
 
 
@@ -118,7 +118,7 @@ class Checkpoints(AfterEpoch, Checkpoint):
                 torch.cuda.set_rng_state(cuda[0], device)
         elif rank():
             words = f"{torch.initial_seed()}/{rank()}/{trainer.global_step}"
-            torch.manual_seed(int(sha256(words.encode()).hexdigest()[:8], 16))
+            torch.manual_seed(int(hashlib.sha256(words.encode()).hexdigest()[:8], 16))
         else:
             torch.set_rng_state(saved["cpu"])
             if len(saved["cuda"]) == torch.cuda.device_count():
@@ -184,6 +184,14 @@ class Checkpoints(AfterEpoch, Checkpoint):
             with before_next_epoch(trainer):
                 self._save_last(trainer)
         self._stop_if_asked()
+
+    def best_is_lost(self, opened: StoredCheckpoint, max_epochs: int) -> bool:
+        """Whether best.ckpt is of a later save than the opened `last.ckpt`, and of an epoch that is not trained again."""
+        best, state = self.folder / BEST, opened["callbacks"][self.state_key]
+        if state["best_epoch"] < 0 or not best.exists() or sha256(best) == state["best_sha256"]:
+            return False
+        # An epoch between the two is trained again, and gives best.ckpt back.
+        return not opened["epoch"] <= read(best)["epoch"] < max_epochs
 
     def _save_last(self, trainer: Trainer) -> None:
         """Save the best weights if they are not saved yet, then the run's state; a failure is reported.
