@@ -25,6 +25,7 @@ from fcnseg.errors import StopError, warn
 from fcnseg.machine.distributed import gathered, highest, rank
 from fcnseg.machine.signals import StopRequest
 from fcnseg.names import BEST, LAST, MONITOR, PREVIOUS
+from fcnseg.runs import older
 from fcnseg.runs.checkpoint import StoredCheckpoint, check_weights, read, save, sha256
 from fcnseg.runs.folder import Run
 
@@ -315,8 +316,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
                 network, or has more epochs than `max_epochs`.
         """
         checkpoint = read(path)
-        if "run_log" not in checkpoint:
-            raise ValueError(f"{path} was saved by an earlier version of fcnseg: resume it with that, or give resume=never")
+        older.check_checkpoint(checkpoint, path)
         check_weights(checkpoint["state_dict"], task, path)
         if (done := checkpoint["epoch"]) > max_epochs:
             raise ValueError(

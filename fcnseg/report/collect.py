@@ -17,8 +17,8 @@ from fcnseg.data.dataset import Classes
 from fcnseg.names import CONFIG, FAILED, FINISHED, INTERRUPTED, KILLED, METRICS, RESULT, RUNNING, SCORES, STATUS
 from fcnseg.runs.folder import Run
 from fcnseg.runs.identity import without_watchers
+from fcnseg.runs.older import classes_of
 from fcnseg.runs.per_image import PER_IMAGE, PerImage
-from fcnseg.runs.read_files import classes_of
 from fcnseg.runs.settings import flatten
 
 T = TypeVar("T")

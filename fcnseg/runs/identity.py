@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fcnseg.data import spelled
 from fcnseg.paper import EXPERIMENTS
+from fcnseg.runs import older
 from fcnseg.runs.settings import flatten
 
 NOT_IDENTITY = (
@@ -35,16 +36,10 @@ WATCHERS = {  # callbacks of Lightning's that only watch; a user's own says `onl
 def without_watchers(cfg: DictConfig) -> dict[str, Any]:
     """A config, interpolations resolved, without its loggers and the callbacks that only watch.
 
-    A config stored by an earlier version is brought into the form of this one. The order of augmentations counts, but a table
-    of settings would not show it: it is added as `aug._order_`.
+    The order of augmentations counts, but a table of settings would not show it: it is added as `aug._order_`.
     """
-    config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
+    config = older.with_todays_form(cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True)))
     config.pop("logger", None)
-    if config.get("aug") == {"_target_": "fcnseg.data.augment.none", "_partial_": True}:
-        config["aug"] = {"_target_": "fcnseg.data.augment.Chain"}
-    schedule = config.get("schedule")
-    if isinstance(schedule, dict) and schedule.get("_target_") == "torch.optim.lr_scheduler.ConstantLR":
-        schedule.setdefault("total_iters", 0 if schedule.get("factor") == 1 else 5)  # 5 is PyTorch's default
     if len(order := steps(config.get("aug"))) > 1:
         config["aug"][ORDER] = order
     callbacks = {

@@ -1,16 +1,12 @@
-"""The config, the table and the classes of a run, read from files that may be damaged or come from somebody else."""
+"""The config and the table of a run, read from files that may be damaged or come from somebody else."""
 
 import csv
 import io
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from fcnseg.data.dataset import Classes
-from fcnseg.data.voc import VOC
 from fcnseg.machine.files import read_text
 
 LARGEST_CONFIG, MOST_BRACKETS = 1 << 17, 1000  # the most bytes, and the most [ and {: more would take over two seconds
@@ -42,15 +38,6 @@ def table(path: Path) -> list[dict[str, float]]:
     if not all("epoch" in row for row in rows):
         raise _damaged(path, "a row has no epoch")
     return rows
-
-
-def classes_of(stored: Mapping[str, Any]) -> Classes:
-    """The classes of a result or a checkpoint; VOC's if it has none, since earlier versions knew only these.
-
-    Raises:
-        ValueError: The classes are damaged.
-    """
-    return Classes.of(stored["classes"]) if "classes" in stored else VOC
 
 
 def _damaged(path: Path, reason: str) -> ValueError:

@@ -22,7 +22,7 @@ from fcnseg.models.layers import memory_format
 from fcnseg.names import BEST
 from fcnseg.runs.checkpoint import check_weights, read
 from fcnseg.runs.folder import Run
-from fcnseg.runs.read_files import classes_of
+from fcnseg.runs.older import classes_of
 from fcnseg.runs.stored_network import group, is_module_of, made_by, make, network
 from fcnseg.task import SegmentationTask
 

@@ -21,8 +21,8 @@ from fcnseg.models.weights import of_network
 from fcnseg.names import BEST, CONFIG
 from fcnseg.runs.checkpoint import check_weights, read
 from fcnseg.runs.folder import Run
+from fcnseg.runs.older import classes_of
 from fcnseg.runs.provenance import code
-from fcnseg.runs.read_files import classes_of
 from fcnseg.runs.settings import flatten
 
 
