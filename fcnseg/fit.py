@@ -1,9 +1,8 @@
 """One run from its config to its result: seed, build, fit, test, write."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning import Callback, Trainer, seed_everything
@@ -31,11 +30,12 @@ from fcnseg.names import BEST, RESULT
 from fcnseg.runs import costs, provenance, scoring
 from fcnseg.runs.checkpoint import damage, load_weights, newest_good, sha256
 from fcnseg.runs.folder import Run
+from fcnseg.runs.result import Code, Result
 from fcnseg.runs.run_log import RunLog
 from fcnseg.runs.settings import PRECISIONS, hyperparameters
 from fcnseg.task import SegmentationTask
 
-Describe = Callable[[Run, VOCDataModule, Mapping[str, Any]], None]
+Describe = Callable[[Run, VOCDataModule, Result], None]
 
 
 def fit(cfg: DictConfig, run: Run, console: Console, describe: Describe) -> None:
@@ -95,9 +95,7 @@ class Training:
         code: The code of this process: see `provenance.code`.
     """
 
-    def __init__(
-        self, cfg: DictConfig, run: Run, stop: StopRequest, console: Console, code: Mapping[str, str | bool | None]
-    ) -> None:
+    def __init__(self, cfg: DictConfig, run: Run, stop: StopRequest, console: Console, code: Code) -> None:
         self.cfg, self.run, self.console, self.code = cfg, run, console, code
         self.log = RunLog(run)
         self.loggers = [self.log, *build.loggers(cfg)]
@@ -241,7 +239,7 @@ class Training:
             self.run.add_images(scoring.per_image(task, data))
             write_json(self.run.path / RESULT, found)
 
-    def _tested(self, task: SegmentationTask, data: VOCDataModule) -> dict[str, Any]:
+    def _tested(self, task: SegmentationTask, data: VOCDataModule) -> Result:
         """The content of result.json.
 
         Raises:
@@ -271,6 +269,6 @@ class Training:
             "giga_macs": costs.giga_macs(task.net, data.size),
             "parts": self.sessions.up_to_now(self.trainer),
             "bf16_gain": self.bf16_gain,
-            **provenance.provenance(self.trainer, best),
+            **provenance.origin(self.trainer, best),
             **self.code,
         }

@@ -182,7 +182,9 @@ def train_with_lightning(cfg: Any, data: VOCDataModule, task: SegmentationTask, 
 def train_as_a_run(cfg: Any, data: Any, task: SegmentationTask, clock: Clock, val: Any = None) -> None:
     """Train as `python -m fcnseg.train` does, with all callbacks of a run; a batch is validated after the timed steps."""
     with TemporaryDirectory() as folder:
-        trainer: Any = Training(cfg, run := Run(Path(folder)), StopRequest(), Console(quiet=True), {}).trainer
+        trainer: Any = Training(
+            cfg, run := Run(Path(folder)), StopRequest(), Console(quiet=True), {"commit": None, "dirty": None}
+        ).trainer
         run.start(cfg)
         trainer.callbacks.append(clock.callback)
         trainer.fit_loop.max_epochs = trainer.limit_val_batches = 1

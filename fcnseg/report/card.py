@@ -2,10 +2,9 @@
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -20,6 +19,7 @@ from fcnseg.report.blocks import Block, Chart, Code, Section, Table, Text
 from fcnseg.report.galleries import pick, pixels, predict
 from fcnseg.report.render import write_markdown
 from fcnseg.runs.folder import Run
+from fcnseg.runs.result import Result
 from fcnseg.runs.summary import as_text, beats_floor
 
 CARD = "README.md"
@@ -35,7 +35,7 @@ LIMITS = (
 )
 
 
-def describe(run: Run, data: VOCDataModule, result: Mapping[str, Any], *, settings: Sequence[str]) -> None:
+def describe(run: Run, data: VOCDataModule, result: Result, *, settings: Sequence[str]) -> None:
     """Write the card into the folder of a run that this process has trained.
 
     Args:
@@ -61,7 +61,7 @@ def describe(run: Run, data: VOCDataModule, result: Mapping[str, Any], *, settin
         warn(f"{run.path / CARD} could not be written: {error.strerror}")
 
 
-def _about_data(name: str, data: VOCDataModule, result: Mapping[str, Any]) -> list[Block]:
+def _about_data(name: str, data: VOCDataModule, result: Result) -> list[Block]:
     numbers = ", ".join(f"{n} to {stage}" for stage, n in result["images"].items())
     licence = LICENCES.get(name, "images of your own: say here where they come from and who may use them")
     return [
@@ -70,7 +70,7 @@ def _about_data(name: str, data: VOCDataModule, result: Mapping[str, Any]) -> li
     ]
 
 
-def _about_test(run: Run, data: VOCDataModule, result: Mapping[str, Any]) -> list[Block]:
+def _about_test(run: Run, data: VOCDataModule, result: Result) -> list[Block]:
     """With the official split, that the test images are not new to the run, and the command for those that are, if any."""
     if result["split"] != "official":
         return []
@@ -90,7 +90,7 @@ def _has_test(data_set: DataSet) -> bool:
         return False
 
 
-def _training(result: Mapping[str, Any], settings: Sequence[str]) -> list[Block]:
+def _training(result: Result, settings: Sequence[str]) -> list[Block]:
     epoch = f"epoch {result['best_epoch'] + 1} of {result['epochs']}, which was best on the validation images"
     return [
         Code(shlex.join(["python", "-m", "fcnseg.train", *settings]), "bash"),
@@ -121,7 +121,7 @@ prediction.save("mask.png")"""
     return [Code("\n".join(commands), "bash"), Code(python, "python")]
 
 
-def _scores(result: Mapping[str, Any]) -> list[Block]:
+def _scores(result: Result) -> list[Block]:
     floor, metrics = result["floor"], result["metrics"]
     rows = [[words, as_text(metrics[f"test/{name}"]), as_text(floor[name])] for name, words in SCORES.items()]
     about = f"Of {counted(result['images']['test'], 'test image')} ({result['split']} split) at {result['size']} px."
@@ -132,7 +132,7 @@ def _scores(result: Mapping[str, Any]) -> list[Block]:
     return [*blocks, Text(f"The floor is the score of predicting {floor_class} everywhere.")]
 
 
-def _of_classes(result: Mapping[str, Any]) -> Table:
+def _of_classes(result: Result) -> Table:
     labelled = result["confusion"][:-1]
     total = sum(map(sum, labelled)) or 1
     rows = [

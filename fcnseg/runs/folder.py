@@ -70,7 +70,7 @@ class Run:
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """The content of result.json; None unless the run has finished.
+        """The content of result.json, a `runs.result.Result` unless somebody changed it; None unless the run has finished.
 
         Raises:
             ValueError: The file is damaged.

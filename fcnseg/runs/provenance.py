@@ -11,6 +11,7 @@ import torch
 from fcnseg.names import BEST
 from fcnseg.runs.checkpoint import sha256
 from fcnseg.runs.folder import Run
+from fcnseg.runs.result import Code, Origin
 
 if TYPE_CHECKING:
     from lightning import Trainer  # its import takes seconds, and reading a run does not need it
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 PACKAGES = ("fcnseg", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core")
 
 
-def code() -> dict[str, str | bool | None]:
+def code() -> Code:
     """The commit of this package's checkout, and whether files differ from it; None without git or a checkout."""
     status = _git("status", "--porcelain")
     return {"commit": _git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
@@ -45,13 +46,14 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return [f"{key} {new} (before: {old})" for key, old, new in pairs if old != new]
 
 
-def provenance(trainer: "Trainer", checkpoint: Path) -> dict[str, Any]:
+def origin(trainer: "Trainer", checkpoint: Path) -> Origin:
     """The versions, the hardware, the precision and the checkpoint behind a result."""
     here = surroundings(trainer)
-    device, threads = here.pop("device"), here.pop("threads")
+    device = here["device"]
     return {
-        **here,
-        "hardware": f"{device.partition(' with')[0]}, {threads} threads" if "CPU with" in device else device,
+        "precision": here["precision"],
+        "versions": here["versions"],
+        "hardware": f"{device.partition(' with')[0]}, {here['threads']} threads" if "CPU with" in device else device,
         "checkpoint": {"file": checkpoint.name, "sha256": sha256(checkpoint)},
     }
 

@@ -13,6 +13,7 @@ from fcnseg.image_metrics import UNIT
 from fcnseg.metrics import everywhere, iou_per_class, scores
 from fcnseg.names import SCORES
 from fcnseg.runs.per_image import PerImage
+from fcnseg.runs.result import Measured
 from fcnseg.task import SegmentationTask
 
 
@@ -21,7 +22,7 @@ def _number(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def measure(trainer: Trainer, task: SegmentationTask, data: VOCDataModule) -> dict[str, Any]:
+def measure(trainer: Trainer, task: SegmentationTask, data: VOCDataModule) -> Measured:
     """Test `task` with the weights that it has: its scores, the IoU of every class and the floor, all from the same masks."""
     trainer.test(task, data, verbose=False)
     matrices = task.metrics["test"].all_matrices().cpu()

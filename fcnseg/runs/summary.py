@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from math import isnan
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rich.console import Console
 from rich.table import Column, Table
@@ -12,6 +12,7 @@ from fcnseg.data import SPLITS
 from fcnseg.errors import counted
 from fcnseg.names import PAPER_SCORES, SCORES
 from fcnseg.runs.folder import Run
+from fcnseg.runs.result import Measured, Result
 
 
 def beats_floor(result: Mapping[str, Any]) -> bool:
@@ -25,10 +26,10 @@ def show_run(run: Run, console: Console) -> float | None:
     run.close()
     result = run.result
     assert result is not None
-    return show(result, run.path, console)
+    return show(cast(Result, result), run.path, console)
 
 
-def show(result: dict[str, Any], path: Path, console: Console) -> float | None:
+def show(result: Measured, path: Path, console: Console) -> float | None:
     """Print a result: its scores beside the floor, the IoU of every class, and the run's folder; return the test mIoU."""
     size = "their own sizes" if result["size"] == "original" else f"{result['size']} px"
     split = result["split"]  # or the one image set that was tested on
@@ -53,13 +54,13 @@ def show(result: dict[str, Any], path: Path, console: Console) -> float | None:
     for start in range(0, len(cells), 6):
         classes.add_row(*cells[start : start + 6])
     console.print(classes)
-    if "best_epoch" in result:
-        speed = f", {result['images_per_s']:.1f} images/s" if result["images_per_s"] else ""
-        epochs = f"best epoch {result['best_epoch'] + 1} of {result['epochs']}"
-        console.print(f"{epochs}, {result['seconds']:.1f} s{speed}, {result['parameters']:,} parameters", highlight=False)
+    if "best_epoch" in result:  # of a run, and not of a later test
+        run = cast(Result, result)
+        speed = f", {run['images_per_s']:.1f} images/s" if run["images_per_s"] else ""
+        epochs = f"best epoch {run['best_epoch'] + 1} of {run['epochs']}"
+        console.print(f"{epochs}, {run['seconds']:.1f} s{speed}, {result['parameters']:,} parameters", highlight=False)
     console.print(f"everything is in {path}", highlight=False, soft_wrap=True)
-    miou: float | None = result["metrics"]["test/miou"]
-    return miou
+    return result["metrics"]["test/miou"]
 
 
 def as_text(value: float | None, digits: int = 4) -> str:

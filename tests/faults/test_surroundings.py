@@ -398,7 +398,7 @@ def replaced(run):
     ("lose", "moment"),
     [
         *((lose, (Checkpoints, "_save_last", 5)) for lose in (removed, renamed, replaced)),
-        (removed, (fit.Training, "test", 1)),
+        (removed, (fit.Training, "write_result", 1)),
         (removed, (runs.Run, "_write_status", 1)),
     ],
     ids=lambda value: value[1] if isinstance(value, tuple) else value.__name__,
