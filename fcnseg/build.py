@@ -274,15 +274,17 @@ def check_precision(trainer: DictConfig) -> None:
     Raises:
         ValueError: `trainer.precision` is float16, and the device a CPU.
     """
-    has_gpu = trainer.accelerator != "cpu" and (torch.cuda.is_available() or torch.backends.mps.is_available())
-    if str(trainer.precision) in FLOAT16 and not has_gpu:
+    if str(trainer.precision) in FLOAT16 and _device(trainer.accelerator) == "cpu":
         raise ValueError(
             f"trainer.precision={trainer.precision}: a CPU has no float16 training; wanted bf16-mixed, 32-true or auto"
         )
 
 
 def _device(accelerator: str) -> str:
-    return "cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu"
+    """The type of the devices of a run: the GPUs of NVIDIA or of Apple, if there are any and the run may use them."""
+    if accelerator == "cpu":
+        return "cpu"
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def silence_lightning() -> None:

@@ -30,6 +30,7 @@ from fcnseg.names import BEST, RESULT
 from fcnseg.runs import costs, provenance, scoring
 from fcnseg.runs.checkpoint import damage, load_weights, newest_good, sha256
 from fcnseg.runs.folder import Run
+from fcnseg.runs.older import sessions_of
 from fcnseg.runs.result import Code, Result
 from fcnseg.runs.run_log import RunLog
 from fcnseg.runs.settings import PRECISIONS, hyperparameters
@@ -181,7 +182,7 @@ class Training:
             warn(f"{self.run.checkpoints / BEST} does not belong to {last}: the run starts from the beginning")
             self.checkpoint_io.opened = None
             return None, 0
-        if changes := provenance.changes(opened["parts"][-1], self.sessions.here):
+        if changes := provenance.changes(sessions_of(opened)[-1], self.sessions.here):
             warn(
                 f"{self.run.path} is resumed with {', '.join(changes)}: the last digits of its numbers may differ from"
                 " those of an unbroken run"
@@ -267,7 +268,7 @@ class Training:
             "predicted_per_s": costs.images_per_second(passes),
             "peak_memory": peak,  # bytes, in training
             "giga_macs": costs.giga_macs(task.net, data.size),
-            "parts": self.sessions.up_to_now(self.trainer),
+            "sessions": self.sessions.up_to_now(self.trainer),
             "bf16_gain": self.bf16_gain,
             **provenance.origin(self.trainer, best),
             **self.code,

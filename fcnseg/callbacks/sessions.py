@@ -6,6 +6,8 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
+from fcnseg.runs.older import sessions_of
+
 
 class Sessions(Callback):
     """Lists, in every checkpoint, the sessions of a run: one for each time that it was started or resumed.
@@ -22,14 +24,13 @@ class Sessions(Callback):
         self.earlier: list[dict[str, Any]] = []
         self._first_step = 0
 
-    # Checkpoints and result.json call sessions "parts", a word of the stored format.
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Take over the earlier sessions, and the step at which this one begins."""
-        self.earlier, self._first_step = checkpoint["parts"], checkpoint["global_step"]
+        self.earlier, self._first_step = sessions_of(checkpoint), checkpoint["global_step"]
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Save the sessions up to here."""
-        checkpoint["parts"] = self.up_to_now(trainer)
+        checkpoint["sessions"] = self.up_to_now(trainer)
 
     def up_to_now(self, trainer: Trainer) -> list[dict[str, Any]]:
         """The sessions in order: `epochs` (the first and the last, counted from 1) and the surroundings of each."""

@@ -27,6 +27,12 @@ def classes_of(stored: Mapping[str, Any]) -> Classes:
     return Classes.of(stored["classes"]) if "classes" in stored else VOC
 
 
+def sessions_of(checkpoint: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The sessions in which a checkpoint was trained, which earlier versions called its parts."""
+    found: list[dict[str, Any]] = checkpoint["sessions" if "sessions" in checkpoint else "parts"]
+    return found
+
+
 def check_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
     """Refuse to resume a checkpoint without the log of its run, which earlier versions kept in another place.
 

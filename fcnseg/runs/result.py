@@ -77,7 +77,7 @@ class Result(Measured, Code, Origin):
         predicted_per_s: The images that went through the network in a second of the test.
         peak_memory: The most bytes in training: of the GPU, else of the process.
         giga_macs: Billions of multiplications with additions for one image.
-        parts: The sessions in which the run was trained: `epochs`, first and last from 1, and the surroundings of each.
+        sessions: The sessions in which the run was trained: `epochs`, first and last from 1, and the surroundings of each.
         bf16_gain: The measured speed of bfloat16 over that of float32, if trainer.precision=auto asked for it.
     """
 
@@ -88,5 +88,5 @@ class Result(Measured, Code, Origin):
     predicted_per_s: float | None
     peak_memory: int
     giga_macs: float | None
-    parts: list[dict[str, Any]]
+    sessions: list[dict[str, Any]]
     bf16_gain: float | None

@@ -254,7 +254,7 @@ def content(path):
         "best": best,
         "rows": rows(path),
         "tensorboard": [tuple(map(repr, item)) for item in tensorboard(path)],
-        "result": {key: value for key, value in result.items() if key not in (*TIME, "parts", "bf16_gain")},
+        "result": {key: value for key, value in result.items() if key not in (*TIME, "sessions", "bf16_gain")},
         "status": read_json(path / "status.json")["status"],
     }
 

@@ -112,7 +112,7 @@ def test_two_processes_train_as_one(tmp_path, unet):
     assert load(alone / "checkpoints" / "last.ckpt")["global_step"] == 20
     assert float(rows(alone)[-1]["train/loss"]) < 0.95 * float(rows(alone)[0]["train/loss"])  # it trains
     assert_close(together, alone)
-    assert read_json(together / "result.json")["parts"][0]["device"].startswith("2 x CPU")
+    assert read_json(together / "result.json")["sessions"][0]["device"].startswith("2 x CPU")
 
 
 @pytest.mark.slow
@@ -225,7 +225,7 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path, unet):
     third = run_in(tmp_path, 3, *unet)
     assert [outcome.code for outcome in third] == [0, 0, 0]
     assert "is resumed with device 3 x CPU" in third[0].err
-    found = read_json(tmp_path / "runs" / "run" / "result.json")["parts"]
+    found = read_json(tmp_path / "runs" / "run" / "result.json")["sessions"]
     assert [part["device"][:3] for part in found] == ["2 x", "CPU", "3 x"]
     assert_close(tmp_path / "runs" / "run", tmp_path / "alone" / "run")
 

@@ -431,7 +431,7 @@ def other_torch():
 
 
 def test_a_result_lists_its_parts_and_what_they_ran_on(tmp_path, args, unbroken_run):
-    (whole,) = read_json(unbroken_run() / "result.json")["parts"]
+    (whole,) = read_json(unbroken_run() / "result.json")["sessions"]
     assert (whole["epochs"], whole["threads"], whole["precision"]) == ([1, 2], 1, "32-true")
     assert {"device", "versions", "commit", "dirty"} <= whole.keys()
 
@@ -450,7 +450,7 @@ def test_a_result_lists_its_parts_and_what_they_ran_on(tmp_path, args, unbroken_
     assert third.err.count("fcnseg: ") == 1
     before = whole["versions"]["torch"]
     assert f"is resumed with torch 9.9 (before: {before}): the last digits of its numbers may differ" in third.err
-    parts = read_json(tmp_path / "runs" / "run" / "result.json")["parts"]
+    parts = read_json(tmp_path / "runs" / "run" / "result.json")["sessions"]
     assert [(part["epochs"], part["versions"]["torch"]) for part in parts] == [([1, 2], before), ([2, 2], "9.9")]
 
 
@@ -476,7 +476,7 @@ def test_a_resumed_run_keeps_its_precision(tmp_path, args):
     found, wanted = (content(tmp_path / folder / "run") for folder in ("runs", "whole"))
     assert differences(found, wanted) == []
     assert found["result"]["precision"] == "bf16-mixed"
-    parts = read_json(tmp_path / "runs" / "run" / "result.json")["parts"]
+    parts = read_json(tmp_path / "runs" / "run" / "result.json")["sessions"]
     assert [part["precision"] for part in parts] == ["bf16-mixed"] * 2
 
 

@@ -60,7 +60,7 @@ RESULT = {
         "giga_macs",
         "seconds",
         "images_per_s",
-        "parts",
+        "sessions",
         "commit",
         "dirty",
         "versions",

@@ -1,0 +1,17 @@
+"""The sessions of a run, as checkpoints and result.json list them."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from fcnseg.callbacks.sessions import Sessions
+
+
+@pytest.mark.parametrize("key", ["sessions", "parts"])  # earlier versions called them parts
+def test_a_resumed_run_lists_its_earlier_sessions(key):
+    first = {"epochs": [1, 2], "threads": 2}
+    sessions = Sessions({"threads": 1})
+    sessions.on_load_checkpoint(None, None, {key: [first], "global_step": 8})
+    stored = {}
+    sessions.on_save_checkpoint(SimpleNamespace(global_step=12, num_training_batches=4), None, stored)
+    assert stored == {"sessions": [first, {"epochs": [3, 3], "threads": 1}]}
