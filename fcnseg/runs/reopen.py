@@ -20,10 +20,9 @@ from fcnseg.errors import warn
 from fcnseg.machine.files import nothing_built
 from fcnseg.models.layers import memory_format
 from fcnseg.names import BEST
-from fcnseg.runs.checkpoint import check_weights, read
+from fcnseg.runs.checkpoint import check_weights
 from fcnseg.runs.folder import Run
-from fcnseg.runs.older import classes_of
-from fcnseg.runs.stored_network import group, is_module_of, made_by, make, network
+from fcnseg.runs.stored_network import group, is_module_of, load, made_by, make
 from fcnseg.task import SegmentationTask
 
 KNOWN = {  # the classes and functions that are called without `trust`, by the group of the config that names them
@@ -52,12 +51,9 @@ def task(folder: str | Path, data: VOCDataModule, *, trust: bool = False) -> Seg
         ValueError: See `stored_network.load`; or the data have other classes.
     """
     run = Run(Path(folder))
-    cfg, path = run.config, run.checkpoints / BEST
-    stored = read(path)
-    state, classes = stored["state_dict"], classes_of(stored)
+    cfg, net, classes, state = load(folder, trust=trust)
     classes.check_same(data.classes, str(run.path))
     with made_by(run):
-        net = network(cfg, len(classes), trust=trust)
         # One image set has no train set: any pixels are enough, since the checkpoint has the loss's weights.
         pixels = torch.ones(len(classes)) if data.only else data.class_pixels
         loss = make(group(cfg, "loss"), KNOWN["loss"], trust, class_pixels=pixels)
@@ -69,7 +65,7 @@ def task(folder: str | Path, data: VOCDataModule, *, trust: bool = False) -> Seg
             classes=classes,
             memory_format=memory_format(net),
         )
-        check_weights(state, rebuilt, path)
+        check_weights(state, rebuilt, run.checkpoints / BEST)
     rebuilt.load_state_dict(state)
     return rebuilt.eval()
 

@@ -44,11 +44,13 @@ class Trained(NamedTuple):
         config: The config of the run.
         net: The network in evaluation mode: normalised (N, 3, H, W) images to (N, C, H, W) logits.
         classes: The C classes of the logits.
+        state: The best weights of the run's task, of which the network's are a part.
     """
 
     config: DictConfig
     net: nn.Module
     classes: Classes
+    state: Mapping[str, Tensor]
 
 
 def load(folder: str | Path, *, trust: bool = False) -> Trained:
@@ -71,7 +73,7 @@ def load(folder: str | Path, *, trust: bool = False) -> Trained:
         net = network(cfg, len(classes), trust=trust)
         check_weights(weights, net, path)
     net.load_state_dict(weights)
-    return Trained(cfg, net.eval(), classes)
+    return Trained(cfg, net.eval(), classes, stored["state_dict"])
 
 
 def network(cfg: DictConfig, num_classes: int, *, trust: bool = False) -> nn.Module:
@@ -82,22 +84,30 @@ def network(cfg: DictConfig, num_classes: int, *, trust: bool = False) -> nn.Mod
     """
     values = group(cfg, "model")
     name = str(values.pop("_target_", None))
-    if not trust:
-        if not name.startswith(tuple(f"{package}." for package in KNOWN_PACKAGES)):
-            raise untrusted(name, f"a network of {', '.join(KNOWN_PACKAGES)}")
-        for key, value in flatten(values).items():
-            # Weights are refused by name. A colon: timm reads hf-hub:name and local-dir:path from there.
-            if "_target_" in key or "_args_" in key or ":" in str(value):
-                raise untrusted(f"{key}: {value}", "plain values as a network's arguments")
-    kind = _find(name)
-    if not trust and not is_module_of(kind, *KNOWN_PACKAGES):
-        raise untrusted(name, f"the class of a network of {', '.join(KNOWN_PACKAGES)}")
+    kind = _find(name) if trust else _known_network(name, values)
     named = [*signature(kind).parameters][len(values.get("_args_", ())) :]  # those that have no value by their position
     takes = {key: value for key, value in WITHOUT_WEIGHTS.items() if key in {*values, *named}}
     made = make({"_target_": name, **values, **takes}, (name,), trust, num_classes=num_classes)
     if not isinstance(made, nn.Module):
         raise ValueError(f"model._target_={name} is a {type(made).__name__}, wanted a torch.nn.Module")
     return made
+
+
+def _known_network(name: str, values: dict[str, Any]) -> Any:
+    """The class of this full name, if it is a network of `KNOWN_PACKAGES`, and its arguments `values` are plain.
+
+    Raises:
+        ValueError: It is not such a class, or they are not plain.
+    """
+    if not name.startswith(tuple(f"{package}." for package in KNOWN_PACKAGES)):
+        raise untrusted(name, f"a network of {', '.join(KNOWN_PACKAGES)}")
+    for key, value in flatten(values).items():
+        # Weights are refused by name. A colon: timm reads hf-hub:name and local-dir:path from there.
+        if "_target_" in key or "_args_" in key or ":" in str(value):
+            raise untrusted(f"{key}: {value}", "plain values as a network's arguments")
+    if not is_module_of(kind := _find(name), *KNOWN_PACKAGES):
+        raise untrusted(name, f"the class of a network of {', '.join(KNOWN_PACKAGES)}")
+    return kind
 
 
 def group(cfg: DictConfig, name: str) -> dict[str, Any]:

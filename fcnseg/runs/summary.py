@@ -1,6 +1,7 @@
 """The summary of a result that a command prints. It does not import PyTorch, so that the report does not wait for it."""
 
 from collections.abc import Mapping
+from itertools import chain
 from math import isnan
 from pathlib import Path
 from typing import Any, cast
@@ -31,6 +32,21 @@ def show_run(run: Run, console: Console) -> float | None:
 
 def show(result: Measured, path: Path, console: Console) -> float | None:
     """Print a result: its scores beside the floor, the IoU of every class, and the run's folder; return the test mIoU."""
+    console.print(_scores(result))
+    if not beats_floor(result):
+        console.print(f"This is not better than predicting {result.get('floor_class', 'background')} everywhere.", markup=False)
+    console.print(_of_classes(result))
+    if "best_epoch" in result:  # of a run, and not of a later test
+        run = cast(Result, result)
+        speed = f", {run['images_per_s']:.1f} images/s" if run["images_per_s"] else ""
+        epochs = f"best epoch {run['best_epoch'] + 1} of {run['epochs']}"
+        console.print(f"{epochs}, {run['seconds']:.1f} s{speed}, {run['parameters']:,} parameters", highlight=False)
+    console.print(f"everything is in {path}", highlight=False, soft_wrap=True)
+    return result["metrics"]["test/miou"]
+
+
+def _scores(result: Measured) -> Table:
+    """The scores beside the floor's."""
     size = "their own sizes" if result["size"] == "original" else f"{result['size']} px"
     split = result["split"]  # or the one image set that was tested on
     where = f"{split} split" if split in SPLITS else f"image set {split}"
@@ -41,26 +57,17 @@ def show(result: Measured, path: Path, console: Console) -> float | None:
         if name not in PAPER_SCORES or result["floor"][name] is not None:  # null without a background
             table.add_row(words, as_text(result["metrics"][f"test/{name}"]), as_text(result["floor"][name]))
     table.add_row("loss", as_text(result["metrics"]["test/loss"]), "")
-    console.print(table)
-    if not beats_floor(result):
-        console.print(f"This is not better than predicting {result.get('floor_class', 'background')} everywhere.", markup=False)
-    # A class that is predicted but in no truth has an IoU of 0, and does not count as present.
+    return table
+
+
+def _of_classes(result: Measured) -> Table:
+    """The IoU of the classes that are in the truth, three in a row; one that is only predicted has an IoU of 0."""
     pixels = [sum(row) for row in result["confusion"]]
-    present = {
-        name: iou for (name, iou), count in zip(result["iou"].items(), pixels, strict=False) if count and iou is not None
-    }
-    classes = Table(*["class", "IoU"] * 3, title="IoU of each class present", title_justify="left")
-    cells = [cell for name, iou in present.items() for cell in (name, as_text(iou))]
-    for start in range(0, len(cells), 6):
-        classes.add_row(*cells[start : start + 6])
-    console.print(classes)
-    if "best_epoch" in result:  # of a run, and not of a later test
-        run = cast(Result, result)
-        speed = f", {run['images_per_s']:.1f} images/s" if run["images_per_s"] else ""
-        epochs = f"best epoch {run['best_epoch'] + 1} of {run['epochs']}"
-        console.print(f"{epochs}, {run['seconds']:.1f} s{speed}, {result['parameters']:,} parameters", highlight=False)
-    console.print(f"everything is in {path}", highlight=False, soft_wrap=True)
-    return result["metrics"]["test/miou"]
+    table = Table(*["class", "IoU"] * 3, title="IoU of each class present", title_justify="left")
+    present = [pair for pair, count in zip(result["iou"].items(), pixels, strict=False) if count and pair[1] is not None]
+    for start in range(0, len(present), 3):
+        table.add_row(*chain(*((name, as_text(iou)) for name, iou in present[start : start + 3])))
+    return table
 
 
 def as_text(value: float | None, digits: int = 4) -> str:

@@ -89,7 +89,7 @@ def test_the_best_weights_are_the_average_and_the_last_ones_both(run):
 
 
 def test_what_is_validated_and_tested_is_the_average(run):
-    cfg, net, _ = stored_network.load(run)
+    cfg, net, *_ = stored_network.load(run)
     assert torch.equal(net.state_dict()["classifier.weight"], load(run, "best")["state_dict"]["net.classifier.weight"])
     data = reopen.data(cfg)
     found = build.trainer(cfg).validate(reopen.task(run, data), data, verbose=False)[0]

@@ -234,7 +234,7 @@ def test_evaluate_of_a_run_in_float16_works_on_a_cpu(command, as_if, monkeypatch
 
 
 def test_a_run_is_rebuilt_from_its_folder(run):
-    cfg, net, _ = stored_network.load(run)
+    cfg, net, *_ = stored_network.load(run)
     data = reopen.data(cfg)
     task = reopen.task(run, data)
     assert not any(module.training for module in [*net.modules(), *task.modules()])
