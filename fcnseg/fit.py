@@ -28,7 +28,7 @@ from fcnseg.machine.processes import start_processes
 from fcnseg.machine.signals import StopRequest, stop_requests
 from fcnseg.names import BEST, RESULT
 from fcnseg.runs import costs, provenance, scoring
-from fcnseg.runs.checkpoint import damage, load_weights, newest_good, sha256
+from fcnseg.runs.checkpoint import load_weights, newest_good
 from fcnseg.runs.folder import Run
 from fcnseg.runs.older import sessions_of
 from fcnseg.runs.result import Code, Result
@@ -216,17 +216,21 @@ class Training:
             is_done = epoch >= self.cfg.trainer.max_epochs
             words.append("has trained all its epochs" if is_done else f"goes on from epoch {epoch + 1}")
         self.console.print(", ".join(words), soft_wrap=True)
+        self._warn_of_batch_norm(task)
+        self.trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
+        if highest(self.checkpoints.failed):
+            if rank():
+                raise LostError("the first process has failed")
+            raise OSError("the last checkpoint could not be saved: make room, and the same command resumes the run")
+
+    def _warn_of_batch_norm(self, task: SegmentationTask) -> None:
+        """Warn if each process will normalise by its own part of a batch, as torch has it on CPUs."""
         norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in task.modules())
         if world() > 1 and norms and self.trainer.strategy.root_device.type == "cpu":
             warn(
                 "batch norm cannot be synchronised on CPUs: each process normalises by its own part of a batch, so that the"
                 " numbers depend on trainer.devices"
             )
-        self.trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
-        if highest(self.checkpoints.failed):
-            if rank():
-                raise LostError("the first process has failed")
-            raise OSError("the last checkpoint could not be saved: make room, and the same command resumes the run")
 
     def write_result(self, task: SegmentationTask, data: VOCDataModule, describe: Describe) -> None:
         """Test the best epoch's weights; write the model card, the findings in every image and, last, result.json.
@@ -247,11 +251,7 @@ class Training:
             OSError: The best epoch's weights are missing or damaged.
         """
         best = self.run.checkpoints / BEST
-        wrong, wanted = damage(best), self.checkpoints.best_sha256  # only the first process knows it
-        if not wrong and wanted and sha256(best) != wanted:
-            best.unlink()  # so that the same command also knows it
-            wrong = "was of another epoch than the best one"
-        if wrong:
+        if wrong := self.checkpoints.damage_of_best():
             raise OSError(f"{best} {wrong}: the same command starts the run again from the beginning")
         load_weights(task, best)
         device = self.trainer.strategy.root_device

@@ -26,7 +26,7 @@ from fcnseg.machine.distributed import gathered, highest, rank
 from fcnseg.machine.signals import StopRequest
 from fcnseg.names import BEST, LAST, MONITOR, PREVIOUS
 from fcnseg.runs import older
-from fcnseg.runs.checkpoint import StoredCheckpoint, check_weights, read, save, sha256
+from fcnseg.runs.checkpoint import StoredCheckpoint, check_weights, damage, read, save, sha256
 from fcnseg.runs.folder import Run
 
 
@@ -193,6 +193,15 @@ class Checkpoints(AfterEpoch, Checkpoint):
             return False
         # An epoch between the two is trained again, and gives best.ckpt back.
         return not opened["epoch"] <= read(best)["epoch"] < max_epochs
+
+    def damage_of_best(self) -> str | None:
+        """The damage to best.ckpt, in words; None if it is whole and the one that was saved last."""
+        best, wanted = self.folder / BEST, self.best_sha256  # only the first process knows the hash
+        wrong = damage(best)
+        if not wrong and wanted and sha256(best) != wanted:
+            best.unlink()  # so that the same command also knows it
+            return "was of another epoch than the best one"
+        return wrong
 
     def _save_last(self, trainer: Trainer) -> None:
         """Save the best weights if they are not saved yet, then the run's state; a failure is reported.
