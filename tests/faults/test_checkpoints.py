@@ -152,10 +152,10 @@ def test_evaluate_refuses_another_networks_checkpoint(tmp_path, unbroken_run, ot
     best = moved / "checkpoints" / "best.ckpt"
     if other == "wilson":
         shutil.copy(unbroken_run("wilson") / "checkpoints" / "best.ckpt", best)
-        told = "net.decoder.0.0.bias: found (4,), wanted (8,)"
+        told = "decoder.0.0.bias: found (4,), wanted (8,)"
     else:
         save(best, reshaped(load(best)))
-        told = "net.classifier.weight: found (5, 4, 1, 1), wanted (21, 4, 1, 1)"
+        told = "classifier.weight: found (5, 4, 1, 1), wanted (21, 4, 1, 1)"
     outcome = run(tmp_path, f"run={moved}", "verify=false", door=evaluate)
     assert outcome.code == 2
     assert told in [line.strip() for line in outcome.err.splitlines()], outcome.err
