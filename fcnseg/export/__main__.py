@@ -1,5 +1,6 @@
 """Write a trained network as a file for other programs: `python -m fcnseg.export run=runs/<name> format=onnx`."""
 
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from omegaconf import DictConfig
 
 from fcnseg.cli.command import command
 from fcnseg.cli.messages import FAILED, console, leave
+from fcnseg.data import sides
 from fcnseg.machine.files import replacing, write_json
 from fcnseg.runs.folder import Run
 
@@ -17,35 +19,20 @@ NEEDED = ("onnx", "onnxscript", "onnxruntime")  # the packages that the format o
 @command("export")
 def export(cfg: DictConfig) -> None:
     """Write the run's network with its best weights, compare the file with PyTorch, and keep it only if both agree."""
-    _check(cfg)
     run = Run(Path(str(cfg.run)))
-    stored = run.config
-    out = Path(str(cfg.out or f"{run.path.resolve().name}{ENDINGS[cfg.format]}"))
-    beside = out.with_name(f"{out.name}.json")
-    if out.is_dir():
-        raise ValueError(f"out={out} is a folder, wanted the file for the network: out={out / f'net{ENDINGS[cfg.format]}'}")
-    if not cfg.overwrite and (taken := [path for path in (out, beside) if path.exists()]):
-        raise ValueError(f"{taken[0]} is there already: choose another file with out=, or give overwrite=true")
+    out, beside = check_settings(cfg, run)
+    size = sides(run.config.data.size)
     from fcnseg.export import formats, parity  # import torch, which a refused command need not wait for
     from fcnseg.runs import stored_network
 
     trained = stored_network.load(run.path, trust=cfg.trust)
-    images, source = parity.photographs(run, root=cfg.data.root, trust=cfg.trust)
+    photographs = parity.photographs(run, root=cfg.data.root, trust=cfg.trust)
     graph, written = formats.Graph(trained.net, raw=cfg.raw), formats.FORMATS[cfg.format]
     metadata = formats.metadata(run, trained, name=cfg.format, raw=cfg.raw)
-    height, width = metadata["size"]
     rows: list[parity.Row] = []
 
     def compare(draft: Path) -> None:
-        other = formats.Graph(stored_network.network(stored, len(trained.classes), trust=cfg.trust), raw=cfg.raw)
-        try:
-            opened = written.open(draft, other)
-        except Exception as error:  # any that a library raises for a graph that it cannot run
-            raise parity.DifferentError(f"it cannot be opened again ({error})") from error
-        for number, size in ((4, (height, width)), (2, parity.ODD), (1, (2 * height, 2 * width))):
-            rows.append(parity.differences(graph, opened, images[:number], size))
-        parity.show(rows, source, cfg.raw, console())
-        parity.check(rows, graph)
+        rows.extend(parity.compare(graph, partial(written.open, draft, graph), photographs, size))
 
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -57,14 +44,25 @@ def export(cfg: DictConfig) -> None:
     console().print(f"the network is in {out}, and what it takes and gives in {beside}", highlight=False, soft_wrap=True)
 
 
-def _check(cfg: DictConfig) -> None:
-    """Refuse a format that does not exist or is not installed, and a setting that has no effect on it."""
+def check_settings(cfg: DictConfig, run: Run) -> tuple[Path, Path]:
+    """The file of the network and the one that describes it, if nothing is in their place and the settings fit together.
+
+    Raises:
+        ValueError: The format does not exist or is not installed, a setting has no effect on it, or a file would be lost.
+    """
     if cfg.format not in ENDINGS:
         raise ValueError(f"format={cfg.format}: wanted one of {', '.join(ENDINGS)}")
     if cfg.format == "onnx" and (names := missing()):
         raise ValueError(f'format=onnx needs {names}, which is not installed: pip install ".[export]"')
     if cfg.format == "weights" and cfg.raw:
         raise ValueError("raw=true changes the graph, which format=weights does not have: leave it out")
+    out = Path(str(cfg.out or f"{run.path.resolve().name}{ENDINGS[cfg.format]}"))
+    beside = out.with_name(f"{out.name}.json")
+    if out.is_dir():
+        raise ValueError(f"out={out} is a folder, wanted the file for the network: out={out / f'net{ENDINGS[cfg.format]}'}")
+    if not cfg.overwrite and (taken := [path for path in (out, beside) if path.exists()]):
+        raise ValueError(f"{taken[0]} is there already: choose another file with out=, or give overwrite=true")
+    return out, beside
 
 
 def missing() -> str:

@@ -5,6 +5,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 from unittest.mock import patch
@@ -69,7 +70,7 @@ class Format(NamedTuple):
 
     Attributes:
         write: Writes a graph and its metadata into an open file.
-        open: Opens the file again. It gets an equal graph with other weights, for files that hold no graph.
+        open: Opens the file again. It gets the graph that was written, which it must not change, for files that hold none.
     """
 
     write: Callable[[Graph, Metadata, BinaryIO], None]
@@ -77,14 +78,7 @@ class Format(NamedTuple):
 
 
 def metadata(run: Run, trained: Trained, *, name: str, raw: bool) -> dict[str, Any]:
-    """The metadata of an exported file, as values for JSON.
-
-    Args:
-        run: The run that was exported.
-        trained: The network of the run.
-        name: The name of the format.
-        raw: Whether the graph gives the logits.
-    """
+    """The metadata of a run's network `trained` in a file of the format `name`, as values for JSON."""
     outputs = {"logits": "float32 (N, C, H, W)"} if raw else {"labels": "uint8 (N, H, W)", "scores": "float32 (N, H, W)"}
     graph = {"inputs": {"image": f"uint8 RGB (N, 3, H, W), H and W from {MIN_SIZE} up"}, "outputs": outputs}
     return {
@@ -213,7 +207,8 @@ def write_weights(graph: Graph, metadata: Metadata, file: BinaryIO) -> None:
 
 
 def open_weights(path: Path, graph: Graph) -> Opened:
-    """The graph with the file's weights in place of its own."""
+    """A copy of the graph with the file's weights in place of its own, of which none may be missing."""
+    graph = deepcopy(graph)
     graph.net.load_state_dict(of_network(torch.load(path, weights_only=True)))
     return lambda image: _tuple(graph(image))
 

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from PIL import Image
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from fcnseg.cli.messages import console
 from fcnseg.data.decode import read_image
 from fcnseg.data.shapes import shapes
 from fcnseg.export.formats import Graph, Opened
@@ -62,7 +62,7 @@ class Row(NamedTuple):
 
 
 def photographs(run: Run, *, root: str | None, trust: bool) -> tuple[list[Image.Image], str]:
-    """Some photographs to compare on, and where they are from: the run's test images, or generated ones without its data set.
+    """Some test images of a run, or generated images without its data set; and where they are from, in words.
 
     Args:
         run: The run that was exported.
@@ -77,35 +77,56 @@ def photographs(run: Run, *, root: str | None, trust: bool) -> tuple[list[Image.
             data = reopen.data(run.config, root=root, trust=trust)
             data_set, names, source = data.data_set, tuple(data.test_names()), f"test images of {data.root}"
         except (ValueError, OSError) as error:
-            if root is not None:
+            if root is not None:  # the user has named this folder, and wants these images
                 raise
             data_set = shapes(Path(folder), train=1, val=IMAGES, seed=0)
             names, source = data_set.names("val"), f"generated images, since the run's data set cannot be read ({error})"
         return [read_image(data_set.image(name)) for name in names[:IMAGES]], source
 
 
-@torch.inference_mode()
-def differences(graph: Graph, opened: Opened, images: Sequence[Image.Image], size: tuple[int, int]) -> Row:
-    """Measure how much a file differs from its graph, at one size.
+def compare(
+    graph: Graph, reopened: Callable[[], Opened], photographs: tuple[Sequence[Image.Image], str], size: tuple[int, int]
+) -> list[Row]:
+    """Compare a file with its graph at three sizes: the training size, an odd one, and one twice as large as the first.
 
     Args:
         graph: The graph that was exported.
-        opened: The opened file as a function of a batch: see `formats.Opened`.
-        images: The photographs, of any sizes.
-        size: The height and the width that they are resized to.
+        reopened: Opens the file: see `formats.Opened`.
+        photographs: The value of `photographs`.
+        size: The height and the width that the network was trained at.
+
+    Raises:
+        DifferentError: The file cannot be opened, or differs; the results are printed before.
     """
+    try:
+        opened = reopened()
+    except Exception as error:  # any that a library raises for a graph that it cannot run
+        raise DifferentError(f"it cannot be opened again ({error})") from error
+    (images, source), (height, width) = photographs, size
+    # The larger the images, the fewer: the time for all three sizes is about the same.
+    sizes = ((IMAGES, (height, width)), (2, ODD), (1, (2 * height, 2 * width)))
+    rows = [differences(graph, opened, images[:number], size) for number, size in sizes]
+    show(rows, source, raw=graph.raw)
+    check(rows, graph)
+    return rows
+
+
+@torch.inference_mode()
+def differences(graph: Graph, opened: Opened, images: Sequence[Image.Image], size: tuple[int, int]) -> Row:
+    """Measure how much an opened file differs from its graph on images that are resized to `size`, height and width."""
     resized = [np.array(image.resize(size[::-1], Image.Resampling.BILINEAR)) for image in images]
     batch = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).contiguous()  # (N, 3, H, W)
     _, torch_speed = _timed(graph, batch)
     found, file_speed = _timed(opened, batch)
     logits = graph.logits(batch)
-    wanted = logits if graph.raw else logits.softmax(1).amax(1)
-    difference = (found[-1] - wanted).abs()
-    most = difference.amax(1) if graph.raw else difference  # (N, H, W)
+    if graph.raw:
+        labels, difference = found[0].argmax(1), (found[0] - logits).abs().amax(1)  # (N, H, W) both
+    else:
+        labels, difference = found[0], (found[1] - logits.softmax(1).amax(1)).abs()
     tolerance = TOLERANCE * logits.abs().max().item()
-    best = logits.topk(2, dim=1).values  # (N, 2, H, W)
-    ties = best[:, 0] - best[:, 1] < 2 * tolerance  # either may be off by it
-    differs = (found[-1].argmax(1) if graph.raw else found[0]) != logits.argmax(1)
+    best, second = logits.topk(2, dim=1).values.unbind(1)  # (N, H, W) both
+    ties = best - second < 2 * tolerance  # either may be off by it
+    differs = labels != logits.argmax(1)
     return Row(
         *size,
         images=len(batch),
@@ -113,7 +134,7 @@ def differences(graph: Graph, opened: Opened, images: Sequence[Image.Image], siz
         tolerance=tolerance,
         same=1 - differs.float().mean().item(),
         ties=ties.float().mean().item(),
-        beyond=(~(most <= tolerance) | differs & ~ties).float().mean().item(),  # so that NaN also counts
+        beyond=(~(difference <= tolerance) | differs & ~ties).float().mean().item(),  # NaN is no number within the tolerance
         torch_speed=torch_speed,
         file_speed=file_speed,
     )
@@ -144,15 +165,8 @@ def check(rows: Sequence[Row], graph: Graph) -> None:
             )
 
 
-def show(rows: Sequence[Row], source: str, raw: bool, console: Console) -> None:
-    """Print the results of the comparison.
-
-    Args:
-        rows: A row a size.
-        source: Where the images are from.
-        raw: Whether logits were compared; otherwise the scores were.
-        console: The console that the table is printed to.
-    """
+def show(rows: Sequence[Row], source: str, *, raw: bool) -> None:
+    """Print the results of the comparison, a row a size, on images from `source`; of logits if `raw`, else of scores."""
     compared = "logits" if raw else "scores"
     columns = ("size", "images", f"difference of {compared}", "allowed", "same label", "ties", "beyond", "PyTorch", "the file")
     title = f"The file beside PyTorch, on {source}"
@@ -164,4 +178,4 @@ def show(rows: Sequence[Row], source: str, raw: bool, console: Console) -> None:
         shares = (f"{share:.6f}" for share in (row.same, row.ties, row.beyond))
         speeds = (f"{speed:.3g}" for speed in (row.torch_speed, row.file_speed))
         table.add_row(f"{row.height} x {row.width}", str(row.images), *largest, *shares, *speeds)
-    console.print(table)
+    console().print(table)
