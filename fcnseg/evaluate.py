@@ -96,13 +96,12 @@ def keep(measured: Mapping[str, Any], images: PerImage | None, *, cfg: DictConfi
     Raises:
         ValueError: The folder cannot be written.
     """
-    own_test = cfg.set is None and cfg.at != "original" and cfg.tta == "none"
+    own_test = cfg.set is None and cfg.at == "training" and cfg.tta == "none"
     try:
         if not own_test or changed(run, data):
-            how = [data.root.resolve().name, data.only or data.split, measured["size"]]
-            if cfg.tta != "none":
-                how.append(cfg.tta)
-            name = "-".join(map(str, [*how, data.fingerprint[-12:]]))
+            tta = [] if cfg.tta == "none" else [cfg.tta]
+            parts = [data.root.resolve().name, measured["split"], measured["size"], *tta, data.fingerprint[-12:]]
+            name = "-".join(map(str, parts))
             path = run.add_evaluation(name, {**measured, "tta": cfg.tta, "root": str(data.root)}, images)
             console().print(f"these scores are in {path}", highlight=False, soft_wrap=True)
         elif run.result:

@@ -35,43 +35,44 @@ def predict(cfg: DictConfig) -> None:
     from fcnseg.inference.masks import MaskFolder, key_of
     from fcnseg.inference.photographs import photographs
 
-    given = photographs(str(cfg.images), without=out)
-    for path in given.others:
+    files, others = photographs(str(cfg.images), without=out)
+    for path in others:
         warn(f"{path} is skipped: photographs are {', '.join(decode.FORMATS)} files")
     segmenter = inference.load(run.path, **{key: cfg[key] for key in LOADED}).to(cfg.device)
     folder = out / submission.place(config, segmenter.classes, str(cfg.images)) if cfg.format == "voc" else out
     key, wanted = key_of(run, segmenter, oriented=cfg.oriented), {name: cfg[name] for name in WRITTEN}
     masks = MaskFolder(folder=folder, beside=out, key=key, **wanted)
-    masks.check_places(given.files, overwrite=cfg.overwrite)
-    todo = {name: path for name, path in given.files.items() if not masks.has(name, path)}
-    broken, rate = _write(masks, segmenter, todo)
-    there = len(given.files) - len(todo)
-    before = f", {counted(there, 'of them was', 'of them were')} there already" if there else ""
-    output = console()
-    masks_are = counted(len(given.files) - broken, "mask is", "masks are")
-    output.print(f"{masks_are} in {folder}{before}{rate}", soft_wrap=True)
+    masks.check_places(files, overwrite=cfg.overwrite)
+    broken = write(masks, segmenter, files)
     if cfg.table:
-        output.print(f"the classes' shares are in {masks.write_shares(given.files, segmenter.classes)}", soft_wrap=True)
+        tell(f"the classes' shares are in {masks.write_shares(files, segmenter.classes)}")
     if broken:
-        raise RunFailedError(f"{broken} of {counted(len(given.files), 'photograph')} could not be read, the others are done")
+        raise RunFailedError(f"{broken} of {counted(len(files), 'photograph')} could not be read, the others are done")
     if cfg.format == "voc":
-        path = submission.archive(out, folder, given.files)
-        output.print(
-            f"{path} is what VOC's server takes: {counted(len(given.files), 'indexed mask')}, one for each image of"
-            f" {cfg.images}, each of its photograph's size with labels 0..{len(segmenter.classes) - 1}",
-            soft_wrap=True,
+        tell(
+            f"{submission.archive(out, folder, files)} is what VOC's server takes: {counted(len(files), 'indexed mask')}, one"
+            f" for each image of {cfg.images}, each of its photograph's size with labels 0..{len(segmenter.classes) - 1}"
         )
 
 
-def _write(masks: "MaskFolder", segmenter: "Segmenter", photographs: Mapping[str, Path]) -> tuple[int, str]:
-    """Write the masks of photographs; return the number of unreadable ones and a text on the speed."""
+def write(masks: "MaskFolder", segmenter: "Segmenter", files: Mapping[str, Path]) -> int:
+    """Write the masks that are not there yet, and say where they are; return the number of photographs that are broken."""
+    todo = {name: path for name, path in files.items() if not masks.has(name, path)}
     began, broken = time.perf_counter(), 0
-    for error in with_progress(masks.write(segmenter, photographs), "Predicting", len(photographs)):
+    for error in with_progress(masks.write(segmenter, todo), "Predicting", len(todo)):
         if error:
             warn(str(error))
             broken += 1
-    speed = len(photographs) / (time.perf_counter() - began)
-    return broken, f"; {speed:.1f} images/s" if photographs else ""
+    rate = f"; {len(todo) / (time.perf_counter() - began):.1f} images/s" if todo else ""
+    there = len(files) - len(todo)
+    before = f", {counted(there, 'of them was', 'of them were')} there already" if there else ""
+    tell(f"{counted(len(files) - broken, 'mask is', 'masks are')} in {masks.folder}{before}{rate}")
+    return broken
+
+
+def tell(line: str) -> None:
+    """Print a line, which is not cut where the terminal ends: names of files in it can be copied."""
+    console().print(line, soft_wrap=True)
 
 
 if __name__ == "__main__":

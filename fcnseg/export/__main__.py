@@ -26,18 +26,17 @@ def export(cfg: DictConfig) -> None:
     from fcnseg.runs import stored_network
 
     trained = stored_network.load(run.path, trust=cfg.trust)
-    photographs = parity.photographs(run, root=cfg.data.root, trust=cfg.trust)
+    images, source = parity.photographs(run, root=cfg.data.root, trust=cfg.trust)
     graph, written = formats.Graph(trained.net, raw=cfg.raw), formats.FORMATS[cfg.format]
     metadata = formats.metadata(run, trained, name=cfg.format, raw=cfg.raw)
-    rows: list[parity.Row] = []
-
-    def compare(draft: Path) -> None:
-        rows.extend(parity.compare(graph, partial(written.open, draft, graph), photographs, size))
-
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(out, before_rename=compare) as file:
+        with replacing(out) as file:  # an error in this block removes the file
             written.write(graph, metadata, file)
+            file.flush()  # so that it can be opened
+            rows = parity.compare(graph, partial(written.open, Path(file.name), graph), images, size)
+            parity.show(rows, source, raw=cfg.raw)
+            parity.check(rows, graph)
     except parity.DifferentError as error:
         leave(f"{out} was not kept: {error}", FAILED)
     write_json(beside, {**metadata, "parity": [row._asdict() for row in rows]})

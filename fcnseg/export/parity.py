@@ -1,9 +1,10 @@
 """The comparison of an exported file with its network, on photographs at several sizes."""
 
-import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from timeit import repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +27,7 @@ TOLERANCE = 1e-4  # a share of the largest logit: rounding changes a hundredth o
 # The share of the pixels that may differ by more in Wilson's model: where two pixels of a pool are equal but for rounding,
 # either may be the maximum, and unpooling puts it into another place.
 JUMPS = 1e-2
-ENOUGH = 0.3  # the seconds of calls that a speed is measured over
+CALLS = 5  # the number of calls of which the fastest gives the speed
 
 
 class DifferentError(Exception):
@@ -84,31 +85,26 @@ def photographs(run: Run, *, root: str | None, trust: bool) -> tuple[list[Image.
         return [read_image(data_set.image(name)) for name in names[:IMAGES]], source
 
 
-def compare(
-    graph: Graph, reopened: Callable[[], Opened], photographs: tuple[Sequence[Image.Image], str], size: tuple[int, int]
-) -> list[Row]:
+def compare(graph: Graph, reopened: Callable[[], Opened], images: Sequence[Image.Image], size: Sequence[int]) -> list[Row]:
     """Compare a file with its graph at three sizes: the training size, an odd one, and one twice as large as the first.
 
     Args:
         graph: The graph that was exported.
         reopened: Opens the file: see `formats.Opened`.
-        photographs: The value of `photographs`.
+        images: The value of `photographs`.
         size: The height and the width that the network was trained at.
 
     Raises:
-        DifferentError: The file cannot be opened, or differs; the results are printed before.
+        DifferentError: The file cannot be opened.
     """
     try:
         opened = reopened()
     except Exception as error:  # any that a library raises for a graph that it cannot run
         raise DifferentError(f"it cannot be opened again ({error})") from error
-    (images, source), (height, width) = photographs, size
-    # The larger the images, the fewer: the time for all three sizes is about the same.
+    height, width = size
+    # The larger the images, the fewer of them: each comparison takes about the same time.
     sizes = ((IMAGES, (height, width)), (2, ODD), (1, (2 * height, 2 * width)))
-    rows = [differences(graph, opened, images[:number], size) for number, size in sizes]
-    show(rows, source, raw=graph.raw)
-    check(rows, graph)
-    return rows
+    return [differences(graph, opened, images[:number], size) for number, size in sizes]
 
 
 @torch.inference_mode()
@@ -119,35 +115,27 @@ def differences(graph: Graph, opened: Opened, images: Sequence[Image.Image], siz
     _, torch_speed = _timed(graph, batch)
     found, file_speed = _timed(opened, batch)
     logits = graph.logits(batch)
-    if graph.raw:
-        labels, difference = found[0].argmax(1), (found[0] - logits).abs().amax(1)  # (N, H, W) both
-    else:
-        labels, difference = found[0], (found[1] - logits.softmax(1).amax(1)).abs()
+    wanted = logits if graph.raw else logits.softmax(1).amax(1)
+    difference, labels = (found[-1] - wanted).abs(), found[0]
+    if graph.raw:  # of (N, C, H, W) both, that becomes (N, H, W)
+        difference, labels = difference.amax(1), labels.argmax(1)
     tolerance = TOLERANCE * logits.abs().max().item()
     best, second = logits.topk(2, dim=1).values.unbind(1)  # (N, H, W) both
     ties = best - second < 2 * tolerance  # either may be off by it
-    differs = labels != logits.argmax(1)
-    return Row(
-        *size,
-        images=len(batch),
-        difference=difference.max().item(),
-        tolerance=tolerance,
-        same=1 - differs.float().mean().item(),
-        ties=ties.float().mean().item(),
-        beyond=(~(difference <= tolerance) | differs & ~ties).float().mean().item(),  # NaN is no number within the tolerance
-        torch_speed=torch_speed,
-        file_speed=file_speed,
-    )
+    same = labels == logits.argmax(1)
+    beyond = ~(difference <= tolerance) | ~same & ~ties  # not `>`, by which NaN would be within the tolerance
+    most, shares = difference.max().item(), (_share(same), _share(ties), _share(beyond))
+    return Row(*size, len(batch), most, tolerance, *shares, torch_speed, file_speed)
 
 
-def _timed(run: Callable[[Tensor], tuple[Tensor, ...]], batch: Tensor) -> tuple[tuple[Tensor, ...], float]:
+def _share(pixels: Tensor) -> float:
+    return pixels.float().mean().item()
+
+
+def _timed(run: Opened, batch: Tensor) -> tuple[tuple[Tensor, ...], float]:
     """The result of `run`, and the images a second of its fastest call; the first call, which prepares much, is left out."""
-    found, seconds = run(batch), list[float]()
-    while not seconds or sum(seconds) < ENOUGH:
-        start = time.perf_counter()
-        run(batch)
-        seconds.append(time.perf_counter() - start)
-    return found, len(batch) / min(seconds)
+    found = run(batch)
+    return found, len(batch) / min(repeat(partial(run, batch), number=1, repeat=CALLS))
 
 
 def check(rows: Sequence[Row], graph: Graph) -> None:

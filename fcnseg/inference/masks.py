@@ -87,25 +87,21 @@ class MaskFolder(NamedTuple):
         Raises:
             ValueError: The place of the masks cannot be written.
         """
-        with ThreadPoolExecutor(cores()) as pool:
-            # No more masks are written ahead than the network sees at once: memory is bounded if the disk is the slower one.
-            found = segmenter.stream(photographs.values(), scores=self.scores)
-            yield from map_ahead(pool, self._keep, zip(photographs.items(), found, strict=True), segmenter.batch_size)
-
-    def _keep(self, predicted: tuple[tuple[str, Path], Prediction | ValueError]) -> ValueError | None:
-        (name, photograph), prediction = predicted
-        if isinstance(prediction, ValueError):
-            return prediction
         try:
-            self._write(name, photograph, prediction)
-        except OSError as error:
+            with ThreadPoolExecutor(cores()) as pool:
+                # No more masks are written ahead than the network sees at once: memory is bounded if the disk is slower.
+                found = segmenter.stream(photographs.values(), scores=self.scores)
+                yield from map_ahead(pool, self._keep, zip(photographs.items(), found, strict=True), segmenter.batch_size)
+        except OSError as error:  # of a thread that wrote: those of reading are among the results
             raise ValueError(
                 f"cannot write into {self.folder}: {error.strerror}; make room there, or choose another out="
             ) from error
-        return None
 
-    def _write(self, name: str, photograph: Path, prediction: Prediction) -> None:
+    def _keep(self, predicted: tuple[tuple[str, Path], Prediction | ValueError]) -> ValueError | None:
         """Write the files beside a mask, then the mask: if the mask exists, all its files exist."""
+        (name, photograph), prediction = predicted
+        if isinstance(prediction, ValueError):
+            return prediction
         for kind, path in self._more(name).items():
             path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path) as file:
@@ -116,6 +112,7 @@ class MaskFolder(NamedTuple):
                     prediction.picture(sure, oriented=self.oriented).save(file, "PNG")
         self.mask(name).parent.mkdir(parents=True, exist_ok=True)
         prediction.save(self.mask(name), oriented=self.oriented, note=self._note_of(photograph))
+        return None
 
     def write_shares(self, names: Mapping[str, object], classes: Classes) -> Path:
         """Write a table of the share of pixels that each class has in every existing mask."""
@@ -130,9 +127,8 @@ class MaskFolder(NamedTuple):
 
     def _more(self, name: str) -> dict[str, Path]:
         """The files beside a mask, by the names of their folders."""
-        wanted = {"overlays": "jpg"} if self.overlay else {}
-        wanted |= {"scores": "png"} if self.scores else {}
-        return {kind: self.beside / kind / f"{name}.{suffix}" for kind, suffix in wanted.items()}
+        kinds = (("overlays", "jpg", self.overlay), ("scores", "png", self.scores))
+        return {kind: self.beside / kind / f"{name}.{suffix}" for kind, suffix, wanted in kinds if wanted}
 
     def _note_of(self, photograph: Path) -> str:
         """The text that identifies a mask: its settings, its photograph's size and time, the files beside it."""

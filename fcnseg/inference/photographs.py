@@ -1,7 +1,6 @@
 """The photographs that a file, a folder, a pattern or a list stands for, and the names of their masks."""
 
 import glob
-from collections import Counter
 from collections.abc import Iterable
 from itertools import takewhile
 from pathlib import Path
@@ -36,31 +35,29 @@ def photographs(images: str, without: Path) -> Photographs:
     Raises:
         ValueError: There is no such file, or no photograph, or two would have masks of one name.
     """
-    path = Path(images)
-    if path.is_dir():
-        top, paths = path, [file for file in path.rglob("*") if file.is_file()]
-    elif path.suffix == ".txt" and path.is_file():
-        top, paths = _listed(path)
-    elif path.is_file():
-        top, paths = path.parent, [path]
-    else:
-        top, paths = _top(images), [Path(file) for file in glob.glob(images, recursive=True) if Path(file).is_file()]
-    paths = [file for file in {*paths} if not file.resolve().is_relative_to(without.resolve())]
+    top, found = _found(images)
+    paths = {file for file in found if not file.resolve().is_relative_to(without.resolve())}
     if not paths:
         raise ValueError(
             f"images={images}: found nothing outside {without}, wanted a photograph, a folder, a pattern or a .txt file"
         )
-    files = [file for file in paths if file.suffix.lower() in SUFFIXES]
-    others = sorted(set(paths) - set(files))
+    files = sorted(file for file in paths if file.suffix.lower() in SUFFIXES)
+    others = sorted(paths - {*files})
     if not files:
         names = first_of(others)
         raise ValueError(f"images={images}: none of these is a photograph ({', '.join(SUFFIXES)}):\n{names}")
-    return Photographs(_named(sorted(files), top), others)
+    return Photographs(_named(files, top), others)
 
 
-def _top(pattern: str) -> Path:
-    """The folder that holds all possible matches of a pattern."""
-    return Path(*takewhile(lambda part: not glob.has_magic(part), Path(pattern).parts[:-1]))
+def _found(images: str) -> tuple[Path, list[Path]]:
+    """The folder below which the names of the masks begin, and the files, photographs or not, that `images` means."""
+    path = Path(images)
+    if path.is_dir():
+        return path, [file for file in path.rglob("*") if file.is_file()]
+    if path.is_file():  # before the patterns: the name of a file may have brackets in it
+        return _listed(path) if path.suffix == ".txt" else (path.parent, [path])
+    top = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts[:-1]))  # it holds all possible matches
+    return top, [file for file in map(Path, glob.glob(images, recursive=True)) if file.is_file()]
 
 
 def image_set(images: str) -> tuple[voc.Folder, str] | None:
@@ -84,11 +81,14 @@ def _listed(path: Path) -> tuple[Path, list[Path]]:
 
 def _named(files: Iterable[Path], top: Path) -> dict[str, Path]:
     """The files by the names of their masks."""
-    named = [(_below(each, top).with_suffix("").as_posix(), each) for each in files]
-    if twice := [name for name, times in Counter(name for name, _ in named).items() if times > 1]:
-        both = ", ".join(str(each) for name, each in named if name == twice[0])
-        raise ValueError(f"{both} would have masks of one name, {twice[0]}.png: rename one, or predict them one by one")
-    return dict(named)
+    named: dict[str, Path] = {}
+    for file in files:
+        name = _below(file, top).with_suffix("").as_posix()
+        if (other := named.setdefault(name, file)) is not file:
+            raise ValueError(
+                f"{other}, {file} would have masks of one name, {name}.png: rename one, or predict them one by one"
+            )
+    return named
 
 
 def _below(path: Path, top: Path) -> Path:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import TypeVar, overload
 
@@ -41,8 +41,7 @@ class _Work:
         prediction: The prediction so far, or the error that says why the photograph cannot be read.
         pixels: (h, w, 3) uint8: the photograph, squashed to the network's size unless the network sees tiles.
         tiles: The parts that the network sees, one at a time; without `Segmenter.tile`, one tile for the whole photograph.
-        unseen: The number of tiles that the network has not seen yet.
-        jobs: The threads' work on the tiles that the network has seen.
+        jobs: The threads' work on the tiles that the network has seen, a job a tile.
     """
 
     prediction: Prediction | ValueError
@@ -50,8 +49,10 @@ class _Work:
     tiles: list[Tile] = field(default_factory=list)
     jobs: list[Future[None]] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        self.unseen = len(self.tiles)
+    @property
+    def is_seen(self) -> bool:
+        """Whether the network has seen all of it."""
+        return len(self.jobs) == len(self.tiles)
 
     @property
     def size(self) -> int:
@@ -110,14 +111,7 @@ class Segmenter:
         bf16: bool = False,
     ) -> None:
         check_whole_number("batch_size", batch_size, 1)
-        if tile is None and overlap is not None:
-            raise ValueError(f"overlap={overlap} is that of tiles: give tile=, too")
-        if tile is not None:
-            check_whole_number("tile", tile, MIN_SIZE)
-            check_whole_number("overlap", overlap := tile // 4 if overlap is None else overlap, 0)
-            if overlap > tile // 2:
-                raise ValueError(f"overlap={overlap}: wanted at most half of tile={tile}")
-        self.classes, self.size, self.tta, self.tile, self.overlap = classes, sides(size), tta, tile, overlap or 0
+        self.classes, self.size, self.tta, self.tile, self.overlap = classes, sides(size), tta, tile, _overlap(tile, overlap)
         self.batch_size, self.bf16, self.device = batch_size, bf16, torch.device("cpu")
         self.memory_format = memory_format(net)
         self.net = averaged(net, tta).to(memory_format=self.memory_format)
@@ -196,7 +190,7 @@ class Segmenter:
                 self._see(batch, pool)
                 # The first is complete when all its tiles have been seen, and results keep the order of the photographs. It
                 # waits until many do, so that the threads can work on it while the network goes on.
-                while waiting and not waiting[0].unseen and self._are_many(waiting):
+                while waiting and waiting[0].is_seen and self._are_many(waiting):
                     yield waiting.popleft().done()
             yield from (work.done() for work in waiting)
 
@@ -225,7 +219,6 @@ class Segmenter:
         windows = torch.stack([work.window(tile) for work, tile in batch])  # (N, h, w, 3)
         images = windows.permute(0, 3, 1, 2)  # (N, 3, h, w), channels last
         for (work, tile), logits in zip(batch, self.logits(images), strict=True):
-            work.unseen -= 1
             work.jobs.append(pool.submit(work.place, tile, logits))
 
 
@@ -256,16 +249,21 @@ def load(
     trained, result = stored_network.load(folder, trust=trust), Run(Path(folder)).result or {}
     size = trained.config.data.get("size")
     check_settings(size=size, batch_size=batch_size, split=SPLITS[0], limit=None)
-    return Segmenter(
-        trained.net,
-        trained.classes,
-        size,
-        tta=tta,
-        tile=tile,
-        overlap=overlap,
-        batch_size=batch_size,
-        bf16=str(result.get("precision")).startswith("bf16"),
-    )
+    bf16 = str(result.get("precision")).startswith("bf16")
+    return Segmenter(trained.net, trained.classes, size, tta=tta, tile=tile, overlap=overlap, batch_size=batch_size, bf16=bf16)
+
+
+def _overlap(tile: int | None, overlap: int | None) -> int:
+    """The pixels that neighbouring tiles share; refuses tiles and overlaps that are out of their range."""
+    if tile is None:
+        if overlap is not None:
+            raise ValueError(f"overlap={overlap} is that of tiles: give tile=, too")
+        return 0
+    check_whole_number("tile", tile, MIN_SIZE)
+    check_whole_number("overlap", overlap := tile // 4 if overlap is None else overlap, 0)
+    if overlap > tile // 2:  # each tile would keep less than nothing between the halves that its neighbours keep
+        raise ValueError(f"overlap={overlap}: wanted at most half of tile={tile}")
+    return overlap
 
 
 def map_ahead(pool: ThreadPoolExecutor, function: Callable[[T], U], items: Iterable[T], most: int) -> Iterator[U]:
@@ -279,12 +277,7 @@ def map_ahead(pool: ThreadPoolExecutor, function: Callable[[T], U], items: Itera
 
 
 def _batches(windows: Iterable[tuple[_Work, Tile]], most: int) -> Iterator[list[tuple[_Work, Tile]]]:
-    """Batches of at most `most` consecutive windows of one shape."""
-    batch: list[tuple[_Work, Tile]] = []
-    for work, tile in windows:
-        if batch and (len(batch) == most or work.window(tile).shape != batch[0][0].window(batch[0][1]).shape):
+    """Batches of at most `most` consecutive windows of one shape, since a tensor has one."""
+    for _, alike in groupby(windows, key=lambda window: window[0].window(window[1]).shape):
+        while batch := [*islice(alike, most)]:
             yield batch
-            batch = []
-        batch.append((work, tile))
-    if batch:
-        yield batch

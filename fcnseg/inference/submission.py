@@ -48,19 +48,19 @@ def archive(top: Path, masks: Path, photographs: Mapping[str, Path]) -> Path:
     Raises:
         ValueError: A mask has another size than its photograph's file; the message names all of them.
     """
-    problems = []
-    for name, photograph in photographs.items():
-        with Image.open(masks / f"{name}.png") as mask, Image.open(photograph) as image:
-            if mask.size != image.size:  # by the EXIF orientation of the photograph, which the server does not heed
-                sizes = f"is {mask.width}x{mask.height}, its photograph {image.width}x{image.height}"
-                problems.append(f"{name}: {sizes}")
-    if problems:
+    files = {name: masks / f"{name}.png" for name in photographs}
+    sizes = {name: (_size(files[name]), _size(photograph)) for name, photograph in photographs.items()}
+    # They differ by the EXIF orientation of the photograph, which the server does not heed.
+    if turned := [f"{name}: is {mask}, its photograph {image}" for name, (mask, image) in sizes.items() if mask != image]:
         raise ValueError(
-            f"the server would refuse {len(problems)} masks in {masks}, give oriented=false overwrite=true:\n"
-            f"{first_of(problems)}"
+            f"the server would refuse {len(turned)} masks in {masks}, give oriented=false overwrite=true:\n{first_of(turned)}"
         )
-    with replacing(path := top / "results.tgz") as file, tarfile.open(fileobj=file, mode="w:gz") as tar:
-        for name in photographs:
-            place = masks / f"{name}.png"
-            tar.add(place, place.relative_to(top))
+    with replacing(path := top / "results.tgz") as draft, tarfile.open(fileobj=draft, mode="w:gz") as tar:
+        for file in files.values():
+            tar.add(file, file.relative_to(top))
     return path
+
+
+def _size(path: Path) -> str:
+    with Image.open(path) as image:
+        return f"{image.width}x{image.height}"
