@@ -43,12 +43,11 @@ def benchmark(cfg: DictConfig) -> None:
     from fcnseg.benchmark.step import machine
 
     console, figures = messages.console(), {"The machine": [machine()]}
-    measure = {"gpu_day": gpu_day, "growth": growth, "augment": augment, "arms": comparison}[mode]
     if mode == "gpu_day":
         cfg.json = cfg.json or "gpu_day.json"
     else:
-        resolve(cfg)
-        build.data(cfg).prepare_data()  # not in another process: here, its progress and its errors are seen
+        build.data(resolve(cfg)).prepare_data()  # not in another process: here, its progress and its errors are seen
+    measure = {"gpu_day": gpu_day, "growth": growth, "augment": augment, "arms": comparison}[mode]
     with console.status("measuring") as status:
         for number, found in enumerate(measure(cfg), 1):
             status.update(f"measuring; {number} done, the last for the table {', '.join(found)}")
@@ -76,11 +75,16 @@ def check_settings(cfg: DictConfig) -> str:
     (mode,) = chosen or ["arms"]
     if mode == "growth" and cfg.choices.data != "shapes":
         raise ValueError(f"growth=true with data={cfg.choices.data}: wanted data=shapes, whose number of images can be set")
+    check_effects(mode)
+    return mode
+
+
+def check_effects(mode: str) -> None:
+    """Refuse settings of the command line that have no effect on what is measured."""
     where, unused = MODES[mode]
     for override in parse(HydraConfig.get().overrides.task):
         if re.fullmatch(f"{unused}|{UNUSED}", override.key_or_group):
             raise ValueError(f"{override.input_line} has no effect {where}: leave it out")
-    return mode
 
 
 def resolve(cfg: DictConfig) -> DictConfig:
@@ -102,14 +106,14 @@ def resolve(cfg: DictConfig) -> DictConfig:
 
 def comparison(cfg: DictConfig) -> Iterator[Tables]:
     """The arms in turns, their share of what the machine could do, and the parts by themselves."""
-    from fcnseg.benchmark.arms import take_turns
+    from fcnseg.benchmark.arms import take_turns, train
     from fcnseg.benchmark.parts import PARTS
     from fcnseg.benchmark.step import limits, operations
 
     (speeds,) = rows(partial(call, limits, cfg), {})
     if "failed" in speeds:
         yield {"The machine's limits": [speeds]}
-    for arms in take_turns(cfg, speeds):
+    for arms in take_turns(list(cfg.arms), partial(call, train, cfg, steps=cfg.steps), speeds, cfg.repeats):
         yield {"Training: medians of turns": arms}
     yield from measured("A step's operations", partial(call, operations, cfg))
     yield from measured("Parts", lambda part: call(PARTS[part], cfg), cases(part=PARTS))

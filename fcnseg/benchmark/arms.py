@@ -2,7 +2,6 @@
 
 import resource
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from math import prod
 from pathlib import Path
 from statistics import median
@@ -103,8 +102,7 @@ def image_loader(data: VOCDataModule, device: torch.device) -> DataLoader[Any]:
     Raises:
         ValueError: The images are not where torchvision looks for VOC.
     """
-    found = data.source(data.root)
-    folder, place = found.path, {name: index for index, name in enumerate(found.names("train"))}
+    folder = data.source(data.root).path
     if folder.parts[-2:] != ("VOCdevkit", "VOC2012"):
         raise ValueError(f"data.root={data.root} has VOC in {folder}; torchvision wants it in VOCdevkit/VOC2012")
     size, to_float = sides(data.size), v2.ToDtype(torch.float32, scale=True)
@@ -113,7 +111,7 @@ def image_loader(data: VOCDataModule, device: torch.device) -> DataLoader[Any]:
     return DataLoader(
         VOCSegmentation(folder.parent.parent, image_set="train", transform=image, target_transform=mask),
         data.batch_size,
-        sampler=[place[name] for name in data.names("train", data.train_dataloader().order(0))],
+        sampler=data.train_dataloader().order(0).tolist(),  # a pack has the order of VOC's list
         num_workers=cores(),
         pin_memory=device.type == "cuda",
         persistent_workers=True,
@@ -195,8 +193,10 @@ Train = Callable[[Any, Any, SegmentationTask, Clock], None]
 THEIRS: dict[str, Train] = {"plain": train_in_a_loop, "lightning": train_with_lightning}  # the others train as a run
 
 
-def take_turns(cfg: Any, limits: Mapping[str, Any]) -> Iterator[list[Figures]]:
-    """Train with the arms `cfg.arms` in `cfg.repeats` turns each; after every turn, yield the `table` of all so far.
+def take_turns(
+    arms: Sequence[str], work: Callable[[str], Figures], limits: Mapping[str, Any], repeats: int = 1
+) -> Iterator[list[Figures]]:
+    """Train with each arm `repeats` times by `work`, in turns; after every turn, yield the `table` of all so far.
 
     Because of the turns, other work on the machine slows all arms alike.
 
@@ -204,10 +204,10 @@ def take_turns(cfg: Any, limits: Mapping[str, Any]) -> Iterator[list[Figures]]:
         RunFailedError: The arms' first losses do not agree: they would not train the same.
     """
     turns: dict[str, list[Figures]] = {}
-    for number in range(cfg.repeats):
+    for number in range(repeats):
         # Every other round in reverse: a machine that slows down affects all arms alike.
-        for arm in list(cfg.arms)[:: -1 if number % 2 else 1]:
-            turns.setdefault(arm, []).extend(rows(partial(call, train, cfg, steps=cfg.steps), {"arm": arm}))
+        for arm in arms[:: -1 if number % 2 else 1]:
+            turns.setdefault(arm, []).extend(rows(work, {"arm": arm}))
             yield table([_median(done) for done in turns.values()], limits)
 
 
@@ -227,18 +227,26 @@ def table(arms: Sequence[Figures], limits: Mapping[str, Any]) -> list[Figures]:
     """
     trained = [arm for arm in arms if "failed" not in arm]
     plain = next((arm["images_per_s"] for arm in trained if arm["arm"] == "plain"), None)
-    shares = {}
     for arm in trained:
-        first, wanted, loss = trained[0], float(trained[0]["first_loss"]), float(arm["first_loss"])
-        allowed = FULL if arm["precision"] == first["precision"] == "32-true" else REDUCED
-        if not abs(loss - wanted) <= allowed * abs(wanted):
-            raise RunFailedError(
-                f"the first losses of {first['arm']} ({wanted:.6f}) and {arm['arm']} ({loss:.6f}) differ by more than"
-                f" {allowed:g}. Random augmentation and dropout draw differently: set aug=none and a network without dropout"
-            )
+        check_first_losses(trained[0], arm)
         speed, limit = arm["images_per_s"], limits.get(arm["precision"])
-        shares[arm["arm"]] = {"times_plain": plain and speed / plain, "roofline": limit and speed / limit}
-    return [arm | shares.get(arm["arm"], {}) for arm in arms]
+        arm.update(times_plain=plain and speed / plain, roofline=limit and speed / limit)
+    return list(arms)
+
+
+def check_first_losses(one: Figures, other: Figures) -> None:
+    """Refuse two arms that do not train the same.
+
+    Raises:
+        RunFailedError: Their first losses differ by more than rounding.
+    """
+    wanted, loss = float(one["first_loss"]), float(other["first_loss"])
+    allowed = FULL if one["precision"] == other["precision"] == "32-true" else REDUCED
+    if not abs(loss - wanted) <= allowed * abs(wanted):  # not `>`, by which NaN would be the same
+        raise RunFailedError(
+            f"the first losses of {one['arm']} ({wanted:.6f}) and {other['arm']} ({loss:.6f}) differ by more than"
+            f" {allowed:g}. Random augmentation and dropout draw differently: set aug=none and a network without dropout"
+        )
 
 
 def epoch(cfg: Any) -> Figures:

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.profiler import profile
 from torch.utils._pytree import tree_leaves
 
-from fcnseg.benchmark.arms import FULL, REDUCED, table, train
+from fcnseg.benchmark.arms import FULL, REDUCED, take_turns, train
 from fcnseg.benchmark.step import bare_step, fabric_of, limits, prepare
 from fcnseg.benchmark.tables import Figures, Tables, call, cases, measured
 from fcnseg.data import voc
@@ -42,6 +42,7 @@ VOC_COUNTS = {"train": IMAGES["train"], "val": IMAGES["val"] + IMAGES["test"]}  
 SIZE = (500, 500)  # the square in pixels that VOC's images fit
 FEW = {"train": 32, "val": 8}  # the numbers of images on a CPU
 ON_CPU = ("data.size=32", "data.batch_size=4", "trainer.max_epochs=2")
+ARMS = ("plain", "lightning", "fcnseg", "everything")
 STEPS = 5  # the number of steps after which losses are compared
 EXACT = ("trainer.deterministic=true", "trainer.max_epochs=3", "checkpoint.min_seconds=0")
 SAVED, KILLED = 11, 13  # the steps after which a run is saved and killed
@@ -67,8 +68,6 @@ class Day:
     folder: Path  # the folder for data and runs
     end: float  # the time, by `time.monotonic`, at which everything must be done
     on_gpu: bool  # whether there is a GPU to train on; a CPU gets less work
-    limits: dict[str, Figures] = field(default_factory=dict)  # the most images/s, by network and precision
-    trained: dict[str, list[Figures]] = field(default_factory=dict)  # the figures of each arm so far, by network
 
     @property
     def left(self) -> float:
@@ -148,12 +147,12 @@ def _end(run: Path) -> list[Any]:
 
 def images(day: Day) -> Figures:
     """Write generated images of VOC's number and size, in as many processes as there are cores."""
-    start, counts, processes = time.monotonic(), VOC_COUNTS if day.on_gpu else FEW, cores()
+    start, counts = time.monotonic(), VOC_COUNTS if day.on_gpu else FEW
     names = [str(number) for number in range(sum(counts.values()))]
     sets = {"train": names[: counts["train"]], "val": names[counts["train"] :]}
     folder = voc.new_folder(day.folder / "VOCdevkit" / "VOC2012", sets)
-    with ThreadPoolExecutor(processes) as pool:
-        list(pool.map(lambda first: day.call(_write, folder, names[first::processes]), range(processes)))
+    with ThreadPoolExecutor(cores()) as pool:
+        list(pool.map(lambda first: day.call(_write, folder, names[first :: cores()]), range(cores())))
     return {**counts, "seconds": time.monotonic() - start}
 
 
@@ -165,14 +164,11 @@ def _write(folder: voc.Folder, names: Sequence[str]) -> None:
         ImageOps.contain(mask, SIZE, Image.Resampling.NEAREST).save(folder.mask(name))
 
 
-def speed(day: Day, network: str, arm: str) -> Figures:
-    """An arm of the benchmark, trained once: its speed, its share of the roofline, and the most memory that it took."""
+def speed(day: Day, network: str) -> list[Figures]:
+    """The arms of the benchmark, each trained once: their speed, their share of the roofline, and their memory."""
     cfg = day.compose(*day.settings(f"model={network}", *NETWORKS[network], "data.batch_size=32"))
-    if network not in day.limits:
-        day.limits[network] = day.call(limits, cfg)
-    trained = day.trained.setdefault(network, [])
-    trained.append({"arm": arm, **day.call(train, cfg, arm, steps=day.steps)})
-    return table(trained, day.limits[network])[-1]
+    *_, arms = take_turns(ARMS, partial(day.call, train, cfg, steps=day.steps), day.call(limits, cfg))
+    return arms
 
 
 def host(day: Day, network: str) -> Figures:
@@ -214,37 +210,35 @@ class Item(NamedTuple):
     """A table of the day."""
 
     title: str
-    work: Callable[..., Figures]  # the function that measures a row
-    cases: Sequence[Figures]  # the arguments of `work` after the first, for each row
-    seconds: int  # the time that a row takes on a GPU; it is left out if less time is left
-    at_once: int = 1  # the number of rows that are measured at the same time on a GPU
+    work: Callable[..., Figures | list[Figures]]  # the function that measures a row, or several
+    cases: Sequence[Figures]  # the arguments of `work` after the first, for each of its calls
+    seconds: int  # the time that a call takes on a GPU; it is left out if less time is left
+    at_once: int = 1  # the number of calls at the same time on a GPU
 
 
 def items() -> list[Item]:
     """All tables, the most important first."""
     networks, experiments = cases(network=NETWORKS), cases(experiment=PAPER)
     precisions = cases(network=NETWORKS, precision=("32-true", "bf16-mixed"))
-    arms, compiled = (cases(network=NETWORKS, arm=arm) for arm in (("plain", "lightning", "fcnseg"), ("everything",)))
     return [
         Item("Losses on the CPU and on the device", correctness, precisions, 10),
         Item("Deterministic runs: repeated, and killed and resumed", exactness, networks, 40, at_once=4),
         Item("Generated images of VOC's size", images, cases(), 10),
-        Item("Training: speed and memory", speed, arms, 15),
+        Item("Training: speed and memory", speed, networks, 60),
         Item("A step's work on the host, at 32 px", host, networks, 15),
         Item("The paper, all experiments at once", paper, experiments, 60, at_once=len(experiments)),
-        Item("Training, compiled", speed, compiled, 60),
     ]
 
 
 def measure(day: Day) -> Iterator[Tables]:
-    """Measure all items; after every row, yield the rows of its table so far."""
+    """Measure all items; after every call, yield the rows of its table so far."""
     for item in items():
         at_once = item.at_once if day.on_gpu else 1
         yield from measured(item.title, partial(within_time, day, item), item.cases, at_once=at_once)
 
 
-def within_time(day: Day, item: Item, **case: str) -> Figures:
-    """The row of an item, if there is time for it."""
+def within_time(day: Day, item: Item, **case: str) -> Figures | list[Figures]:
+    """The rows of a call of an item, if there is time for it."""
     if day.left < item.seconds:
         return {"failed": f"skipped: it takes {item.seconds} s, and {day.left:.0f} s are left of the budget"}
     return item.work(replace(day, end=min(day.end, time.monotonic() + HANGS * item.seconds)), **case)

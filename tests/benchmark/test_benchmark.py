@@ -244,10 +244,10 @@ def test_the_readme_names_what_there_is():
     assert len(named) >= 3
 
 
-def with_small_peaks(work, *args):
+def with_small_peaks(work, *args, **named):
     """What `work` returns in a process that measures the machine's peaks on small matrices: those of a user take seconds."""
     step.MATMUL["cpu"], step.COPIED["cpu"] = 64, 2**16
-    return work(*args)
+    return work(*args, **named)
 
 
 def test_comparison(command, root, tmp_path, monkeypatch):
