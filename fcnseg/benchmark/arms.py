@@ -32,6 +32,7 @@ from fcnseg.machine.limits import cores
 from fcnseg.machine.signals import StopRequest
 from fcnseg.runs.costs import now
 from fcnseg.runs.folder import Run
+from fcnseg.runs.result import Code
 from fcnseg.task import SegmentationTask
 
 FULL, REDUCED = 1e-4, 1e-2  # the largest relative difference of first losses: in float32, with bfloat16
@@ -180,9 +181,8 @@ def train_with_lightning(cfg: Any, data: VOCDataModule, task: SegmentationTask, 
 def train_as_a_run(cfg: Any, data: Any, task: SegmentationTask, clock: Clock, val: Any = None) -> None:
     """Train as `python -m fcnseg.train` does, with all callbacks of a run; a batch is validated after the timed steps."""
     with TemporaryDirectory() as folder:
-        trainer: Any = Training(
-            cfg, run := Run(Path(folder)), StopRequest(), Console(quiet=True), {"commit": None, "dirty": None}
-        ).trainer
+        run, code = Run(Path(folder)), Code(commit=None, dirty=None)
+        trainer: Any = Training(cfg, run, StopRequest(), Console(quiet=True), code).trainer
         run.start(cfg)
         trainer.callbacks.append(clock.callback)
         trainer.fit_loop.max_epochs = trainer.limit_val_batches = 1

@@ -4,28 +4,16 @@ import glob
 from collections.abc import Iterable
 from itertools import takewhile
 from pathlib import Path
-from typing import NamedTuple
 
 from fcnseg.data import voc
 from fcnseg.data.dataset import SUFFIXES
 from fcnseg.errors import first_of
 
 
-class Photographs(NamedTuple):
-    """The photographs that `images=` of the command `predict` stands for.
+def photographs(images: str, without: Path) -> tuple[dict[str, Path], list[Path]]:
+    """The photographs that `images` means, and the other files there, which have no suffix of a photograph.
 
-    Attributes:
-        files: The file of each photograph, by the name of its mask without the suffix: its path below the given
-            folder.
-        others: Files in the folder that have no suffix of a photograph.
-    """
-
-    files: dict[str, Path]
-    others: list[Path]
-
-
-def photographs(images: str, without: Path) -> Photographs:
-    """The photographs that `images` means.
+    A photograph's key is the name of its mask without the suffix: its path below the given folder.
 
     Args:
         images: A file; a folder, with all folders below it; a pattern such as photos/**/*.jpg; or a .txt file with a path a
@@ -46,7 +34,7 @@ def photographs(images: str, without: Path) -> Photographs:
     if not files:
         names = first_of(others)
         raise ValueError(f"images={images}: none of these is a photograph ({', '.join(SUFFIXES)}):\n{names}")
-    return Photographs(_named(files, top), others)
+    return _named(files, top), others
 
 
 def _found(images: str) -> tuple[Path, list[Path]]:
