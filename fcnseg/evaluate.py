@@ -64,7 +64,7 @@ def reopened(cfg: DictConfig, run: Run) -> "tuple[VOCDataModule, SegmentationTas
     from fcnseg.models.tta import averaged
     from fcnseg.runs import provenance, reopen
 
-    if cfg.verify:
+    if cfg.verify:  # scores of other weights would be taken for those of the result
         provenance.check_checkpoint(run)
     data = reopen.data(stored, root=cfg.data.root, only=cfg.set, trust=cfg.trust)
     if cfg.set is None and (change := changed(run, data)):
@@ -104,7 +104,7 @@ def keep(measured: Mapping[str, Any], images: PerImage | None, *, cfg: DictConfi
             name = "-".join(map(str, parts))
             path = run.add_evaluation(name, {**measured, "tta": cfg.tta, "root": str(data.root)}, images)
             console().print(f"these scores are in {path}", highlight=False, soft_wrap=True)
-        elif run.result:
+        elif run.result:  # images.npz belongs to it
             run.add_images(images)
     except ValueError as error:
         if not own_test:

@@ -110,7 +110,7 @@ def comparison(cfg: DictConfig) -> Iterator[Tables]:
     from fcnseg.benchmark.parts import PARTS
     from fcnseg.benchmark.step import limits, operations
 
-    (speeds,) = rows(partial(call, limits, cfg), {})
+    (speeds,) = rows(partial(call, limits, cfg), {})  # if that fails, the arms are still compared with one another
     if "failed" in speeds:
         yield {"The machine's limits": [speeds]}
     for arms in take_turns(list(cfg.arms), partial(call, train, cfg, steps=cfg.steps), speeds, cfg.repeats):

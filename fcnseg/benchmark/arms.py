@@ -1,7 +1,7 @@
 """The arms: five ways to train the same network on the same images in the same order, two of them as people write them."""
 
 import resource
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import prod
 from pathlib import Path
 from statistics import median
@@ -13,7 +13,6 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import LambdaCallback
 from rich.console import Console
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassJaccardIndex
 from torchvision.datasets import VOCSegmentation
@@ -21,7 +20,7 @@ from torchvision.transforms import InterpolationMode, v2
 
 from fcnseg import build
 from fcnseg.benchmark.step import fabric_of, task_of
-from fcnseg.benchmark.tables import Figures, call, rows
+from fcnseg.benchmark.tables import Figures, Work, call, rows
 from fcnseg.data import sides, spelled
 from fcnseg.data.dataset import MEAN, STD, VOID
 from fcnseg.data.module import VOCDataModule
@@ -103,7 +102,8 @@ def image_loader(data: VOCDataModule, device: torch.device) -> DataLoader[Any]:
     Raises:
         ValueError: The images are not where torchvision looks for VOC.
     """
-    folder = data.source(data.root).path
+    found = data.source(data.root)
+    folder, place = found.path, {name: index for index, name in enumerate(found.names("train"))}
     if folder.parts[-2:] != ("VOCdevkit", "VOC2012"):
         raise ValueError(f"data.root={data.root} has VOC in {folder}; torchvision wants it in VOCdevkit/VOC2012")
     size, to_float = sides(data.size), v2.ToDtype(torch.float32, scale=True)
@@ -112,7 +112,7 @@ def image_loader(data: VOCDataModule, device: torch.device) -> DataLoader[Any]:
     return DataLoader(
         VOCSegmentation(folder.parent.parent, image_set="train", transform=image, target_transform=mask),
         data.batch_size,
-        sampler=data.train_dataloader().order(0).tolist(),  # a pack has the order of VOC's list
+        sampler=[place[name] for name in data.names("train", data.train_dataloader().order(0))],
         num_workers=cores(),
         pin_memory=device.type == "cuda",
         persistent_workers=True,
@@ -131,13 +131,11 @@ def of_stock_layers(net: nn.Module) -> nn.Module:
 class StockModule(LightningModule):
     """A Lightning module as in tutorials, with the network of `task`, which is changed, and torch's own loss and optimiser."""
 
-    def __init__(self, task: SegmentationTask) -> None:
+    def __init__(self, task: Any) -> None:
         super().__init__()
-        loss: Any = task.loss
         self.net = of_stock_layers(task.net)
-        self.criterion = nn.CrossEntropyLoss(loss.weight if loss.weighted else None, ignore_index=VOID)
-        optimizer: Any = task.optimizer
-        self.make = optimizer.keywords["make"]  # it is a partial of one of torch's classes
+        self.criterion = nn.CrossEntropyLoss(task.loss.weight if task.loss.weighted else None, ignore_index=VOID)
+        self.make = task.optimizer.keywords["make"]  # it is a partial of one of torch's classes
         self.train_iou = MulticlassJaccardIndex(NUM_CLASSES, ignore_index=VOID)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
@@ -150,10 +148,9 @@ class StockModule(LightningModule):
         self.log("train_iou", self.train_iou, on_step=False, on_epoch=True)
         return loss
 
-    def configure_optimizers(self) -> Optimizer:
+    def configure_optimizers(self) -> Any:
         """Make the optimiser, with torch's defaults except for the learning rate."""
-        optimizer: Optimizer = self.make.func(self.net.parameters(), lr=self.make.keywords["lr"])
-        return optimizer
+        return self.make.func(self.net.parameters(), lr=self.make.keywords["lr"])
 
 
 def train_in_a_loop(cfg: Any, data: VOCDataModule, task: SegmentationTask, clock: Clock) -> None:
@@ -193,9 +190,7 @@ Train = Callable[[Any, Any, SegmentationTask, Clock], None]
 THEIRS: dict[str, Train] = {"plain": train_in_a_loop, "lightning": train_with_lightning}  # the others train as a run
 
 
-def take_turns(
-    arms: Sequence[str], work: Callable[[str], Figures], limits: Mapping[str, Any], repeats: int = 1
-) -> Iterator[list[Figures]]:
+def take_turns(arms: Sequence[str], work: Work, limits: Figures, repeats: int = 1) -> Iterator[list[Figures]]:
     """Train with each arm `repeats` times by `work`, in turns; after every turn, yield the `table` of all so far.
 
     Because of the turns, other work on the machine slows all arms alike.
@@ -219,7 +214,7 @@ def _median(turns: Sequence[Figures]) -> Figures:
     return {**turns[0], "images_per_s": median(speeds), "spread": speeds}
 
 
-def table(arms: Sequence[Figures], limits: Mapping[str, Any]) -> list[Figures]:
+def table(arms: Sequence[Figures], limits: Figures) -> list[Figures]:
     """A row for each arm, with its speed beside that of `plain` and beside the machine's `limits`, images/s by precision.
 
     Raises:

@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_leaves
 
 from fcnseg.benchmark.arms import FULL, REDUCED, take_turns, train
 from fcnseg.benchmark.step import bare_step, fabric_of, limits, prepare
-from fcnseg.benchmark.tables import Figures, Tables, call, cases, measured
+from fcnseg.benchmark.tables import Figures, Tables, Work, call, cases, measured
 from fcnseg.data import voc
 from fcnseg.data.shapes import draw
 from fcnseg.machine.files import read_json
@@ -151,7 +151,7 @@ def images(day: Day) -> Figures:
     names = [str(number) for number in range(sum(counts.values()))]
     sets = {"train": names[: counts["train"]], "val": names[counts["train"] :]}
     folder = voc.new_folder(day.folder / "VOCdevkit" / "VOC2012", sets)
-    with ThreadPoolExecutor(cores()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:  # each thread waits for its process
         list(pool.map(lambda first: day.call(_write, folder, names[first :: cores()]), range(cores())))
     return {**counts, "seconds": time.monotonic() - start}
 
@@ -210,7 +210,7 @@ class Item(NamedTuple):
     """A table of the day."""
 
     title: str
-    work: Callable[..., Figures | list[Figures]]  # the function that measures a row, or several
+    work: Work
     cases: Sequence[Figures]  # the arguments of `work` after the first, for each of its calls
     seconds: int  # the time that a call takes on a GPU; it is left out if less time is left
     at_once: int = 1  # the number of calls at the same time on a GPU

@@ -5,9 +5,10 @@ memory traffic.
 """
 
 import copy
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from statistics import median
 from timeit import timeit
 from typing import Any, NamedTuple
@@ -31,6 +32,7 @@ from fcnseg.task import SegmentationTask
 FLAGS = ("avx2", "avx512_f", "avx512_bf16", "amx_bf16")  # the instructions that multiply, the last two in bfloat16
 DTYPES = {"32-true": torch.float32}  # the type that a precision computes in; it is bfloat16 for all others
 LISTED = 12  # the number of operations that are shown one by one
+SUMMED = ("calls", "ms", "ideal_ms", "lost_ms")  # the figures that are added up for all others, and for all
 UNREAD = ("_unsafe_view", "empty", "empty_like")  # these move no byte, though torch does not call them views
 MATMUL = {"cpu": 2048, "cuda": 8192}  # the rows of the matrices whose product shows the peak of arithmetic
 COPIED = {"cpu": 2**28, "cuda": 2**32}  # the bytes of the copy that shows the peak of memory traffic
@@ -74,9 +76,7 @@ def bare_step(task: SegmentationTask, batch: Any, fabric: Fabric) -> Callable[[]
     return step
 
 
-def seconds(
-    *jobs: Job, device: torch.device, repeats: int = 10, of: Callable[[Sequence[float]], float] = median
-) -> list[float]:
+def seconds(*jobs: Job, device: torch.device, repeats: int = 10, of: Callable[..., float] = median) -> list[float]:
     """The median seconds of each job, or their minimum (`of=min`); the jobs take turns, and their first calls do not count."""
     turns = [[timeit(job, timer=partial(now, device), number=1) for job in jobs] for _ in range(1 + repeats)]
     return [of(taken) for taken in zip(*turns[1:], strict=True)]
@@ -182,19 +182,19 @@ def operations(cfg: Any) -> list[Figures]:
     with Operations(fabric.device) as counting:
         for _ in range(cfg.repeats):
             step()
-    kinds = defaultdict(list)
-    for operation in counting.counted:
-        kinds[operation.name, operation.shapes].append(operation)
-    peaks = machine_peaks(fabric.device, DTYPES.get(cfg.trainer.precision, torch.bfloat16))
-    rows: list[Figures] = []
-    for (name, shapes), calls in kinds.items():
-        in_a_step = len(calls) // cfg.repeats
-        ms = 1e3 * in_a_step * median(operation.seconds for operation in calls)
-        ideal_ms = 1e3 * ideal_seconds(calls, **peaks) / cfg.repeats
-        tensors = "  ".join("x".join(map(str, shape)) for shape in shapes[:3] if shape)
-        figures = {"calls": in_a_step, "ms": ms, "ideal_ms": ideal_ms, "lost_ms": ms - ideal_ms}
-        rows.append({"name": name, **figures, "tensors": tensors})
-    rows.sort(key=lambda row: -row["lost_ms"])
-    others, whole = ({key: sum(row[key] for row in some) for key in figures} for some in (rows[LISTED:], rows))
+    kind, peaks = itemgetter(0, 1), machine_peaks(fabric.device, DTYPES.get(cfg.trainer.precision, torch.bfloat16))
+    kinds = [list(calls) for _, calls in groupby(sorted(counting.counted, key=kind), kind)]
+    rows = sorted((_row(calls, cfg.repeats, peaks) for calls in kinds), key=lambda row: -row["lost_ms"])
+    others, whole = ({key: sum(row[key] for row in some) for key in SUMMED} for some in (rows[LISTED:], rows))
     sums = [{"name": "the others", **others}, {"name": "all", **whole}, {"name": "the step", "ms": 1e3 * step_s}]
     return [*rows[:LISTED], *sums]
+
+
+def _row(calls: list[Operation], repeats: int, peaks: dict[str, float]) -> Figures:
+    """The figures of one step for an operation on tensors of the same shapes, from its calls in `repeats` steps."""
+    name, shapes = calls[0][:2]
+    in_a_step = len(calls) // repeats
+    ms = 1e3 * in_a_step * median(call.seconds for call in calls)
+    ideal_ms = 1e3 * ideal_seconds(calls, **peaks) / repeats
+    tensors = "  ".join("x".join(map(str, shape)) for shape in shapes[:3] if shape)
+    return {"name": name, "calls": in_a_step, "ms": ms, "ideal_ms": ideal_ms, "lost_ms": ms - ideal_ms, "tensors": tensors}

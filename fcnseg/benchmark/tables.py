@@ -19,6 +19,7 @@ from rich.table import Table
 T = TypeVar("T")
 Figures = dict[str, Any]  # a row: its cells by their columns
 Tables = dict[str, list[Figures]]  # rows by the title of their table
+Work = Callable[..., Figures | list[Figures]]  # a function that measures a row, or several
 LONGEST = 100  # the most characters that a cell shows
 
 
@@ -50,7 +51,7 @@ def cases(**choices: Iterable[Any]) -> list[Figures]:
     return [dict(zip(choices, values, strict=True)) for values in product(*choices.values())]
 
 
-def rows(work: Callable[..., Figures | list[Figures]], case: Figures) -> list[Figures]:
+def rows(work: Work, case: Figures) -> list[Figures]:
     """The rows that `work(**case)` measures, each with the cells of its case first; one row with the reason if it fails."""
     try:  # JSON has no NaN and no infinity: they become text
         found = json.loads(json.dumps(work(**case)), parse_constant=lambda word: str(float(word)))
@@ -59,9 +60,7 @@ def rows(work: Callable[..., Figures | list[Figures]], case: Figures) -> list[Fi
     return [case | row for row in (found if isinstance(found, list) else [found])]
 
 
-def measured(
-    title: str, work: Callable[..., Figures | list[Figures]], cases: Sequence[Figures] = ({},), *, at_once: int = 1
-) -> Iterator[Tables]:
+def measured(title: str, work: Work, cases: Sequence[Figures] = ({},), *, at_once: int = 1) -> Iterator[Tables]:
     """Measure a table, `at_once` cases at a time, as `rows` does; after each case, in their order, yield all rows so far."""
     found: list[Figures] = []
     with ThreadPoolExecutor(at_once) as pool:

@@ -45,8 +45,8 @@ class _Work:
     """
 
     prediction: Prediction | ValueError
-    pixels: Tensor = field(default_factory=lambda: torch.empty(0))
-    tiles: list[Tile] = field(default_factory=list)
+    pixels: Tensor
+    tiles: list[Tile]
     jobs: list[Future[None]] = field(default_factory=list)
 
     @property
@@ -203,13 +203,13 @@ class Segmenter:
         try:
             photograph = photograph_of(source)
         except ValueError as error:
-            return _Work(error)
+            return _Work(error, torch.empty(0), [])  # complete at once, and given out in its turn
         height, width, orientation = photograph.height, photograph.width, photograph.info.get("orientation", 1)
         if self.tile is None:
             rows, columns = self.size
             photograph = photograph.resize((columns, rows), Image.Resampling.BILINEAR)
         seen = tiles(height, width, self.tile or max(height, width), self.overlap)
-        labels = np.empty((height, width), np.uint8)
+        labels = np.empty((height, width), np.uint8)  # what the threads fill, tile by tile
         found = np.empty(labels.shape if scores else (0, 0), np.float32)
         prediction = Prediction(labels, found, self.classes, source, orientation)
         return _Work(prediction, torch.from_numpy(np.array(photograph)), seen)

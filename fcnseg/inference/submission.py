@@ -32,6 +32,7 @@ def place(config: Mapping[str, Any], classes: Classes, images: str) -> Path:
     voc.VOC.check_same(classes, "VOC's server")
     if not (found := image_set(images)):
         raise ValueError(f"format=voc images={images}: wanted the list of an image set, <VOC2012>/{voc.LISTS}/test.txt")
+    # A file of weights counts, too: it does not tell which images its network has seen.
     pretrained = any(key.split(".")[-1] == "weights" and value for key, value in flatten(config["model"]).items())
     competition = 6 if pretrained or config["choices"]["data"] != paper.DATA else 5
     return Path("results", "VOC2012", "Segmentation", f"comp{competition}_{found[1]}_cls")

@@ -44,6 +44,7 @@ def _cut(length: int, side: int, overlap: int) -> list[tuple[slice, slice, slice
     """The slices `seen`, `kept` and `inner` of each `Tile`, along one axis."""
     starts = [*range(0, max(length - side, 0), side - overlap), max(length - side, 0)]
     ends = [start + min(side, length) for start in starts]
+    # Neighbours meet in the middle of the pixels that they share: there, both see as much around a pixel.
     meet = [(start + end) // 2 for (_, start), (end, _) in zip(pairwise(starts), pairwise(ends), strict=True)]
     spans = zip(starts, ends, [0, *meet], [*meet, length], strict=True)
     return [(slice(a, b), slice(low, high), slice(low - a, high - a)) for a, b, low, high in spans]
