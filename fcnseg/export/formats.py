@@ -42,14 +42,10 @@ class Graph(nn.Module):
         the softmax of the logits at the label; or, if raw, logits (N, C, H, W).
     """
 
-    mean: Tensor  # (3, 1, 1), as `std`
-    std: Tensor
-
     def __init__(self, net: nn.Module, *, raw: bool) -> None:
         super().__init__()
         self.net, self.raw = net, raw
-        for name, values in (("mean", MEAN), ("std", STD)):
-            self.register_buffer(name, torch.tensor(values).mul_(255)[:, None, None])
+        self.mean, self.std = (nn.Buffer(torch.tensor(values).mul_(255)[:, None, None]) for values in (MEAN, STD))  # (3, 1, 1)
         self.eval()
 
     def logits(self, image: Tensor) -> Tensor:
@@ -60,9 +56,7 @@ class Graph(nn.Module):
     def forward(self, image: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Labels and scores, or logits."""
         logits = self.logits(image)
-        if self.raw:
-            return logits
-        return logits.argmax(1).to(torch.uint8), logits.softmax(1).amax(1)
+        return logits if self.raw else (logits.argmax(1).to(torch.uint8), logits.softmax(1).amax(1))
 
 
 class Format(NamedTuple):

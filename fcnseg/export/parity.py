@@ -85,7 +85,7 @@ def photographs(run: Run, *, root: str | None, trust: bool) -> tuple[list[Image.
         return [read_image(data_set.image(name)) for name in names[:IMAGES]], source
 
 
-def compare(graph: Graph, reopened: Callable[[], Opened], images: Sequence[Image.Image], size: Sequence[int]) -> list[Row]:
+def compare(graph: Graph, reopened: Callable[[], Opened], images: Sequence[Image.Image], size: tuple[int, int]) -> list[Row]:
     """Compare a file with its graph at three sizes: the training size, an odd one, and one twice as large as the first.
 
     Args:
@@ -101,10 +101,9 @@ def compare(graph: Graph, reopened: Callable[[], Opened], images: Sequence[Image
         opened = reopened()
     except Exception as error:  # any that a library raises for a graph that it cannot run
         raise DifferentError(f"it cannot be opened again ({error})") from error
-    height, width = size
     # The larger the images, the fewer of them: each comparison takes about the same time.
-    sizes = ((IMAGES, (height, width)), (2, ODD), (1, (2 * height, 2 * width)))
-    return [differences(graph, opened, images[:number], size) for number, size in sizes]
+    sizes = ((IMAGES, size), (2, ODD), (1, (2 * size[0], 2 * size[1])))
+    return [differences(graph, opened, images[:number], each) for number, each in sizes]
 
 
 @torch.inference_mode()

@@ -45,11 +45,9 @@ class MaskFolder(NamedTuple):
         return self.folder / f"{name}.png"
 
     def check_places(self, files: Mapping[str, Path], *, overwrite: bool) -> None:
-        """Refuse to write over a photograph, another file of this command or, without `overwrite`, a file of others.
+        """Refuse to write the masks of `files`, photographs by the names of their masks, over a photograph or one another.
 
-        Args:
-            files: The photographs by the names of their masks.
-            overwrite: Whether masks of other settings may be replaced.
+        Without `overwrite`, other files and masks of other settings are not replaced, either.
 
         Raises:
             ValueError: Something would be lost.
@@ -75,11 +73,7 @@ class MaskFolder(NamedTuple):
         return are_there and {*self._note_of(photograph).split()} <= {*_note(self.mask(name)).split()}
 
     def write(self, segmenter: Segmenter, photographs: Mapping[str, Path]) -> Iterator[ValueError | None]:
-        """Predict and write masks, in threads while the network works.
-
-        Args:
-            segmenter: The trained network that predicts them.
-            photographs: The photograph of each, by its name.
+        """Predict and write the masks of photographs, given by the names of the masks, in threads while the network works.
 
         Yields:
             For each photograph None, or the error that says why it cannot be read.

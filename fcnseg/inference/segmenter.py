@@ -122,9 +122,8 @@ class Segmenter:
         Raises:
             ValueError: There is no such device.
         """
-        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         try:
-            self.device = torch.device(device or accelerator or "cpu")
+            self.device = torch.device(device or torch.accelerator.current_accelerator(check_available=True) or "cpu")
             self.net.to(self.device)
         except (RuntimeError, AssertionError) as error:
             raise ValueError(f"device={device}: {str(error).splitlines()[0]}") from error
