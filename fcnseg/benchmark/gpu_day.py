@@ -11,10 +11,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from lightning import Callback, Trainer
@@ -46,7 +46,7 @@ ARMS = ("plain", "lightning", "fcnseg", "everything")
 STEPS = 5  # the number of steps after which losses are compared
 EXACT = ("trainer.deterministic=true", "trainer.max_epochs=3", "checkpoint.min_seconds=0")
 SAVED, KILLED = 11, 13  # the steps after which a run is saved and killed
-HANGS = 5  # a row that takes so many times its expected time is killed, so that the others get their turn
+MOST_SECONDS = 300  # the seconds after which a process is killed, so that the others get their turn if it hangs
 
 
 def killer(step: int) -> Callback:
@@ -71,8 +71,8 @@ class Day:
 
     @property
     def left(self) -> float:
-        """The seconds that are left."""
-        return max(0.0, self.end - time.monotonic())
+        """The seconds that a process may take from now on."""
+        return min(max(0.0, self.end - time.monotonic()), MOST_SECONDS)
 
     @property
     def steps(self) -> int:
@@ -87,6 +87,14 @@ class Day:
         """The overrides of a network's training on the images of data=shapes."""
         few = () if self.on_gpu else (f"data.source.{key}={count}" for key, count in FEW.items())
         return self.settings("data=shapes", *few, f"model={network}", *NETWORKS[network], *overrides)
+
+    def table(self, title: str, work: Work, cases: Sequence[Figures] = ({},), *, at_once: int = 1) -> Iterator[Tables]:
+        """Measure a table, on a GPU `at_once` cases at a time, and yield its rows as `measured` does."""
+        return measured(title, partial(self.row, work), cases, at_once=at_once if self.on_gpu else 1)
+
+    def row(self, work: Work, **case: str) -> Figures | list[Figures]:
+        """What `work` measures for a case, if there is time left."""
+        return work(self, **case) if self.left else {"failed": "skipped: the seconds of budget= are over"}
 
     def call(self, work: Callable[..., T], *args: Any, **named: Any) -> T:
         """The value of `work`, called in a process of its own, which is killed if it hangs or when no time is left."""
@@ -206,39 +214,13 @@ def paper(day: Day, experiment: str) -> Figures:
     return {"command_s": time.monotonic() - start, **figures, **scores, "floor_miou": done["floor"]["miou"]}
 
 
-class Item(NamedTuple):
-    """A table of the day."""
-
-    title: str
-    work: Work
-    cases: Sequence[Figures]  # the arguments of `work` after the first, for each of its calls
-    seconds: int  # the time that a call takes on a GPU; it is left out if less time is left
-    at_once: int = 1  # the number of calls at the same time on a GPU
-
-
-def items() -> list[Item]:
-    """All tables, the most important first."""
-    networks, experiments = cases(network=NETWORKS), cases(experiment=PAPER)
-    precisions = cases(network=NETWORKS, precision=("32-true", "bf16-mixed"))
-    return [
-        Item("Losses on the CPU and on the device", correctness, precisions, 10),
-        Item("Deterministic runs: repeated, and killed and resumed", exactness, networks, 40, at_once=4),
-        Item("Generated images of VOC's size", images, cases(), 10),
-        Item("Training: speed and memory", speed, networks, 60),
-        Item("A step's work on the host, at 32 px", host, networks, 15),
-        Item("The paper, all experiments at once", paper, experiments, 60, at_once=len(experiments)),
-    ]
-
-
 def measure(day: Day) -> Iterator[Tables]:
-    """Measure all items; after every call, yield the rows of its table so far."""
-    for item in items():
-        at_once = item.at_once if day.on_gpu else 1
-        yield from measured(item.title, partial(within_time, day, item), item.cases, at_once=at_once)
-
-
-def within_time(day: Day, item: Item, **case: str) -> Figures | list[Figures]:
-    """The rows of a call of an item, if there is time for it."""
-    if day.left < item.seconds:
-        return {"failed": f"skipped: it takes {item.seconds} s, and {day.left:.0f} s are left of the budget"}
-    return item.work(replace(day, end=min(day.end, time.monotonic() + HANGS * item.seconds)), **case)
+    """Measure all tables, the most important first; after every case, yield the rows of its table so far."""
+    networks = cases(network=NETWORKS)
+    precisions = cases(network=NETWORKS, precision=("32-true", "bf16-mixed"))
+    yield from day.table("Losses on the CPU and on the device", correctness, precisions)
+    yield from day.table("Deterministic runs: repeated, and killed and resumed", exactness, networks, at_once=len(networks))
+    yield from day.table("Generated images of VOC's size", images)
+    yield from day.table("Training: speed and memory", speed, networks)
+    yield from day.table("A step's work on the host, at 32 px", host, networks)
+    yield from day.table("The paper, all experiments at once", paper, cases(experiment=PAPER), at_once=len(PAPER))

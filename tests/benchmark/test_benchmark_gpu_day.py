@@ -27,27 +27,25 @@ def small(monkeypatch):
     monkeypatch.setattr(gpu_day, "NETWORKS", {"fcn": NARROW})
     monkeypatch.setattr(gpu_day, "PAPER", {"baseline": NARROW})
     monkeypatch.setattr(gpu_day, "ARMS", ("plain", "lightning", "fcnseg"))
-    return {item.title: item for item in gpu_day.items()}
 
 
-def test_without_time_every_row_says_so(command, tmp_path, small):
+@pytest.mark.usefixtures("small")
+def test_without_time_every_row_says_so(command, tmp_path):
     outcome = command(benchmark, "gpu_day=true", "budget=0", "trainer.accelerator=cpu", "json=day.json")
     assert outcome.code == 0, outcome.err
     figures = json.loads((tmp_path / "day.json").read_text())
     assert figures.pop("config")["budget"] == 0
     assert figures.pop("The machine")[0]["cores"] > 0
-    assert {title: len(rows) for title, rows in figures.items()} == {title: len(item.cases) for title, item in small.items()}
+    assert [len(rows) for rows in figures.values()] == [2, 1, 1, 1, 1, 1]
     assert all("skipped" in row["failed"] for rows in figures.values() for row in rows)
     assert outcome.out.count("baseline") == (tmp_path / "day.md").read_text().count("| baseline") == 1
 
 
-def test_a_row_that_fails_says_why_and_the_others_go_on(monkeypatch, tmp_path):
+def test_a_row_that_fails_says_why_and_the_others_go_on(tmp_path):
     def work(day, divisor):
         return {"quotient": 1 / int(divisor), "rest": float("nan")}
 
-    item = gpu_day.Item("Quotients", work, cases(divisor=["0", "2"]), seconds=1)
-    monkeypatch.setattr(gpu_day, "items", lambda: [item])
-    *_, figures = gpu_day.measure(day_of(60, tmp_path))
+    *_, figures = day_of(60, tmp_path).table("Quotients", work, cases(divisor=["0", "2"]))
     failed, divided = figures["Quotients"]
     assert failed["failed"].strip().endswith("ZeroDivisionError: division by zero")
     assert divided == {"divisor": "2", "quotient": 0.5, "rest": "nan"}
@@ -55,13 +53,13 @@ def test_a_row_that_fails_says_why_and_the_others_go_on(monkeypatch, tmp_path):
 
 
 def test_a_row_that_hangs_leaves_the_others_their_time(monkeypatch, tmp_path):
-    item = gpu_day.Item("Sleep", lambda day, sleep: day.call(time.sleep, int(sleep)), cases(sleep=["60"]), seconds=1)
-    monkeypatch.setattr(gpu_day, "items", lambda: [item])
-    monkeypatch.setattr(gpu_day, "HANGS", 2)
+    monkeypatch.setattr(gpu_day, "MOST_SECONDS", 1)
     day = day_of(50, tmp_path)
-    *_, figures = gpu_day.measure(day)
-    assert "terminated abruptly" in figures["Sleep"][0]["failed"]
-    assert day.left > 20
+    *_, figures = day.table("Sleep", lambda day, sleep: {"slept": day.call(time.sleep, int(sleep))}, cases(sleep=["60", "0"]))
+    killed, other = figures["Sleep"]
+    assert "terminated abruptly" in killed["failed"]
+    assert other == {"sleep": "0", "slept": None}
+    assert day.end - time.monotonic() > 20
 
 
 def test_a_process_ends_with_its_time():
@@ -118,12 +116,14 @@ def test_the_host_s_calls_are_those_of_a_step(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_gpu_day_fills_every_table_on_a_cpu_too(command, tmp_path, small):
+@pytest.mark.usefixtures("small")
+def test_a_gpu_day_fills_every_table_on_a_cpu_too(command, tmp_path):
     outcome = command(benchmark, "gpu_day=true", "trainer.accelerator=cpu")
     assert outcome.code == 0, outcome.err
     figures = json.loads((tmp_path / "gpu_day.json").read_text())
-    assert [row for title in small for row in figures[title] if "failed" in row] == []
-    losses, exact, images, arms, (host,), (experiment,) = (figures[title] for title in small)
+    _, _, *tables = figures.values()
+    assert [row for rows in tables for row in rows if "failed" in row] == []
+    losses, exact, images, arms, (host,), (experiment,) = tables
     assert [(row["precision"], row["holds"]) for row in losses] == [("32-true", "yes"), ("bf16-mixed", "yes")]
     assert exact[0]["tensors_and_numbers"] > 500  # the confusion matrix alone has 462 numbers
     assert (exact[0]["differ_in_a_second_run"], exact[0]["differ_when_resumed"]) == (0, 0)
