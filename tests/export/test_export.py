@@ -336,6 +336,14 @@ def test_weights_of_a_librarys_whole_network_are_read_back(tmp_path):
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in net.state_dict().items())
 
 
+def test_a_weight_that_a_file_lacks_is_not_that_of_the_graph(tmp_path):
+    graph = Graph(trained(NETS["fcn"]()), raw=True)
+    first, *others = graph.net.state_dict()
+    torch.save({f"net.{name}": graph.net.state_dict()[name] for name in others}, tmp_path / "some.pth")
+    with pytest.raises(RuntimeError, match=f"Missing key.*{first}"):
+        formats.open_weights(tmp_path / "some.pth", graph)
+
+
 def test_a_network_that_torch_cannot_trace_is_named(tmp_path):
     class Odd(torch.nn.Module):
         def forward(self, image):
