@@ -287,10 +287,9 @@ GIVEN = {  # every setting of a run that may be null, with a value that an exper
 
 def test_what_is_null_in_a_file_may_be_null_under_any_experiment(command, tmp_path):
     groups = ("data", "optimizer", "schedule", "aug", "model")
-    files = {"": CONF / "config.yaml"} | {f"{path.parent.name}.": path for g in groups for path in CONF.glob(f"{g}/*.yaml")}
-    values = {
-        f"{prefix}{key}": value for prefix, path in files.items() for key, value in yaml.safe_load(path.read_text()).items()
-    }
+    files = [("", CONF / "config.yaml"), ("data.", CONF / "data_set.yaml")]
+    files += [(f"{group}.", path) for group in groups for path in CONF.glob(f"{group}/*.yaml")]
+    values = {f"{prefix}{key}": value for prefix, path in files for key, value in yaml.safe_load(path.read_text()).items()}
     assert {key for key, value in values.items() if value is None} - {"name"} <= {*MAY_BE_NULL} == {*GIVEN, "picture"}
     folder = tmp_path / "mine" / "experiment"
     folder.mkdir(parents=True)
@@ -308,7 +307,9 @@ def test_the_help_says_what_may_be_null_or_a_list():
     for words, keys in (("null", MAY_BE_NULL), (re.escape("[height,width]"), MAY_BE_A_LIST)):
         for key in keys:
             group, _, name = key.rpartition(".")
-            files = [*CONF.glob(f"{group}/*.yaml")] if group else [CONF / "config.yaml", CONF / "check.yaml"]
+            files = [CONF / "config.yaml", CONF / "check.yaml"]
+            if group:
+                files = [*CONF.glob(f"{group}/*.yaml"), *([CONF / "data_set.yaml"] if group == "data" else [])]
             lines = re.findall(rf"^ *{name}:.*", "\n".join(path.read_text() for path in files or [CONF / "config.yaml"]), re.M)
             assert [line for line in lines if re.search(words, line)], key
 
@@ -326,6 +327,7 @@ def test_a_setting_of_text_is_a_name_or_a_path_or_else_a_word():
     for path in FILES:
         group = path.parent.name
         prefix = "" if path.parent == CONF or group in ("experiment", "debug") else group
+        prefix = "data" if path.stem == "data_set" else prefix
         for key, value in flatten(OmegaConf.load(path), prefix, resolve=False).items():
             follows = isinstance(value, str) and value.startswith("${")
             if (value is None or isinstance(value, str)) and not (

@@ -12,6 +12,7 @@ from fcnseg.cli.configs import CONF, components, config_folders
 from fcnseg.runs.identity import PRESETS
 
 DEFAULTS = re.compile(r"^defaults:\n(?: .*\n)*\n?", re.M)  # matches the list at a config's head
+SETTING = re.compile(r"^(?=\w)", re.M)  # matches the place where the text of a setting begins
 
 
 def help_text(config_name: str, arguments: Arguments) -> str:
@@ -43,7 +44,22 @@ def _choice(name: str, choices: Mapping[str, Path]) -> str:
     for inner, package in components(cfg) if isinstance(cfg, DictConfig) else ():
         if inner in choices:
             texts.append(f"{package}:\n{indent(_choice(inner, choices), '  ')}")
-    return "".join([*texts, DEFAULTS.sub("", choices[name].read_text(encoding="utf-8"))])
+    return "".join([*texts, *_texts(choices[name], choices).values()])
+
+
+def _texts(path: Path, choices: Mapping[str, Path]) -> dict[str, str]:
+    """The text of every setting of a config, in the place of the setting in the config that it builds on, if there is one.
+
+    The comment at its head has the key "".
+    """
+    settings = DEFAULTS.sub("", path.read_text(encoding="utf-8"))
+    texts = {text[: text.find(":")] if text[0] != "#" else "": text for text in SETTING.split(settings) if text}
+    cfg = OmegaConf.load(path)
+    for base in cfg.get("defaults", ()) if isinstance(cfg, DictConfig) else ():
+        file = CONF / f"{base[1:]}.yaml" if base.startswith("/") else choices.get(base)
+        if file and file.is_file():
+            texts = _texts(file, choices) | texts
+    return texts
 
 
 def _own(path: Path) -> tuple[list[str], dict[str, str | None]]:

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -354,6 +355,19 @@ def test_help_is_of_the_choices_on_the_command_line(command):
     assert "val: 64" in out
     assert "md5" not in out
     assert "wilson" in command(train, "model=wilsn", "-h").out
+
+
+def test_help_has_the_settings_of_the_configs_that_a_choice_builds_on(command):
+    lines = command(train, "data=sbd", "optimizer=sgd", "-h").out.splitlines()
+    data = [line.split()[0] for line in lines[lines.index("  data:  # data=sbd") :] if re.match("    [^ #-]", line)][:10]
+    own = ("_target_:", "root:", "split:", "size:", "pack_size:", "batch_size:", "limit:", "cache:", "download:", "source:")
+    assert data == [*own]
+    assert "    root: data" in [line.partition("#")[0].rstrip() for line in lines]
+    assert [line.strip() for line in lines if line.strip().startswith(("lr:", "fused:", "momentum:"))] == [
+        "lr: 0.01",
+        "fused: true        # all parameters in one call; null: as PyTorch chooses",
+        "momentum: 0.9",
+    ]
 
 
 def test_flags_may_stand_anywhere(command):
