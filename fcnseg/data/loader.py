@@ -1,6 +1,7 @@
 """Batches of a pack, in an order that depends only on the seed and the epoch."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from hashlib import sha256
 from math import ceil
@@ -14,6 +15,7 @@ from fcnseg.data.packed import Pack
 from fcnseg.machine.distributed import rank, world
 
 
+@dataclass(eq=False)
 class Loader:
     """Batches gathered from a pack, in an order that depends only on (seed, epoch).
 
@@ -32,23 +34,18 @@ class Loader:
             the last sample of the batch comes before the first. An augmentation uses them: see `fcnseg.data.augment`.
     """
 
-    def __init__(
-        self,
-        pack: Pack,
-        samples: Tensor,
-        *,
-        batch_size: int,
-        seed: int | None,
-        step: Callable[[], int],
-        partners: int = 0,
-    ) -> None:
-        self.pack = pack
-        self.samples = samples
-        self.batch_size = batch_size
-        self.seed = seed
-        self.step = step
-        self.partners = partners
-        self.is_training = seed is not None
+    pack: Pack
+    samples: Tensor
+    _: KW_ONLY
+    batch_size: int
+    seed: int | None
+    step: Callable[[], int]
+    partners: int = 0
+
+    @property
+    def is_training(self) -> bool:
+        """Whether the batches are trained on."""
+        return self.seed is not None
 
     def __len__(self) -> int:
         return len(self.sizes) if self.is_training else ceil(len(self.sizes) / world())

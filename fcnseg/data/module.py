@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
@@ -24,6 +25,7 @@ from fcnseg.machine.distributed import world
 _epoch_draws = lru_cache(maxsize=1)(EpochDraws)
 
 
+@dataclass(eq=False, repr=False)
 class VOCDataModule(LightningDataModule):
     """Batches of any data set: packed once, then augmented and normalised on the device.
 
@@ -60,42 +62,33 @@ class VOCDataModule(LightningDataModule):
     """
 
     trains = True
-    data_set: DataSet
-    classes: Classes
-    floor_class: int
+    root: Path
+    _: KW_ONLY
+    source: Source
+    split: str
+    size: Size
+    batch_size: int
+    augment: Augmentation
+    seed: int
+    limit: int | None = None
+    pack_size: Size | None = None
+    cache: Path | None = None
+    download: bool | None = None
+    only: str | None = None
+    data_set: DataSet = field(init=False)
+    packs: dict[str, Pack] = field(init=False, default_factory=dict)
+    stages: dict[str, tuple[str, Tensor]] = field(init=False, default_factory=dict)
+    classes: Classes = field(init=False)
+    floor_class: int = field(init=False)
 
-    def __init__(
-        self,
-        root: str,
-        *,
-        source: Source,
-        split: str,
-        size: int | Sequence[int],
-        batch_size: int,
-        augment: Augmentation,
-        seed: int,
-        limit: int | None = None,
-        pack_size: int | Sequence[int] | None = None,
-        cache: str | None = None,
-        download: bool | None = None,
-        only: str | None = None,
-    ) -> None:
+    def __post_init__(self) -> None:
         super().__init__()
-        check_settings(size=size, batch_size=batch_size, split=split, limit=limit, pack_size=pack_size)
-        self.root = Path(os.path.expanduser(root))
-        self.source = source
-        self.split = split
-        self.size = _plain(size)
-        self.batch_size = batch_size
-        self.augment = augment
-        self.seed = seed
-        self.limit = limit
-        self.pack_size = _plain(size if pack_size is None else pack_size)
-        self.cache = None if cache is None else Path(os.path.expanduser(cache))
-        self.download = download
-        self.only = only
-        self.packs: dict[str, Pack] = {}
-        self.stages: dict[str, tuple[str, Tensor]] = {}
+        check_settings(size=self.size, batch_size=self.batch_size, split=self.split, limit=self.limit, pack_size=self.pack_size)
+        # From a config, paths are texts, and a height and a width are in a list of OmegaConf's.
+        self.root = Path(os.path.expanduser(self.root))
+        self.cache = self.cache and Path(os.path.expanduser(self.cache))
+        self.size = self.size if isinstance(self.size, int) else list(self.size)
+        self.pack_size = self.pack_size if isinstance(self.pack_size, int | None) else list(self.pack_size)
 
     def prepare_data(self) -> None:
         """Find, pack and check the data set, when it is called for the first time.
@@ -130,7 +123,7 @@ class VOCDataModule(LightningDataModule):
         # A message says once where the packs are, but not if the user chose the place or if the images are generated.
         packs_folder = default_packs_folder(data_set)
         silent = self.cache or data_set.generated or packs_folder.exists()
-        sizes = {"train": self.pack_size, "val": self.size}  # val is not augmented, and needs no larger images
+        sizes = {"train": self.pack_size or self.size, "val": self.size}  # val is not augmented, and needs no larger images
         packs = {name: pack(data_set, name, sizes[name], names=names[name], cache=self.cache) for name in names}
         if not silent:  # after packing, which may have failed
             warn(f"the images are kept, decoded and resized, in {packs_folder}; data.cache=<folder> chooses another place")
@@ -170,18 +163,14 @@ class VOCDataModule(LightningDataModule):
         """The number of images in "train", "val" or "test"."""
         return len(self.stages[stage][1])
 
-    def names(self, stage: str, sample: Tensor) -> list[str]:
-        """The names of a batch's images, from the indices in `Batch.sample`."""
-        names = self.packs[self.stages[stage][0]].ids
-        return [names[i] for i in sample.tolist()]
-
-    def test_names(self) -> list[str]:
-        """The names of all test images, in the order in which they are tested."""
-        return self.names("test", self.stages["test"][1])
+    def names(self, stage: str, sample: Tensor | None = None) -> list[str]:
+        """The names of a batch's images, from the indices in `Batch.sample`; of all of a stage, in its order, without them."""
+        image_set, samples = self.stages[stage]
+        return [self.packs[image_set].ids[i] for i in (samples if sample is None else sample).tolist()]
 
     def shown(self, stage: str, count: int) -> list[int]:
         """The places, in a stage's order, of `count` images to show: chosen by their names, the same ones in every run."""
-        return _by_hash(self.names(stage, self.stages[stage][1]))[:count]
+        return _by_hash(self.names(stage))[:count]
 
     def original_masks(self, sample: Tensor) -> Iterator[Tensor]:
         """The masks of a test batch's images at their own sizes, (1, H, W) uint8 each, read from their files.
@@ -238,10 +227,6 @@ class VOCDataModule(LightningDataModule):
             own = partners(self.augment) if world() > 1 else 0
             image, mask, sample = image[own:], mask[own:], sample[own:]
         return resize(Batch(normalize(image), mask, sample), sides(self.size))
-
-
-def _plain(size: int | Sequence[int]) -> Size:
-    return size if isinstance(size, int) else list(size)
 
 
 def _by_hash(names: Sequence[str]) -> list[int]:

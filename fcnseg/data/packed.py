@@ -113,12 +113,7 @@ def default_packs_folder(data_set: DataSet) -> Path:
     # Root may write everywhere: for root, only the mode says that a folder is marked read-only.
     if os.access(data_set.path, os.W_OK) and data_set.path.stat().st_mode & 0o200:
         return data_set.path / "packs"
-    try:
-        return user_cache() / "packs"
-    except ValueError as error:
-        raise ValueError(
-            f"{data_set.path} is read-only, and there is no home: choose a folder for packs with data.cache="
-        ) from error
+    return user_cache() / "packs"
 
 
 def _key(data_set: DataSet, names: Sequence[str], size: Size, packs_folder: Path) -> str:
@@ -129,12 +124,8 @@ def _key(data_set: DataSet, names: Sequence[str], size: Size, packs_folder: Path
     """
     data_path = None if packs_folder.is_relative_to(data_set.path) else str(data_set.path.resolve())
     files = [_trace(path) for name in names for path in (data_set.image(name), data_set.mask(name))]
-    made_from = [FORMAT, size, data_path, list(names), files, *_rules(data_set)]
+    made_from = [FORMAT, size, data_path, list(names), files, *filter(None, [data_set.rules])]
     return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:12]
-
-
-def _rules(data_set: DataSet) -> list[str]:
-    return [data_set.rules] if data_set.rules else []
 
 
 def _trace(path: Path) -> tuple[int, int, str]:
@@ -162,7 +153,9 @@ def _build(data_set: DataSet, names: Sequence[str], size: Size, title: str, pack
     meta = {
         "ids": list(names),
         "class_pixels": np.sum([each.pixels for each in written], axis=0).tolist(),
-        "fingerprint": hashlib.sha256(json.dumps([list(names), digests, *_rules(data_set)]).encode()).hexdigest()[:12],
+        "fingerprint": hashlib.sha256(json.dumps([list(names), digests, *filter(None, [data_set.rules])]).encode()).hexdigest()[
+            :12
+        ],
     }
     # Before the stats are read: the time of a mapped file may change when it is flushed.
     images.flush()

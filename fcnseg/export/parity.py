@@ -76,7 +76,7 @@ def photographs(run: Run, *, root: str | None, trust: bool) -> tuple[list[Image.
     with TemporaryDirectory() as folder:
         try:
             data = reopen.data(run.config, root=root, trust=trust)
-            data_set, names, source = data.data_set, tuple(data.test_names()), f"test images of {data.root}"
+            data_set, names, source = data.data_set, tuple(data.names("test")), f"test images of {data.root}"
         except (ValueError, OSError) as error:
             if root is not None:  # the user has named this folder, and wants these images
                 raise

@@ -144,7 +144,7 @@ def _of_classes(result: Result) -> Table:
 
 def _examples(run: Run, data: VOCDataModule) -> Chart:
     """Three test images, chosen so that they show many classes."""
-    names = pick(data, data.test_names())
+    names = pick(data, data.names("test"))
     segmenter = inference.load(run.path, trust=True)  # the run that this process has trained
     labels = torch.stack([*predict(segmenter, data, names).values()])
     images, truths = (torch.stack(each) for each in zip(*(pixels(data, name) for name in names), strict=True))

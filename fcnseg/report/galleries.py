@@ -128,7 +128,7 @@ def side_by_side(finished: Sequence[Experiment], wanted: Sequence[str] | None, g
                     blocks.append(Text(f"Predictions of {title}: {changed}.", warning=True))
         if data:
             # A split may leave some of the images out of the test set: only images that all networks were tested on are shown.
-            first, *others = [each.test_names() for each in data]
+            first, *others = [each.names("test") for each in data]
             names = [name for name in first if all(name in those for those in others)]
             known += names
             blocks += galleries.predicted(runs, pick(data[0], names) if wanted is None else [n for n in wanted if n in names])

@@ -69,7 +69,7 @@ def per_image(task: SegmentationTask, data: VOCDataModule) -> PerImage | None:
     pixels, confidence, right = torch.cat(details.calibration).cpu().unbind(-1)
     near, boundary, softmin = (torch.cat(parts).cpu() for parts in (details.near, details.boundary, details.softmin))
     counts = (values.int().numpy() for values in (cells, pixels, right, near, boundary))
-    names = np.array(data.test_names(), dtype=np.str_)
+    names = np.array(data.names("test"), dtype=np.str_)
     return PerImage(
         names,
         **dict(zip(("cells", "pixels", "right", "near", "boundary"), counts, strict=True)),

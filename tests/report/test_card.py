@@ -40,7 +40,7 @@ def test_the_numbers_are_those_of_the_result(run):
 
 def test_the_examples_show_three_test_images(run):
     data = reopen.data(Run(run).config)
-    shown = galleries.pick(data, data.test_names())
+    shown = galleries.pick(data, data.names("test"))
     assert len(shown) == 3
     predicted = galleries.predict(fcnseg.load(run), data, shown)
     stacked = (torch.stack(each) for each in zip(*(galleries.pixels(data, name) for name in shown), strict=True))
