@@ -14,9 +14,9 @@ from fcnseg.cli import messages
 from fcnseg.cli.command import command
 from fcnseg.cli.configs import default_config
 from fcnseg.cli.messages import WRONG_USE
+from fcnseg.errors import first_of
 
 if TYPE_CHECKING:
-    from fcnseg.data.dataset import DataSet
     from fcnseg.data.formats.files import Files
 
 WITHOUT_EFFECT = {  # settings of a run's data, and the way that `check` works without them
@@ -36,22 +36,19 @@ def check(cfg: DictConfig) -> None:
 
     from fcnseg.data.dataset import find
 
-    for key, reason in WITHOUT_EFFECT.items():
-        if (value := cfg.data.get(key)) != default_config("check").data.get(key):
-            raise ValueError(f"data.{key}={value}: check {reason}; leave it out")
+    _refuse_settings_without_effect(cfg)
     source, root = instantiate(cfg.data.source), Path(os.path.expanduser(cfg.data.root))
     console = messages.console()
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
     if files := _recognised(cfg, source, root):
         say(f"{files.path}: {files.format}")
-        data_set, alone = _ready(files, say, write=cfg.write), tuple(files.alone)
+        if not _ready(files, say, write=cfg.write):
+            sys.exit(WRONG_USE)
     elif cfg.write:
         raise ValueError(f"write=true: the classes of data={cfg.choices.data} are known; leave it out")
-    else:
-        data_set, alone = find(source, root, cfg.data.get("download")), ()
+    data_set = files or find(source, root, cfg.data.get("download"))
+    if not files:
         say(f"{data_set.path}")
-    if data_set is None:
-        sys.exit(WRONG_USE)
 
     from fcnseg.check.survey import image_sets, render, survey, warnings_of  # imports torch, which a refusal does not wait for
 
@@ -59,7 +56,7 @@ def check(cfg: DictConfig) -> None:
     surveys = [survey(data_set, name, *chosen[:number]) for number, name in enumerate(chosen)]
     for line in left_out:
         say(line)
-    render(surveys, [*alone, *warnings_of(*surveys)], console)
+    render(surveys, [*(files.alone if files else ()), *warnings_of(*surveys)], console)
     if cfg.picture:
         from fcnseg.check.contact_sheet import save
 
@@ -67,6 +64,12 @@ def check(cfg: DictConfig) -> None:
             say(f"pairs and shares are in {cfg.picture}")
     if any(survey.problems for survey in surveys):
         sys.exit(WRONG_USE)
+
+
+def _refuse_settings_without_effect(cfg: DictConfig) -> None:
+    for key, reason in WITHOUT_EFFECT.items():
+        if (value := cfg.data.get(key)) != default_config("check").data.get(key):
+            raise ValueError(f"data.{key}={value}: check {reason}; leave it out")
 
 
 def _recognised(cfg: DictConfig, source: Any, root: Path) -> "Files | None":
@@ -85,8 +88,8 @@ def _recognised(cfg: DictConfig, source: Any, root: Path) -> "Files | None":
     return files
 
 
-def _ready(files: "Files", say: Callable[[str], None], *, write: bool) -> "DataSet | None":
-    """The data set, when its classes are known or have been written; None if they are not.
+def _ready(files: "Files", say: Callable[[str], None], *, write: bool) -> bool:
+    """Whether the classes of `files` are known or have been written; if not, the user is told what the masks hold.
 
     Args:
         files: The files of the data set, and the classes if a file lists them.
@@ -99,40 +102,27 @@ def _ready(files: "Files", say: Callable[[str], None], *, write: bool) -> "DataS
     from fcnseg.data.formats.classes import FILE, find_class_list
     from fcnseg.data.formats.mask_values import look, write_classes
 
-    if (known := files.class_list) and not write:
-        strange = _strange(files)
-        say(f"its classes are those of {known.source}")
-        for line in strange:
-            say(line)
-        return files
-    if known:
+    known = files.class_list
+    if known and write:
         raise ValueError(f"write=true: {known.source} says the classes already: leave it out")
-    stored = look(mask for _, mask in files.pairs.values())
+    # Polygons store names, and a mask that is not there is a problem of the survey.
+    stored = look(mask for _, mask in files.pairs.values() if not files.drawings and (mask.is_file() or not known))
     if write:
         say(f"{write_classes(files, stored)} is written: give the classes their names in it")
         files.class_list = find_class_list(files.path)
-        return files
+        return True
+    frequent = sorted(stored.pixels, key=lambda value: -stored.pixels[value])
+    if known:
+        say(f"its classes are those of {known.source}")
+        strange = [value for value in frequent if value not in {*known.legend.values, *known.legend.colours}]
+        if strange:
+            say(first_of([f"no class has {value}: {stored.found(value)}" for value in strange]))
+        return True
     say(f"nothing says which classes its masks have: they hold{':' if stored.pixels else ' nothing'}")
-    for value in sorted(stored.pixels, key=lambda value: -stored.pixels[value])[:20]:
-        say(f"  {value}: {stored.found(value)}")
-    for problem in stored.problems:
-        say(f"  {problem}")
+    for line in (*(f"{value}: {stored.found(value)}" for value in frequent[:20]), *stored.problems):
+        say(f"  {line}")
     say(f"write=true writes {files.path / FILE} with them, for you to name (README, Your data)")
-    return None
-
-
-def _strange(files: "Files") -> list[str]:
-    """A line for each number or colour in masks that no class has, those with the most pixels first."""
-    if files.drawings or not files.class_list:
-        return []
-    from fcnseg.data.formats.mask_values import look
-
-    legend = files.class_list.legend
-    stored = look(mask for _, mask in files.pairs.values() if mask.is_file())
-    known = {*legend.values, *legend.colours}
-    ordered = sorted(stored.pixels.keys() - known, key=lambda value: -stored.pixels[value])
-    lines = [f"no class has {value}: {stored.found(value)}" for value in ordered[:10]]
-    return [*lines, f"... nor {len(ordered) - 10} more"] if len(ordered) > 10 else lines
+    return False
 
 
 if __name__ == "__main__":

@@ -1,16 +1,16 @@
 """SBD, the Semantic Boundaries Dataset: masks of VOC's photographs that VOC has not labelled, for a larger train set."""
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from fcnseg.data import decode, voc
-from fcnseg.data.dataset import DataSet
 from fcnseg.data.download import Published, find_or_download, voc2012
+from fcnseg.data.formats.classes import ClassList
+from fcnseg.data.formats.files import Files
 
 FOLDER = "benchmark_RELEASE/dataset"  # below `data.root`, where the archive puts it
 LARGEST = 2 << 20  # bytes of a mask's file, which may be compressed a thousandfold; one of 500 x 500 pixels has 0.25 MB
@@ -30,61 +30,30 @@ def nothing_found(root: Path) -> str:
 ARCHIVE = Published("SBD", FOLDER, "cls", find, nothing_found)
 
 
-@dataclass(frozen=True)
-class TrainAug(DataSet):
+class TrainAug(Files):
     """The train set that is known as train_aug, and VOC's val.
 
     Train has the images of VOC's train, then the images of SBD's train and val that VOC's train and val lack: 10582 images
     in all. An image of VOC's train has VOC's mask, even if SBD has drawn one.
-
-    Attributes:
-        path: SBD's folder: `img`, `cls`, `train.txt` and `val.txt`.
-        of_voc: The folder of VOC-2012, whose image sets and masks are used first.
     """
 
-    path: Path
-    of_voc: voc.Folder
-    classes = voc.VOC
-
-    def image_sets(self) -> tuple[str, ...]:
-        """The names of its image sets."""
-        return "train", "val"
-
-    def names(self, image_set: str) -> tuple[str, ...]:
-        """The names of an image set's images, in the order of the lists.
-
-        Raises:
-            ValueError: There is no such image set, or a list is missing or broken.
-        """
-        if image_set == "val":
-            return self.of_voc.names("val")
-        if image_set != "train":
-            raise ValueError(f"no image set '{image_set}' in data=sbd: found {list(self.image_sets())}")
-        own: list[str] = []
-        for name in self.image_sets():
-            if not (path := self.path / f"{name}.txt").is_file():
-                raise ValueError(f"no list {path}: wanted SBD's, a name of an image a line; unpack its archive anew")
-            own += voc.listed(path, self.path / "img")
-        return *self.of_voc.names("train"), *(name for name in dict.fromkeys(own) if name not in self._in_voc)
-
-    @cached_property
-    def _in_voc(self) -> frozenset[str]:
-        """The names of the images that VOC has labelled."""
-        return frozenset((*self.of_voc.names("train"), *self.of_voc.names("val")))
-
-    def image(self, name: str) -> Path:
-        """The file of the photograph `name`."""
-        return self.of_voc.image(name) if name in self._in_voc else self.path / "img" / f"{name}.jpg"
-
-    def mask(self, name: str) -> Path:
-        """The file of the mask of `name`: VOC's PNG, or SBD's MATLAB file."""
-        return self.of_voc.mask(name) if name in self._in_voc else self.path / "cls" / f"{name}.mat"
+    @property
+    def rules(self) -> str:
+        """The classes. The table of labels is VOC's, which is the same everywhere."""
+        return json.dumps(self.classes.plain())
 
     def read_mask(self, name: str, image: Image.Image | None = None) -> Image.Image:
-        """The labels of a mask: see `decode.read_mask`; SBD's have no void."""
-        if name in self._in_voc:
-            return self.of_voc.read_mask(name, image)
-        return decode.labelled(path := self.mask(name), _segmentation(path), image, legend=voc.LEGEND)
+        """The labels of a mask, VOC's PNG or SBD's MATLAB file: see `decode.read_mask`; SBD's have no void."""
+        path = self.mask(name)
+        stored = _segmentation(path) if path.suffix == ".mat" else decode.stored_mask(path, pictures=False)
+        return decode.labelled(path, stored, image, legend=self.known.legend)
+
+
+def _listed(path: Path) -> tuple[str, ...]:
+    """The names in one of SBD's lists."""
+    if not path.is_file():
+        raise ValueError(f"no list {path}: wanted SBD's, a name of an image a line; unpack its archive anew")
+    return voc.listed(path, path.parent / "img")
 
 
 def _segmentation(path: Path) -> Image.Image:
@@ -133,4 +102,12 @@ def sbd(
     except ImportError as error:
         raise ValueError(f'data=sbd needs a package that is not installed ({error}): pip install ".[sbd]"') from error
     of_voc = voc2012(root, urls=urls, md5=md5, download=download)
-    return TrainAug(find_or_download(ARCHIVE, root, urls=sbd_urls, md5=sbd_md5, download=download), of_voc)
+    path = find_or_download(ARCHIVE, root, urls=sbd_urls, md5=sbd_md5, download=download)
+    data_set = TrainAug(path, "SBD", class_list=ClassList(path, voc.VOC, voc.LEGEND))
+    for image_set in ("train", "val"):
+        for name in of_voc.names(image_set):
+            data_set.add(image_set, name, of_voc.image(name), of_voc.mask(name))
+    for name in dict.fromkeys((*_listed(path / "train.txt"), *_listed(path / "val.txt"))):
+        if name not in data_set.pairs:
+            data_set.add("train", name, path / "img" / f"{name}.jpg", path / "cls" / f"{name}.mat")
+    return data_set

@@ -30,11 +30,16 @@ class Files(DataSet):
 
     path: Path
     format: str
-    sets: dict[str, list[str]]
-    pairs: dict[str, tuple[Path, Path]]
+    sets: dict[str, list[str]] = field(default_factory=dict)
+    pairs: dict[str, tuple[Path, Path]] = field(default_factory=dict)
     class_list: ClassList | None = None
     alone: list[str] = field(default_factory=list)
     drawings: dict[str, Drawing] = field(default_factory=dict)
+
+    def add(self, image_set: str, name: str, photograph: Path, mask: Path) -> None:
+        """Add an image to an image set."""
+        self.sets.setdefault(image_set, []).append(name)
+        self.pairs[name] = photograph, mask
 
     @property
     def known(self) -> ClassList:
@@ -98,33 +103,31 @@ def split(files: Files, share: float = SHARE, group: str | None = None) -> None:
     Raises:
         ValueError: There are fewer than two groups, or a setting is out of its range.
     """
-    if not 0 < share < 1:
-        raise ValueError(f"data.source.val={share}: wanted the share of images that val gets, between 0 and 1")
-    try:
-        pattern = re.compile(group or "")
-    except re.error as error:
-        raise ValueError(f"data.source.group={group}: {error}; wanted a regular expression such as '^[^_]+'") from error
+    pattern = _pattern(share, group)
     sets = files.sets
     if "val" in sets:
         if share != SHARE or group:
             warn(f"{files.path} names its val images itself: data.source.val and data.source.group have no effect on it")
         return
-    if "train" in sets:
-        whole = sets.pop("train")
-    else:
-        others = [image_set for image_set in sets if image_set != "test"] or [*sets]  # a test set stays one
-        whole = [name for image_set in others for name in sets.pop(image_set)]
-
-    def key(name: str) -> str:
-        found = pattern.search(PurePosixPath(name).name) if group else None
-        return found[0] if found else name
-
-    # Hashes from 0 to 1: those below `share` are val's, but at least one group and not all of them.
-    hashes = {key(name): int(sha256(key(name).encode()).hexdigest(), 16) / 2**256 for name in whole}
-    ordered = sorted(hashes, key=lambda one: hashes[one])
-    if len(ordered) < 2:
+    taken = ["train"] if "train" in sets else [name for name in sets if name != "test"] or [*sets]  # a test set stays one
+    whole = [name for image_set in taken for name in sets.pop(image_set)]
+    matches = {name: pattern.search(PurePosixPath(name).name) if group else None for name in whole}
+    keys = {name: match[0] if match else name for name, match in matches.items()}
+    places = {key: int(sha256(key.encode()).hexdigest(), 16) / 2**256 for key in keys.values()}  # from 0 to 1
+    if len(places) < 2:
         what = f"groups (data.source.group={group})" if group else "images"
-        raise ValueError(f"{files.path} has {len(ordered)} {what}, wanted 2 or more, to make train and val of")
-    val = set(ordered[: min(max(1, sum(place < share for place in hashes.values())), len(ordered) - 1)])
-    sets["train"] = [name for name in whole if key(name) not in val]
-    sets["val"] = [name for name in whole if key(name) in val]
+        raise ValueError(f"{files.path} has {len(places)} {what}, wanted 2 or more, to make train and val of")
+    number = sum(place < share for place in places.values())
+    val = set(sorted(places, key=places.__getitem__)[: min(max(1, number), len(places) - 1)])  # neither is left empty
+    sets["train"] = [name for name in whole if keys[name] not in val]
+    sets["val"] = [name for name in whole if keys[name] in val]
+
+
+def _pattern(share: float, group: str | None) -> re.Pattern[str]:
+    """The regular expression `group`; `share` is only checked."""
+    if not 0 < share < 1:
+        raise ValueError(f"data.source.val={share}: wanted the share of images that val gets, between 0 and 1")
+    try:
+        return re.compile(group or "")
+    except re.error as error:
+        raise ValueError(f"data.source.group={group}: {error}; wanted a regular expression such as '^[^_]+'") from error

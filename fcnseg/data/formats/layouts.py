@@ -5,8 +5,8 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from itertools import chain
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
 
 from fcnseg.data import voc
 from fcnseg.data.dataset import SUFFIXES
@@ -33,6 +33,7 @@ SETS = {  # the names that folders, files and tables give an image set
 }
 SEARCHED = 20  # the number of files without a partner for which a nearest name is looked for, among all others
 
+T = TypeVar("T")
 Pairs = dict[str, tuple[Path, Path]]  # the photograph and the file with the mask of every name
 
 
@@ -40,10 +41,12 @@ def lists(root: Path) -> Files | None:
     """VOC's layout: also CVAT's "Segmentation mask 1.1"."""
     if (found := voc.Folder.find(root)) is None:
         return None
-    sets = {SETS.get(name, name): list(found.names(name)) for name in found.image_sets()}
-    pairs = {name: (found.image(name), found.mask(name)) for names in sets.values() for name in names}
     class_list = find_class_list(found.path)
-    return Files(found.path, _format("VOC's layout", voc.LISTS, class_list), sets, pairs, class_list)
+    files = Files(found.path, _format("VOC's layout", voc.LISTS, class_list), class_list=class_list)
+    for image_set in found.image_sets():
+        for name in found.names(image_set):
+            files.add(SETS.get(image_set, image_set), name, found.image(name), found.mask(name))
+    return files
 
 
 def _format(kind: str, found: str, class_list: ClassList | None) -> str:
@@ -62,20 +65,22 @@ def table(root: Path) -> Files | None:
         with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
             rows = csv.DictReader(file)
             rows.fieldnames = [title.strip().lower() for title in rows.fieldnames or ()]
-            if not {"image", "mask"} <= set(rows.fieldnames):
-                continue
-            sets: dict[str, list[str]] = {}
-            pairs = {}
-            for number, row in enumerate(rows, start=2):
-                image, mask = ((row[kind] or "").strip() for kind in ("image", "mask"))
-                if not image or not mask:
-                    raise ValueError(f"{path}, line {number}: wanted the paths of an image and its mask")
-                name = Path(image).with_suffix("").as_posix()
-                split = (row.get("split") or "").strip().lower()
-                sets.setdefault(SETS.get(split, split), []).append(name)
-                pairs[name] = (_inside(root, image, path), _inside(root, mask, path))
-        return Files(root, f"a table of images and masks, by {path.name}", sets, pairs, find_class_list(root))
+            if {"image", "mask"} <= set(rows.fieldnames):
+                files = Files(root, f"a table of images and masks, by {path.name}", class_list=find_class_list(root))
+                for number, row in enumerate(rows, start=2):
+                    _add_row(files, path, number, row)
+                return files
     return None
+
+
+def _add_row(files: Files, path: Path, number: int, row: Mapping[str, str | None]) -> None:
+    """Add the image in the line `number` of the table `path`."""
+    image, mask, split = ((row.get(column) or "").strip() for column in ("image", "mask", "split"))
+    if not image or not mask:
+        raise ValueError(f"{path}, line {number}: wanted the paths of an image and its mask")
+    image_set = SETS.get(split.lower(), split.lower())
+    name = Path(image).with_suffix("").as_posix()
+    files.add(image_set, name, _inside(files.path, image, path), _inside(files.path, mask, path))
 
 
 def _inside(root: Path, name: str, source: Path) -> Path:
@@ -86,24 +91,16 @@ def _inside(root: Path, name: str, source: Path) -> Path:
 
 
 def folders(root: Path, image_suffix: str, mask_suffix: str | None) -> Files | None:
-    """Folders of images and of masks, inside a folder for each image set or around them; or all files in one folder."""
-    below = _folders(root)
-    sets = {SETS[name]: path for name, path in below.items() if name in SETS}
-    folders_of: dict[str, tuple[Path, Path]] = {}
-    if places := _places(root):
-        image_sets, mask_sets = map(_folders, places)
-        both = [name for name in image_sets if name in SETS and name in mask_sets]
-        folders_of = {SETS[name]: (image_sets[name], mask_sets[name]) for name in both} or {"": places}
-    elif sets:
-        folders_of = {name: _places(path) or (path, path) for name, path in sets.items()}
-    elif root.is_dir():
-        folders_of = {"": (root, root)}
-    files = Files(root, "", {}, {})
-    for name, (images, masks) in folders_of.items():
+    """Folders of images and of masks, inside a folder for each image set or around them; or all files in one folder.
+
+    Raises:
+        ValueError: There are images and masks, but no two have one name.
+    """
+    files, places = Files(root, ""), _places_of_sets(root)
+    for image_set, (images, masks) in places.items():
         pairs, alone = _pairs(images, masks, image_suffix, mask_suffix)
-        prefix = f"{name}/" if name else ""
-        files.pairs |= {f"{prefix}{stem}": both for stem, both in pairs.items()}
-        files.sets[name] = [f"{prefix}{stem}" for stem in pairs]
+        for stem, both in pairs.items():
+            files.add(image_set, PurePosixPath(image_set, stem).as_posix(), *both)
         files.alone += alone
         files.class_list = files.class_list or find_class_list(images.parent) or find_class_list(images)
     if not files.pairs:
@@ -113,13 +110,22 @@ def folders(root: Path, image_suffix: str, mask_suffix: str | None) -> Files | N
                 " data.source.image_suffix and data.source.mask_suffix (data=folder)"
             )
         return None
-    files.sets = {name: names for name, names in files.sets.items() if names}
     files.class_list = find_class_list(root) or files.class_list
-    first, second = next(iter(folders_of.values()))
-    shown = [path.relative_to(root).as_posix() for path in (first, second)]
-    found_by = f"the folders {' and '.join(shown)}" if first != second else f"names in the folder {shown[0]}"
+    first, second = (path.relative_to(root).as_posix() for path in next(iter(places.values())))
+    found_by = f"the folders {first} and {second}" if first != second else f"names in the folder {first}"
     files.format = _format("images and masks", found_by, files.class_list)
     return files
+
+
+def _places_of_sets(root: Path) -> dict[str, tuple[Path, Path]]:
+    """The folders of images and of masks of each image set; of the set "" if they have no folders for image sets."""
+    if places := _places(root):
+        images, masks = map(_folders, places)
+        both = [name for name in images if name in SETS and name in masks]
+        return {SETS[name]: (images[name], masks[name]) for name in both} or {"": places}
+    sets = {SETS[name]: path for name, path in _folders(root).items() if name in SETS}
+    alone = {"": (root, root)} if root.is_dir() else {}
+    return {name: _places(path) or (path, path) for name, path in sets.items()} or alone
 
 
 def _folders(root: Path) -> dict[str, Path]:
@@ -142,25 +148,23 @@ def _pairs(images: Path, masks: Path, image_suffix: str, mask_suffix: str | None
         if images == masks and not ending:
             continue  # every image would be its own mask
         shot = _stems(images, files[0], SUFFIXES, image_suffix)
-        drawn = _stems(masks, files[1], MASK_SUFFIXES, ending)
         if images == masks:
             shot = {name: path for name, path in shot.items() if not name.endswith(ending)}
-        found.append(pair(shot, drawn))
+        found.append(pair(shot, _stems(masks, files[1], MASK_SUFFIXES, ending)))
     return max(found, key=lambda pairs: len(pairs[0]), default=({}, []))
 
 
 def pair(images: Mapping[str, Path], masks: Mapping[str, Path]) -> tuple[Pairs, list[str]]:
     """The pairs of photographs and masks of one name, and a line for each that is alone."""
-    pairs = {name: (images[name], masks[name]) for name in sorted(images) if name in masks}
     lines: list[str] = []
     for own, others, kind, other in ((images, masks, "image", "mask"), (masks, images, "mask", "image")):
         free = [name for name in others if name not in own]
-        for name in sorted(own):
-            if name not in others:
-                near = get_close_matches(name, free, 1, 0.5) if len(lines) < SEARCHED else []
-                remedy = f"; the nearest is {others[near[0]]}: rename one of them" if near else ""
-                lines.append(f"{own[name].name}: the {kind} {own[name]} has no {other}{remedy}")
-    return pairs, lines
+        for name in sorted(own.keys() - others.keys()):
+            # Comparing every name with every other would take minutes where thousands have no partner.
+            near = get_close_matches(name, free, 1, 0.5) if len(lines) < SEARCHED else []
+            remedy = f"; the nearest is {others[near[0]]}: rename one of them" if near else ""
+            lines.append(f"{own[name].name}: the {kind} {own[name]} has no {other}{remedy}")
+    return {name: (images[name], masks[name]) for name in sorted(images.keys() & masks.keys())}, lines
 
 
 def _stems(folder: Path, files: Iterable[Path], suffixes: tuple[str, ...], ending: str) -> dict[str, Path]:
@@ -175,25 +179,22 @@ def _stems(folder: Path, files: Iterable[Path], suffixes: tuple[str, ...], endin
 
 def coco(root: Path) -> Files | None:
     """COCO's annotations: a file for all images, or one for each image set."""
-    files = Files(root, "", {}, {})
-    words: dict[str, None] = {}
+    files, words = Files(root, ""), list[str]()
     below = [folder for name, folder in _folders(root).items() if name in (*SETS, "annotations")]
-    for folder in (root, *below):
-        for path in sorted(folder.glob("*.json")):
-            if (content := _json(path, "images", "annotations", "categories")) is None:
-                continue
-            names, drawings = _as(path, "COCO's annotations", polygons.coco, content)
-            words |= dict.fromkeys(names)
-            stated = (SETS[part] for part in (*path.stem.lower().split("_")[::-1], folder.name.lower()) if part in SETS)
-            image_set = next(stated, "")
-            prefix = f"{image_set}/" if image_set else ""
-            for file, drawing in drawings.items():
-                name = prefix + Path(file).with_suffix("").as_posix()
-                files.sets.setdefault(image_set, []).append(name)
-                files.pairs[name] = (_photograph(root, path, image_set, file), path)
-                files.drawings[name] = drawing
-            files.format = files.format or f"COCO's annotations, by {path.relative_to(root)}"
-    return _drawn(files, words)
+    for path in (path for folder in (root, *below) for path in sorted(folder.glob("*.json"))):
+        content = _drawn(path, "COCO's annotations", polygons.coco, "images", "annotations", "categories")
+        if content is None:
+            continue
+        names, drawings = content
+        words += names
+        parts = (*path.stem.lower().split("_")[::-1], path.parent.name.lower())  # instances_val2017.json, val/any.json
+        image_set = next((SETS[part] for part in parts if part in SETS), "")
+        for file, drawing in drawings.items():
+            name = PurePosixPath(image_set, Path(file).with_suffix("")).as_posix()
+            files.add(image_set, name, _photograph(root, path, image_set, file), path)
+            files.drawings[name] = drawing
+        files.format = files.format or f"COCO's annotations, by {path.relative_to(root)}"
+    return _with_classes(files, dict.fromkeys(words))
 
 
 def _photograph(root: Path, source: Path, image_set: str, file: str) -> Path:
@@ -206,28 +207,24 @@ def _photograph(root: Path, source: Path, image_set: str, file: str) -> Path:
 
 def labelme(root: Path) -> Files | None:
     """Labelme's own JSON files, beside the images."""
-    files = Files(root, "", {}, {})
-    words: dict[str, None] = {}
-    below = _folders(root)
+    files, below = Files(root, ""), _folders(root)
     top = next((path for name, path in below.items() if name in IMAGES), root)
     places = [root, *(path for name, path in below.items() if name in SETS)]
     paths = top.rglob("*.json") if top != root else chain(*(place.glob("*.json") for place in places))
     for path in sorted(paths):
-        if (content := _json(path, "shapes", "imageWidth", "imageHeight")) is None:
+        drawing = _drawn(path, "a JSON file of labelme's", polygons.labelme, "shapes", "imageWidth", "imageHeight")
+        if drawing is None:
             continue
         photographs = (path.with_suffix(suffix) for suffix in SUFFIXES)
         photograph = next((file for file in photographs if file.is_file()), path.with_suffix(".jpg"))
         name = path.relative_to(top).with_suffix("").as_posix()
-        first = name.split("/")[0].lower()
-        files.sets.setdefault(SETS.get(first, ""), []).append(name)
-        files.pairs[name] = (photograph, path)
-        files.drawings[name] = _as(path, "a JSON file of labelme's", polygons.labelme, content)
-        words |= dict.fromkeys(word for word, _ in files.drawings[name].shapes)
+        files.add(SETS.get(name.split("/")[0].lower(), ""), name, photograph, path)
+        files.drawings[name] = drawing
         files.format = files.format or f"labelme's JSON files, by {path.relative_to(root)}"
-    return _drawn(files, sorted(words))
+    return _with_classes(files, sorted({word for drawing in files.drawings.values() for word, _ in drawing.shapes}))
 
 
-def _drawn(files: Files, words: Iterable[str]) -> Files | None:
+def _with_classes(files: Files, words: Iterable[str]) -> Files | None:
     """The files with the classes of their drawings; None without a drawing."""
     if not files.drawings:
         return None
@@ -235,17 +232,18 @@ def _drawn(files: Files, words: Iterable[str]) -> Files | None:
     return files
 
 
-def _json(path: Path, *keys: str) -> dict[str, Any] | None:
-    """The content of a JSON file, if it has these keys; None if not, or if it is broken: any program may have written it."""
+def _drawn(path: Path, kind: str, read: Callable[[Any], T], *keys: str) -> T | None:
+    """What `read` finds in a JSON file with these keys; None if it lacks one or is broken: any program may have written it.
+
+    Raises:
+        ValueError: The file has the keys, but `read` fails on its content.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, OSError, RecursionError):
         return None
-    return content if isinstance(content, dict) and content.keys() >= {*keys} else None
-
-
-def _as(path: Path, kind: str, read: Callable[[Any], Any], content: Any) -> Any:
-    """The result of `read` for a JSON file's content; an error names the file and the kind."""
+    if not isinstance(content, dict) or not content.keys() >= {*keys}:
+        return None
     try:
         return read(content)
     except (LookupError, TypeError, ValueError, AttributeError) as error:

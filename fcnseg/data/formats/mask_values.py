@@ -1,7 +1,7 @@
 """The numbers or colours in masks whose classes no file lists yet, and a classes.yaml that lists them for the user to name."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,35 +78,37 @@ def write_classes(files: Files, stored: Stored) -> Path:
     path = files.path / FILE
     if path.exists():
         raise ValueError(f"{path} is there already: change it, or move it away to have it written anew")
-    numbers = sorted(value for value in stored.pixels if isinstance(value, int))
-    total = sum(stored.pixels.values())
-    colours = [value for value in stored.pixels if isinstance(value, tuple)]
-    if len(colours) > MOST:
-        colours = [colour for colour in colours if stored.pixels[colour] >= LEAST * total]
-    if numbers and colours:
-        raise ValueError(f"{files.path} has masks of numbers and masks of colours: export all of them in one way")
-    void = voc.VOC.void_colour if colours else VOID if len(numbers) > 2 else None
-    values: list[Any] = sorted(numbers) or sorted(colours)
-    kept = [value for value in values if value != void]
-    if not 2 <= len(kept) <= decode.UNKNOWN:
-        found = f"{len(kept)} numbers or colours besides void"
-        raise ValueError(f"the masks of {files.path} hold {found}: wanted 2 to {decode.UNKNOWN}, one for a class")
-    lines = ["# Made by python -m fcnseg.check of what the masks hold: give the classes their names."]
-    lines += _of_numbers(kept, stored) if numbers else _of_colours(kept, stored)
-    if void is not None and void in stored.pixels:
-        lines.append(f"void: {[*void] if isinstance(void, tuple) else void}  # {stored.found(void)}")
+    values = _to_name(files, stored)
+    names = [
+        "background" if value in (0, (0, 0, 0)) else f"class_{value if isinstance(value, int) else bytes(value).hex()}"
+        for value in values
+    ]
+    pairs = list(zip(values, names, strict=True))
+    lines = ["# Made by python -m fcnseg.check of what the masks hold: give the classes their names.", "names:"]
+    if isinstance(values[0], int):
+        lines += [f"  {value}: {name}  # {stored.found(value)}" for value, name in pairs]
+    else:
+        lines += [*(f"  - {name}" for name in names), "colors:  # in the order of the names"]
+        lines += [f"  - {[*value]}  # {name}: {stored.found(value)}" for value, name in pairs]
+    if left := [value for value in (VOID, voc.VOC.void_colour) if value in stored.pixels and value not in values]:
+        lines.append(f"void: {left[0] if isinstance(left[0], int) else [*left[0]]}  # {stored.found(left[0])}")
     write_text(path, "\n".join([*lines, ""]))
     return path
 
 
-def _of_numbers(numbers: Sequence[int], stored: Stored) -> list[str]:
-    names = ["background" if number == 0 else f"class_{number}" for number in numbers]
-    lines = (f"  {number}: {name}  # {stored.found(number)}" for number, name in zip(numbers, names, strict=True))
-    return ["names:", *lines]
-
-
-def _of_colours(colours: Sequence[decode.Colour], stored: Stored) -> list[str]:
-    names = ["background" if not any(colour) else f"class_{bytes(colour).hex()}" for colour in colours]
-    pairs = zip(colours, names, strict=True)
-    lines = (f"  - {list(colour)}  # {name}: {stored.found(colour)}" for colour, name in pairs)
-    return ["names:", *(f"  - {name}" for name in names), "colors:  # in the order of the names", *lines]
+def _to_name(files: Files, stored: Stored) -> list[Any]:
+    """The numbers or the colours to name: all of them but void."""
+    numbers = sorted(value for value in stored.pixels if isinstance(value, int))
+    colours = sorted(value for value in stored.pixels if isinstance(value, tuple))
+    if numbers and colours:
+        raise ValueError(f"{files.path} has masks of numbers and masks of colours: export all of them in one way")
+    if len(colours) > MOST:  # the rare ones come from smoothed edges
+        total = sum(stored.pixels.values())
+        colours = [colour for colour in colours if stored.pixels[colour] >= LEAST * total]
+    # Masks of 0 and 255 alone have two classes; 255 beside several other numbers is void, as in VOC.
+    void = voc.VOC.void_colour if colours else VOID if len(numbers) > 2 else None
+    values = [value for value in numbers or colours if value != void]
+    if not 2 <= len(values) <= decode.UNKNOWN:
+        found = f"{len(values)} numbers or colours besides void"
+        raise ValueError(f"the masks of {files.path} hold {found}: wanted 2 to {decode.UNKNOWN}, one for a class")
+    return values
