@@ -1,6 +1,6 @@
 """The survey of a data set: the contents of its image sets, the scores to beat, and the broken files."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -17,7 +17,7 @@ from rich.table import Table
 
 from fcnseg.data import decode
 from fcnseg.data.dataset import BY_COLOUR, VOID, Classes, DataSet
-from fcnseg.errors import first_of
+from fcnseg.errors import counted, first_of
 from fcnseg.losses import class_weights
 from fcnseg.machine.limits import cores
 from fcnseg.machine.progress_bar import with_progress
@@ -28,21 +28,21 @@ RARE = 0.0001  # the share of train's pixels below which a class is almost empty
 
 
 class Look(NamedTuple):
-    """The contents of one image and its mask. If they have a problem, there is no size and nothing is counted.
+    """The contents of one image and its mask. If they have a problem, there is no size, and nothing is counted.
 
     Attributes:
-        size: The image's width and height.
         pixels: The number of pixels of each of the C classes, then of void.
         problems: One line for each problem, which begins with the name of the file.
+        size: The image's width and height.
         by_colour: Whether the mask's palette holds the classes' colours at other indices than their labels.
         content: A hash of the image's pixels.
     """
 
-    size: tuple[int, int] | None
     pixels: list[int]
-    problems: list[str]
-    by_colour: bool
-    content: str
+    problems: Sequence[str] = ()
+    size: tuple[int, int] | None = None
+    by_colour: bool = False
+    content: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Survey:
     classes: Classes
     problems: tuple[str, ...] = ()
     by_colour: int = 0
-    contents: Mapping[str, str] = field(default_factory=dict)
+    contents: dict[str, str] = field(default_factory=dict)
 
     @property
     def void_share(self) -> float:
@@ -162,12 +162,11 @@ def warnings_of(train: Survey, *others: Survey) -> list[str]:
 def _namesakes(one: Survey, other: Survey) -> list[str]:
     """A line for the images of `other` whose files have the names of other images of `one`."""
     by_file_name = {PurePosixPath(name).name: name for name in one.contents}
-    alike = [name for name in other.contents if name not in one.contents and PurePosixPath(name).name in by_file_name]
-    names = [name for name in alike if other.contents[name] != one.contents[by_file_name[PurePosixPath(name).name]]]
+    others = {name: by_file_name.get(PurePosixPath(name).name) for name in other.contents if name not in one.contents}
+    names = [name for name, known in others.items() if known and other.contents[name] != one.contents[known]]
     if not names:
         return []
-    first = by_file_name[PurePosixPath(names[0]).name]
-    found = f"images of {other.name} with the names of other images of {one.name}, such as {first}"
+    found = f"images of {other.name} with the names of other images of {one.name}, such as {others[names[0]]}"
     return [f"{first_of(names, 3, in_line=True)}: {found}"]
 
 
@@ -180,7 +179,7 @@ def _rare_classes(train: Survey, others: Sequence[Survey]) -> list[str]:
             sets = [other.name for other in others if other.holding[label]]
             found.setdefault(f"in {', '.join(sets)}, but never in train" if sets else "in no image", []).append(name)
         elif share < RARE or images == 1:
-            line = f"{name} ({share:.4%} of the pixels, {images} image{'' if images == 1 else 's'})"
+            line = f"{name} ({share:.4%} of the pixels, {counted(images, 'image')})"
             found.setdefault("almost empty in train", []).append(line)
     lines = [f"classes {where}: {', '.join(names)}" for where, names in found.items()]
     if train.holding[-1] and not train.holding[1] and len(train.classes) == 2:
@@ -193,12 +192,9 @@ def _rare_classes(train: Survey, others: Sequence[Survey]) -> list[str]:
 
 def _duplicates(one: Survey, other: Survey) -> list[str]:
     """A line for the images of two image sets, or of one, that are the same picture under two names."""
-    first: dict[str, str] = {}
-    for name, content in one.contents.items():
-        first.setdefault(content, name)
-    duplicates = [
-        f"{name} and {first[content]}" for name, content in other.contents.items() if first.get(content, name) != name
-    ]
+    first = {content: name for name, content in reversed(one.contents.items())}
+    pairs = [(name, first[content]) for name, content in other.contents.items() if content in first]
+    duplicates = [f"{name} and {known}" for name, known in pairs if name != known]
     if not duplicates:
         return []
     where = f"both are in {one.name}" if one is other else f"one is in {one.name} and one in {other.name}"
@@ -218,9 +214,9 @@ def _read(data_set: DataSet, name: str) -> Look:
     except ValueError as error:
         problems.append(f"{path.name}: {error}")
     if image is None or problems:
-        return Look(None, [0] * (len(data_set.classes) + 1), problems, by_colour=False, content="")
+        return Look([0] * (len(data_set.classes) + 1), problems)
     content = sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
-    return Look(image.size, data_set.classes.count_pixels(mask), [], mask.info["by_colour"], content)
+    return Look(data_set.classes.count_pixels(mask), (), image.size, mask.info["by_colour"], content)
 
 
 def _span(lengths: Iterable[int]) -> Span:
@@ -235,7 +231,7 @@ def render(surveys: Sequence[Survey], warnings: Sequence[str], console: Console)
     for one in surveys:
         if one.by_colour:
             console.print(f"{one.name}: {one.by_colour} masks hold {BY_COLOUR}", markup=False)
-        number = f"{len(one.problems) or 'no'} problem{'s' if len(one.problems) != 1 else ''}"
+        number = counted(len(one.problems), "problem") if one.problems else "no problems"
         console.print(f"{one.name}: {number}", markup=False)
         for problem in one.problems:  # whole lines for grep, and brackets in a file's name are no markup
             console.print(f"  {problem}", markup=False, highlight=False, soft_wrap=True)
@@ -257,9 +253,9 @@ def _image_sets(surveys: Sequence[Survey]) -> Table:
     caption = f"floor: what predicting {ground} everywhere scores, void left out"
     table = _table("images", *spans, "void", "floor\naccuracy", "floor\nmIoU", "problems", caption=caption)
     for one in surveys:
-        floor = [f"{score:.4f}" for score in one.floor]
-        lengths = ["/".join(map(str, span)) for span in (one.width, one.height)]
-        table.add_row(one.name, f"{one.images}", *lengths, f"{one.void_share:.2%}", *floor, f"{len(one.problems)}")
+        lengths = ("/".join(map(str, span)) for span in (one.width, one.height))
+        floor = (f"{score:.4f}" for score in one.floor)
+        table.add_row(one.name, str(one.images), *lengths, f"{one.void_share:.2%}", *floor, str(len(one.problems)))
     return table
 
 
@@ -267,9 +263,8 @@ def _classes(surveys: Sequence[Survey]) -> Table:
     headers = [header for one in surveys for header in (f"{one.name}\npixels", "\nimages")]
     caption = f"pixels: of all; images: that hold the class; weight: eq. (2) on {surveys[0].name}, void as background"
     table = _table(*headers, "\nweight", caption=caption)
-    weights = [f"{weight:.5f}" for weight in surveys[0].weights]
-    for label, (name, weight) in enumerate(zip((*surveys[0].classes.names, "void"), (*weights, ""), strict=True)):
-        shares = [f"{one.pixels[label] / max(1, sum(one.pixels)):.2%}" for one in surveys]
-        images = [f"{one.holding[label]}" for one in surveys]
-        table.add_row(name, *(cell for pair in zip(shares, images, strict=True) for cell in pair), weight)
+    weights = [*(f"{weight:.5f}" for weight in surveys[0].weights), ""]  # void has none
+    for label, name in enumerate((*surveys[0].classes.names, "void")):
+        counts = [(f"{one.pixels[label] / max(1, sum(one.pixels)):.2%}", str(one.holding[label])) for one in surveys]
+        table.add_row(name, *chain(*counts), weights[label])
     return table

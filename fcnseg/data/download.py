@@ -1,19 +1,19 @@
 """Download of a data set: it is resumed after an interruption, checked by its md5, and unpacked whole or not at all."""
 
 import hashlib
+import multiprocessing
 import re
 import shutil
 import tarfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
 from http.client import HTTPException, HTTPResponse
 from itertools import islice
+from multiprocessing.pool import ThreadPool
 from pathlib import Path, PurePosixPath
-from threading import Thread
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
@@ -235,19 +235,11 @@ def _open(url: str, start: int) -> HTTPResponse:
 
 def _answer(request: Request) -> Any:
     """The answer of `urlopen` in limited time: its own timeout restarts with each packet, even one byte of a header."""
-    answer: Future[Any] = Future()
-
-    def ask() -> None:
+    with ThreadPool(1) as pool:  # unlike an executor's, its thread does not keep the process alive
         try:
-            answer.set_result(urlopen(request, timeout=_TIMEOUT))
-        except Exception as error:
-            answer.set_exception(error)
-
-    Thread(target=ask, daemon=True).start()
-    try:
-        return answer.result(2 * _TIMEOUT)
-    except TimeoutError as error:
-        raise TimeoutError(f"no answer within {2 * _TIMEOUT:.0f} s") from error
+            return pool.apply_async(urlopen, (request,), {"timeout": _TIMEOUT}).get(2 * _TIMEOUT)
+        except multiprocessing.TimeoutError as error:
+            raise TimeoutError(f"no answer within {2 * _TIMEOUT:.0f} s") from error
 
 
 def _chunks(answer: HTTPResponse) -> Iterator[bytes]:
