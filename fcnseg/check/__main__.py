@@ -106,7 +106,7 @@ def _ready(files: "Files", say: Callable[[str], None], *, write: bool) -> bool:
     if known and write:
         raise ValueError(f"write=true: {known.source} says the classes already: leave it out")
     # Polygons store names, and a mask that is not there is a problem of the survey.
-    stored = look(mask for _, mask in files.pairs.values() if not files.drawings and (mask.is_file() or not known))
+    stored = look([mask for _, mask in files.pairs.values() if not files.drawings and (mask.is_file() or not known)])
     if write:
         say(f"{write_classes(files, stored)} is written: give the classes their names in it")
         files.class_list = find_class_list(files.path)

@@ -1,8 +1,8 @@
 """The survey of a data set: the contents of its image sets, the scores to beat, and the broken files."""
 
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha256
 from itertools import chain, combinations_with_replacement
 from pathlib import PurePosixPath
@@ -19,8 +19,7 @@ from fcnseg.data import decode
 from fcnseg.data.dataset import BY_COLOUR, VOID, Classes, DataSet
 from fcnseg.errors import counted, first_of
 from fcnseg.losses import class_weights
-from fcnseg.machine.limits import cores
-from fcnseg.machine.progress_bar import with_progress
+from fcnseg.machine.progress_bar import in_threads
 from fcnseg.metrics import scores
 
 Span = tuple[int, int, int]  # the least, the median and the greatest of some lengths in pixels; zeros without any
@@ -131,8 +130,7 @@ def survey(data_set: DataSet, image_set: str, *others: str) -> Survey:
         ValueError: There is no such image set, or its list cannot be read.
     """
     listed = tuple(dict.fromkeys(data_set.names(image_set)))
-    with ThreadPoolExecutor(cores()) as pool:
-        looks = list(with_progress(pool.map(lambda name: _read(data_set, name), listed), image_set, len(listed)))
+    looks = list(in_threads(partial(_read, data_set), listed, image_set))
     sound = [look.size for look in looks if look.size]
     counts = [look.pixels for look in looks]
     return Survey(

@@ -49,17 +49,20 @@ class Published:
 
     Attributes:
         title: Its name, for messages.
-        folder: Its folder below `data.root` after the download.
-        holds: The entries of that folder if it is whole.
-        find: A function from a folder to the data set's folder below it, or None if the data set is missing.
+        places: Its possible folders below `data.root`; the first is the one that it is downloaded to.
+        holds: A folder inside it by which it is recognised.
         nothing_found: A function that gives the message for a `data.root` without this data set.
     """
 
     title: str
-    folder: str
+    places: Sequence[str]
     holds: str
-    find: Callable[[Path], Path | None]
     nothing_found: Callable[[Path], str]
+
+    def find(self, root: Path) -> Path | None:
+        """The folder of the data set below `root`, or `root` itself; None if the data set is missing."""
+        candidates = (*(root / place for place in self.places), root)
+        return next((path for path in candidates if (path / self.holds).is_dir()), None)
 
 
 def nothing_found(root: Path) -> str:
@@ -89,11 +92,7 @@ def _nearby(root: Path) -> Iterator[Path]:
     yield from root.parents[:2]
 
 
-def _voc_folder(root: Path) -> Path | None:
-    return folder.path if (folder := voc.Folder.find(root)) else None
-
-
-VOC_ARCHIVE = Published("VOC-2012", voc.PLACES[0], voc.LISTS, _voc_folder, nothing_found)
+VOC_ARCHIVE = Published("VOC-2012", voc.PLACES, voc.LISTS, nothing_found)
 
 
 def voc2012(root: Path, *, urls: Sequence[str], md5: str, download: bool | None = None) -> voc.Folder:
@@ -129,7 +128,7 @@ def find_or_download(data_set: Published, root: Path, *, urls: Sequence[str], md
     """
     if not isinstance(download, bool | None):
         raise ValueError(f"data.download={download}: wanted true, false or null")
-    target = root / data_set.folder
+    target = root / data_set.places[0]
     in_the_way = target.exists()  # asked first, since another process may finish it before the next line
     if folder := data_set.find(root):
         return folder
@@ -278,7 +277,7 @@ def _unpack(data_set: Published, archive: Path, target: Path) -> None:
     except tarfile.TarError as error:
         raise ValueError(f"refused to unpack {archive}: {error}; get {data_set.title}'s own archive") from error
     if (folder := data_set.find(unpacked)) is None:
-        raise ValueError(f"{archive} holds no {data_set.folder}: correct the URL and md5")
+        raise ValueError(f"{archive} holds no {data_set.places[0]}: correct the URL and md5")
     for path in folder.iterdir():
         path.rename(target / path.name)
     shutil.rmtree(unpacked)

@@ -7,10 +7,8 @@ import os
 import sys
 import zlib
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,8 +22,7 @@ from fcnseg.data import Size, decode, sides, spelled
 from fcnseg.data.dataset import BY_COLOUR, SUFFIXES, VOID, DataSet
 from fcnseg.errors import first_of, warn
 from fcnseg.machine.files import build_once, user_cache
-from fcnseg.machine.limits import cores
-from fcnseg.machine.progress_bar import with_progress
+from fcnseg.machine.progress_bar import in_threads
 
 FORMAT = 2  # goes up when the same files would be packed in another way
 READ_WHOLE = 2**30  # bytes up to which a pack's checksum is verified whenever the pack is opened
@@ -140,9 +137,8 @@ def _build(data_set: DataSet, names: Sequence[str], size: Size, title: str, pack
     """Write the pack of `names` into `pack_folder`, decoding on every core."""
     images = _new_array(pack_folder / "images.npy", (len(names), *sides(size), 3))
     masks = _new_array(pack_folder / "masks.npy", (len(names), *sides(size)))
-    # Threads will do, since Pillow frees Python's lock; they write into the same arrays.
-    with ThreadPoolExecutor(cores()) as pool:
-        results = list(with_progress(pool.map(partial(_write, data_set, images, masks), count(), names), title, len(names)))
+    # The threads write into the same arrays.
+    results = list(in_threads(partial(_write, data_set, images, masks), list(enumerate(names)), title))
     # Every file was tried: the message names several broken ones, so that they can be mended together.
     if errors := [str(result) for result in results if isinstance(result, ValueError)]:
         raise ValueError(first_of(errors))
@@ -164,8 +160,9 @@ def _build(data_set: DataSet, names: Sequence[str], size: Size, title: str, pack
     (pack_folder / "pack.json").write_text(json.dumps({**meta, **checksum}), encoding="utf-8")
 
 
-def _write(data_set: DataSet, images: Array, masks: Array, row: int, name: str) -> PackedImage | ValueError:
-    """Write the image `name` and its mask into a row of the arrays; if one of them is broken, the result is the error."""
+def _write(data_set: DataSet, images: Array, masks: Array, item: tuple[int, str]) -> PackedImage | ValueError:
+    """Write an image and its mask into the arrays, given its row and name; if one is broken, the result is the error."""
+    row, name = item
     try:
         image = decode.read_image(data_set.image(name))
         mask = data_set.read_mask(name, image)

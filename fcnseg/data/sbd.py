@@ -16,18 +16,13 @@ FOLDER = "benchmark_RELEASE/dataset"  # below `data.root`, where the archive put
 LARGEST = 2 << 20  # bytes of a mask's file, which may be compressed a thousandfold; one of 500 x 500 pixels has 0.25 MB
 
 
-def find(root: Path) -> Path | None:
-    """The folder of SBD under `root`: `root/benchmark_RELEASE/dataset`, or `root` itself; None without one."""
-    return next((path for path in (root / FOLDER, root) if (path / "cls").is_dir()), None)
-
-
 def nothing_found(root: Path) -> str:
     """The message that SBD is not in `root`."""
     remedy = f"put it there, or data.download=true downloads it into {root} (1.4 GB)"
     return f"no SBD in data.root={root}, beside VOC-2012: looked for {root / FOLDER / 'cls'} and {root / 'cls'}; {remedy}"
 
 
-ARCHIVE = Published("SBD", FOLDER, "cls", find, nothing_found)
+ARCHIVE = Published("SBD", [FOLDER], "cls", nothing_found)
 
 
 class TrainAug(Files):

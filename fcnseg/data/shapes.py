@@ -7,9 +7,7 @@ Twenty kinds of object stand for VOC's twenty classes. Each has an outline (one 
 import colorsys
 import json
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +17,7 @@ from PIL import Image, ImageFilter
 from fcnseg.data import check_whole_number, voc
 from fcnseg.data.dataset import VOID
 from fcnseg.machine.files import build_once
-from fcnseg.machine.limits import cores
+from fcnseg.machine.progress_bar import in_threads
 
 FORMAT = 1  # goes up when a seed draws other images than before: each format has folders of its own
 
@@ -72,13 +70,12 @@ def _generate(numbers: dict[str, int], folder: Path) -> None:
     train, val = names[: numbers["train"]], names[numbers["train"] :]
     data_set = voc.new_folder(folder / "VOCdevkit" / "VOC2012", {"train": train, "val": val, "trainval": names})
 
-    def save(index: int, name: str) -> None:
+    def save(index: int) -> None:
         image, mask = draw(numbers["seed"], index)
-        image.save(data_set.image(name), quality=90)
-        mask.save(data_set.mask(name))
+        image.save(data_set.image(names[index]), quality=90)
+        mask.save(data_set.mask(names[index]))
 
-    with ThreadPoolExecutor(cores()) as pool:
-        list(pool.map(save, count(), names))
+    list(in_threads(save, range(len(names)), "Drawing"))
     (data_set.path / "shapes.json").write_text(json.dumps(numbers) + "\n", encoding="utf-8")
 
 

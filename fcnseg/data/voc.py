@@ -51,9 +51,20 @@ def listed(path: Path, images: Path) -> tuple[str, ...]:
     names = tuple(line.strip() for line in lines if line.strip())
     if not names:
         raise ValueError(f"the image set '{path.stem}' is empty: {path} names no image; write one image name a line")
-    if outside := [name for name in names if name.startswith("/") or ".." in name.split("/") or "\0" in name]:
-        raise ValueError(f"{path} names {outside[0]!r}, wanted names of images inside {images}")
+    for name in names:
+        inside(images, name, path)
     return names
+
+
+def inside(root: Path, name: str, source: Path) -> Path:
+    """The path `root`/`name`, which the file `source` names.
+
+    Raises:
+        ValueError: It leads out of `root`.
+    """
+    if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
+        raise ValueError(f"{source} names {name!r}, wanted files inside {root}")
+    return root / name
 
 
 @dataclass(frozen=True)

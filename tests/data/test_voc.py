@@ -126,7 +126,7 @@ def test_a_name_may_have_folders_and_letters_of_any_script(folder):
 @pytest.mark.parametrize("name", ["../a", "x/../../../a", "/etc/a", "..", "x/.."])
 def test_a_name_that_leads_out_of_the_data_set_is_refused(folder, name):
     (folder.path / "ImageSets" / "Segmentation" / "val.txt").write_text(f"b\n{name}\n")
-    with pytest.raises(ValueError, match=rf"val\.txt names '{name}', wanted names of images inside .*JPEGImages"):
+    with pytest.raises(ValueError, match=rf"val\.txt names '{name}', wanted files inside .*JPEGImages"):
         folder.names("val")
 
 

@@ -80,14 +80,7 @@ def _add_row(files: Files, path: Path, number: int, row: Mapping[str, str | None
         raise ValueError(f"{path}, line {number}: wanted the paths of an image and its mask")
     image_set = SETS.get(split.lower(), split.lower())
     name = Path(image).with_suffix("").as_posix()
-    files.add(image_set, name, _inside(files.path, image, path), _inside(files.path, mask, path))
-
-
-def _inside(root: Path, name: str, source: Path) -> Path:
-    """A path below `root` that a file of the data set names."""
-    if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
-        raise ValueError(f"{source} names {name!r}, wanted files inside {root}")
-    return root / name
+    files.add(image_set, name, voc.inside(files.path, image, path), voc.inside(files.path, mask, path))
 
 
 def folders(root: Path, image_suffix: str, mask_suffix: str | None) -> Files | None:
@@ -199,7 +192,7 @@ def coco(root: Path) -> Files | None:
 
 def _photograph(root: Path, source: Path, image_set: str, file: str) -> Path:
     """The image that annotations name; the first possible place if the image is missing."""
-    inside = _inside(root, file, source)
+    inside = voc.inside(root, file, source)
     places = [*(root / "images" / name for name in (image_set, f"{image_set}2017", "")), source.parent]
     places += [root / name for name in (image_set, f"{image_set}2017", voc.IMAGES, "")]
     return next((path for place in places if (path := place / file).is_file()), inside)

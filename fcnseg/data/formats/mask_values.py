@@ -1,8 +1,7 @@
 """The numbers or colours in masks whose classes no file lists yet, and a classes.yaml that lists them for the user to name."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from fcnseg.data.dataset import VOID
 from fcnseg.data.formats.classes import FILE
 from fcnseg.data.formats.files import Files
 from fcnseg.machine.files import write_text
-from fcnseg.machine.limits import cores
+from fcnseg.machine.progress_bar import in_threads
 
 MOST = 64  # up to this many colours, each is taken for a class; of more, only colours with LEAST of the pixels
 LEAST = 0.0005  # a share of all pixels
@@ -42,19 +41,18 @@ class Stored:
         return f"{share:.2%} of the pixels, in {self.holding[value]} of {self.masks} masks"
 
 
-def look(masks: Iterable[Path]) -> Stored:
+def look(masks: Sequence[Path]) -> Stored:
     """Count the numbers or colours in masks."""
     pixels: Counter[int | decode.Colour] = Counter()
     holding: Counter[int | decode.Colour] = Counter()
     problems, read = [], 0
-    with ThreadPoolExecutor(cores()) as pool:
-        for one in pool.map(_counted, masks):
-            if isinstance(one, ValueError):
-                problems.append(str(one))
-            else:
-                read += 1
-                pixels.update(one)
-                holding.update(one.keys())
+    for one in in_threads(_counted, masks, "Masks"):
+        if isinstance(one, ValueError):
+            problems.append(str(one))
+        else:
+            read += 1
+            pixels.update(one)
+            holding.update(one.keys())
     return Stored(read, pixels, holding, tuple(problems))
 
 
