@@ -79,9 +79,9 @@ def _recognised(cfg: DictConfig, source: Any, root: Path) -> "Files | None":
 
     if getattr(source, "func", source) is formats.folder:
         return formats.recognise(root, **getattr(source, "keywords", {}))
-    if cfg.choices.data != paper.DATA:
+    if cfg.choices.data != paper.DATA:  # the sources of other choices find their data sets themselves
         return None
-    if cfg.write:
+    if cfg.write:  # VOC's layout as well, to be given other classes
         return formats.recognise(root)
     if files := formats.beyond_voc(root):
         split(files)

@@ -32,6 +32,7 @@ def save(path: Path, data_set: DataSet, surveys: Sequence[Survey]) -> bool:
         ValueError: It cannot be written there.
     """
     names = [name for survey in surveys for name in survey.contents]
+    # Always the same images, so that two sheets can be compared.
     chosen = random.Random(0).sample(names, min(PAIRS, len(names)))
     if not chosen:
         return False
@@ -62,6 +63,7 @@ def _overlay(data_set: DataSet, name: str) -> npt.NDArray[np.uint8]:
     shown = np.asarray(image.resize(size))
     labels = np.asarray(mask.resize(size, Image.Resampling.NEAREST))
     mixed = overlay(shown.transpose(2, 0, 1), labels, data_set.classes)  # (H, W, 3)
+    # A wide image has its overlay below it, a high one beside it: both pairs are about square.
     return np.concatenate([shown, mixed], axis=0 if size[0] >= size[1] else 1)
 
 

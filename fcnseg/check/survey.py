@@ -106,6 +106,7 @@ def image_sets(data_set: DataSet) -> tuple[list[str], list[str]]:
         ValueError: There is no train or no val, or one of these lists cannot be read.
     """
     chosen, left_out = ["train", "val"], []
+    # Test comes first of the others, so that it is not taken for a list that repeats images.
     seen = {name for image_set in chosen for name in data_set.names(image_set)}
     for other in sorted({*data_set.image_sets()} - {*chosen}, key=lambda name: (name != "test", name)):
         try:
@@ -150,7 +151,7 @@ def survey(data_set: DataSet, image_set: str, *others: str) -> Survey:
 def warnings_of(train: Survey, *others: Survey) -> list[str]:
     """A line for each thing that does not stop training, but may spoil it, or a test."""
     lines = []
-    for one, other in combinations_with_replacement((train, *others), 2):
+    for one, other in combinations_with_replacement((train, *others), 2):  # each set with itself, too
         lines += [*_duplicates(one, other), *_namesakes(one, other)]
     if not train.contents:  # nothing could be read, so that every class would seem to be missing
         return lines
@@ -206,13 +207,14 @@ def _read(data_set: DataSet, name: str) -> Look:
         image = decode.read_image(path := data_set.image(name))
     except ValueError as error:
         problems.append(f"{path.name}: {error}")
-    try:
+    try:  # if the image is broken, too: both problems are told at once
         path = data_set.mask(name)
         mask = data_set.read_mask(name, image)
     except ValueError as error:
         problems.append(f"{path.name}: {error}")
     if image is None or problems:
         return Look([0] * (len(data_set.classes) + 1), problems)
+    # The size counts, too: 2 x 3 grey pixels have the bytes of 3 x 2.
     content = sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
     return Look(data_set.classes.count_pixels(mask), (), image.size, mask.info["by_colour"], content)
 

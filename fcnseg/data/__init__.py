@@ -44,7 +44,7 @@ def check_settings(
 
 def _given_sides(name: str, size: Any) -> Sequence[Any]:
     """The one or two sides of `size`, of any value."""
-    if not isinstance(size, Sequence) or isinstance(size, str):
+    if not isinstance(size, Sequence) or isinstance(size, str):  # a list of OmegaConf's is a Sequence, and no list
         return [size]
     if len(size) != 2:
         raise ValueError(f"data.{name}={list(size)}: wanted a whole number from {MIN_SIZE} up, or [height,width]")
@@ -74,7 +74,7 @@ def check_whole_number(name: str, value: object, least: int) -> None:
     Raises:
         ValueError: The value is not such a number; the message names the setting.
     """
-    if type(value) is not int or value < least:
+    if type(value) is not int or value < least:  # `true` is an int as well, but not of this type
         raise ValueError(f"{name}={value}: wanted a whole number from {least} up")
 
 

@@ -182,6 +182,11 @@ class DataSet(ABC):
         return twice + [f"{image_set} lists {name}, which {other} lists too" for name, other in shared]
 
 
+def find_folder(root: Path, places: Sequence[str], holds: str) -> Path | None:
+    """The first of some `places` in `root`, or `root` itself, that has the folder `holds`; None if none has it."""
+    return next((path for path in (*(root / place for place in places), root) if (path / holds).is_dir()), None)
+
+
 Source = Callable[..., DataSet]  # its arguments are a folder, and `download` if that is set
 
 

@@ -1,7 +1,8 @@
 """Photographs and masks from files: a photograph becomes upright RGB, a mask becomes labels."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -179,26 +180,35 @@ def _upright(path: Path, kind: str) -> Image.Image:
 
     Pillow's `exif_transpose` is not used: it writes the EXIF data anew, which fails if a tag is invalid.
     """
+    remedies = ("correct its name, or leave it out", f"replace the file (by {', '.join(FORMATS)}) or leave it out")
+    with errors_named(f"{kind} {path}", *remedies), Image.open(path, formats=FORMATS) as file:
+        stored = file.getexif().get(ORIENTATION)
+        orientation = stored if stored in TURNS else 1
+        file.load()
+        bits = 8
+        if file.format == "PNG":
+            bits = path.read_bytes()[24]  # of its header, which Pillow does not tell
+        elif isinstance(file, TiffImageFile):
+            bits = int(file.tag_v2.get(258, (1,))[0])  # BitsPerSample
+        turn = None if file.format == "TIFF" else TURNS.get(orientation)  # Pillow has turned a TIFF already
+        picture = file if turn is None else file.transpose(turn)
+        clear: dict[Any, Any] = {key: value for key, value in picture.info.items() if key == "transparency"}
+        picture.info = {**clear, "format": file.format, "orientation": orientation, "bits": bits}
+        return picture
+
+
+@contextmanager
+def errors_named(file: str, if_missing: str, if_broken: str) -> Iterator[None]:
+    """Turn any error in the `with` block into a ValueError that names a file, such as "mask a.png", and one of the remedies.
+
+    Decoders raise anything: struct.error, TypeError, KeyError, zlib.error, MemoryError, ...
+    """
     try:
-        with Image.open(path, formats=FORMATS) as file:
-            stored = file.getexif().get(ORIENTATION)
-            orientation = stored if stored in TURNS else 1
-            file.load()
-            bits = 8
-            if file.format == "PNG":
-                bits = path.read_bytes()[24]  # of its header, which Pillow does not tell
-            elif isinstance(file, TiffImageFile):
-                bits = int(file.tag_v2.get(258, (1,))[0])  # BitsPerSample
-            turn = None if file.format == "TIFF" else TURNS.get(orientation)  # Pillow has turned a TIFF already
-            picture = file if turn is None else file.transpose(turn)
-            clear: dict[Any, Any] = {key: value for key, value in picture.info.items() if key == "transparency"}
-            picture.info = {**clear, "format": file.format, "orientation": orientation, "bits": bits}
-            return picture
+        yield
     except FileNotFoundError as error:
-        raise ValueError(f"there is no {kind} {path}: correct its name, or leave it out") from error
-    except Exception as error:  # decoders raise anything: struct.error, TypeError, KeyError, ...
-        remedy = f"replace the file (by {', '.join(FORMATS)}) or leave it out"
-        raise ValueError(f"broken {kind} {path}: {str(error) or type(error).__name__}; {remedy}") from error
+        raise ValueError(f"there is no {file}: {if_missing}") from error
+    except Exception as error:
+        raise ValueError(f"broken {file}: {str(error) or type(error).__name__}; {if_broken}") from error
 
 
 def _check_fits(path: Path, mask: Image.Image, image: Image.Image) -> None:
@@ -222,11 +232,10 @@ def _meant(path: Path, mask: Image.Image, used: list[int], legend: Legend) -> li
     if mask.mode == "P":
         palette = [*zip(*[iter(mask.getpalette() or [])] * 3, strict=True)]  # RGB by index
         labels = [legend.colours.get(palette[index]) if index < len(palette) else None for index in used]
-        known = [label for label in labels if label is not None]
         if any(label not in (None, value) for label, value in zip(labels, own, strict=True)):
-            if len(known) == len(used):
+            known = [label for label in labels if label is not None]
+            if not (foreign := [index for label, index in zip(labels, used, strict=True) if label is None]):
                 return known
-            foreign = [index for label, index in zip(labels, used, strict=True) if label is None]
             raise ValueError(
                 f"mask {path} has the colours of the classes {known} at other indices, but its indices {foreign} are of no"
                 " class's colour: wanted indices that are the labels, or colours that are the classes' throughout"

@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 from fcnseg.data import formats, voc
+from fcnseg.data.dataset import find_folder
 from fcnseg.machine.files import build_once
 
 ROOT = Path("data")  # the default of `data.root`
@@ -58,11 +59,6 @@ class Published:
     places: Sequence[str]
     holds: str
     nothing_found: Callable[[Path], str]
-
-    def find(self, root: Path) -> Path | None:
-        """The folder of the data set below `root`, or `root` itself; None if the data set is missing."""
-        candidates = (*(root / place for place in self.places), root)
-        return next((path for path in candidates if (path / self.holds).is_dir()), None)
 
 
 def nothing_found(root: Path) -> str:
@@ -130,7 +126,7 @@ def find_or_download(data_set: Published, root: Path, *, urls: Sequence[str], md
         raise ValueError(f"data.download={download}: wanted true, false or null")
     target = root / data_set.places[0]
     in_the_way = target.exists()  # asked first, since another process may finish it before the next line
-    if folder := data_set.find(root):
+    if folder := find_folder(root, data_set.places, data_set.holds):
         return folder
     if in_the_way:
         raise ValueError(f"{target} exists, but without {data_set.holds}: complete it, or move it away")
@@ -276,7 +272,7 @@ def _unpack(data_set: Published, archive: Path, target: Path) -> None:
             tar.extractall(unpacked, filter=_inside)
     except tarfile.TarError as error:
         raise ValueError(f"refused to unpack {archive}: {error}; get {data_set.title}'s own archive") from error
-    if (folder := data_set.find(unpacked)) is None:
+    if (folder := find_folder(unpacked, data_set.places, data_set.holds)) is None:
         raise ValueError(f"{archive} holds no {data_set.places[0]}: correct the URL and md5")
     for path in folder.iterdir():
         path.rename(target / path.name)

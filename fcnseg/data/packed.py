@@ -121,8 +121,13 @@ def _key(data_set: DataSet, names: Sequence[str], size: Size, packs_folder: Path
     """
     data_path = None if packs_folder.is_relative_to(data_set.path) else str(data_set.path.resolve())
     files = [_trace(path) for name in names for path in (data_set.image(name), data_set.mask(name))]
-    made_from = [FORMAT, size, data_path, list(names), files, *filter(None, [data_set.rules])]
-    return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:12]
+    return _hash(data_set, FORMAT, size, data_path, list(names), files)
+
+
+def _hash(data_set: DataSet, *made_from: Any) -> str:
+    """A hash of some values and of the data set's rules; VOC's are empty and left out, as before there were others."""
+    rules = [data_set.rules] if data_set.rules else []
+    return hashlib.sha256(json.dumps([*made_from, *rules]).encode()).hexdigest()[:12]
 
 
 def _trace(path: Path) -> tuple[int, int, str]:
@@ -142,17 +147,11 @@ def _build(data_set: DataSet, names: Sequence[str], size: Size, title: str, pack
     # Every file was tried: the message names several broken ones, so that they can be mended together.
     if errors := [str(result) for result in results if isinstance(result, ValueError)]:
         raise ValueError(first_of(errors))
-    written = [result for result in results if isinstance(result, PackedImage)]
-    if by_colour := sum(each.by_colour for each in written):
-        warn(f"{by_colour} of {len(names)} masks hold {BY_COLOUR}")
-    digests = [each.digest for each in written]
-    meta = {
-        "ids": list(names),
-        "class_pixels": np.sum([each.pixels for each in written], axis=0).tolist(),
-        "fingerprint": hashlib.sha256(json.dumps([list(names), digests, *filter(None, [data_set.rules])]).encode()).hexdigest()[
-            :12
-        ],
-    }
+    pixels, digests, by_colour = zip(*(result for result in results if isinstance(result, PackedImage)), strict=True)
+    if any(by_colour):
+        warn(f"{sum(by_colour)} of {len(names)} masks hold {BY_COLOUR}")
+    fingerprint = _hash(data_set, list(names), digests)
+    meta = {"ids": list(names), "class_pixels": np.sum(pixels, axis=0).tolist(), "fingerprint": fingerprint}
     # Before the stats are read: the time of a mapped file may change when it is flushed.
     images.flush()
     masks.flush()

@@ -59,17 +59,13 @@ def _segmentation(path: Path) -> Image.Image:
     """
     from scipy.io import loadmat  # an extra
 
-    try:
+    remedy = "unpack SBD's archive anew, or take the name out of its lists"
+    with decode.errors_named(f"mask {path}", remedy, remedy):
         if (size := path.stat().st_size) > LARGEST:
             raise ValueError(f"it has {size:,} bytes, wanted up to {LARGEST:,}")
         labels = loadmat(path, variable_names=["GTcls"])["GTcls"]["Segmentation"].item()
         if not isinstance(labels, np.ndarray) or labels.ndim != 2 or labels.dtype != np.uint8 or not labels.size:
             raise ValueError("GTcls.Segmentation is no matrix of bytes")
-    except FileNotFoundError as error:
-        raise ValueError(f"there is no mask {path}: unpack SBD's archive anew, or take the name out of its lists") from error
-    except Exception as error:  # the reader raises anything: TypeError, KeyError, zlib.error, MemoryError, ...
-        remedy = "unpack SBD's archive anew, or take the name out of its lists"
-        raise ValueError(f"broken mask {path}: {str(error) or type(error).__name__}; {remedy}") from error
     mask = Image.fromarray(labels)
     mask.info = {"format": "MAT", "orientation": 1, "bits": 8}
     return mask

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from fcnseg.data import decode
-from fcnseg.data.dataset import SUFFIXES, VOID, Classes, DataSet
+from fcnseg.data.dataset import SUFFIXES, VOID, Classes, DataSet, find_folder
 
 CLASSES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -88,8 +88,8 @@ class Folder(DataSet):
     @classmethod
     def find(cls, root: Path) -> "Folder | None":
         """The VOC folder under `root`: `root/VOCdevkit/VOC2012`, `root/VOC2012` or `root` itself; None without one."""
-        candidates = (*(root / place for place in PLACES), root)
-        return next((cls(path) for path in candidates if (path / LISTS).is_dir()), None)
+        path = find_folder(root, PLACES, LISTS)
+        return cls(path) if path else None
 
     def image_sets(self) -> tuple[str, ...]:
         """The names of its image sets, in alphabetical order: `train`, `val`, ..."""

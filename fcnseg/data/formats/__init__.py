@@ -71,6 +71,7 @@ def contents(root: Path) -> str:
 
 def find(root: Path, *, image_suffix: str = "", mask_suffix: str | None = None) -> Files | None:
     """The data set in `root`, before val is made; None if there is no data set. For the settings, see `folder`."""
+    # Files that name images and masks come first; folders and names that look alike are a guess.
     files = layouts.lists(root) or layouts.table(root) or layouts.coco(root) or layouts.labelme(root)
     if files and (image_suffix or mask_suffix is not None):
         warn(
@@ -83,6 +84,7 @@ def find(root: Path, *, image_suffix: str = "", mask_suffix: str | None = None) 
 def beyond_voc(root: Path) -> Files | None:
     """The data set in `root`, if only `data=folder` can read it; `data=voc2012` reads VOC's 21 classes."""
     in_layout = Folder.find(root)
+    # In VOC's layout, only a class list tells a data set of other classes.
     if in_layout and not any((in_layout.path / name).is_file() for name in READERS):
         return None
     return find(root)

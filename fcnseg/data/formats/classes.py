@@ -86,7 +86,7 @@ def _classes(source: Path, names: Sequence[str], given: Mapping[str, Colour]) ->
     colours = ((red, green, blue) for red, green, blue in voc.PALETTE.tolist())
     spare = (colour for colour in colours if colour not in given.values())
     background = next((i for i, name in enumerate(names) if name.lower() in BACKGROUND_NAMES), None)
-    try:
+    try:  # the colour map may end before the names, of which there are too many then
         return Classes(tuple(names), tuple(given.get(name) or next(spare, (0, 0, 0)) for name in names), background)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
@@ -156,7 +156,7 @@ def _key(key: Any) -> int | Colour | str:
     """A key of `map:` or `void:` as masks store it: a number, a colour or a name."""
     if type(key) is not int:
         return _colour(key) if _written(key) else str(key)
-    if not 0 <= key < 2**16:
+    if not 0 <= key < 2**16:  # a PNG has up to 16 bits a sample
         raise ValueError(f"{key} is no number that a mask can hold, wanted 0..65535")
     return key
 
@@ -181,7 +181,7 @@ def _cvat(text: str) -> dict[str, Any]:
     if strange := [row for row in rows if len(row) < 2 or not _written(row[1])]:
         raise ValueError(f"it has the line {':'.join(strange[0])!r}, wanted name:r,g,b:: as CVAT writes it")
     colours = {row[0].strip(): _colour(row[1]) for row in rows}
-    listed = _without_void(dict(enumerate(colours)))
+    listed = _without_void(dict(enumerate(colours)))  # its masks store colours, or the numbers of the lines
     void = [*listed["void"], *(colours.pop(name) for name in [*colours] if name.lower() in IGNORED)]
     return {"names": listed["names"], "colours": colours, "void": void}
 
@@ -193,7 +193,7 @@ def _labelme2voc(text: str) -> dict[str, Any]:
 
 def _roboflow(text: str) -> dict[str, Any]:
     """Roboflow's _classes.csv: the number that masks store, and the name."""
-    rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines()) if row][1:]
+    rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines()) if row][1:]  # without the titles
     if strange := [row for row in rows if len(row) < 2 or not row[0].isdecimal()]:
         raise ValueError(f"it has the line {','.join(strange[0])!r}, wanted a pixel value and a class")
     return _without_void({int(row[0]): row[1] for row in rows})

@@ -62,6 +62,7 @@ def table(root: Path) -> Files | None:
         ValueError: A line lacks a path, or leads out of the folder.
     """
     for path in sorted(root.glob("*.csv")):
+        # Any other table may be there, in any encoding: it is passed over, and no error.
         with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
             rows = csv.DictReader(file)
             rows.fieldnames = [title.strip().lower() for title in rows.fieldnames or ()]
@@ -164,7 +165,7 @@ def _stems(folder: Path, files: Iterable[Path], suffixes: tuple[str, ...], endin
     """The files with one of these suffixes, by their paths without `ending` and suffix."""
     found: dict[str, Path] = {}
     paths = [path for path in files if path.suffix in suffixes and path.stem.endswith(ending)]
-    for path in sorted(paths, key=lambda path: (suffixes.index(path.suffix), path)):
+    for path in sorted(paths, key=lambda path: (suffixes.index(path.suffix), path)):  # of a.jpg and a.png, the first counts
         stem = path.relative_to(folder).with_suffix("").as_posix()
         found.setdefault(stem.removesuffix(ending), path)
     return found

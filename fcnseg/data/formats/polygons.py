@@ -76,7 +76,7 @@ def inside(shape: Any, size: tuple[int, int]) -> Inside:
     if kind == "polygon":
         return filled([points], size)
     if kind == "rectangle":
-        (left, top), (right, bottom) = points.min(0), points.max(0)
+        (left, top), (right, bottom) = points.min(0), points.max(0)  # of two opposite corners, or of all four
         return filled([np.array([[left, top], [right, top], [right, bottom], [left, bottom]])], size)
     if kind == "circle":
         centre, rim = points
@@ -150,7 +150,7 @@ def _stamp(picture: str, points: Points, size: tuple[int, int]) -> Inside:
         stamp = np.asarray(file.convert("L")) > 0
     left, top = np.round(points.min(0)).astype(int).tolist()
     found = np.zeros(size, dtype=bool)
-    if min(left, top) < 0:
+    if min(left, top) < 0:  # a slice would count it from the other end
         raise ValueError("it begins outside the image")
     part = found[top : top + stamp.shape[0], left : left + stamp.shape[1]]
     part[:] = stamp[: part.shape[0], : part.shape[1]]
