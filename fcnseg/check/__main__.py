@@ -34,7 +34,7 @@ def check(cfg: DictConfig) -> None:
     """Print what the data set holds, and every problem by file name; exit with 2 if one of them stops training or a test."""
     from hydra.utils import instantiate
 
-    from fcnseg.data.dataset import find
+    from fcnseg.data.dataset import find_data_set
 
     _refuse_settings_without_effect(cfg)
     source, root = instantiate(cfg.data.source), Path(os.path.expanduser(cfg.data.root))
@@ -46,7 +46,7 @@ def check(cfg: DictConfig) -> None:
             sys.exit(WRONG_USE)
     elif cfg.write:
         raise ValueError(f"write=true: the classes of data={cfg.choices.data} are known; leave it out")
-    data_set = files or find(source, root, cfg.data.get("download"))
+    data_set = files or find_data_set(source, root, cfg.data.get("download"))
     if not files:
         say(f"{data_set.path}")
 
@@ -100,13 +100,13 @@ def _ready(files: "Files", say: Callable[[str], None], *, write: bool) -> bool:
         ValueError: The class list is broken, or there is one already where `write` asks for it.
     """
     from fcnseg.data.formats.classes import FILE, find_class_list
-    from fcnseg.data.formats.mask_values import look, write_classes
+    from fcnseg.data.formats.mask_values import count_values, write_classes
 
     known = files.class_list
     if known and write:
         raise ValueError(f"write=true: {known.source} says the classes already: leave it out")
     # Polygons store names, and a mask that is not there is a problem of the survey.
-    stored = look([mask for _, mask in files.pairs.values() if not files.drawings and (mask.is_file() or not known)])
+    stored = count_values([mask for _, mask in files.pairs.values() if not files.drawings and (mask.is_file() or not known)])
     if write:
         say(f"{write_classes(files, stored)} is written: give the classes their names in it")
         files.class_list = find_class_list(files.path)

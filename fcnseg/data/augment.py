@@ -20,7 +20,7 @@ Draw = Callable[[], Tensor]
 Augmentation = Callable[[Tensor, Tensor, Draw], tuple[Tensor, Tensor]]
 
 
-def mix(x: Tensor) -> Tensor:
+def hashed(x: Tensor) -> Tensor:
     """A hash of 32-bit integers, held in int64, with the multipliers of lowbias32 and MurmurHash2."""
     for multiplier in (0x7FEB352D, 0x5BD1E995):  # below 2^31: the product of 32 bits with it fits in int64
         x = (x ^ (x >> 16)) * multiplier & 0xFFFFFFFF
@@ -41,12 +41,12 @@ def draws(seed: int, epoch: int, sample: Tensor) -> Draw:
     Returns:
         A function that gives (N,) float32 numbers, uniform in [0, 1), new ones at every call.
     """
-    state = mix(mix(torch.full_like(sample, seed & 0xFFFFFFFF)) ^ epoch)
-    state = mix(state ^ sample)
+    state = hashed(hashed(torch.full_like(sample, seed & 0xFFFFFFFF)) ^ epoch)
+    state = hashed(state ^ sample)
 
     def draw() -> Tensor:
         nonlocal state
-        state = mix(state + 0x9E3779B9 & 0xFFFFFFFF)
+        state = hashed(state + 0x9E3779B9 & 0xFFFFFFFF)
         return (state >> 8).float() / 2**24
 
     return draw

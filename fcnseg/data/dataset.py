@@ -190,7 +190,7 @@ def find_folder(root: Path, places: Sequence[str], holds: str) -> Path | None:
 Source = Callable[..., DataSet]  # its arguments are a folder, and `download` if that is set
 
 
-def find(source: Source, root: Path, download: bool | None = None) -> DataSet:
+def find_data_set(source: Source, root: Path, download: bool | None = None) -> DataSet:
     """The data set that `source` finds, downloads or generates in the folder `root`.
 
     Raises:

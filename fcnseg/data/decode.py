@@ -185,10 +185,8 @@ def _upright(path: Path, kind: str) -> Image.Image:
         stored = file.getexif().get(ORIENTATION)
         orientation = stored if stored in TURNS else 1
         file.load()
-        bits = 8
-        if file.format == "PNG":
-            bits = path.read_bytes()[24]  # of its header, which Pillow does not tell
-        elif isinstance(file, TiffImageFile):
+        bits = path.read_bytes()[24] if file.format == "PNG" else 8  # a PNG's are in its header, which Pillow does not tell
+        if isinstance(file, TiffImageFile):
             bits = int(file.tag_v2.get(258, (1,))[0])  # BitsPerSample
         turn = None if file.format == "TIFF" else TURNS.get(orientation)  # Pillow has turned a TIFF already
         picture = file if turn is None else file.transpose(turn)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fcnseg.data import check_number
-from fcnseg.data.augment import Draw, choose, mix
+from fcnseg.data.augment import Draw, choose, hashed
 from fcnseg.data.dataset import MEAN, VOID
 from fcnseg.data.transforms import between, check_range, log_between
 
@@ -89,7 +89,7 @@ class ClassMix:
         is_there = torch.zeros(len(mask), VOID + 1, dtype=torch.bool, device=mask.device).scatter_(1, labels, True)
         is_there[:, VOID] = False
         each = torch.arange(VOID + 1, device=mask.device) << 24  # draws have 24 bits
-        number = torch.where(is_there, mix((draw() * 2**24).long()[:, None] | each), -1)  # (N, 256), random
+        number = torch.where(is_there, hashed((draw() * 2**24).long()[:, None] | each), -1)  # (N, 256), random
         rank = number.argsort(1, descending=True).argsort(1)  # 0 for the class with the largest number
         chosen = (rank < is_there.sum(1, keepdim=True) // 2) & (draw() < self.p)[:, None]
         return mixed(chosen.gather(1, labels).view_as(mask), image, mask)

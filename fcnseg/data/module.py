@@ -15,7 +15,7 @@ from torch import Tensor
 from fcnseg.data import Size, check_settings, decode, sides
 from fcnseg.data.augment import Augmentation, EpochDraws, partners
 from fcnseg.data.batch import Batch, normalize, resize
-from fcnseg.data.dataset import Classes, DataSet, Source, find
+from fcnseg.data.dataset import Classes, DataSet, Source, find_data_set
 from fcnseg.data.loader import Loader
 from fcnseg.data.packed import Pack, default_packs_folder, pack
 from fcnseg.errors import first_of, warn
@@ -98,28 +98,36 @@ class VOCDataModule(LightningDataModule):
         """
         if self.packs:  # the commands call it before Lightning does, since the network needs the number of classes
             return
-        data_set = self.data_set = find(self.source, self.root, self.download)
-        self.classes = data_set.classes
+        self.data_set = find_data_set(self.source, self.root, self.download)
+        self.classes = self.data_set.classes
         if self.only is not None:
-            self.packs = {self.only: pack(data_set, self.only, self.size, cache=self.cache)}
+            self.packs = {self.only: pack(self.data_set, self.only, self.size, cache=self.cache)}
             self.stages = {"test": (self.only, torch.arange(len(self.packs[self.only].ids)))}
         else:
-            self._prepare_train_and_val(data_set)
+            self._prepare_train_and_val()
         # The first pack is train's, or the only one. The last number of pixels is void's, and no class.
         pixels, background = next(iter(self.packs.values())).class_pixels[:-1], self.classes.background
         self.floor_class = int(pixels.argmax()) if background is None else background
 
-    def _prepare_train_and_val(self, data_set: DataSet) -> None:
+    def _train_names(self) -> list[str]:
+        """The names of the train images that are used, in the order of their list."""
         # An image in both would be trained on and then tested; an image twice in one would count double.
-        if repeated := [*data_set.repeated("train"), *data_set.repeated("val", "train")]:
+        if repeated := [*self.data_set.repeated("train"), *self.data_set.repeated("val", "train")]:
             raise ValueError(f"images are listed more than once, wanted every image once:\n{first_of(repeated)}")
-        train_names = data_set.names("train")
-        # For a test, `trains` is false, and the settings of a training are not checked.
-        if self.trains and self.limit is not None and self.limit > (n := len(train_names)):
-            raise ValueError(f"data.limit={self.limit}: train has {n} images; lower it, or null for all of them")
-        names = {"train": _limited(train_names, self.limit), "val": data_set.names("val")}
-        if self.trains and self.batch_size > (n := len(names["train"])):
-            raise ValueError(f"data.batch_size={self.batch_size} is larger than train's {n} images: lower it")
+        names = self.data_set.names("train")
+        # The first ones by hash, so that limit=100 contains limit=50.
+        used = [names[i] for i in sorted(_by_hash(names)[: self.limit])]
+        if not self.trains:  # a test, for which the settings of a training do not matter
+            return used
+        if self.limit is not None and self.limit > len(names):
+            raise ValueError(f"data.limit={self.limit}: train has {len(names)} images; lower it, or null for all of them")
+        if self.batch_size > len(used):
+            raise ValueError(f"data.batch_size={self.batch_size} is larger than train's {len(used)} images: lower it")
+        return used
+
+    def _prepare_train_and_val(self) -> None:
+        data_set = self.data_set
+        names = {"train": self._train_names(), "val": data_set.names("val")}
         # A message says once where the packs are, but not if the user chose the place or if the images are generated.
         packs_folder = default_packs_folder(data_set)
         silent = self.cache or data_set.generated or packs_folder.exists()
@@ -232,11 +240,6 @@ class VOCDataModule(LightningDataModule):
 def _by_hash(names: Sequence[str]) -> list[int]:
     """The indices of some names in an order that depends only on the names, and that no version of a library changes."""
     return sorted(range(len(names)), key=lambda i: sha256(names[i].encode()).hexdigest())
-
-
-def _limited(names: Sequence[str], limit: int | None) -> list[str]:
-    """Up to `limit` of the train images, in the order of their list: the first by hash, so that limit=100 contains limit=50."""
-    return [names[i] for i in sorted(_by_hash(names)[:limit])]
 
 
 def _halves(names: Sequence[str]) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,6 @@ Twenty kinds of object stand for VOC's twenty classes. Each has an outline (one 
 """
 
 import colorsys
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -56,27 +55,25 @@ def shapes(root: Path, *, train: int, val: int, seed: int) -> voc.Folder:
     Raises:
         ValueError: A number is no integer or too small.
     """
-    numbers = {"train": train, "val": val, "seed": seed}
-    for key, least in (("train", 1), ("val", 1), ("seed", 0)):
-        check_whole_number(f"data.source.{key}", numbers[key], least)
+    for name, number, least in (("train", train, 1), ("val", val, 1), ("seed", seed, 0)):
+        check_whole_number(f"data.source.{name}", number, least)
     folder = root / f"shapes-v{FORMAT}-{train}-{val}-{seed}"
-    build_once(folder, partial(_generate, {"format": FORMAT, **numbers}))
+    build_once(folder, partial(_generate, train, val, seed))
     return voc.Folder(folder / "VOCdevkit" / "VOC2012", generated=True)
 
 
-def _generate(numbers: dict[str, int], folder: Path) -> None:
+def _generate(train: int, val: int, seed: int, folder: Path) -> None:
     """Draw the data set with these numbers into `folder`."""
-    names = [f"shapes_{index:06d}" for index in range(numbers["train"] + numbers["val"])]
-    train, val = names[: numbers["train"]], names[numbers["train"] :]
-    data_set = voc.new_folder(folder / "VOCdevkit" / "VOC2012", {"train": train, "val": val, "trainval": names})
+    names = [f"shapes_{index:06d}" for index in range(train + val)]
+    image_sets = {"train": names[:train], "val": names[train:], "trainval": names}
+    data_set = voc.new_folder(folder / "VOCdevkit" / "VOC2012", image_sets)
 
     def save(index: int) -> None:
-        image, mask = draw(numbers["seed"], index)
+        image, mask = draw(seed, index)
         image.save(data_set.image(names[index]), quality=90)
         mask.save(data_set.mask(names[index]))
 
     list(in_threads(save, range(len(names)), "Drawing"))
-    (data_set.path / "shapes.json").write_text(json.dumps(numbers) + "\n", encoding="utf-8")
 
 
 def draw(seed: int, index: int) -> tuple[Image.Image, Image.Image]:

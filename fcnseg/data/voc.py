@@ -52,11 +52,11 @@ def listed(path: Path, images: Path) -> tuple[str, ...]:
     if not names:
         raise ValueError(f"the image set '{path.stem}' is empty: {path} names no image; write one image name a line")
     for name in names:
-        inside(images, name, path)
+        path_inside(images, name, path)
     return names
 
 
-def inside(root: Path, name: str, source: Path) -> Path:
+def path_inside(root: Path, name: str, source: Path) -> Path:
     """The path `root`/`name`, which the file `source` names.
 
     Raises:
@@ -125,10 +125,8 @@ class Folder(DataSet):
         return read_mask(self.mask(name), image)
 
     def _file(self, kind: str, name: str, suffixes: Sequence[str]) -> Path:
-        for suffix in suffixes:  # one after the other: almost always it is the first
-            if (path := self.path / kind / f"{name}{suffix}").is_file():
-                return path
-        return self.path / kind / f"{name}{suffixes[0]}"
+        paths = (self.path / kind / f"{name}{suffix}" for suffix in suffixes)  # almost always it is the first
+        return next(filter(Path.is_file, paths), self.path / kind / f"{name}{suffixes[0]}")
 
 
 def new_folder(path: Path, image_sets: Mapping[str, Sequence[str]]) -> Folder:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fcnseg.data import download, voc
-from fcnseg.data.dataset import find
+from fcnseg.data.dataset import find_data_set
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def refused(root, **more):
     """The message, when nothing has been asked for and nothing made."""
     before = sorted(Path("..").rglob("*"))
     with pytest.raises(ValueError, match="no data set") as caught:
-        find(lambda path: download.voc2012(path, urls=["http://127.0.0.1:1/x.tar"], md5="", **more), Path(root))
+        find_data_set(lambda path: download.voc2012(path, urls=["http://127.0.0.1:1/x.tar"], md5="", **more), Path(root))
     assert sorted(Path("..").rglob("*")) == before
     return str(caught.value)
 
@@ -95,8 +95,8 @@ def test_download_is_a_yes_or_no(tmp_path):
 )
 def test_what_is_no_source(tmp_path, source, told):
     with pytest.raises(ValueError, match=told):
-        find(source, tmp_path)
+        find_data_set(source, tmp_path)
 
 
 def test_a_source_s_folder(tmp_path):
-    assert find(voc.Folder, tmp_path) == voc.Folder(tmp_path)
+    assert find_data_set(voc.Folder, tmp_path) == voc.Folder(tmp_path)

@@ -1,5 +1,4 @@
 import colorsys
-import json
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
@@ -39,7 +38,6 @@ def test_layout_is_voc_s(folder):
     assert folder.names("trainval") == train + val
     assert folder.missing(train + val) == []
     assert len(list((folder.path / "JPEGImages").iterdir())) == 80
-    assert json.loads((folder.path / "shapes.json").read_text()) == {"format": 1, "train": 60, "val": 20, "seed": 3}
 
 
 def test_files_are_rgb_jpegs_and_masks_in_voc_s_palette(folder):

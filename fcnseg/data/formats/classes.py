@@ -73,9 +73,9 @@ def class_list(
         **dict.fromkeys(void, VOID),
         **{key: label[name] for key, name in mapped.items()},
     }
-    values = {key: label for key, label in meanings.items() if isinstance(key, int)}
-    by_colour = {key: label for key, label in meanings.items() if isinstance(key, tuple)}
-    words = {key: label for key, label in meanings.items() if isinstance(key, str)}
+    values = {key: meaning for key, meaning in meanings.items() if isinstance(key, int)}
+    by_colour = {key: meaning for key, meaning in meanings.items() if isinstance(key, tuple)}
+    words = {key: meaning for key, meaning in meanings.items() if isinstance(key, str)}
     return ClassList(source, classes, Legend(values, by_colour), words)
 
 
@@ -116,13 +116,12 @@ def _yaml(text: str) -> dict[str, Any]:
         raise ValueError(f"it has {found}, wanted names: and, of {', '.join(KEYS[1:])}, what is needed")
     names = _numbered(content["names"])
     colours, void, mapped = content.get("colors") or {}, content.get("void", []), content.get("map") or {}
-    if isinstance(colours, list):
-        if len(colours) != len(names):
-            raise ValueError(f"it has {len(colours)} colors for {len(names)} names, wanted one for each")
-        colours = dict(zip(sorted(names), colours, strict=True))
-    if not isinstance(colours, dict) or not isinstance(mapped, dict):
+    if isinstance(colours, list) and len(colours) != len(names):
+        raise ValueError(f"it has {len(colours)} colors for {len(names)} names, wanted one for each")
+    pairs = dict(zip(sorted(names), colours, strict=True)) if isinstance(colours, list) else colours
+    if not isinstance(pairs, dict) or not isinstance(mapped, dict):
         raise ValueError("wanted colors: and map: with lines of 'key: value'")
-    by_name = {str(names.get(name, name)): _colour(colour) for name, colour in colours.items()}
+    by_name = {str(names.get(name, name)): _colour(colour) for name, colour in pairs.items()}
     listed = void if isinstance(void, list) and not _written(void) else [void]
     voids = [_key(one) if type(one) is int else _colour(one) for one in listed if one is not None]
     if "void" in by_name and "void" not in names.values():
@@ -213,7 +212,7 @@ READERS: dict[str, Callable[[str], dict[str, Any]]] = {  # each gives the argume
 }
 
 
-def named(source: Path, words: Sequence[str]) -> ClassList:
+def class_list_of_shapes(source: Path, words: Sequence[str]) -> ClassList:
     """The class list of polygons: background, where nothing is drawn, then the other names in their order."""
     kept = [word for word in words if word.lower() not in IGNORED]
     background = next((word for word in kept if word.lower() in BACKGROUND_NAMES), BACKGROUND_NAMES[0])

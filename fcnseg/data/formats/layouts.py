@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import chain
 from pathlib import Path, PurePosixPath
@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from fcnseg.data import voc
 from fcnseg.data.dataset import SUFFIXES
 from fcnseg.data.formats import polygons
-from fcnseg.data.formats.classes import ClassList, find_class_list, named
+from fcnseg.data.formats.classes import ClassList, class_list_of_shapes, find_class_list
 from fcnseg.data.formats.files import Files
 
 IMAGES = ("images", "image", "imgs", "img", "img_dir", voc.IMAGES.lower(), "leftimg8bit", "photos")
@@ -81,7 +81,7 @@ def _add_row(files: Files, path: Path, number: int, row: Mapping[str, str | None
         raise ValueError(f"{path}, line {number}: wanted the paths of an image and its mask")
     image_set = SETS.get(split.lower(), split.lower())
     name = Path(image).with_suffix("").as_posix()
-    files.add(image_set, name, voc.inside(files.path, image, path), voc.inside(files.path, mask, path))
+    files.add(image_set, name, voc.path_inside(files.path, image, path), voc.path_inside(files.path, mask, path))
 
 
 def folders(root: Path, image_suffix: str, mask_suffix: str | None) -> Files | None:
@@ -144,11 +144,11 @@ def _pairs(images: Path, masks: Path, image_suffix: str, mask_suffix: str | None
         shot = _stems(images, files[0], SUFFIXES, image_suffix)
         if images == masks:
             shot = {name: path for name, path in shot.items() if not name.endswith(ending)}
-        found.append(pair(shot, _stems(masks, files[1], MASK_SUFFIXES, ending)))
+        found.append(paired(shot, _stems(masks, files[1], MASK_SUFFIXES, ending)))
     return max(found, key=lambda pairs: len(pairs[0]), default=({}, []))
 
 
-def pair(images: Mapping[str, Path], masks: Mapping[str, Path]) -> tuple[Pairs, list[str]]:
+def paired(images: Mapping[str, Path], masks: Mapping[str, Path]) -> tuple[Pairs, list[str]]:
     """The pairs of photographs and masks of one name, and a line for each that is alone."""
     lines: list[str] = []
     for own, others, kind, other in ((images, masks, "image", "mask"), (masks, images, "mask", "image")):
@@ -175,11 +175,9 @@ def coco(root: Path) -> Files | None:
     """COCO's annotations: a file for all images, or one for each image set."""
     files, words = Files(root, ""), list[str]()
     below = [folder for name, folder in _folders(root).items() if name in (*SETS, "annotations")]
-    for path in (path for folder in (root, *below) for path in sorted(folder.glob("*.json"))):
-        content = _drawn(path, "COCO's annotations", polygons.coco, "images", "annotations", "categories")
-        if content is None:
-            continue
-        names, drawings = content
+    paths = [path for folder in (root, *below) for path in sorted(folder.glob("*.json"))]
+    keys = ("images", "annotations", "categories")
+    for path, (names, drawings) in _drawn(paths, "COCO's annotations", polygons.coco, keys):
         words += names
         parts = (*path.stem.lower().split("_")[::-1], path.parent.name.lower())  # instances_val2017.json, val/any.json
         image_set = next((SETS[part] for part in parts if part in SETS), "")
@@ -193,7 +191,7 @@ def coco(root: Path) -> Files | None:
 
 def _photograph(root: Path, source: Path, image_set: str, file: str) -> Path:
     """The image that annotations name; the first possible place if the image is missing."""
-    inside = voc.inside(root, file, source)
+    inside = voc.path_inside(root, file, source)
     places = [*(root / "images" / name for name in (image_set, f"{image_set}2017", "")), source.parent]
     places += [root / name for name in (image_set, f"{image_set}2017", voc.IMAGES, "")]
     return next((path for place in places if (path := place / file).is_file()), inside)
@@ -205,10 +203,8 @@ def labelme(root: Path) -> Files | None:
     top = next((path for name, path in below.items() if name in IMAGES), root)
     places = [root, *(path for name, path in below.items() if name in SETS)]
     paths = top.rglob("*.json") if top != root else chain(*(place.glob("*.json") for place in places))
-    for path in sorted(paths):
-        drawing = _drawn(path, "a JSON file of labelme's", polygons.labelme, "shapes", "imageWidth", "imageHeight")
-        if drawing is None:
-            continue
+    keys = ("shapes", "imageWidth", "imageHeight")
+    for path, drawing in _drawn(sorted(paths), "a JSON file of labelme's", polygons.labelme, keys):
         photographs = (path.with_suffix(suffix) for suffix in SUFFIXES)
         photograph = next((file for file in photographs if file.is_file()), path.with_suffix(".jpg"))
         name = path.relative_to(top).with_suffix("").as_posix()
@@ -222,23 +218,24 @@ def _with_classes(files: Files, words: Iterable[str]) -> Files | None:
     """The files with the classes of their drawings; None without a drawing."""
     if not files.drawings:
         return None
-    files.class_list = find_class_list(files.path) or named(files.path, list(words))
+    files.class_list = find_class_list(files.path) or class_list_of_shapes(files.path, list(words))
     return files
 
 
-def _drawn(path: Path, kind: str, read: Callable[[Any], T], *keys: str) -> T | None:
-    """What `read` finds in a JSON file with these keys; None if it lacks one or is broken: any program may have written it.
+def _drawn(paths: Iterable[Path], kind: str, read: Callable[[Any], T], keys: Sequence[str]) -> Iterator[tuple[Path, T]]:
+    """The JSON files that have these keys, and what `read` finds in each. Others, broken ones too, are of other programs.
 
     Raises:
-        ValueError: The file has the keys, but `read` fails on its content.
+        ValueError: A file has the keys, but `read` fails on its content.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, OSError, RecursionError):
-        return None
-    if not isinstance(content, dict) or not content.keys() >= {*keys}:
-        return None
-    try:
-        return read(content)
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path} looks like {kind}, but is broken ({type(error).__name__}: {error})") from error
+    for path in paths:
+        try:
+            content = json.loads(path.read_text(encoding="utf-8-sig"))
+        except (ValueError, OSError, RecursionError):
+            continue
+        if isinstance(content, dict) and content.keys() >= {*keys}:
+            try:
+                found = read(content)
+            except (LookupError, TypeError, ValueError, AttributeError) as error:
+                raise ValueError(f"{path} looks like {kind}, but is broken ({type(error).__name__}: {error})") from error
+            yield path, found

@@ -41,7 +41,7 @@ class Stored:
         return f"{share:.2%} of the pixels, in {self.holding[value]} of {self.masks} masks"
 
 
-def look(masks: Sequence[Path]) -> Stored:
+def count_values(masks: Sequence[Path]) -> Stored:
     """Count the numbers or colours in masks."""
     pixels: Counter[int | decode.Colour] = Counter()
     holding: Counter[int | decode.Colour] = Counter()
@@ -71,11 +71,8 @@ def write_classes(files: Files, stored: Stored) -> Path:
     """Write classes.yaml beside the images, with a name to change for every number or colour that masks store.
 
     Raises:
-        ValueError: The file exists, or masks mix numbers with colours, or hold too few or too many for classes.
+        ValueError: Masks mix numbers with colours, or hold too few or too many for classes.
     """
-    path = files.path / FILE
-    if path.exists():
-        raise ValueError(f"{path} is there already: change it, or move it away to have it written anew")
     values = _to_name(files, stored)
     names = [
         "background" if value in (0, (0, 0, 0)) else f"class_{value if isinstance(value, int) else bytes(value).hex()}"
@@ -90,7 +87,7 @@ def write_classes(files: Files, stored: Stored) -> Path:
         lines += [f"  - {[*value]}  # {name}: {stored.found(value)}" for value, name in pairs]
     if left := [value for value in (VOID, voc.VOC.void_colour) if value in stored.pixels and value not in values]:
         lines.append(f"void: {left[0] if isinstance(left[0], int) else [*left[0]]}  # {stored.found(left[0])}")
-    write_text(path, "\n".join([*lines, ""]))
+    write_text(path := files.path / FILE, "\n".join([*lines, ""]))
     return path
 
 

@@ -50,7 +50,7 @@ class Drawing:
                     f"{path}: {name} has a shape of the class {word}, wanted one of {wanted}, or map: in classes.yaml"
                 )
             try:
-                labels[inside(shape, (height, width))] = class_list.words[word]
+                labels[pixels_of(shape, (height, width))] = class_list.words[word]
             except (ValueError, TypeError, LookupError, OSError, OverflowError, MemoryError) as error:
                 raise ValueError(f"{path}: a shape of the class {word} in {name} is broken ({error})") from error
         mask = Image.fromarray(labels)
@@ -58,7 +58,7 @@ class Drawing:
         return mask
 
 
-def inside(shape: Any, size: tuple[int, int]) -> Inside:
+def pixels_of(shape: Any, size: tuple[int, int]) -> Inside:
     """The (H, W) pixels that a shape covers.
 
     Args:
@@ -69,26 +69,26 @@ def inside(shape: Any, size: tuple[int, int]) -> Inside:
         ValueError: The shape is of another kind, or broken.
     """
     if isinstance(shape, list):
-        return filled([np.array(flat, dtype=np.float64).reshape(-1, 2) for flat in shape], size)
+        return pixels_of_polygons([np.array(flat, dtype=np.float64).reshape(-1, 2) for flat in shape], size)
     if "counts" in shape:
-        return runs(shape["counts"], shape["size"], size)
+        return pixels_of_runs(shape["counts"], shape["size"], size)
     kind, points = shape.get("shape_type") or "polygon", np.array(shape["points"], dtype=np.float64).reshape(-1, 2)
     if kind == "polygon":
-        return filled([points], size)
+        return pixels_of_polygons([points], size)
     if kind == "rectangle":
         (left, top), (right, bottom) = points.min(0), points.max(0)  # of two opposite corners, or of all four
-        return filled([np.array([[left, top], [right, top], [right, bottom], [left, bottom]])], size)
+        return pixels_of_polygons([np.array([[left, top], [right, top], [right, bottom], [left, bottom]])], size)
     if kind == "circle":
         centre, rim = points
         y, x = np.ogrid[: size[0], : size[1]]
         covered: Inside = (x + 0.5 - centre[0]) ** 2 + (y + 0.5 - centre[1]) ** 2 <= ((rim - centre) ** 2).sum()
         return covered
     if kind == "mask":
-        return _stamp(shape["mask"], points, size)
+        return _pixels_of_picture(shape["mask"], points, size)
     raise ValueError(f"it is a {kind}, wanted a polygon, rectangle, circle or mask")
 
 
-def filled(polygons: Iterable[Points], size: tuple[int, int]) -> Inside:
+def pixels_of_polygons(polygons: Iterable[Points], size: tuple[int, int]) -> Inside:
     """The (H, W) pixels whose centres are inside one of some polygons, each by the even-odd rule.
 
     Pillow also draws the border's pixels and cuts coordinates to whole numbers: two neighbours would overlap.
@@ -116,7 +116,7 @@ def filled(polygons: Iterable[Points], size: tuple[int, int]) -> Inside:
     return found
 
 
-def runs(counts: Any, stored: Sequence[int], size: tuple[int, int]) -> Inside:
+def pixels_of_runs(counts: Any, stored: Sequence[int], size: tuple[int, int]) -> Inside:
     """Pixels from COCO's run lengths, down the columns, with the outside first: numbers, or their text.
 
     Raises:
@@ -144,7 +144,7 @@ def _lengths(text: str) -> list[int]:
     return lengths
 
 
-def _stamp(picture: str, points: Points, size: tuple[int, int]) -> Inside:
+def _pixels_of_picture(picture: str, points: Points, size: tuple[int, int]) -> Inside:
     """Labelme's shape "mask": a small picture as text, and the corners of its place."""
     with Image.open(io.BytesIO(base64.b64decode(picture)), formats=["PNG"]) as file:
         stamp = np.asarray(file.convert("L")) > 0

@@ -6,7 +6,7 @@ from PIL import Image
 
 from fcnseg.data import decode, voc
 from fcnseg.data.dataset import VOID
-from fcnseg.data.formats.classes import find_class_list, named
+from fcnseg.data.formats.classes import class_list_of_shapes, find_class_list
 
 
 @pytest.fixture
@@ -130,10 +130,10 @@ def test_cvat_may_have_any_colour_for_background(said):
 
 
 def test_polygons_name_their_classes(tmp_path):
-    found = named(tmp_path, ["car", "_background_", "__ignore__"])
+    found = class_list_of_shapes(tmp_path, ["car", "_background_", "__ignore__"])
     assert found.classes.names == ("_background_", "car")
     assert (found.words["car"], found.words["__ignore__"]) == (1, VOID)
-    assert named(tmp_path, ["car"]).classes.names == ("background", "car")
+    assert class_list_of_shapes(tmp_path, ["car"]).classes.names == ("background", "car")
 
 
 def test_a_colour_that_no_class_has_is_named_with_the_nearest(said, tmp_path):
