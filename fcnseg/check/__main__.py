@@ -56,7 +56,7 @@ def check(cfg: DictConfig) -> None:
     surveys = [survey(data_set, name, *chosen[:number]) for number, name in enumerate(chosen)]
     for line in left_out:
         say(line)
-    render(surveys, [*(files.alone if files else ()), *warnings_of(*surveys)], console)
+    render(surveys, [*data_set.alone, *warnings_of(*surveys)], console)
     if cfg.picture:
         from fcnseg.check.contact_sheet import save
 
@@ -77,13 +77,12 @@ def _recognised(cfg: DictConfig, source: Any, root: Path) -> "Files | None":
     from fcnseg.data import formats
     from fcnseg.data.formats.files import split
 
+    files: Files | None = None
     if getattr(source, "func", source) is formats.folder:
-        return formats.recognise(root, **getattr(source, "keywords", {}))
-    if cfg.choices.data != paper.DATA:  # the sources of other choices find their data sets themselves
-        return None
-    if cfg.write:  # VOC's layout as well, to be given other classes
-        return formats.recognise(root)
-    if files := formats.beyond_voc(root):
+        files = source(root)
+    elif cfg.choices.data == paper.DATA and cfg.write:  # VOC's layout as well, to be given other classes
+        files = formats.folder(root)
+    elif cfg.choices.data == paper.DATA and (files := formats.beyond_voc(root)):
         split(files)
     return files
 

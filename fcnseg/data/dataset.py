@@ -119,11 +119,13 @@ class DataSet(ABC):
         path: The folder of the data set.
         classes: The classes that its masks label.
         generated: Whether this package has drawn the images, so that the folder holds no files of other people.
+        alone: A line for each file that is left out, since its image or its mask is missing.
     """
 
     path: Path
     classes: Classes
     generated: bool = False
+    alone: Sequence[str] = ()
 
     @abstractmethod
     def image_sets(self) -> tuple[str, ...]:

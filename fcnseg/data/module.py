@@ -100,6 +100,8 @@ class VOCDataModule(LightningDataModule):
             return
         self.data_set = find_data_set(self.source, self.root, self.download)
         self.classes = self.data_set.classes
+        if self.data_set.alone:
+            warn(f"left out, as python -m fcnseg.check shows: {first_of(self.data_set.alone, 1, in_line=True)}")
         if self.only is not None:
             self.packs = {self.only: pack(self.data_set, self.only, self.size, cache=self.cache)}
             self.stages = {"test": (self.only, torch.arange(len(self.packs[self.only].ids)))}

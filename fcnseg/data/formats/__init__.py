@@ -2,21 +2,18 @@
 
 from pathlib import Path
 
-from fcnseg.data.dataset import DataSet
 from fcnseg.data.formats import layouts
-from fcnseg.data.formats.classes import FILE, READERS
+from fcnseg.data.formats.classes import READERS
 from fcnseg.data.formats.files import SHARE, Files, split
 from fcnseg.data.formats.layouts import IMAGES, MASKS
 from fcnseg.data.voc import Folder
 from fcnseg.errors import first_of, warn
 
-CHECK = "python -m fcnseg.check data=folder data.root={} write=true"
-
 
 def folder(
     root: Path, *, val: float = SHARE, group: str | None = None, image_suffix: str = "", mask_suffix: str | None = None
-) -> DataSet:
-    """The data set in `root`, in any format that is known.
+) -> Files:
+    """The data set in `root`, in any format that is known, even if no file lists its classes.
 
     It is named after `data=folder`. The configs of stored runs name it, so that the name has to stay.
 
@@ -27,25 +24,6 @@ def folder(
             such as the frames of one video; None: each image is placed by itself.
         image_suffix: The end of photographs' names, before `.jpg`; names of masks lack it.
         mask_suffix: The end of masks' names, before `.png`; None: nothing, `_mask`, `_label` or `_labels`.
-
-    Raises:
-        ValueError: There is no data set, no file lists its classes, or it is broken.
-    """
-    files = recognise(root, val=val, group=group, image_suffix=image_suffix, mask_suffix=mask_suffix)
-    if files.class_list is None:
-        raise ValueError(
-            f"{files.path} is {files.format}, but nothing says which classes its masks have: write {FILE}"
-            f" (README, Your data), or have it written by {CHECK.format(root)}"
-        )
-    if files.alone:
-        warn(f"left out, as python -m fcnseg.check shows: {first_of(files.alone, 1, in_line=True)}")
-    return files
-
-
-def recognise(
-    root: Path, *, val: float = SHARE, group: str | None = None, image_suffix: str = "", mask_suffix: str | None = None
-) -> Files:
-    """Recognise the data set in `root`, even if no file lists its classes: see `folder`.
 
     Raises:
         ValueError: There is no data set, or it is broken.

@@ -9,7 +9,7 @@ from PIL import Image
 
 from fcnseg.data import decode
 from fcnseg.data.dataset import Classes, DataSet
-from fcnseg.data.formats.classes import ClassList
+from fcnseg.data.formats.classes import FILE, ClassList
 from fcnseg.data.formats.polygons import Drawing
 from fcnseg.errors import warn
 
@@ -24,7 +24,7 @@ class Files(DataSet):
         sets: The names of the images of each image set; all of them in "" if no file says.
         pairs: The photograph and the file with the mask of every name.
         class_list: The classes, and the numbers and colours that masks store for them; None if no file lists them.
-        alone: A line for each photograph without a mask and each mask without a photograph, which are left out.
+        alone: A line for each photograph without a mask and each mask without a photograph.
         drawings: The shapes in the mask of every name; empty if masks are pictures.
     """
 
@@ -43,8 +43,17 @@ class Files(DataSet):
 
     @property
     def known(self) -> ClassList:
-        """The class list of a data set that is known to have one."""
-        assert self.class_list is not None
+        """The class list.
+
+        Raises:
+            ValueError: No file lists the classes.
+        """
+        if self.class_list is None:
+            raise ValueError(
+                f"{self.path} is {self.format}, but nothing says which classes its masks have: write {FILE}"
+                " (README, Your data), or have it written by"
+                f" python -m fcnseg.check data=folder data.root={self.path} write=true"
+            )
         return self.class_list
 
     @property

@@ -10,6 +10,8 @@ from PIL import Image
 
 from fcnseg.check.__main__ import check
 from fcnseg.data import decode, download, formats, voc
+from fcnseg.data.augment import Chain
+from fcnseg.data.module import VOCDataModule
 from fcnseg.data.packed import pack
 
 from . import writers
@@ -131,8 +133,10 @@ def test_settings_out_of_range(tmp_path, settings, told):
 def test_what_is_alone_is_left_out_with_a_word(tmp_path, capsys):
     made(tmp_path)
     (tmp_path / "masks" / "video0_0.png").rename(tmp_path / "masks" / "vidoe0_0.png")
-    data = formats.folder(tmp_path)
-    assert len(data.names("train")) + len(data.names("val")) == 99
+    settings = {"split": "official", "size": 32, "batch_size": 4, "augment": Chain(), "seed": 0}
+    data = VOCDataModule(tmp_path, source=formats.folder, **settings)
+    data.prepare_data()
+    assert data.count("train") + data.count("val") == 99
     told = capsys.readouterr().err
     assert f"the image {tmp_path}/images/video0_0.png has no mask; the nearest is {tmp_path}/masks/vidoe0_0.png" in told
     assert "and 1 more" in told
@@ -146,7 +150,7 @@ def test_no_data_set_and_no_classes(tmp_path):
     (made(tmp_path) / "classes.yaml").unlink()
     told = "images and masks, by the folders images and masks, but nothing says which classes .*write=true"
     with pytest.raises(ValueError, match=told):
-        formats.folder(tmp_path)
+        _ = formats.folder(tmp_path).classes
 
 
 def test_voc2012_names_what_it_found(tmp_path, sample):
