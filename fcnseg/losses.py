@@ -37,7 +37,7 @@ def pixel_rows(logits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def labelled(mask: Tensor) -> Tensor:
-    """The number of labelled pixels of masks (N, H, W), as a scalar."""
+    """The number of labelled pixels of a mask of any shape, as a scalar."""
     return (mask != VOID).sum()
 
 
@@ -114,7 +114,7 @@ class Focal(Loss):
         rows, labels = pixel_rows(logits, mask)
         losses = F.cross_entropy(rows, labels, ignore_index=VOID, reduction="none")  # -log p; 0 where void
         unsure = (-torch.expm1(-losses)).clamp_min(TINY)  # 1 - p; a root of 0 has no gradient
-        return (unsure**self.gamma * losses).sum() / (labels != VOID).sum().clamp_min(1)
+        return (unsure**self.gamma * losses).sum() / labelled(labels).clamp_min(1)
 
 
 class OHEM(Loss):
@@ -134,7 +134,7 @@ class OHEM(Loss):
         losses = F.cross_entropy(rows, labels, ignore_index=VOID, reduction="none")  # 0 where void
         # The hardest of all pixels, of which those beyond the share of the labelled are left out: no count is read from a GPU.
         hardest = losses.topk(math.ceil(self.share * len(losses))).values  # (share*N*H*W,)
-        counted = torch.arange(len(hardest), device=losses.device) < self.share * (labels != VOID).sum()
+        counted = torch.arange(len(hardest), device=losses.device) < self.share * labelled(labels)
         return (hardest * counted).sum() / counted.sum().clamp_min(1)
 
 
