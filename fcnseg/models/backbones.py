@@ -1,6 +1,8 @@
 """Pretrained backbones: torchvision's classification networks, cut off after their last feature map."""
 
+from collections import OrderedDict
 from collections.abc import Iterator
+from itertools import takewhile
 
 import torch
 from torch import nn
@@ -49,11 +51,8 @@ def make_backbone(name: str, weights: str | None) -> nn.Sequential:
         ValueError: The name or the weights are unknown, or the weights are of another network or cannot be downloaded.
     """
     path = path_of(weights)
-    features = nn.Sequential()
-    for child_name, child in torchvision_network(name, None if path else weights, "backbone").named_children():
-        if child_name in HEADS:
-            break
-        features.add_module(child_name, child)
+    children = torchvision_network(name, None if path else weights, "backbone").named_children()
+    features = nn.Sequential(OrderedDict(takewhile(lambda child: child[0] not in HEADS, children)))
     if path:
         load(features, read(path), path, without=HEADS)
     accept_one_value(features)

@@ -30,18 +30,18 @@ class SMP(nn.Module):
 
     def __init__(self, num_classes: int, *, arch: str, encoder: str, weights: str | None) -> None:
         super().__init__()
-        try:
-            from segmentation_models_pytorch import create_model
-        except ModuleNotFoundError as error:
-            raise ValueError(f'model=smp needs a package that is not installed ({error}): pip install ".[smp]"') from error
         path = path_of(weights)
         # All other networks take images of any size anyway.
         more = {"dynamic_img_size": True} if arch.lower() == "dpt" else {}
         try:
+            from segmentation_models_pytorch import create_model
+
             with without_code():
                 self.net = create_model(arch, encoder, None if path else weights, classes=num_classes, **more)
             accept_one_value(self.net)
             self.multiple = self._least_side()  # most need 32, PAN 128
+        except ModuleNotFoundError as error:
+            raise ValueError(f'model=smp needs a package that is not installed ({error}): pip install ".[smp]"') from error
         except Exception as error:  # an unknown name or weights that cannot be downloaded: any error at all
             if torch.get_default_device().type == "meta":
                 raise  # some encoders cannot be made without memory

@@ -27,8 +27,7 @@ class Transfer(OnBackbone):
         up = (channels, 256, 128, 64, 32, 16)
         self.decoder = nn.Sequential(*[DeconvBlock(i, o, stride=2) for i, o in pairwise(up)])
         self.classifier = nn.Conv2d(up[-1], num_classes, 1)
-        xavier_init(self.decoder)
-        xavier_init(self.classifier)
+        xavier_init(nn.ModuleList([self.decoder, self.classifier]))
 
     def forward(self, image: Tensor) -> Tensor:
         x = self.backbone(pad_to_multiple(image, STRIDE))  # (N, 512, H/32, W/32) with resnet34
