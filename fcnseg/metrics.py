@@ -57,8 +57,7 @@ def scores(matrices: Tensor, background: int | None) -> dict[str, Tensor]:
     """All scores from the matrices of a set's images, in the set's order.
 
     `miou`, `pixel_acc` and `mean_acc` (mean recall of the classes present) pool the whole set and ignore void: VOC's rule.
-    `paper_iou` and `paper_acc` are the paper's scores: void counted as background, IoU averaged over the classes of a
-    batch of 16, then averaged over batches. Without a `background` they are NaN.
+    `paper_iou` and `paper_acc` are the paper's: means over batches of 16, void counted as background, NaN without one.
 
     Shape:
         matrices (N, C + 1, C) -> a float64 scalar each, on the CPU; NaN where no pixel is labelled.

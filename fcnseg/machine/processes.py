@@ -61,18 +61,17 @@ def environment(devices: int, nodes: int) -> "ClusterEnvironment":
 
 
 def start_processes(trainer: "Trainer") -> None:
-    """Start the other processes of a run, unless torchrun or srun has, and connect all; nothing for a run on one device.
+    """Start the other processes of a run on several devices, unless torchrun or srun has, and connect all.
 
     Raises:
         ValueError: The run was started from Python, in which there is no command that could be started again.
     """
-    from lightning.pytorch.strategies.launchers import subprocess_script
-
     if (launcher := trainer.strategy.launcher) is None:
         return
-    module: Any = sys.modules["__main__"]
-    cluster: Any = cast(Any, trainer.strategy).cluster_environment
-    if not cluster.creates_processes_externally and getattr(module.__spec__, "name", "") != "fcnseg.train":
+    from lightning.pytorch.strategies.launchers import subprocess_script
+
+    cluster, main = cast(Any, trainer.strategy).cluster_environment, cast(Any, sys.modules["__main__"])
+    if not cluster.creates_processes_externally and getattr(main.__spec__, "name", "") != "fcnseg.train":
         raise ValueError("from Python, a run cannot start other processes: use the command line, or torchrun")
     # Lightning's own watcher also kills this process, before it has said or written why.
     vars(subprocess_script)["_launch_process_observer"] = partial(_end_after, _failure_of_a_child)
