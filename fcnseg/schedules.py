@@ -47,6 +47,7 @@ class Warmup(LRScheduler):
     """
 
     def __init__(self, schedule: LRScheduler, *, steps: int, every: int) -> None:
+        # Without LRScheduler's own start, which would take a first step: the other schedule has taken it.
         self.schedule, self.steps, self.every = schedule, steps, every
         self.optimizer = schedule.optimizer
         self.last_epoch = 0

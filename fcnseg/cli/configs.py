@@ -96,7 +96,7 @@ def choices_of(group: str, arguments: Arguments) -> dict[str, Path]:
     return {path.stem: path for folder in folders for path in Path(folder).glob(f"{group}/*.yaml")}
 
 
-def parts(name: str, choices: Mapping[str, Path], at: str = "") -> Iterator[tuple[str, Path]]:
+def components(name: str, choices: Mapping[str, Path], at: str = "") -> Iterator[tuple[str, Path]]:
     """The files that a choice consists of, each with the full name of the node that its settings are in.
 
     A choice may consist of other choices, such as `crop@first` in its `defaults`: their files come before its own.
@@ -110,7 +110,7 @@ def parts(name: str, choices: Mapping[str, Path], at: str = "") -> Iterator[tupl
     for entry in cfg.get("defaults", []) if isinstance(cfg, DictConfig) else ():
         inner, _, package = str(entry).partition("@")
         if package and inner in choices:
-            yield from parts(inner, choices, f"{at}.{package}".lstrip("."))
+            yield from components(inner, choices, f"{at}.{package}".lstrip("."))
     yield at, choices[name]
 
 
@@ -140,6 +140,6 @@ def setting_names(config_name: str, arguments: Arguments) -> set[str]:
     # Hydra composes only the choices that are made; the settings of all others are read from their files.
     for group in groups - {*PRESETS}:
         choices = choices_of(group, arguments)
-        for full, path in (part for name in choices for part in parts(name, choices, group)):
+        for full, path in (file for name in choices for file in components(name, choices, group)):
             names |= {*flatten(OmegaConf.load(path), full, resolve=False, with_empty=True)}
     return {name for name in names if not name.startswith("hydra.") and not name.endswith(".defaults")}

@@ -8,7 +8,7 @@ from textwrap import indent
 from omegaconf import DictConfig, OmegaConf
 
 from fcnseg.cli.arguments import Arguments
-from fcnseg.cli.configs import CONF, TRAIN, choices_of, parts
+from fcnseg.cli.configs import CONF, TRAIN, choices_of, components
 from fcnseg.runs.identity import PRESETS
 
 DEFAULTS = re.compile(r"^defaults:\n(?: .*\n)*\n?", re.M)  # matches the list at a config's head
@@ -52,7 +52,7 @@ def _default_choices(files: list[Path]) -> dict[str, str | None]:
 
 def _choice(name: str, choices: Mapping[str, Path]) -> str:
     """The text of a choice, after the texts of its parts, such as `crop@crop`, whose values it may change."""
-    return "".join(f"{at}:\n{indent(_text(path), '  ')}" if at else _text(path) for at, path in parts(name, choices))
+    return "".join(f"{at}:\n{indent(_text(path), '  ')}" if at else _text(path) for at, path in components(name, choices))
 
 
 def _text(path: Path) -> str:

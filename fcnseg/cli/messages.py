@@ -121,7 +121,7 @@ def not_removable(key: str, *, or_null: bool) -> str:
 
 
 def nearest(word: str, words: Iterable[str]) -> str:
-    """A question with the one or two `words` spelt most like `word`, to put before other text; empty without any."""
+    """A question with the one or two `words` spelled most like `word`, to put before other text; empty without any."""
     similar = get_close_matches(word, words, n=2, cutoff=0.6)
     return f"did you mean {' or '.join(similar)}? " if similar else ""
 

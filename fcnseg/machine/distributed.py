@@ -73,7 +73,7 @@ def highest(value: int) -> int:
 
 def total(value: Tensor) -> Tensor:
     """The sum of a tensor over all processes, without a gradient; it does not wait for a GPU."""
-    value = value.detach().clone()
+    value = value.detach().clone()  # `all_reduce` writes into it
     if world() > 1:
         dist.all_reduce(value)
     return value

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fcnseg.data import check_whole_number
-from fcnseg.models.backbones import STRIDE, OnBackbone, layers, pyramid
+from fcnseg.models.backbones import STRIDE, OnBackbone, layers
 from fcnseg.models.layers import ConvBlock, crop_to_size, pad_to_multiple, xavier_init
 
 FINEST = 4  # the stride of the finest map that is decoded
@@ -43,7 +43,7 @@ class FPN(OnBackbone):
         check_whole_number("model.width", width, 1)
         check_whole_number("model.input_scale", input_scale, 1)
         self.input_scale = input_scale
-        taken = [found for stride, found in pyramid(self.backbone, backbone).items() if stride >= FINEST]
+        taken = [found for stride, found in self.pyramid.items() if stride >= FINEST]
         self.places = [place for place, _ in taken]
         self.laterals = nn.ModuleList([nn.Conv2d(channels, width, 1) for _, channels in reversed(taken)])
         self.blocks = nn.ModuleList([ConvBlock(width, width, stride=1) for _ in taken])

@@ -28,13 +28,12 @@ def path_of(weights: str | None) -> Path | None:
     return path if path and (path.suffix or path.exists()) else None
 
 
-def torchvision_network(name: str, weights: str | None, setting: str, module: ModuleType = models) -> nn.Module:
+def torchvision_network(name: str, weights: str | None, module: ModuleType = models) -> nn.Module:
     """Make torchvision's network `name`, with random weights or those that torchvision downloads by this name.
 
     Args:
         name: One of torchvision's names of networks.
         weights: One of torchvision's names of weights for it, or None.
-        setting: The setting that `name` comes from, for messages.
         module: The module whose networks may be named: torchvision.models (classifiers) or torchvision.models.segmentation.
 
     Raises:
@@ -42,7 +41,7 @@ def torchvision_network(name: str, weights: str | None, setting: str, module: Mo
     """
     known = models.list_models(module=module)
     if name not in known:
-        kind = "classifiers" if module is models else "segmentation networks"
+        setting, kind = ("backbone", "classifiers") if module is models else ("arch", "segmentation networks")
         raise ValueError(f"unknown model.{setting}={name}: wanted one of torchvision's {kind}: {', '.join(known)}")
     no_more = {} if module is models else {"weights_backbone": None}  # which would also be downloaded
     if weights is None:
