@@ -55,14 +55,6 @@ class Loss(nn.Module):
     def __init__(self, class_pixels: Tensor) -> None:  # which a config gives to every loss
         super().__init__()
 
-    def divisor(self, mask: Tensor) -> Tensor:
-        """The denominator of the loss. A part of a batch is weighted by it.
-
-        The parts together then give the loss and the gradient of the whole batch. Only OHEM, Dice and Lovasz, which are not
-        means over pixels, become means over the parts, weighted by their labelled pixels.
-        """
-        return labelled(mask)
-
 
 class CrossEntropy(Loss):
     """Cross-entropy over labelled pixels, plain or weighted by eq. (2).
@@ -92,6 +84,7 @@ class CrossEntropy(Loss):
         return total / self.divisor(mask).clamp_min(TINY)
 
     def divisor(self, mask: Tensor) -> Tensor:
+        """The number of labelled pixels, or the sum of their weights."""
         if not self.weighted:
             return labelled(mask)
         labels, counted = mask.flatten().long(), mask.flatten() != VOID
@@ -198,7 +191,11 @@ class Sum(Loss):
 
 
 def divisor(loss: nn.Module, mask: Tensor) -> Tensor:
-    """`Loss.divisor` of any loss: for one that has no such method, the labelled pixels."""
+    """The denominator of any loss, by which a part of a batch is weighted: without a method `divisor`, the labelled pixels.
+
+    The parts together then give the loss and the gradient of the whole batch. Only OHEM, Dice and Lovasz, which are not
+    means over pixels, become means over the parts, weighted by their labelled pixels.
+    """
     found: Callable[[Tensor], Tensor] = getattr(loss, "divisor", labelled)
     return found(mask)
 
