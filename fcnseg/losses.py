@@ -37,7 +37,7 @@ def pixel_rows(logits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def labelled(mask: Tensor) -> Tensor:
-    """The number of labelled pixels of masks (N, H, W), as a scalar."""
+    """The number of labelled pixels of a mask of any shape, as a scalar."""
     return (mask != VOID).sum()
 
 
@@ -54,14 +54,6 @@ class Loss(nn.Module):
 
     def __init__(self, class_pixels: Tensor) -> None:  # which a config gives to every loss
         super().__init__()
-
-    def divisor(self, mask: Tensor) -> Tensor:
-        """The denominator of the loss. A part of a batch is weighted by it.
-
-        The parts together then give the loss and the gradient of the whole batch. Only OHEM, Dice and Lovasz, which are not
-        means over pixels, become means over the parts, weighted by their labelled pixels.
-        """
-        return labelled(mask)
 
 
 class CrossEntropy(Loss):
@@ -92,6 +84,7 @@ class CrossEntropy(Loss):
         return total / self.divisor(mask).clamp_min(TINY)
 
     def divisor(self, mask: Tensor) -> Tensor:
+        """The number of labelled pixels, or the sum of their weights."""
         if not self.weighted:
             return labelled(mask)
         labels, counted = mask.flatten().long(), mask.flatten() != VOID
@@ -114,7 +107,7 @@ class Focal(Loss):
         rows, labels = pixel_rows(logits, mask)
         losses = F.cross_entropy(rows, labels, ignore_index=VOID, reduction="none")  # -log p; 0 where void
         unsure = (-torch.expm1(-losses)).clamp_min(TINY)  # 1 - p; a root of 0 has no gradient
-        return (unsure**self.gamma * losses).sum() / (labels != VOID).sum().clamp_min(1)
+        return (unsure**self.gamma * losses).sum() / labelled(labels).clamp_min(1)
 
 
 class OHEM(Loss):
@@ -134,7 +127,7 @@ class OHEM(Loss):
         losses = F.cross_entropy(rows, labels, ignore_index=VOID, reduction="none")  # 0 where void
         # The hardest of all pixels, of which those beyond the share of the labelled are left out: no count is read from a GPU.
         hardest = losses.topk(math.ceil(self.share * len(losses))).values  # (share*N*H*W,)
-        counted = torch.arange(len(hardest), device=losses.device) < self.share * (labels != VOID).sum()
+        counted = torch.arange(len(hardest), device=losses.device) < self.share * labelled(labels)
         return (hardest * counted).sum() / counted.sum().clamp_min(1)
 
 
@@ -198,7 +191,11 @@ class Sum(Loss):
 
 
 def divisor(loss: nn.Module, mask: Tensor) -> Tensor:
-    """`Loss.divisor` of any loss: for one that has no such method, the labelled pixels."""
+    """The denominator of any loss, by which a part of a batch is weighted: without a method `divisor`, the labelled pixels.
+
+    The parts together then give the loss and the gradient of the whole batch. Only OHEM, Dice and Lovasz, which are not
+    means over pixels, become means over the parts, weighted by their labelled pixels.
+    """
     found: Callable[[Tensor], Tensor] = getattr(loss, "divisor", labelled)
     return found(mask)
 

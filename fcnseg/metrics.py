@@ -10,7 +10,7 @@ from torchmetrics.classification import MulticlassJaccardIndex
 
 from fcnseg.data.batch import Batch
 from fcnseg.data.dataset import Classes
-from fcnseg.names import PAPER_BATCH
+from fcnseg.names import PAPER_BATCH, PAPER_SCORES
 
 
 def confusion(prediction: Tensor, mask: Tensor, num_classes: int) -> Tensor:
@@ -57,8 +57,7 @@ def scores(matrices: Tensor, background: int | None) -> dict[str, Tensor]:
     """All scores from the matrices of a set's images, in the set's order.
 
     `miou`, `pixel_acc` and `mean_acc` (mean recall of the classes present) pool the whole set and ignore void: VOC's rule.
-    `paper_iou` and `paper_acc` are the paper's scores: void counted as background, IoU averaged over the classes of a
-    batch of 16, then averaged over batches. Without a `background` they are NaN.
+    `paper_iou` and `paper_acc` are the paper's: means over batches of 16, void counted as background, NaN without one.
 
     Shape:
         matrices (N, C + 1, C) -> a float64 scalar each, on the CPU; NaN where no pixel is labelled.
@@ -66,18 +65,13 @@ def scores(matrices: Tensor, background: int | None) -> dict[str, Tensor]:
     matrices = matrices.cpu()
     labelled = matrices[:, :-1].sum(0)
     recall = labelled.diagonal() / labelled.sum(1).double()
+    found = {"miou": iou_per_class(labelled).nanmean(), "pixel_acc": accuracy(labelled), "mean_acc": recall.nanmean()}
+    if background is None:
+        return found | dict.fromkeys(PAPER_SCORES, torch.tensor(nan, dtype=torch.float64))
     batches = torch.stack([part.sum(0) for part in matrices.split(PAPER_BATCH)])  # (ceil(N / 16), C + 1, C)
-    undefined = torch.full((), torch.nan, dtype=torch.float64)
-    if background is not None:
-        batches[:, background] += batches[:, -1]
+    batches[:, background] += batches[:, -1]
     batches = batches[:, :-1]
-    return {
-        "miou": iou_per_class(labelled).nanmean(),
-        "pixel_acc": accuracy(labelled),
-        "mean_acc": recall.nanmean(),
-        "paper_iou": undefined if background is None else iou_per_class(batches).nanmean(-1).mean(),
-        "paper_acc": undefined if background is None else accuracy(batches).mean(),
-    }
+    return found | {"paper_iou": iou_per_class(batches).nanmean(-1).mean(), "paper_acc": accuracy(batches).mean()}
 
 
 def everywhere(label: int, matrices: Tensor) -> Tensor:
@@ -128,8 +122,8 @@ class SegmentationMetrics(Metric):
 class RunningMean(nn.Module):
     """A mean that is updated step by step. It is saved with the weights, so that a run resumed within an epoch continues it.
 
-    The values stay on their device until the mean is asked for; the CPU sums them up, in double precision, which not every
-    device has.
+    The values stay on their device until the mean is asked for or saved; the CPU sums them up, in double precision, which
+    not every device has.
 
     Attributes:
         values: The scalars that were added since the last sum, on their device.
@@ -138,7 +132,7 @@ class RunningMean(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.values: list[Tensor] = []  # since the last sum
+        self.values: list[Tensor] = []
         self.counts: list[int] = []
         self._total, self._count = 0.0, 0
 
@@ -154,16 +148,12 @@ class RunningMean(nn.Module):
             self._count += count
         self.values, self.counts = [], []
 
-    def mean(self) -> Tensor:
-        """The mean so far, as a float64 scalar on the CPU; NaN if nothing was added."""
-        self._sum_up()
-        return torch.tensor(self._total / self._count if self._count else nan, dtype=torch.float64, device="cpu")
-
     def pop(self) -> Tensor:
-        """The mean so far; then start again."""
-        mean = self.mean()
+        """The mean so far, as a float64 scalar on the CPU, NaN if nothing was added; then start again."""
+        self._sum_up()
+        mean = self._total / self._count if self._count else nan
         self._total, self._count = 0.0, 0
-        return mean
+        return torch.tensor(mean, dtype=torch.float64, device="cpu")
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         self._sum_up()

@@ -22,15 +22,7 @@ def poly(optimizer: Optimizer, *, steps: int, power: float) -> PolynomialLR:
     return PolynomialLR(optimizer, total_iters=steps, power=power)
 
 
-def onecycle(
-    optimizer: Optimizer,
-    *,
-    steps: int,
-    pct_start: float,
-    div_factor: float = 25.0,
-    final_div_factor: float = 1e4,
-    cycle_momentum: bool = True,
-) -> OneCycleLR:
+def onecycle(optimizer: Optimizer, *, steps: int, pct_start: float, **more: Any) -> OneCycleLR:
     """Torch's OneCycleLR, whose highest learning rates are those of the optimiser.
 
     Raises:
@@ -39,15 +31,8 @@ def onecycle(
     check_number("schedule.pct_start", pct_start, 0, 1)
     if pct_start * steps == 1:  # OneCycleLR divides by zero
         raise ValueError(f"schedule.pct_start={pct_start} is one step of the run's {steps}: wanted a larger share")
-    return OneCycleLR(
-        optimizer,
-        [group["lr"] for group in optimizer.param_groups],
-        total_steps=steps,
-        pct_start=pct_start,
-        div_factor=div_factor,
-        final_div_factor=final_div_factor,
-        cycle_momentum=cycle_momentum,
-    )
+    rates = [group["lr"] for group in optimizer.param_groups]
+    return OneCycleLR(optimizer, rates, total_steps=steps, pct_start=pct_start, **more)
 
 
 class Warmup(LRScheduler):
@@ -62,9 +47,8 @@ class Warmup(LRScheduler):
     """
 
     def __init__(self, schedule: LRScheduler, *, steps: int, every: int) -> None:
-        self.schedule = schedule
-        self.steps = steps
-        self.every = every
+        # Without LRScheduler's own start, which would take a first step: the other schedule has taken it.
+        self.schedule, self.steps, self.every = schedule, steps, every
         self.optimizer = schedule.optimizer
         self.last_epoch = 0
         self._set(1 / steps)

@@ -17,7 +17,7 @@ from fcnseg.runs.settings import check_one_device, check_ranges
 from fcnseg.runs.summary import show_run
 
 
-@command("config", can_sweep=True)
+@command("config")
 def train(cfg: DictConfig) -> float | None:
     """Train and test the run that `cfg` describes, or show it if it has finished; return its test mIoU."""
     check_settings(cfg)

@@ -291,7 +291,7 @@ def test_parts_of_a_batch_counted_by_their_size_are_the_whole(name):
     mask[2:, 2:] = VOID
     loss = LOSSES[name](VOC_TRAIN)
     (wanted,) = torch.autograd.grad(loss(logits, mask), logits)
-    sizes = [loss.divisor(part) for part in mask.split(2)]
+    sizes = [losses.divisor(loss, part) for part in mask.split(2)]
     parts = zip(logits.split(2), mask.split(2), sizes, strict=True)
     total = sum(loss(*part) * size / sum(sizes) for *part, size in parts)
     torch.testing.assert_close(total, loss(logits, mask))

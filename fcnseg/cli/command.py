@@ -21,14 +21,13 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from fcnseg.cli.arguments import Arguments
-from fcnseg.cli.configs import CONF, SHIPPED, check_own_configs, default_config, preset_choices, setting_names
+from fcnseg.cli.configs import CONF, TRAIN, check_own_configs, setting_names
 from fcnseg.cli.help import help_text
 from fcnseg.cli.messages import FULL_ERROR, explanation, one_message
 from fcnseg.cli.sweep import run_job, sweep
-from fcnseg.cli.values import check_values
+from fcnseg.cli.values import check_and_name
 from fcnseg.errors import say
 from fcnseg.runs.folder import Run
-from fcnseg.runs.identity import run_name
 
 JobFunction = Callable[[DictConfig], object]
 
@@ -42,14 +41,11 @@ class Command:
     Args:
         job: The function that does the command's work with its config.
         config_name: The name of a file in `conf/`, without its ending.
-        can_sweep: Whether the command accepts `-m`; otherwise it is refused.
     """
 
-    def __init__(self, job: JobFunction, config_name: str, *, can_sweep: bool) -> None:
+    def __init__(self, job: JobFunction, config_name: str) -> None:
         update_wrapper(self, job)
-        self.job = job
-        self.config_name = config_name
-        self.can_sweep = can_sweep
+        self.job, self.config_name = job, config_name
 
     def __call__(self) -> None:
         """Run the command of the command line, and exit with its code."""
@@ -62,7 +58,7 @@ class Command:
             elif not arguments.sweeps:
                 arguments.check_no_sweep_settings()
                 _launch(self.job, self.config_name, arguments.flags)
-            elif self.can_sweep:
+            elif self.config_name == TRAIN:
                 sweep(arguments, partial(_launch, self.job, self.config_name))
             else:
                 raise ValueError("only python -m fcnseg.train can sweep: leave out -m")
@@ -82,13 +78,7 @@ class Command:
         """
         from unittest.mock import patch  # late: see `sweep.isolated`
 
-        arguments, configs = Arguments(settings), []
-
-        def job(cfg: DictConfig) -> None:
-            """Keep the config that Hydra has composed, and do the work."""
-            configs.append(cfg)
-            self.job(cfg)
-
+        arguments = Arguments(settings)
         try:
             if arguments.sweeps:
                 raise ValueError("a sweep is started on the command line: leave out -m")
@@ -96,17 +86,17 @@ class Command:
                 raise ValueError(f"{flag} is a flag of the command line: leave it out")
             arguments.check_no_sweep_settings()
             with patch.dict(os.environ, {FULL_ERROR: "1"}):
-                _launch(job, self.config_name, arguments.flags)
+                (cfg,) = _launch(self.job, self.config_name, arguments.flags)
         except (HydraException, OmegaConfBaseException) as error:
             raise ValueError(explanation(error, partial(setting_names, self.config_name, arguments))) from error
         finally:
             GlobalHydra.instance().clear()
-        return Run.of(configs[0], dict)
+        return Run.of(cfg, dict)
 
 
-def command(config_name: str, *, can_sweep: bool = False) -> Callable[[JobFunction], Command]:
-    """The decorator that turns a function into a `Command` with these arguments."""
-    return partial(Command, config_name=config_name, can_sweep=can_sweep)
+def command(config_name: str) -> Callable[[JobFunction], Command]:
+    """The decorator that turns a function into a `Command` with the config of this name."""
+    return partial(Command, config_name=config_name)
 
 
 def make_callable(module: str, function: Callable[..., object]) -> None:
@@ -130,23 +120,17 @@ def prepare_process() -> None:
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 (until the process ends)
 
 
-def _launch(job: JobFunction, config_name: str, flags: Namespace) -> None:
-    """Have Hydra compose the config and run `job`, or each job of a sweep; raise the error of a job."""
+def _launch(job: JobFunction, config_name: str, flags: Namespace) -> list[DictConfig]:
+    """Have Hydra run `job`, or each job of a sweep; raise the error of one, or return the configs of those that ran here."""
+    configs: list[DictConfig] = []
     errors: list[Exception] = []
 
-    def check(cfg: DictConfig) -> None:
-        """Refuse values of the wrong type, and set the name of the run."""
-        check_values(cfg, default_config(config_name))
-        if "name" in cfg:
-            defaults = default_config(config_name, added=False)
-            cfg.name = run_name(cfg, defaults=defaults, preset=preset_choices(config_name), shipped=SHIPPED)
-
     def checked(cfg: DictConfig) -> object:
-        """Check the config, then run `job`. Hydra calls this function."""
+        configs.append(cfg)
         try:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
-                return run_job(cfg, check, job)
-            check(cfg)
+                return run_job(cfg, job)
+            check_and_name(cfg, config_name)
             return job(cfg)
         except Exception as error:  # Hydra would print the error; it is raised again below
             errors.append(error)
@@ -156,3 +140,4 @@ def _launch(job: JobFunction, config_name: str, flags: Namespace) -> None:
     _run_hydra(flags, get_args_parser(), checked, config_path=str(CONF), config_name=config_name)
     for error in errors:
         raise error
+    return configs

@@ -1,6 +1,6 @@
 """The configs in `conf/`: their folders and their settings."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
@@ -18,6 +18,7 @@ from fcnseg.runs.settings import flatten
 PACKAGE = Path(__file__).parents[1]
 # In the wheel, `conf` is inside the package; in a checkout, beside it.
 CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())
+TRAIN = "config"  # the name of the config of `train`; every other command's config has the command's name
 # The choices of this package, such as "model/fcn".
 SHIPPED = {f"{path.parent.name}/{path.stem}" for path in CONF.glob("*/*.yaml")}
 
@@ -26,7 +27,7 @@ def compose(*overrides: str) -> DictConfig:
     """The config of a run with these overrides, in one of our commands or in a notebook, where Hydra is not started."""
     started = GlobalHydra.instance().is_initialized()
     with nullcontext() if started else hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra.compose("config", overrides=list(overrides))
+        return hydra.compose(TRAIN, overrides=list(overrides))
 
 
 @cache
@@ -43,9 +44,9 @@ def _composed(config_name: str, *overrides: str, with_hydra: bool = False) -> Di
     Hydra takes a tenth of a second to compose it.
     """
     sources = {source.path for source in HydraConfig.get().runtime.config_sources if source.provider != "schema"}
-    if sources == {"hydra.conf", str(CONF)}:
-        return _compose_once(config_name, overrides, with_hydra)
-    return _compose_once.__wrapped__(config_name, overrides, with_hydra)  # a user's own files may change at any time
+    # A user's own files may change at any time.
+    compose = _compose_once if sources == {"hydra.conf", str(CONF)} else _compose_once.__wrapped__
+    return compose(config_name, overrides, with_hydra)
 
 
 def default_config(config_name: str, *, added: bool = True) -> DictConfig:
@@ -84,14 +85,36 @@ def default_values() -> dict[str, Any]:
     # Launchers (their group has a /) and choices added to a setting (their group has an @) are left out.
     own = {group: choice for group, choice in chosen.items() if choice and group not in PRESETS and not {"/", "@"} & set(group)}
     groups = [f"{group}={choice}" for group, choice in own.items()]
-    values = flatten(_composed("config", *groups), resolve=False)
-    first = _composed("config", with_hydra=True).hydra.runtime.choices
+    values = flatten(_composed(TRAIN, *groups), resolve=False)
+    first = _composed(TRAIN, with_hydra=True).hydra.runtime.choices
     return {**values, **{f"choices.{group}": choice for group, choice in first.items()}}
 
 
-def config_folders(arguments: Arguments) -> list[Path]:
-    """The folders of configs: the package's, then the user's own (`--config-dir`) if there is one."""
-    return [CONF, *([Path(arguments.flags.config_dir)] if arguments.flags.config_dir else [])]
+def choices_of(group: str, arguments: Arguments) -> dict[str, Path]:
+    """The files of a group's choices by their names: the package's, and the user's own (`--config-dir`)."""
+    folders = [CONF, *filter(None, [arguments.flags.config_dir])]
+    return {path.stem: path for folder in folders for path in Path(folder).glob(f"{group}/*.yaml")}
+
+
+def components(name: str, choices: Mapping[str, Path], at: str = "") -> Iterator[tuple[str, Path]]:
+    """The files that a choice consists of, each with the full name of the node that its settings are in.
+
+    A choice may build on another config, such as `/data_set`, and consist of other choices, such as `crop@first`, if they are
+    in its `defaults`: their files come before its own.
+
+    Args:
+        name: The name of the choice.
+        choices: The files of all choices of its group.
+        at: The full name of the node of the choice itself.
+    """
+    cfg = OmegaConf.load(choices[name])
+    for entry in cfg.get("defaults", []) if isinstance(cfg, DictConfig) else ():
+        inner, _, package = str(entry).partition("@")
+        if inner in choices:
+            yield from components(inner, choices, f"{at}.{package}".strip("."))
+        elif (shared := CONF / f"{inner.removeprefix('/')}.yaml").is_file():
+            yield at, shared
+    yield at, choices[name]
 
 
 def check_own_configs(arguments: Arguments) -> None:
@@ -100,8 +123,8 @@ def check_own_configs(arguments: Arguments) -> None:
     Raises:
         ValueError: There is such a config.
     """
-    # The first folder is the package's own.
-    for path in (path for folder in config_folders(arguments)[1:] for path in folder.glob("*/*.yaml")):
+    folder = arguments.flags.config_dir
+    for path in Path(folder).glob("*/*.yaml") if folder else ():
         if (choice := f"{path.parent.name}/{path.stem}") in SHIPPED:
             raise ValueError(f"{path} would not be read: the package has a {choice.replace('/', '=')}; give yours another name")
 
@@ -113,38 +136,13 @@ def setting_names(config_name: str, arguments: Arguments) -> set[str]:
         config_name: The name of the command's file in `conf/`, without its ending.
         arguments: The command line, which may name a folder with more choices.
     """
-    folders = config_folders(arguments)
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = hydra.compose(config_name, return_hydra_config=True)
-    groups = [*cfg.hydra.runtime.choices]
-    own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
-    names = {*groups, *flatten(own, resolve=False, with_empty=True)}
+    groups = {*cfg.hydra.runtime.choices}
+    names = groups | {*flatten(cfg, resolve=False, with_empty=True)}
     # Hydra composes only the choices that are made; the settings of all others are read from their files.
-    for group in set(groups) - {*PRESETS}:
-        for path in (path for folder in folders for path in folder.glob(f"{group}/*.yaml")):
-            names |= {*_settings_of_choice(path, [folder / group for folder in folders], group)}
-    return names
-
-
-def _settings_of_choice(path: Path, folders: Sequence[Path], prefix: str) -> Iterator[str]:
-    """The full names of the settings of a choice, each of which begins with `prefix`.
-
-    A choice may consist of other choices, such as `crop@crop` in its `defaults`: their settings are among the names.
-    """
-    cfg = OmegaConf.load(path)
-    if not isinstance(cfg, DictConfig):
-        return
-    for inner, package in components(cfg):
-        for file in (folder / f"{inner}.yaml" for folder in folders):
-            if file.is_file():
-                yield from _settings_of_choice(file, folders, f"{prefix}.{package}")
-    cfg.pop("defaults", None)
-    yield from flatten(cfg, prefix, resolve=False, with_empty=True)
-
-
-def components(choice: DictConfig) -> Iterator[tuple[str, str]]:
-    """The choices that a choice consists of, each with the name of its settings: for `crop@first`, crop and first."""
-    for entry in choice.get("defaults", []):
-        inner, _, package = str(entry).partition("@")
-        if package:
-            yield inner, package
+    for group in groups - {*PRESETS}:
+        choices = choices_of(group, arguments)
+        for full, path in (file for name in choices for file in components(name, choices, group)):
+            names |= {*flatten(OmegaConf.load(path), full, resolve=False, with_empty=True)}
+    return {name for name in names if not name.startswith("hydra.") and not name.endswith(".defaults")}

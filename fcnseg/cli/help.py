@@ -8,7 +8,7 @@ from textwrap import indent
 from omegaconf import DictConfig, OmegaConf
 
 from fcnseg.cli.arguments import Arguments
-from fcnseg.cli.configs import CONF, components, config_folders
+from fcnseg.cli.configs import CONF, TRAIN, choices_of, components
 from fcnseg.runs.identity import PRESETS
 
 DEFAULTS = re.compile(r"^defaults:\n(?: .*\n)*\n?", re.M)  # matches the list at a config's head
@@ -19,13 +19,13 @@ def help_text(config_name: str, arguments: Arguments) -> str:
     """The help of one command. Hydra's own help takes more than a second and leaves out the comments.
 
     Args:
-        config_name: The command's config in `conf/`, named after the command; for `train`, it is `config`.
+        config_name: The name of the command's file in `conf/`, without its ending.
         arguments: The command line. The help shows the settings of its choices in place of the default choices.
     """
-    settings, defaults = _own(CONF / f"{config_name}.yaml")
-    rows, folders = [], config_folders(arguments)
-    for group, default in defaults.items():
-        choices = {path.stem: path for folder in reversed(folders) for path in folder.glob(f"{group}/*.yaml")}
+    files = _files(config_name)
+    settings, rows = [_text(path) for path in files], []
+    for group, default in _default_choices(files).items():
+        choices = choices_of(group, arguments)
         names = sorted(choices, key=lambda name: (name != default, name))
         rows.append(f"  {group:<11}{', '.join(names)}")
         chosen = arguments.values.get(group)
@@ -33,45 +33,34 @@ def help_text(config_name: str, arguments: Arguments) -> str:
         if group not in PRESETS and name in choices:
             settings.append(f"{group}:  # {group}={name}\n{indent(_choice(name, choices), '  ')}")
     table = ["Choices, the default first:\n" + "\n".join(rows)] if rows else []
-    command = "train" if config_name == "config" else config_name
+    command = "train" if config_name == TRAIN else config_name
     line = f"python -m fcnseg.{command}{' [group=choice ...]' if rows else ''} [setting=value ...]"
     return "\n\n".join([line, *table, "Settings:\n" + indent("\n".join(map(str.strip, settings)), "  ")])
 
 
+def _files(config_name: str) -> list[Path]:
+    """The file of a command's config and, if it builds on that of `train`, the latter."""
+    path = CONF / f"{config_name}.yaml"
+    return [path, *([CONF / f"{TRAIN}.yaml"] if TRAIN in OmegaConf.load(path).defaults else [])]
+
+
+def _default_choices(files: list[Path]) -> dict[str, str | None]:
+    """The default choice of each group that configs have."""
+    entries = (entry for path in files for entry in OmegaConf.load(path).defaults if isinstance(entry, DictConfig))
+    choices = {str(group): choice for entry in entries for group, choice in entry.items()}
+    return {group: choice for group, choice in choices.items() if not group.startswith("override ")}
+
+
 def _choice(name: str, choices: Mapping[str, Path]) -> str:
     """The text of a choice, after the texts of its parts, such as `crop@crop`, whose values it may change."""
-    texts, cfg = [], OmegaConf.load(choices[name])
-    for inner, package in components(cfg) if isinstance(cfg, DictConfig) else ():
-        if inner in choices:
-            texts.append(f"{package}:\n{indent(_choice(inner, choices), '  ')}")
-    return "".join([*texts, *_texts(choices[name], choices).values()])
+    nodes: dict[str, dict[str, str]] = {}
+    for at, path in components(name, choices):
+        # A setting stays in its place in the config that the choice builds on. The comment at a file's head has the key "".
+        settings = (text for text in SETTING.split(_text(path)) if text)
+        nodes.setdefault(at, {}).update({"" if text[0] == "#" else text.partition(":")[0]: text for text in settings})
+    texts = ((at, "".join(settings.values())) for at, settings in nodes.items())
+    return "".join(f"{at}:\n{indent(text, '  ')}" if at else text for at, text in texts)
 
 
-def _texts(path: Path, choices: Mapping[str, Path]) -> dict[str, str]:
-    """The text of every setting of a config, in the place of the setting in the config that it builds on, if there is one.
-
-    The comment at its head has the key "".
-    """
-    settings = DEFAULTS.sub("", path.read_text(encoding="utf-8"))
-    texts = {text[: text.find(":")] if text[0] != "#" else "": text for text in SETTING.split(settings) if text}
-    cfg = OmegaConf.load(path)
-    for base in cfg.get("defaults", ()) if isinstance(cfg, DictConfig) else ():
-        file = CONF / f"{base[1:]}.yaml" if base.startswith("/") else choices.get(base)
-        if file and file.is_file():
-            texts = _texts(file, choices) | texts
-    return texts
-
-
-def _own(path: Path) -> tuple[list[str], dict[str, str | None]]:
-    """The settings of a config's file and of the files it builds on, as text; and its groups' default choices."""
-    texts = [DEFAULTS.sub("", path.read_text(encoding="utf-8"))]
-    groups: dict[str, str | None] = {}
-    for default in OmegaConf.load(path).defaults:
-        if default == "config":
-            inner, groups = _own(path.with_name("config.yaml"))
-            texts += inner
-        elif not isinstance(default, str):
-            ((group, choice),) = default.items()
-            if not group.startswith("override"):
-                groups[group] = choice
-    return texts, groups
+def _text(path: Path) -> str:
+    return DEFAULTS.sub("", path.read_text(encoding="utf-8"))

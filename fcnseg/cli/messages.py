@@ -68,12 +68,7 @@ def console() -> Console:
 def explanation(error: Exception, names: Callable[[], Iterable[str]] = list) -> str:
     """The message for an exception that a wrong command line raises: what was found, what was wanted, what to do."""
     if isinstance(error, InstantiationException):
-        cause, setting = error.__cause__, re.search(r"full_key: (\S+)", str(error))
-        if isinstance(cause, ValueError) and setting and re.match(r"\w+=", str(cause)):  # names an argument
-            return f"{setting[1]}.{cause}"
-        if cause is None or isinstance(cause, ValueError) or not setting:  # these name the setting themselves
-            return _missing_name(cause) or str(cause or error)
-        return f"{setting[1]}: {_missing_name(cause) or cause}"
+        return _not_made(error)
     if isinstance(error, MissingConfigException) and error.options:
         group, _, choice = (error.missing_cfg_file or "").rpartition("/")
         return f"no {group}={choice}; {nearest(choice, error.options)}the choices are {', '.join(error.options)}"
@@ -87,8 +82,18 @@ def explanation(error: Exception, names: Callable[[], Iterable[str]] = list) -> 
             return no_setting(key, known)
         if refused[1] == "override":
             return f"no setting '{key}' with these choices; --help after the same choices lists all settings"
-        return f"~{key}: it cannot be removed; give {key}=<value>, or null"  # for a setting that is null
+        return not_removable(key, or_null=True)  # Hydra deletes no setting that is null
     return str(error).strip() or type(error).__name__
+
+
+def _not_made(error: InstantiationException) -> str:
+    """The message about a node of a config of which Hydra cannot make an object."""
+    cause, setting = error.__cause__, re.search(r"full_key: (\S+)", str(error))
+    if isinstance(cause, ValueError) and setting and re.match(r"\w+=", str(cause)):  # names an argument
+        return f"{setting[1]}.{cause}"
+    if cause is None or isinstance(cause, ValueError) or not setting:  # these name the setting themselves
+        return _missing_name(cause) or str(cause or error)
+    return f"{setting[1]}: {_missing_name(cause) or cause}"
 
 
 def _missing_name(error: BaseException | None) -> str | None:
@@ -110,8 +115,13 @@ def no_setting(key: str, names: Iterable[str]) -> str:
     return f"no setting '{key}'; {nearest(key, names)}--help lists all settings"
 
 
+def not_removable(key: str, *, or_null: bool) -> str:
+    """The message about a setting that `~` would remove, which may be null instead or not."""
+    return f"~{key}: it cannot be removed; give {key}=<value>{', or null' if or_null else ''}"
+
+
 def nearest(word: str, words: Iterable[str]) -> str:
-    """A question with the one or two `words` spelt most like `word`, to put before other text; empty without any."""
+    """A question with the one or two `words` spelled most like `word`, to put before other text; empty without any."""
     similar = get_close_matches(word, words, n=2, cutoff=0.6)
     return f"did you mean {' or '.join(similar)}? " if similar else ""
 

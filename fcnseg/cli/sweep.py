@@ -15,14 +15,14 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
-from rich.console import Console
 from rich.table import Column, Table
 
 from fcnseg import names
 from fcnseg.cli.arguments import Arguments, quoted
-from fcnseg.cli.configs import default_values
+from fcnseg.cli.configs import TRAIN, default_values
 from fcnseg.cli.launchers import prepare_launcher
 from fcnseg.cli.messages import FAILED, console, explanation, leave
+from fcnseg.cli.values import check_and_name
 from fcnseg.errors import StopError, warn
 from fcnseg.machine.files import read_json, write_json
 from fcnseg.runs.folder import Run
@@ -63,7 +63,7 @@ class Journal:
             write_json(path, {**new_record(overrides), "status": names.FAILED, "error": last_line(str(error) or repr(error))})
         return JobReturn(status=JobStatus.COMPLETED)
 
-    def close(self, console: Console) -> bool:
+    def close(self) -> bool:
         """Print the table of the sweep and remove the files.
 
         Returns:
@@ -76,7 +76,7 @@ class Journal:
             with suppress(OSError):
                 folder.rmdir()
         if jobs:
-            console.print(_table(jobs))
+            console().print(_table(jobs))
         return all(job["status"] in DONE for job in jobs)
 
 
@@ -100,7 +100,7 @@ def _table(jobs: list[dict[str, Any]]) -> Table:
     return table
 
 
-def sweep(arguments: Arguments, launch: Callable[[Namespace], None]) -> None:
+def sweep(arguments: Arguments, launch: Callable[[Namespace], object]) -> None:
     """Run the jobs of a sweep and print the table of their outcomes; exit with 1 unless all have finished.
 
     Args:
@@ -114,17 +114,16 @@ def sweep(arguments: Arguments, launch: Callable[[Namespace], None]) -> None:
         prepare_launcher(str(arguments.values.get("hydra/launcher")), journal.add_lost)
         launch(Namespace(**{**vars(arguments.flags), "multirun": True, "overrides": overrides}))
     finally:
-        finished = journal.close(console())
+        finished = journal.close()
     if not finished:
         leave("not every job has finished; the same command repeats those that have not", FAILED)
 
 
-def run_job(cfg: DictConfig, check: Callable[[DictConfig], None], job: Callable[[DictConfig], object]) -> object:
+def run_job(cfg: DictConfig, job: Callable[[DictConfig], object]) -> object:
     """Run one job of a sweep and write its result, or its error, into the journal. Only a request to stop is raised again.
 
     Args:
         cfg: The config that the job is run with.
-        check: The function that raises if a value in the config is wrong.
         job: The function that does the work and returns the mIoU.
     """
     hydra_cfg = HydraConfig.get()
@@ -133,7 +132,7 @@ def run_job(cfg: DictConfig, check: Callable[[DictConfig], None], job: Callable[
     write_json(path, record)
     try:
         with isolated(), chdir(hydra_cfg.runtime.cwd):  # Hydra has changed to the sweep's folder
-            check(cfg)
+            check_and_name(cfg, TRAIN)
             run = Run.of(cfg, default_values)
             record["run"], done = run.path.name, "skipped" if run.is_finished(cfg) else names.FINISHED
             write_json(path, record)

@@ -6,18 +6,27 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from fcnseg.cli.messages import no_setting
+from fcnseg.cli.configs import SHIPPED, default_config, preset_choices
+from fcnseg.cli.messages import no_setting, not_removable
 from fcnseg.errors import KINDS
-from fcnseg.runs.identity import ABSENT
+from fcnseg.runs.identity import ABSENT, run_name
 from fcnseg.runs.settings import MAY_BE_A_LIST, MAY_BE_NULL, flatten
 
 
-def check_values(cfg: DictConfig, defaults: DictConfig) -> None:
-    """Refuse a value of another type than its default; a number becomes text where text is wanted.
+def check_and_name(cfg: DictConfig, config_name: str) -> None:
+    """Refuse a wrong value in the config of a job of the command `config_name`; set the name of its run, if it has one.
 
-    Args:
-        cfg: The config of a job; values that become text are replaced in it.
-        defaults: The config of the same choices, as in the files.
+    Raises:
+        ValueError: See `check_values`.
+    """
+    check_values(cfg, default_config(config_name))
+    if "name" in cfg:
+        defaults = default_config(config_name, added=False)
+        cfg.name = run_name(cfg, defaults=defaults, preset=preset_choices(config_name), shipped=SHIPPED)
+
+
+def check_values(cfg: DictConfig, defaults: DictConfig) -> None:
+    """Refuse a value of another type than in `defaults`; a number becomes text in `cfg` where text is wanted.
 
     Raises:
         ValueError: A value is missing or of another type, or nothing reads an added setting (+key=value).
@@ -25,26 +34,28 @@ def check_values(cfg: DictConfig, defaults: DictConfig) -> None:
     if missing := sorted(OmegaConf.missing_keys(cfg)):
         raise ValueError(f"{missing[0]} is missing: give {missing[0]}=<value>")
     known, given = (flatten(config, resolve=False, with_empty=True) for config in (defaults, cfg))
-    for key in given.keys() - known.keys():
-        emptied = any(other.startswith(f"{key}.") for other in known)  # a group whose last entry was removed
-        if not emptied and not _is_argument(key, cfg, defaults):
-            raise ValueError(no_setting(key, known))
     for key in given:
+        is_known = any(f"{other}.".startswith(f"{key}.") for other in known)  # itself, or as a group that was emptied
+        if not is_known and not _is_argument(key, cfg, defaults):
+            raise ValueError(no_setting(key, known))
         value: Any = OmegaConf.select(cfg, key)
         if isinstance(value, float) and not isfinite(value):
             raise ValueError(f"{key}={value}: wanted a finite number")
-    for key, written in known.items():
-        if given.get(key, ABSENT) != written:  # an interpolation that is still the file's is right where its source is right
+    # An interpolation that is still the file's is right where its source is right.
+    for key in (key for key, written in known.items() if given.get(key, ABSENT) != written):
+        if removed := _removed(key, cfg):
+            _check_removed(removed, OmegaConf.select(defaults, removed), may_be_null=key in MAY_BE_NULL)
+        else:
             _check_value(key, cfg, defaults)
 
 
+def _check_removed(key: str, default: object, *, may_be_null: bool) -> None:
+    is_entry = isinstance(default, DictConfig) and "_target_" in default
+    if not (is_entry and "." in key):  # one of several entries of a group, such as an augmentation by ~aug.flip
+        raise ValueError(not_removable(key, or_null=may_be_null or default is None))
+
+
 def _check_value(key: str, cfg: DictConfig, defaults: DictConfig) -> None:
-    if removed := _removed(key, cfg):
-        entry = OmegaConf.select(defaults, removed)
-        if "." in removed and isinstance(entry, DictConfig) and "_target_" in entry:
-            return  # one of several entries of a group, such as an augmentation by ~aug.flip
-        null = ", or null" if key in MAY_BE_NULL or entry is None else ""
-        raise ValueError(f"~{removed}: it cannot be removed; give {removed}=<value>{null}")
     if key.startswith("choices.") and OmegaConf.select(cfg, key) != OmegaConf.select(defaults, key):
         raise ValueError(f"{key} is set by the command itself: choose with {key.removeprefix('choices.')}=<choice>")
     value: Any = OmegaConf.select(cfg, key)
@@ -78,15 +89,12 @@ def _is_argument(key: str, cfg: DictConfig, defaults: DictConfig) -> bool:
 
     Such settings are below a node with a `_target_`: `trainer`, `model`, ..., or an entry of a group of such nodes.
     """
-    parents = list(accumulate(key.split(".")[:-1], "{}.{}".format))
-    top = defaults.get(parents[0]) if parents else None
-    if not isinstance(top, DictConfig):
-        return False
-    if "_target_" not in top:
-        if not all(isinstance(entry, DictConfig) and "_target_" in entry for entry in top.values()):
-            return False
-        del parents[0]  # the group itself is no entry
-    return any("_target_" in OmegaConf.select(cfg, parent) for parent in parents)
+    top = defaults.get(key.partition(".")[0])
+    if not isinstance(top, DictConfig) or "_target_" in top:
+        return isinstance(top, DictConfig)
+    is_group = all(isinstance(entry, DictConfig) and "_target_" in entry for entry in top.values())
+    parents = [*accumulate(key.split(".")[:-1], "{}.{}".format)][1:]  # without the group itself
+    return is_group and any("_target_" in OmegaConf.select(cfg, parent) for parent in parents)
 
 
 def _is_of_kind(value: object, default: object) -> bool:

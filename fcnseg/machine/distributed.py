@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -52,32 +52,28 @@ def failures_explained() -> Iterator[None]:
 
 def from_first_process(function: Callable[[], T]) -> T:
     """The first process's result of a function, in all processes; if it raises there, the others exit silently."""
-    if world() == 1:
-        return function()
-    value_and_failed: list[Any] = [None, True]
+    results: list[T] = []
     try:
         if rank() == 0:
-            value_and_failed = [function(), False]
-    finally:
-        dist.broadcast_object_list(value_and_failed)
-    value, failed = value_and_failed
-    if failed:
+            results.append(function())
+    finally:  # an error is raised after the others know of it
+        results = gathered(results)[0]
+    if not results:
         sys.exit(2)
-    return cast(T, value)
+    return results[0]
 
 
 def highest(value: int) -> int:
     """The highest value of a number among all processes."""
-    if world() == 1:
-        return value
     number = torch.tensor(int(value))
-    dist.all_reduce(number, dist.ReduceOp.MAX)
+    if world() > 1:
+        dist.all_reduce(number, dist.ReduceOp.MAX)
     return int(number)
 
 
 def total(value: Tensor) -> Tensor:
     """The sum of a tensor over all processes, without a gradient; it does not wait for a GPU."""
-    value = value.detach().clone()
+    value = value.detach().clone()  # `all_reduce` writes into it
     if world() > 1:
         dist.all_reduce(value)
     return value

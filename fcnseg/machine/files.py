@@ -40,9 +40,7 @@ def sync_folder(path: Path) -> None:
 def replacing(path: Path, *, before_rename: Callable[[Path], None] | None = None) -> Iterator[BinaryIO]:
     """Open a new `path` for writing; a kill, an error or a power loss at any moment leaves the old file as it was.
 
-    Args:
-        path: The file, whose draft is written, synced to the disk and renamed.
-        before_rename: A function that is called with the whole draft before it replaces the old file.
+    The draft of `path` is written, synced to the disk, given to `before_rename` and renamed.
     """
     draft = draft_of(path)
     try:

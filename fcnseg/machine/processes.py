@@ -6,8 +6,9 @@ Lightning's DDP starts and connects them. Their communication is in `distributed
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from functools import partial
 from pathlib import Path
 from subprocess import Popen
 from threading import Thread
@@ -60,21 +61,20 @@ def environment(devices: int, nodes: int) -> "ClusterEnvironment":
 
 
 def start_processes(trainer: "Trainer") -> None:
-    """Start the other processes of a run, unless torchrun or srun has, and connect all; nothing for a run on one device.
+    """Start the other processes of a run on several devices, unless torchrun or srun has, and connect all.
 
     Raises:
         ValueError: The run was started from Python, in which there is no command that could be started again.
     """
-    from lightning.pytorch.strategies.launchers import subprocess_script
-
     if (launcher := trainer.strategy.launcher) is None:
         return
-    module: Any = sys.modules["__main__"]
-    cluster: Any = cast(Any, trainer.strategy).cluster_environment
-    if not cluster.creates_processes_externally and getattr(module.__spec__, "name", "") != "fcnseg.train":
+    from lightning.pytorch.strategies.launchers import subprocess_script
+
+    cluster, main = cast(Any, trainer.strategy).cluster_environment, cast(Any, sys.modules["__main__"])
+    if not cluster.creates_processes_externally and getattr(main.__spec__, "name", "") != "fcnseg.train":
         raise ValueError("from Python, a run cannot start other processes: use the command line, or torchrun")
     # Lightning's own watcher also kills this process, before it has said or written why.
-    vars(subprocess_script)["_launch_process_observer"] = _end_after
+    vars(subprocess_script)["_launch_process_observer"] = partial(_end_after, _failure_of_a_child)
     # Its handler of SIGTERM, and its look for one in each step, wait for the GPU; `Checkpoints` does both.
     cast(Any, trainer)._signal_connector.register_signal_handlers = lambda: None
     cast(Any, trainer).fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
@@ -82,29 +82,26 @@ def start_processes(trainer: "Trainer") -> None:
     launcher.launch(trainer.strategy.setup_environment, trainer=trainer)
 
 
-def _end_after(children: list[Popen[bytes]]) -> None:
-    """End this process soon after one of its children has failed, even if it waits for that child on a GPU."""
+def _end_after(wait: Callable[..., None], *args: object) -> None:
+    """End this process when `wait` returns, even if it waits for another process on a GPU."""
 
     def watch() -> None:
-        while all(child.poll() in (None, 0) for child in children):
-            time.sleep(0.2)
-        time.sleep(GRACE)
-        warn("a process of this run has ended: the same command goes on from the last save")
+        wait(*args)
         os._exit(1)
 
     Thread(target=watch, daemon=True).start()
 
 
-def _end_with_parent() -> None:
-    """End this process when the one that has started it is gone."""
-    parent = int(os.environ.get(PARENT, os.getppid()))
+def _failure_of_a_child(children: list[Popen[bytes]]) -> None:
+    while all(child.poll() in (None, 0) for child in children):
+        time.sleep(0.2)
+    time.sleep(GRACE)
+    warn("a process of this run has ended: the same command goes on from the last save")
 
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
 
-    Thread(target=watch, daemon=True).start()
+def _end_of_parent(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
 
 
 @contextmanager
@@ -128,7 +125,7 @@ def only_the_first_prints(trainer: Mapping[Any, Any]) -> Iterator[bool]:
         yield True
         return
     if "LOCAL_RANK" in os.environ:  # another process of ours, or torchrun's, has started this one
-        _end_with_parent()
+        _end_after(_end_of_parent, int(os.environ.get(PARENT, os.getppid())))
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         try:
             yield False

@@ -72,7 +72,7 @@ def stop_requests() -> Iterator[StopRequest]:
     finally:
         for signum, handler in before:
             signal.signal(signum, handler)
-        if request.warned:
+        if request.warned:  # now that the run is saved, and by its own handlers again
             for signum, handler in before:
                 if signum in ON_SLURM and callable(handler):
                     signal.raise_signal(signum)

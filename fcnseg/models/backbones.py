@@ -1,6 +1,8 @@
 """Pretrained backbones: torchvision's classification networks, cut off after their last feature map."""
 
+from collections import OrderedDict
 from collections.abc import Iterator
+from itertools import takewhile
 
 import torch
 from torch import nn
@@ -19,6 +21,9 @@ class OnBackbone(nn.Module):
         backbone: The name of a torchvision classification model with a last feature map of stride 32.
         weights: The weights of the backbone: torchvision's name for them, a file, or None (see `make_backbone`).
         freeze: Whether the backbone keeps its weights, and its batch norms their statistics.
+
+    Attributes:
+        pyramid: The feature maps of the backbone: see `pyramid`.
     """
 
     def __init__(self, backbone: str, weights: str | None, freeze: bool) -> None:
@@ -27,6 +32,7 @@ class OnBackbone(nn.Module):
         self.backbone = make_backbone(backbone, weights)
         if weights is None:
             xavier_init(self.backbone)
+        self.pyramid = pyramid(self.backbone.eval(), backbone)
         self.backbone.requires_grad_(not freeze).train(not freeze)  # Lightning keeps the mode that it finds
 
     def train(self, mode: bool = True) -> "OnBackbone":
@@ -49,11 +55,8 @@ def make_backbone(name: str, weights: str | None) -> nn.Sequential:
         ValueError: The name or the weights are unknown, or the weights are of another network or cannot be downloaded.
     """
     path = path_of(weights)
-    features = nn.Sequential()
-    for child_name, child in torchvision_network(name, None if path else weights, "backbone").named_children():
-        if child_name in HEADS:
-            break
-        features.add_module(child_name, child)
+    children = torchvision_network(name, None if path else weights).named_children()
+    features = nn.Sequential(OrderedDict(takewhile(lambda child: child[0] not in HEADS, children)))
     if path:
         load(features, read(path), path, without=HEADS)
     accept_one_value(features)
@@ -70,7 +73,7 @@ def layers(backbone: nn.Module) -> Iterator[nn.Module]:
 
 
 def pyramid(backbone: nn.Module, name: str) -> dict[int, tuple[int, int]]:
-    """The feature maps of a new backbone, found by trying an image of 64 pixels.
+    """The feature maps of a backbone in evaluation mode, found by trying an image of 64 pixels.
 
     Returns:
         By stride, in rising order: the place among `layers` of the last layer that gives a map of this stride, and the
@@ -81,8 +84,6 @@ def pyramid(backbone: nn.Module, name: str) -> dict[int, tuple[int, int]]:
     """
     found = {}
     x = torch.zeros(1, 3, 2 * STRIDE, 2 * STRIDE)
-    trains = backbone.training
-    backbone.eval()
     try:
         with torch.no_grad():
             for place, layer in enumerate(layers(backbone)):
@@ -94,8 +95,6 @@ def pyramid(backbone: nn.Module, name: str) -> dict[int, tuple[int, int]]:
         raise ValueError(
             f"model.backbone={name} has no feature map to decode ({error}): choose resnet34 or another CNN"
         ) from error
-    finally:
-        backbone.train(trains)
     if x.shape[2:] != (2, 2):
         wanted = "wanted (C, 2, 2), stride 32: choose resnet34"
         raise ValueError(f"model.backbone={name} gives a map {tuple(x.shape[1:])} of 64x64, {wanted}")

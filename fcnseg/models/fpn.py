@@ -3,7 +3,8 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fcnseg.models.backbones import STRIDE, OnBackbone, layers, pyramid
+from fcnseg.data import check_whole_number
+from fcnseg.models.backbones import STRIDE, OnBackbone, layers
 from fcnseg.models.layers import ConvBlock, crop_to_size, pad_to_multiple, xavier_init
 
 FINEST = 4  # the stride of the finest map that is decoded
@@ -39,18 +40,15 @@ class FPN(OnBackbone):
         input_scale: int = 1,
     ) -> None:
         super().__init__(backbone, weights, freeze)
-        if width < 1:
-            raise ValueError(f"model.width={width}: wanted the channels of the decoder, a whole number from 1 up")
-        if input_scale < 1:
-            raise ValueError(f"model.input_scale={input_scale}: wanted a whole number from 1 up")
+        check_whole_number("model.width", width, 1)
+        check_whole_number("model.input_scale", input_scale, 1)
         self.input_scale = input_scale
-        taken = [found for stride, found in pyramid(self.backbone, backbone).items() if stride >= FINEST]
+        taken = [found for stride, found in self.pyramid.items() if stride >= FINEST]
         self.places = [place for place, _ in taken]
         self.laterals = nn.ModuleList([nn.Conv2d(channels, width, 1) for _, channels in reversed(taken)])
         self.blocks = nn.ModuleList([ConvBlock(width, width, stride=1) for _ in taken])
         self.classifier = nn.Conv2d(width, num_classes, 1)
-        for part in (self.laterals, self.blocks, self.classifier):
-            xavier_init(part)
+        xavier_init(nn.ModuleList([self.laterals, self.blocks, self.classifier]))
 
     def forward(self, image: Tensor) -> Tensor:
         x = padded = pad_to_multiple(image, STRIDE)

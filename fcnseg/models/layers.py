@@ -14,7 +14,7 @@ class BatchNorm(nn.BatchNorm2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training and x.numel() == x.shape[1]:
+        if self.training and x.numel() == x.shape[1]:  # by default, `F.batch_norm` takes the running statistics
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         return super().forward(x)
 
@@ -23,7 +23,7 @@ def accept_one_value(net: nn.Module) -> None:
     """Turn every batch norm of a library's network into a `BatchNorm`; its weights and their names stay."""
     for module in net.modules():
         if type(module) is nn.BatchNorm2d:
-            module.__class__ = BatchNorm
+            module.__class__ = BatchNorm  # a new module would have to take over weights, statistics and hooks
 
 
 class ConvBlock(nn.Sequential):
@@ -46,7 +46,7 @@ class Deconv(nn.ConvTranspose2d):
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         assert self.bias is not None
-        assert not isinstance(self.padding, str)
+        assert not isinstance(self.padding, str)  # only convolutions that are not transposed pad by name
         x = F.conv_transpose2d(x, self.weight, None, self.stride, self.padding, self.output_padding)
         return x.add_(self.bias.to(x.dtype)[:, None, None])
 

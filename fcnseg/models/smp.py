@@ -1,6 +1,7 @@
 """The networks of segmentation_models_pytorch: twelve decoders on hundreds of encoders, an extra to install."""
 
 from contextlib import suppress
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -30,32 +31,35 @@ class SMP(nn.Module):
 
     def __init__(self, num_classes: int, *, arch: str, encoder: str, weights: str | None) -> None:
         super().__init__()
+        path = path_of(weights)
+        more = {"dynamic_img_size": True} if arch.lower() == "dpt" else {}  # all others take any size anyway
         try:
             from segmentation_models_pytorch import create_model
-        except ModuleNotFoundError as error:
-            raise ValueError(f'model=smp needs a package that is not installed ({error}): pip install ".[smp]"') from error
-        path = path_of(weights)
-        # All other networks take images of any size anyway.
-        more = {"dynamic_img_size": True} if arch.lower() == "dpt" else {}
-        try:
+
             with without_code():
                 self.net = create_model(arch, encoder, None if path else weights, classes=num_classes, **more)
             accept_one_value(self.net)
             self.multiple = self._least_side()  # most need 32, PAN 128
+        except ModuleNotFoundError as error:
+            raise ValueError(f'model=smp needs a package that is not installed ({error}): pip install ".[smp]"') from error
         except Exception as error:  # an unknown name or weights that cannot be downloaded: any error at all
             if torch.get_default_device().type == "meta":
                 raise  # some encoders cannot be made without memory
             asked = f"model.arch={arch} model.encoder={encoder} model.weights={weights}"
             raise ValueError(f"segmentation_models_pytorch cannot make {asked}: {error}") from error
         if path:
-            state = read(path)
-            whole = any(key.startswith("encoder.") for key in state)
-            load(self.net if whole else self.net.encoder, state, path, without=HEADS, classes=num_classes)
+            self._load(path, num_classes)
 
     @property
     def backbone(self) -> nn.Module:
         """The part that has pretrained weights."""
         return cast(nn.Module, self.net.encoder)
+
+    def _load(self, path: Path, num_classes: int) -> None:
+        """Load a file with the state dict of the whole network, or of the encoder."""
+        state = read(path)
+        is_whole = any(key.startswith("encoder.") for key in state)
+        load(self.net if is_whole else self.net.encoder, state, path, without=HEADS, classes=num_classes)
 
     def _least_side(self) -> int:
         """The side of the smallest image that the network takes, found by trying; it also takes multiples of this side.

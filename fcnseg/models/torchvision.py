@@ -30,7 +30,7 @@ class Torchvision(nn.Module):
     def __init__(self, num_classes: int, *, arch: str, weights: str | None) -> None:
         super().__init__()
         path = path_of(weights)
-        known = torchvision_network(arch, None if path else weights, "arch", segmentation)
+        known = torchvision_network(arch, None if path else weights, segmentation)
         self.net = get_model(arch, weights_backbone=None, num_classes=num_classes)
         accept_one_value(self.net)
         if weights:

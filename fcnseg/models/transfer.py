@@ -4,7 +4,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from fcnseg.models.backbones import STRIDE, OnBackbone, pyramid
+from fcnseg.models.backbones import STRIDE, OnBackbone
 from fcnseg.models.layers import DeconvBlock, crop_to_size, pad_to_multiple, xavier_init
 
 
@@ -23,12 +23,11 @@ class Transfer(OnBackbone):
 
     def __init__(self, num_classes: int, *, backbone: str, weights: str | None, freeze: bool = False) -> None:
         super().__init__(backbone, weights, freeze)
-        _, channels = pyramid(self.backbone, backbone)[STRIDE]
+        _, channels = self.pyramid[STRIDE]
         up = (channels, 256, 128, 64, 32, 16)
         self.decoder = nn.Sequential(*[DeconvBlock(i, o, stride=2) for i, o in pairwise(up)])
         self.classifier = nn.Conv2d(up[-1], num_classes, 1)
-        xavier_init(self.decoder)
-        xavier_init(self.classifier)
+        xavier_init(nn.ModuleList([self.decoder, self.classifier]))
 
     def forward(self, image: Tensor) -> Tensor:
         x = self.backbone(pad_to_multiple(image, STRIDE))  # (N, 512, H/32, W/32) with resnet34

@@ -1,13 +1,15 @@
 """Test-time augmentation: a network looks at an image several times, and its probabilities are averaged."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fcnseg.data import MIN_SIZE
 
-VIEWS = ("none", "flip", "multiscale")
-SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # the scales of the public recipes on VOC
+# The scales of the images that each choice of `tta` averages over; multiscale has those of the public recipes on VOC.
+SCALES = {"none": (), "flip": (1.0,), "multiscale": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)}
 
 
 class Averaged(nn.Module):
@@ -15,12 +17,12 @@ class Averaged(nn.Module):
 
     Args:
         net: The network: (N, 3, H, W) images to (N, C, H, W) logits.
-        tta: `flip`: the image and its mirror image, mirrored back; `multiscale`: both at six scales, 0.5 to 1.75.
+        scales: The factors of the image's size; at each, the network sees the image, and its mirror image mirrored back.
     """
 
-    def __init__(self, net: nn.Module, tta: str) -> None:
+    def __init__(self, net: nn.Module, scales: Sequence[float]) -> None:
         super().__init__()
-        self.net, self.scales = net, SCALES if tta == "multiscale" else (1.0,)
+        self.net, self.scales = net, scales
 
     def forward(self, image: Tensor) -> Tensor:
         """The logarithm of the mean probabilities, which are logits again: their softmax is the mean."""
@@ -42,6 +44,6 @@ def averaged(net: nn.Module, tta: str) -> nn.Module:
     Raises:
         ValueError: There are no such views.
     """
-    if tta not in VIEWS:
-        raise ValueError(f"tta={tta}: wanted one of {', '.join(VIEWS)}")
-    return net if tta == "none" else Averaged(net, tta)
+    if tta not in SCALES:
+        raise ValueError(f"tta={tta}: wanted one of {', '.join(SCALES)}")
+    return Averaged(net, SCALES[tta]) if SCALES[tta] else net

@@ -1,8 +1,8 @@
 """The weights that a network starts from: torchvision's by name, from a file, or from an earlier run."""
 
 import os
-from collections.abc import Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Container, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from pickle import UnpicklingError
 from types import ModuleType
@@ -28,13 +28,12 @@ def path_of(weights: str | None) -> Path | None:
     return path if path and (path.suffix or path.exists()) else None
 
 
-def torchvision_network(name: str, weights: str | None, setting: str, module: ModuleType = models) -> nn.Module:
+def torchvision_network(name: str, weights: str | None, module: ModuleType = models) -> nn.Module:
     """Make torchvision's network `name`, with random weights or those that torchvision downloads by this name.
 
     Args:
         name: One of torchvision's names of networks.
         weights: One of torchvision's names of weights for it, or None.
-        setting: The setting that `name` comes from, for messages.
         module: The module whose networks may be named: torchvision.models (classifiers) or torchvision.models.segmentation.
 
     Raises:
@@ -42,7 +41,7 @@ def torchvision_network(name: str, weights: str | None, setting: str, module: Mo
     """
     known = models.list_models(module=module)
     if name not in known:
-        kind = "classifiers" if module is models else "segmentation networks"
+        setting, kind = ("backbone", "classifiers") if module is models else ("arch", "segmentation networks")
         raise ValueError(f"unknown model.{setting}={name}: wanted one of torchvision's {kind}: {', '.join(known)}")
     no_more = {} if module is models else {"weights_backbone": None}  # which would also be downloaded
     if weights is None:
@@ -64,11 +63,9 @@ def torchvision_network(name: str, weights: str | None, setting: str, module: Mo
         ) from error
 
 
-@contextmanager
-def without_code() -> Iterator[None]:
+def without_code() -> AbstractContextManager[object]:
     """Have torch load nothing but weights in the `with` block: a library would run any code that the file holds."""
-    with patch.dict(os.environ, {WEIGHTS_ONLY: "1"}):
-        yield
+    return patch.dict(os.environ, {WEIGHTS_ONLY: "1"})
 
 
 def read(path: Path) -> dict[str, Tensor]:
@@ -77,10 +74,11 @@ def read(path: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: There is no such file, or it holds something else.
     """
-    run, path = path.is_dir(), path / CHECKPOINTS / BEST if path.is_dir() else path
+    is_run = path.is_dir()
+    path = path / CHECKPOINTS / BEST if is_run else path
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        if run:
+        if is_run:
             state = of_network(state["state_dict"])
     except Exception as error:  # a damaged file can raise any error
         raise ValueError(f"cannot read model.weights={path}: {error}") from error

@@ -11,7 +11,6 @@ import hydra
 import pytest
 import torch
 from hydra.plugins.sweeper import Sweeper
-from rich.console import Console
 
 from fcnseg.cli import launchers, sweep
 from fcnseg.cli.configs import CONF
@@ -222,7 +221,7 @@ def test_a_job_whose_process_died_early_is_a_row(tmp_path, capsys):
     journal = sweep.Journal(tmp_path / "runs")
     journal.add_lost(0, ["seed=0"], RuntimeError("head\nno such module"))
     journal.add_lost(0, ["seed=0"], RuntimeError("a later word on it"))
-    assert not journal.close(Console(width=100))
+    assert not journal.close()
     out = capsys.readouterr().out
     assert all(word in out for word in ("seed=0", "failed", "no such module"))
     assert "a later word" not in out
@@ -348,5 +347,5 @@ def test_a_sweep_is_done_when_its_jobs_are(tmp_path, capsys, status, shown, all_
     journal = sweep.Journal(tmp_path / "runs")
     write_json(journal.folder / "0.json", {**sweep.new_record(["seed=0"]), "status": "finished", "miou": 0.5})
     write_json(journal.folder / "1.json", {**sweep.new_record(["seed=1"]), "status": status})
-    assert journal.close(Console(width=100)) == all_done
+    assert journal.close() == all_done
     assert f" {shown} " in capsys.readouterr().out.splitlines()[-2]

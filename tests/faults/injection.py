@@ -26,6 +26,7 @@ from torch import nn
 from torchvision.ops import stochastic_depth
 
 import fcnseg.cli.command
+import fcnseg.cli.values
 from fcnseg import fit, losses, models  # noqa: F401
 from fcnseg.cli.configs import CONF, default_config
 from fcnseg.data import shapes  # noqa: F401
@@ -179,8 +180,8 @@ def parse(*args):
 def skip_hydra(own, cfg, defaults):
     """Put the parsed command line where Hydra would put it: its parsing is half of a tiny run's time."""
     HydraConfig.instance().cfg = own
-    fcnseg.cli.command.default_config = lambda *_, **__: defaults
-    fcnseg.cli.command.preset_choices = lambda _: own.hydra.runtime.choices
+    fcnseg.cli.values.default_config = lambda *_, **__: defaults
+    fcnseg.cli.values.preset_choices = lambda _: own.hydra.runtime.choices
     fcnseg.cli.command._run_hydra = lambda flags, parser, job, **_: job(cfg)
 
 

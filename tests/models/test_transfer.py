@@ -334,5 +334,5 @@ def test_a_pyramid_is_added_from_the_coarsest_map_to_the_finest():
 
 
 def test_the_decoder_of_a_pyramid_has_a_width():
-    with pytest.raises(ValueError, match=r"model\.width=0: wanted the channels"):
+    with pytest.raises(ValueError, match=r"model\.width=0: wanted a whole number from 1 up"):
         FPN(5, backbone=SMALL, weights=None, width=0)
