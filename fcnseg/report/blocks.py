@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 
 from fcnseg.data.dataset import Classes
-from fcnseg.pictures import ERRORS, Picture, colour, errors, legend, overlay, photograph
-from fcnseg.report import charts
+from fcnseg.pictures import Picture, layers, legend, panel
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -135,30 +134,26 @@ class Gallery:
     @property
     def caption(self) -> str:
         """The sentence below the figure."""
-        below = ", above its errors" if self.with_errors else ""
-        return f"{self.name}: the image above its truth; every network's mask above the same mask over the image{below}."
+        return f"{self.name}: the image, its truth, and the mask of every network in a row of its own."
 
     def cards(self) -> dict[str, dict[str, Picture]]:
         """Pairs of pictures by their title; each picture is named after its content."""
-        cards = {"image and truth": {"image": photograph(self.image), "truth": colour(self.truth, self.classes)}}
+        cards: dict[str, dict[str, Picture]] = {}
         for title, mask in self.predictions.items():
-            cards[title] = {
-                "prediction": colour(mask, self.classes),
-                "overlay": overlay(self.image, mask, self.classes),
-            }
-            if self.with_errors:
-                cards[title]["errors"] = errors(self.truth, mask, self.classes)
+            shown = layers(self.image, self.truth, mask, self.classes, with_errors=self.with_errors)
+            cards.setdefault("image and truth", {what: shown.pop(what) for what in ("image", "truth")})
+            cards[title] = shown
         return cards
 
     def legend(self) -> dict[str, str]:
         """The classes in all of the masks, and the kinds of errors, with their colours."""
-        kinds = {f"errors: {kind}": "#{:02x}{:02x}{:02x}".format(*shade) for kind, shade in ERRORS.items()}
-        classes = legend([self.truth, *self.predictions.values()], self.classes)
-        return {**classes, **(kinds if self.with_errors else {})}
+        return legend([self.truth, *self.predictions.values()], self.classes, with_errors=self.with_errors)
 
-    def draw(self) -> Figure:
-        """The whole gallery as one figure, for Markdown and notebooks."""
-        return charts.gallery(self.cards(), self.legend())
+    def draw(self) -> Picture:
+        """The whole gallery as one picture, a row a network, for Markdown and notebooks."""
+        masks, rows = [*self.predictions.values()], len(self.predictions)
+        samples = [self.image] * rows, [self.truth] * rows, masks
+        return panel(*samples, self.classes, [*self.predictions], with_errors=self.with_errors)
 
 
 Block = Text | Code | Table | Chart | Gallery

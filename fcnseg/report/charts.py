@@ -15,7 +15,6 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure  # without pyplot, no backend is chosen and no figure must be closed
-from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
@@ -232,28 +231,6 @@ def ablation(rows: Sequence[AblationRow], floor: float) -> Figure:
     axes.set(xlabel="IoU by the paper's definition", ylim=(len(rows) - 0.5, -0.5))
     axes.grid(axis="x")
     axes.legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
-    return figure
-
-
-@styled
-def gallery(cards: Mapping[str, Mapping[str, Picture]], legend: Mapping[str, str]) -> Figure:
-    """Figures 9-11: a column of pictures for every card.
-
-    Args:
-        cards: Pairs of pictures by their title.
-        legend: The classes in the pictures, with their colours.
-    """
-    rows = max(len(card) for card in cards.values())
-    figure = Figure((max(1.5 * len(cards), 4.8), 0.9 + 1.5 * rows), layout="constrained")
-    grid = figure.subplots(rows, len(cards))
-    for axes in grid.flat:
-        axes.axis("off")
-    for column, (title, card) in enumerate(cards.items()):
-        grid[0, column].set_title(textwrap.fill(title, 24), size=8)  # the width of a column
-        for axes, picture in zip(grid[:, column], card.values(), strict=False):
-            axes.imshow(picture)
-    patches = [Patch(facecolor=shade, edgecolor=INK, label=name) for name, shade in legend.items()]
-    figure.legend(handles=patches, ncols=8 if len(cards) > 4 else 3, loc="outside lower left")
     return figure
 
 
