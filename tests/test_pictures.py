@@ -73,12 +73,10 @@ def test_a_legend_has_a_place_for_every_class():
 
 def test_no_label_is_cut_off():
     """However long the names are, every text lies within the picture of its chart."""
-    classes = Classes(tuple(f"{'long name ' * 9}{number}" for number in range(4)), ((0, 0, 0),) * 4, None)
     titles = [f"transfer, learning rate {number} of many and very many words to tell" for number in range(3)]
     step = charts.AblationRow("a network of an especially long name, " * 3, 0.5, 0, 0.4, None)
     drawn = [
-        charts.class_heat_map(classes, np.full((4, 3), 0.5), titles, [0.25] * 4),
-        charts.confusion_matrix(classes.names, np.ones((4, 4))),
+        charts.reliability(dict.fromkeys(titles, np.ones((3, 15)))),
         charts.ablation([step, charts.AblationRow(step.adds, 0.5, 0, 0.4, step)], 0.1),
     ]
     for figure in drawn:
@@ -92,10 +90,11 @@ def test_no_label_is_cut_off():
 
 
 def test_a_chart_has_no_style_that_a_strict_page_would_refuse():
-    svg = charts.svg(charts.confusion_matrix(['a style="b"', "x:y; style"], np.ones((2, 2))))
+    names = ('a style="b"', "x:y; style")
+    svg = charts.svg(charts.ablation([charts.AblationRow(name, 0.5, 0, 0.4, None) for name in names], 0.1))
     assert "<style" not in svg
     assert re.search(r"<[^<>]* style=", svg) is None
-    assert svg.count('a style="b"') == 2  # as a text
+    assert svg.count('a style="b"') == 1  # as a text
 
 
 def test_a_legend_names_the_classes_there_are():
@@ -121,21 +120,6 @@ def test_loss_curves_mark_the_best_epoch_and_the_stop(stopped):
 def test_the_legend_names_a_line_once_for_several_seeds():
     curve = charts.Curve([3, 2], [3, 2], best=1, stopped=False)
     assert texts(charts.loss_curves([curve, curve])).count("training") == 1
-
-
-def test_a_heat_map_has_means_shares_and_gaps():
-    iou = np.full((voc.NUM_CLASSES, 1), np.nan)
-    iou[:3, 0] = 0.9, 0.25, 0.05
-    shown = texts(charts.class_heat_map(voc.VOC, iou, ["wilson"], [0.75, 0.25, *[0] * 19]))
-    assert {"wilson", "background 75.0%", "aeroplane 25.0%", "bicycle 0.0%", "0.40", "0.90", "0.25", "0.05"} <= set(shown)
-    assert shown.count("-") == voc.NUM_CLASSES - 3
-
-
-def test_a_confusion_matrix_is_in_percent_of_the_row():
-    matrix = np.zeros((voc.NUM_CLASSES, voc.NUM_CLASSES))
-    matrix[0, :3] = 60, 35, 5
-    numbers = [text for text in texts(charts.confusion_matrix(voc.CLASSES, matrix)) if text.isdigit()]
-    assert numbers == ["60", "35"]
 
 
 def test_an_ablation_tells_what_was_added():

@@ -67,7 +67,8 @@ class Table:
         groups: Headings above those of the columns, each with the number of columns that it spans.
         words: The numbers of the columns that hold text, which is aligned left; the others hold numbers.
         rows_are: The kind of the rows, such as "image" or "class", for their addresses: `#image-` and the row's heading.
-        shaded: Whether the cells are percentages, which are shaded.
+        full: The number whose cell has the darkest shade; 0: the cells are not shaded.
+        title: The words that unfold the table when they are clicked; a table without a title is always shown.
     """
 
     columns: Sequence[str]
@@ -75,7 +76,8 @@ class Table:
     groups: Sequence[tuple[str, int]] = ()
     words: Sequence[int] = (0,)
     rows_are: str = ""
-    shaded: bool = False
+    full: float = 0
+    title: str = ""
 
     @property
     def classes(self) -> list[str]:
@@ -100,14 +102,12 @@ class Chart:
         caption: The sentence below the figure, which screen readers read out in place of the figure.
         draw: Draws it with `fcnseg.report.charts`, or as a picture, the only kind that Markdown shows; it is called when the
             chart is written, so that few figures are in memory.
-        title: The words that unfold the chart when they are clicked; a chart without a title is always shown.
         numbers: The numbers of the chart as a table, which the page folds.
     """
 
     name: str
     caption: str
     draw: Callable[[], Figure | Picture]
-    title: str = ""
     numbers: Table | None = None
 
 

@@ -5,7 +5,6 @@ A figure has no background, and one colour of ink, which the page sets after `sv
 
 import io
 import re
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,17 +12,14 @@ from typing import Any
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure  # without pyplot, no backend is chosen and no figure must be closed
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from fcnseg.data.dataset import Classes
 from fcnseg.pictures import Picture
 from fcnseg.report.statistics import nanmean
 from fcnseg.runs.per_image import Numbers
 
-MOST_NAMES = 60  # names beside a confusion matrix: more of them would overlap
 INK, BLUE, ORANGE = "#24292f", "#3d85c6", "#c96d14"
 WHOLE: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.04}  # a picture of the axes and of all their labels
 TAG, STYLE = re.compile("<[^<>]+>"), re.compile(r' style="([^"]*)"')
@@ -143,72 +139,6 @@ def loss_curves(curves: Sequence[Curve]) -> Figure:
     # The lines of several seeds have the same label, which the legend shows once.
     once = dict(zip(labels, handles, strict=True))
     axes.legend(once.values(), once.keys(), ncols=2)
-    return figure
-
-
-def _cells(axes: Axes, values: Numbers, rows: Sequence[str], columns: Sequence[str], texts: Sequence[str]) -> None:
-    """Colour a matrix of values from transparent at 0, which suits a page of any colour, to blue at 1.
-
-    Args:
-        axes: The empty chart into which the cells are drawn.
-        values: (rows, columns), NaN for a cell without colour.
-        rows: The names of the rows.
-        columns: The names of the columns.
-        texts: The texts of the cells, row by row.
-    """
-    # At 0.74, ink is still readable on a dark page; at 0.04, a cell of value 0 still differs from one without a value.
-    opacity = np.where(np.isnan(values), 0, 0.04 + 0.7 * np.clip(np.nan_to_num(values), 0, 1))
-    blue = np.broadcast_to(to_rgb(BLUE), (*values.shape, 3))
-    # As bytes: matplotlib would enlarge a wide matrix of floats in hundreds of megabytes.
-    axes.imshow((255 * np.dstack([blue, opacity])).astype(np.uint8), aspect="auto", interpolation="none")
-    for (row, column), text in zip(np.ndindex(values.shape), texts, strict=True):
-        if text:  # a matrix of 254 classes has 64516 cells, and nearly all have no text
-            axes.text(column, row, text, ha="center", va="center", size=7.5)
-    axes.set_xticks(range(len(columns)), columns, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(rows)), rows)
-    axes.spines[:].set_visible(False)
-
-
-@styled
-def class_heat_map(classes: Classes, iou: Numbers, titles: Sequence[str], shares: Sequence[float]) -> Figure:
-    """IoU of every class, and their mean, a column for every experiment.
-
-    Args:
-        classes: The C classes, whose names head the rows.
-        iou: (C, experiments), NaN for a class in neither truth nor prediction.
-        titles: The titles of the experiments, which head the columns.
-        shares: The share of the labelled test pixels that every class has.
-    """
-    named = [f"{name} {share:.1%}" for name, share in zip(classes.names, shares, strict=True)]
-    titles = [textwrap.fill(title, 28) for title in titles]
-    figure, axes = _chart(0.62 * len(titles), 0.28 * max(len(classes) + 1, 8))
-    values = np.vstack([nanmean(iou, axis=0), iou])
-    objects = [label for label in range(len(classes)) if label != classes.background]
-    top = np.nanmax(iou[objects], initial=0.1)  # background is far above the others
-    texts = ["-" if np.isnan(value) else f"{value:.2f}" for value in values.flat]
-    _cells(axes, values / top, ["mean of classes", *named], titles, texts)
-    axes.axhline(0.5, color=INK, linewidth=0.8)  # between the mean and the classes
-    return figure
-
-
-@styled
-def confusion_matrix(names: Sequence[str], matrix: Numbers) -> Figure:
-    """The share of each class (row) that is predicted as each class (column), in percent of the row's pixels.
-
-    Args:
-        names: The names of the C classes.
-        matrix: (C, C) counts of pixels by truth and prediction.
-    """
-    side = 0.26 * min(max(len(names), 8), MOST_NAMES)
-    figure, axes = _chart(side, side)
-    pixels = matrix.sum(1, keepdims=True)
-    shares = np.where(pixels > 0, matrix / np.maximum(pixels, 1), np.nan)
-    # Only numbers shown as 10 or more: with all of them, the chart is unreadable.
-    texts = [f"{share * 100:.0f}" if share >= 0.095 else "" for share in shares.flat]
-    every = -(-len(names) // MOST_NAMES)
-    shown = ["" if number % every else name for number, name in enumerate(names)]
-    _cells(axes, shares, shown, shown, texts)
-    axes.set(xlabel="predicted", ylabel="truth")
     return figure
 
 

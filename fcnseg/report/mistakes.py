@@ -21,13 +21,14 @@ MOST_COLUMNS = 12  # runs in the table of boundary IoU
 MOST_LINES = 6  # runs in one diagram: the lines of more would look alike
 
 
-def matrix(names: Sequence[str], pixels: Numbers, rows_of: str = "") -> Table:
+def matrix(names: Sequence[str], pixels: Numbers, *, rows_of: str = "", title: str = "") -> Table:
     """The share of each class (row) that is predicted as each class (column), in percent of the row's pixels.
 
     Args:
         names: The names of the C classes; if there are many, only those with the most wrong pixels are shown.
         pixels: (C, C) counts of pixels by truth and prediction.
         rows_of: The kind of the rows of `confusions`, to which the numbers link; empty for no links.
+        title: The words that unfold the table.
     """
     wrong = pixels * (1 - np.eye(len(names)))
     most = np.argsort(-(wrong.sum(0) + wrong.sum(1)), kind="stable")[:MOST_CLASSES]
@@ -37,7 +38,7 @@ def matrix(names: Sequence[str], pixels: Numbers, rows_of: str = "") -> Table:
         shares = 100 * pixels[truth] / max(1, pixels[truth].sum())
         cells = [(address(rows_of, taken(names[truth], names[label])), shares[label]) for label in shown]
         rows.append([names[truth], *(Links([(to, f"{share:.1f}")]) if share else "" for to, share in cells)])
-    return Table(("truth", *(names[label] for label in shown)), rows, shaded=True)
+    return Table(("truth", *(names[label] for label in shown)), rows, full=100, title=title)
 
 
 def taken(truth: str, predicted: str) -> str:
@@ -74,7 +75,7 @@ def confusions(study: Study, galleries: Galleries) -> list[Block]:
     of_all = counted(int(np.count_nonzero(totals)), "confusion")
     below = f"The {len(rows)} largest of {of_all}, and the images with most of their pixels:"
     return [
-        *(Text(about), matrix(names, counts, rows_of), Text(below)),
+        *(Text(about), matrix(names, counts, rows_of=rows_of), Text(below)),
         Table(columns, rows, words=(0, 4), rows_are=rows_of),
         *galleries.of_images(dict.fromkeys(pictured[:PICTURED]), [best]),
     ]

@@ -14,6 +14,7 @@ from fcnseg.report.blocks import Block, Chart, Section, Table, Text
 from fcnseg.report.collect import STATUSES, Entry
 from fcnseg.report.experiments import Experiment, by_test_set, experiments
 from fcnseg.report.galleries import Galleries, in_rows, side_by_side
+from fcnseg.report.statistics import nanmean
 from fcnseg.report.study import Study, studies
 from fcnseg.runs.per_image import Numbers
 from fcnseg.runs.summary import as_text
@@ -63,7 +64,7 @@ def sections(
         Section("What each step added", _of_each(sets, ablation)),
         Section("Training and validation loss (the paper's Figures 2-8)", losses, small=True),
         Section("Predictions (the paper's Figures 9-11)", side_by_side(detailed, images, galleries)),
-        Section("IoU of every class", _of_each(sets, lambda group: map(heat_map, in_rows(group)))),
+        Section("IoU of every class", _of_each(sets, _classes)),
         Section("Confusion matrices", _confusions(detailed)),
         *_image_by_image(known, galleries),
         Section("Cost", [*([Text(tables.ABOUT_COSTS)] if sets else []), *_of_each(sets, tables.costs)]),
@@ -173,25 +174,26 @@ def ablation(group: Sequence[Experiment]) -> list[Chart]:
     return [Chart("ablation", caption, partial(charts.ablation, [*rows.values()], floor), numbers=numbers)]
 
 
-def heat_map(group: Sequence[Experiment]) -> Chart:
-    """The IoU of every class on one test set, beside the class's share of its pixels."""
+def _classes(group: Sequence[Experiment]) -> list[Block]:
+    about = "IoU by VOC's definition, mean over seeds; - for a class in neither truth nor prediction."
+    return [Text(f"{about} {group[0].test_set}."), *map(heat_map, in_rows(group))]
+
+
+def heat_map(group: Sequence[Experiment]) -> Table:
+    """The IoU of every class on one test set, beside the class's share of its pixels; the darkest is the best of an object."""
     classes = group[0].first.classes
-    means = [[stat.mean if (stat := each.stat("iou", name)) else np.nan for each in group] for name in classes.names]
+    means = np.array([[stat.mean if (stat := each.stat("iou", name)) else np.nan for each in group] for name in classes.names])
     # All runs were tested on the same masks: every matrix has the same number of pixels of a class.
     pixels = _confusion(group[0].first).sum(1)
-    caption = (
-        f"IoU by VOC's definition, mean over seeds; - for a class in neither truth nor prediction. Beside each class its "
-        f"share of the labelled test pixels. {group[0].test_set}."
-    )
-    titles = [experiment.title for experiment in group]
     shares = pixels / max(1, pixels.sum())
-    numbers = Table(
-        ("class", "share of pixels", *titles),
-        [[name, f"{share:.2%}", *map(as_text, row)] for name, share, row in zip(classes.names, shares, means, strict=True)],
+    rows = [[name, f"{share:.2%}", *map(as_text, row)] for name, share, row in zip(classes.names, shares, means, strict=True)]
+    objects = [label for label in range(len(classes)) if label != classes.background]  # background is far above the others
+    return Table(
+        ("class", "share of the pixels", *(experiment.title for experiment in group)),
+        [["mean of classes", "", *map(as_text, nanmean(means, axis=0))], *rows],
         rows_are="class",
+        full=float(np.nanmax(means[objects], initial=0.1)),
     )
-    draw = partial(charts.class_heat_map, classes, np.array(means), titles, shares)
-    return Chart("classes", caption, draw, numbers=numbers)
 
 
 def _confusion(entry: Entry) -> Numbers:
@@ -199,13 +201,11 @@ def _confusion(entry: Entry) -> Numbers:
     return np.asarray(entry.result["confusion"], dtype=float)[:-1]
 
 
-def _confusions(group: Sequence[Experiment]) -> list[Chart]:
-    made = []
-    for experiment in group:
-        for entry in experiment.entries:
-            title = f"{experiment.title}, seed {entry.config.get('seed')}"
-            caption = f"{title}: percent of a class's pixels (row) taken for a class (column); void left out."
-            names, pixels = entry.classes.names, _confusion(entry)
-            draw = partial(charts.confusion_matrix, names, pixels)
-            made.append(Chart(f"confusion-{entry.name}", caption, draw, title, mistakes.matrix(names, pixels)))
-    return made
+def _confusions(group: Sequence[Experiment]) -> list[Block]:
+    about = "Percent of a class's pixels (row) taken for a class (column); void left out."
+    tables = [
+        mistakes.matrix(entry.classes.names, _confusion(entry), title=f"{experiment.title}, seed {entry.config.get('seed')}")
+        for experiment in group
+        for entry in experiment.entries
+    ]
+    return [Text(about), *tables] if tables else []

@@ -174,35 +174,27 @@ def test_every_mark_of_what_each_step_added(found):
     ]
 
 
-def cells(axes):
-    """The texts in the cells of a matrix by row and column."""
-    rows, columns = ([tick.get_text() for tick in ticks()] for ticks in (axes.get_yticklabels, axes.get_xticklabels))
-    found = {(round(text.get_position()[1]), round(text.get_position()[0])): text.get_text() for text in axes.texts}
-    return {(rows[row], columns[column]): text for (row, column), text in found.items() if text}
-
-
 def test_every_cell_of_a_confusion_matrix(found):
-    (axes,) = sections._confusions(found)[0].draw().axes
-    assert cells(axes) == {
-        ("background", "background"): "75",
-        ("background", "aeroplane"): "25",
-        ("aeroplane", "background"): "25",
-        ("aeroplane", "aeroplane"): "75",
-    }
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted", "truth")
-    opacity = axes.images[0].get_array()[..., 3]
-    assert [opacity[0, 0], opacity[0, 1], opacity[1, 0], opacity[2, 0]] == [
-        int(255 * (0.04 + 0.7 * share)) for share in (0.75, 0.25, 0.25)
-    ] + [0]
+    about, table, *_ = sections._confusions(found)
+    assert "(row) taken for a class (column)" in about.text
+    assert table.title == "baseline, seed 0"
+    assert table.columns == ("truth", "background", "aeroplane")
+    assert [[str(cell) for cell in row] for row in table.rows] == [
+        ["background", "75.0", "25.0"],
+        ["aeroplane", "25.0", "75.0"],
+    ]
 
 
 def test_every_cell_of_the_classes(found):
-    (axes,) = sections.heat_map(found).draw().axes
-    shown = cells(axes)
-    first = [label.get_text() for label in axes.get_yticklabels()][:4]
-    assert first == ["mean of classes", "background 80.0%", "aeroplane 20.0%", "bicycle 0.0%"]
-    assert [shown[row, "baseline"] for row in first] == ["0.45", "0.60", "0.30", "-"]
-    assert [shown[row, "flip"] for row in first] == ["0.40", "0.50", "0.30", "-"]
+    table = sections.heat_map(found)
+    assert table.columns == ("class", "share of the pixels", "baseline", "cosine", "flip")
+    assert [[row[column] for column in (0, 1, 2, 4)] for row in table.rows[:4]] == [
+        ["mean of classes", "", "0.4500", "0.4000"],
+        ["background", "80.00%", "0.6000", "0.5000"],
+        ["aeroplane", "20.00%", "0.3000", "0.3000"],
+        ["bicycle", "0.00%", "-", "-"],
+    ]
+    assert table.full == 0.3  # of the objects
 
 
 class Brightest(nn.Module):
