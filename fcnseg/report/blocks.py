@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
@@ -64,7 +63,6 @@ class Table:
     Attributes:
         columns: The heading of every column.
         rows: The cells of every row; the first one is the row's heading.
-        groups: Headings above those of the columns, each with the number of columns that it spans.
         words: The numbers of the columns that hold text, which is aligned left; the others hold numbers.
         rows_are: The kind of the rows, such as "image" or "class", for their addresses: `#image-` and the row's heading.
         full: The number whose cell has the darkest shade; 0: the cells are not shaded.
@@ -73,18 +71,10 @@ class Table:
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str | Links]]
-    groups: Sequence[tuple[str, int]] = ()
     words: Sequence[int] = (0,)
     rows_are: str = ""
     full: float = 0
     title: str = ""
-
-    @property
-    def classes(self) -> list[str]:
-        """The CSS classes of every column's cells."""
-        starts = set(accumulate((span for _, span in self.groups), initial=0)) - {0}
-        kinds = (("word", self.words), ("start", starts))  # a group starts with a line
-        return [" ".join(kind for kind, at in kinds if number in at) for number in range(len(self.columns))]
 
     def _repr_markdown_(self) -> str:
         """The table as Markdown, for the report and for a notebook, which calls this method to show it."""

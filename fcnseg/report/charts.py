@@ -185,25 +185,6 @@ def reliability(runs: Mapping[str, Sequence[Numbers]]) -> Figure:
 
 
 @styled
-def spread(values: Numbers, titles: Sequence[str]) -> Figure:
-    """Differences with their intervals, a row each.
-
-    Args:
-        values: (rows, 3) the difference and the two ends of its interval; NaN for a row without a value.
-        titles: The titles of the rows.
-    """
-    figure, axes = _chart(5, 0.26 * max(len(titles), 4))
-    rows, (middle, low, high) = np.arange(len(titles)), values.T
-    axes.hlines(rows, low, high, color=INK, alpha=0.5, linewidth=1.4)
-    axes.plot(middle, rows, "o", color=BLUE, ms=6)
-    axes.axvline(0, color=INK, linewidth=1, linestyle="--")
-    axes.set_yticks(rows, titles)
-    axes.set(xlabel="difference in IoU, with its 95 % interval", ylim=(len(titles) - 0.5, -0.5))
-    axes.grid(axis="x")
-    return figure
-
-
-@styled
 def cost(points: Mapping[str, tuple[float, float]], label: str) -> Figure:
     """Mean IoU over a cost, on a logarithmic scale; a point for every experiment, by its title."""
     figure, axes = _chart(5.6, 3.4)

@@ -22,9 +22,9 @@ from fcnseg.runs.summary import as_text
 MOST_DETAILED = 12  # experiments with charts of their own: two hundred such charts take minutes, and nobody reads them
 MOST_STUDIES = 3  # test sets that are shown image by image: each has some thirty pictures
 DEFINITIONS = (
-    f"All numbers are of the test images; ± is the standard deviation over seeds. The paper's definition counts void (255) as "
-    f"background, takes the mean IoU of the classes in a batch of {PAPER_BATCH} images and averages it over the batches; VOC's "
-    "definition ignores void and counts the pixels of all images together. The floor is the score of predicting background "
+    f"All numbers are of the test images; ± is the standard deviation over seeds. The paper's IoU and accuracy count void "
+    f"(255) as background, and are means over batches of {PAPER_BATCH} images; the other scores, VOC's, ignore void and count "
+    "the pixels of all images together. The floor is the score of predicting background "
     "everywhere, or train's most frequent class if there is no background: only what a network scores above it has been "
     "learnt. The loss is weighted by class from the paper's fourth experiment on, in the paper and here."
 )

@@ -11,14 +11,11 @@ from fcnseg.names import FINISHED, INTERRUPTED, KILLED, RUNNING, SCORES
 from fcnseg.report import charts
 from fcnseg.report.blocks import Block, Chart, Table, Text
 from fcnseg.report.collect import STAGES, Entry, line
-from fcnseg.report.experiments import Experiment, Stat, differences
+from fcnseg.report.experiments import Experiment, differences
 from fcnseg.runs.settings import flatten
 from fcnseg.runs.summary import as_text, beats_floor
 
-# The scores that the paper does not print.
-VOC_SCORES = [name for name in SCORES if name not in paper.FLOOR]
 PRINTED = {"paper_iou": "IoU", "paper_acc": "accuracy", "loss": "loss"}  # the metrics that the paper prints
-PAPERS = tuple(PRINTED.values())  # the beginnings of the names of their columns
 MEASURED = (  # the values of a result that the CSV file has; the dot is between a table and its key
     *(f"metrics.test/{name}" for name in ("loss", *SCORES)),
     *(f"floor.{name}" for name in SCORES),
@@ -51,24 +48,18 @@ def results(experiments: Sequence[Experiment]) -> Table:
         for first, *_ in floors.values():
             first["experiment"] += " of the rows below"
     rows = [row for of_floor in floors.values() for row in of_floor]
-    columns = [*rows[1]]
-    if experiments[0].first.classes.background is None:  # the paper's scores are not defined
-        columns = [column for column in columns if column == "loss" or not column.startswith(PAPERS)]
-    if not any(experiment.first.published for experiment in experiments):
-        columns = [column for column in columns if not column.endswith("in the paper")]
-    papers = len(columns) - 8  # the columns that are not of the three other groups
-    cells = [[row.get(column, "") for column in columns] for row in rows]
-    definition = "the paper's definition" if papers > 1 else ""
-    return Table(columns, cells, [("", 2), (definition, papers), ("VOC's definition", 3), ("", 3)])
+    known = experiments[0].first.classes.background is not None  # otherwise, the paper's scores are not defined
+    printed = known and any(experiment.first.published for experiment in experiments)
+    hidden = [*([] if known else ["paper's"]), *([] if printed else ["in the paper"])]
+    columns = [column for column in rows[1] if not any(words in column for words in hidden)]
+    return Table(columns, [[row.get(column, "") for column in columns] for row in rows])
 
 
 def _floor(entry: Entry) -> dict[str, str]:
     """The cells of the row of a run's floor by their columns: a floor has neither loss nor cost."""
-    floor = entry.result["floor"]
-    row = {"experiment": f"{entry.floor_class} everywhere\nthe floor"}
-    for name, theirs in paper.FLOOR.items():
-        row |= {PRINTED[name]: _shown(floor[name]), f"{PRINTED[name]} in the paper": f"{theirs:.3f}"}
-    return row | {SCORES[name]: _shown(floor[name]) for name in VOC_SCORES}
+    floor = {words: as_text(entry.result["floor"][name]) for name, words in SCORES.items()}
+    printed = {f"{PRINTED[name]} in the paper": f"{theirs:.3f}" for name, theirs in paper.FLOOR.items()}
+    return {"experiment": f"{entry.floor_class} everywhere\nthe floor", **floor, **printed}
 
 
 def _result(experiment: Experiment) -> dict[str, str]:
@@ -80,10 +71,10 @@ def _result(experiment: Experiment) -> dict[str, str]:
         "experiment": f"{experiment.title}\n{experiment.beside_the_paper}{not_above_floor(experiment)}",
         "seeds": str(seeds) if seeds == len(runs) else f"{seeds} in {len(runs)} runs",
     }
-    for name, column in PRINTED.items():
-        row[column] = _shown(experiment.stat("metrics", f"test/{name}"))
-        row[f"{column} in the paper"] = f"{getattr(published, name):.4f}" if published else ""
-    row |= {SCORES[name]: _shown(experiment.stat("metrics", f"test/{name}")) for name in VOC_SCORES}
+    for name, words in PRINTED.items():
+        row[SCORES.get(name, name)] = str(experiment.stat("metrics", f"test/{name}") or "-")
+        row[f"{words} in the paper"] = f"{getattr(published, name):.4f}" if published else ""
+    row |= {words: str(experiment.stat("metrics", f"test/{name}") or "-") for name, words in SCORES.items()}
     return row | {
         "parameters": f"{runs[0]['parameters']:,}",
         "seconds per epoch": f"{fmean(run['seconds'] / max(1, run['epochs']) for run in runs):.1f}",
@@ -97,10 +88,6 @@ def not_above_floor(experiment: Experiment) -> str:
     below = len(runs) - sum(map(beats_floor, runs))
     which = "" if below == len(runs) else f"{below} of {len(runs)} runs "
     return f"; {which}not better than predicting {experiment.first.floor_class}" if below else ""
-
-
-def _shown(value: Stat | float | None) -> str:
-    return str(value) if isinstance(value, Stat) else as_text(value)
 
 
 def differences_from_the_paper(experiments: Iterable[Experiment]) -> list[Table]:

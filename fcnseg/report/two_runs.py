@@ -1,13 +1,11 @@
 """A comparison of two runs: where one is better, and whether the difference can be chance."""
 
 from collections.abc import Sequence
-from functools import partial
 
 import numpy as np
 
 from fcnseg.errors import counted
-from fcnseg.report import charts
-from fcnseg.report.blocks import Block, Chart, Table, Text
+from fcnseg.report.blocks import Block, Table, Text
 from fcnseg.report.galleries import Galleries
 from fcnseg.report.statistics import DRAWS, iou, iou_differences, with_mean
 from fcnseg.report.study import Measured, Study
@@ -41,12 +39,11 @@ def chosen(studies: Sequence[Study], names: Sequence[str]) -> tuple[Study, Measu
 
 def compared(study: Study, one: Measured, other: Measured, galleries: Galleries) -> list[Block]:
     """Differences per class with their intervals, images gained and lost, and settings that differ."""
-    values, classes = iou_differences(one.counts, other.counts), one.entry.classes.names
+    titles = ["mean of classes", *one.entry.classes.names]
     pooled = (with_mean(iou(run.counts.sum(1))) for run in (one, other))  # (C + 1,) of all images together
-    titles = ["mean of classes", *classes]
     rows = [
         [title, as_text(first), as_text(second), *map(_signed, row), _verdict(row)]
-        for title, first, second, row in zip(titles, *pooled, values, strict=True)
+        for title, first, second, row in zip(titles, *pooled, iou_differences(one.counts, other.counts), strict=True)
     ]
     columns = ("class", "first", "second", "difference", "from", "to", "beyond chance")
     about = (
@@ -54,14 +51,8 @@ def compared(study: Study, one: Measured, other: Measured, galleries: Galleries)
         "replacement: if it does not hold 0, other test images of this kind would be expected to show a difference in the same "
         f"direction. It does not know what another seed would change. {study.test_set}."
     )
-    chart = Chart("compared", f"{other.title} less {one.title}.", partial(charts.spread, values, titles))
-    return [
-        Text(about),
-        chart,
-        Table(columns, rows, words=(0, 6)),
-        *_settings(one, other),
-        *_images(study, one, other, galleries),
-    ]
+    table = Table(columns, rows, words=(0, 6))
+    return [Text(about), table, *_settings(one, other), *_images(study, one, other, galleries)]
 
 
 def _signed(value: float) -> str:

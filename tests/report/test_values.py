@@ -78,9 +78,9 @@ def test_every_cell_of_the_results(found):
     cells = {
         "experiment": ["background everywhere", "baseline", "cosine", "flip"],
         "seeds": ["", "2", "1", "1"],
-        "IoU": ["0.1300", "0.4200\n± 0.0141", "0.4500", "0.4000"],
+        "paper's IoU": ["0.1300", "0.4200\n± 0.0141", "0.4500", "0.4000"],
         "IoU in the paper": ["0.054", "0.0634", "0.0653", "0.0766"],
-        "accuracy": ["0.7400", "0.5200\n± 0.0141", "0.5500", "0.5900"],
+        "paper's accuracy": ["0.7400", "0.5200\n± 0.0141", "0.5500", "0.5900"],
         "accuracy in the paper": ["0.748", "0.7300", "0.7414", "0.7501"],
         "loss": ["", "1.2000\n± 0.1414", "1.5000", "1.9000"],
         "loss in the paper": ["", "1.2276", "1.1035", "1.0258"],
@@ -91,12 +91,13 @@ def test_every_cell_of_the_results(found):
         "seconds per epoch": ["", *["20.0"] * 3],
         "best epoch": ["", *["2 of 3"] * 3],
     }
+    columns = [*cells][1:]
     shown = dict(zip(table.columns, zip(*table.rows, strict=True), strict=True))
     first = [cell.split("\n") for cell in shown.pop("experiment")]
     assert [cell[0] for cell in first] == cells.pop("experiment")
     assert ["not better than" in cell[1] for cell in first] == [False, False, False, True]
     assert {column: [*values] for column, values in shown.items()} == cells
-    assert table.groups == [("", 2), ("the paper's definition", 6), ("VOC's definition", 3), ("", 3)]
+    assert [*table.columns] == ["experiment", *columns]
 
 
 def test_every_number_of_the_csv(entries):
