@@ -222,7 +222,7 @@ def test_every_picture_of_a_gallery():
     data = Data()
     predicted = galleries.predict(Segmenter(Brightest(), VOC, 4), data, ["a"])
     assert predicted["a"].tolist() == [[1, 1, 2, 2]] * 4
-    cards = galleries.gallery("a", {"net": data}, {"net": predicted}).cards()
+    cards = galleries.gallery("a", {"net": (data, predicted)}).cards()
     first, net = cards["image and truth"], cards["net"]
     assert first["image"][0].tolist() == [[50] * 3] * 2 + [[200] * 3] * 2
     assert first["truth"][0].tolist() == PALETTE[[0, 5, 0, 255]].tolist()
