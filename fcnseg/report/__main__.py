@@ -11,6 +11,13 @@ from fcnseg.machine.files import write_text
 TITLE = "Segmentation networks, run and compared"
 
 
+def _names(given: ListConfig | str | None) -> list[str] | None:
+    """The names of a setting that may be one name, or a list of names; None if it is null."""
+    if given is None:
+        return None
+    return [str(name) for name in given] if isinstance(given, ListConfig) else [str(given)]
+
+
 @command("report")
 def report(cfg: DictConfig) -> None:
     """Read the runs, compare them with each other and with the paper, and write the report's files."""
@@ -18,13 +25,11 @@ def report(cfg: DictConfig) -> None:
     from fcnseg.report.collect import collect
     from fcnseg.report.sections import sections, studied, summary
 
-    # images=name gives one name, images=[name, name] a list.
-    images = list(cfg.images) if isinstance(cfg.images, ListConfig) else cfg.images and [cfg.images]
+    images, compare = _names(cfg.images), _names(cfg.compare) or []
     for name, given in (("data.root", cfg.data.root), ("trust", cfg.trust)):
         if given and images is not None and not images:
             raise ValueError(f"{name} has no effect with images=[], for which no network is loaded: leave one of them out")
     out, entries = Path(cfg.out), collect(cfg.runs)
-    compare = list(cfg.compare) if isinstance(cfg.compare, ListConfig) else [str(cfg.compare)] if cfg.compare else []
     content = sections(entries, images=images, root=cfg.data.root, trust=cfg.trust, compare=compare)
     lead = f"{summary(entries)}, from {cfg.runs}."
     try:

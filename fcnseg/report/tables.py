@@ -10,20 +10,12 @@ from fcnseg.machine.files import csv_text
 from fcnseg.names import FINISHED, INTERRUPTED, KILLED, RUNNING, SCORES
 from fcnseg.report import charts
 from fcnseg.report.blocks import Block, Chart, Table, Text
-from fcnseg.report.collect import STAGES, Entry, line
+from fcnseg.report.collect import Entry, line
 from fcnseg.report.experiments import Experiment, differences
 from fcnseg.runs.settings import flatten
 from fcnseg.runs.summary import as_text, beats_floor
 
 PRINTED = {"paper_iou": "IoU", "paper_acc": "accuracy", "loss": "loss"}  # the metrics that the paper prints
-MEASURED = (  # the values of a result that the CSV file has; the dot is between a table and its key
-    *(f"metrics.test/{name}" for name in ("loss", *SCORES)),
-    *(f"floor.{name}" for name in SCORES),
-    *("split", "size", "data_fingerprint", "parameters", "best_epoch", "epochs", "seconds", "images_per_s"),
-    *("predicted_per_s", "peak_memory", "giga_macs"),
-    *(f"images.{stage}" for stage in STAGES),
-    *("calibration.error", "commit", "dirty", "hardware", "precision"),
-)
 LOSSES = ("train/loss", "val/loss")
 SPEEDS = {"images_per_s": "images/s trained", "predicted_per_s": "images/s predicted"}
 MOST_POINTS = 12  # experiments in the chart of costs: each needs a colour and a line of the legend
@@ -122,7 +114,7 @@ def _facts(entry: Entry) -> dict[str, str]:
         "size": f"{result['size']} px",
         "precision": str(result.get("precision", "not recorded")),
         "hardware": str(result.get("hardware", "not recorded")),
-        "torch": str(result.get("versions", {}).get("torch", "not recorded")),
+        "torch": str(result.get("versions.torch", "not recorded")),
         "code": f"{str(result.get('commit'))[:8]}{' with changes' if result.get('dirty') else ''}",
     }
 
@@ -179,20 +171,21 @@ def _seconds_to_best(entry: Entry) -> float | None:
 def as_csv(entries: Iterable[Entry]) -> str:
     """A row for every run: its choices, its differences from the paper, all numbers, and all other settings."""
     records = [_record(entry) for entry in entries]
-    # Runs of several versions, or of several networks, have different settings.
-    columns = dict.fromkeys(column for record in records for column in record)
+    # Runs of several versions, or of several networks, have different settings; finished runs have the most columns.
+    columns = dict.fromkeys(column for record in sorted(records, key=len, reverse=True) for column in record)
     return csv_text([[*columns], *([record.get(column) for column in columns] for record in records)])
 
 
 def _record(entry: Entry) -> dict[str, Any]:
-    config, measured = entry.config, flatten(dict(entry.result))
+    config = entry.config
+    measured = {key: value for key, value in flatten(dict(entry.result)).items() if key not in ("classes", "confusion")}
     return {
         **{"run": entry.name, "folder": line(entry.path), "status": entry.status},
         **{key.removeprefix("choices."): value for key, value in config.items() if key.startswith("choices.")},
         **{"seed": config.get("seed"), "backbone": config.get("model.backbone")},
         **{"differs_from_paper": "; ".join(differences(entry)), "remarks": "; ".join(entry.remarks)},
         **{f"paper_printed/{name.removeprefix('paper_')}": getattr(entry.published, name, None) for name in PRINTED},
-        **{key.removeprefix("metrics.").replace(".", "/"): measured.get(key) for key in MEASURED},
-        **{f"iou/{name}": value for name, value in entry.result.get("iou", {}).items()},
+        # The dot is between a table of the result and a key, which may be the name of a class.
+        **{key.removeprefix("metrics.").replace(".", "/", 1): value for key, value in measured.items()},
         **{f"config/{key}": value for key, value in config.items() if not key.startswith("choices.")},
     }
