@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor  # a report without pictures of predictions does not need torch
 
     Pixels = Tensor | npt.NDArray[Any]  # a tensor on the CPU, or an array
-    Samples = Pixels | Sequence[Pixels]
+    Stack = Pixels | Sequence[Pixels]
 
 Picture = npt.NDArray[np.uint8]  # (H, W, 3)
 ERRORS = {  # how a prediction differs from the truth, in colours that most readers can tell apart
@@ -80,13 +80,7 @@ def layers(
 
 
 def panel(
-    images: "Samples",
-    truths: "Samples",
-    predictions: "Samples",
-    classes: Classes,
-    names: Sequence[str],
-    *,
-    with_errors: bool = False,
+    images: "Stack", truths: "Stack", predictions: "Stack", classes: Classes, names: Sequence[str], *, with_errors: bool = False
 ) -> Picture:
     """The pictures of samples, a row each, with headings above and a legend below.
 
@@ -100,8 +94,7 @@ def panel(
         names: The names of the samples, which head the rows.
         with_errors: Whether the errors of the predictions are shown as well.
     """
-    samples = zip(images, truths, predictions, strict=True)
-    rows = [layers(*sample, classes, with_errors=with_errors) for sample in samples]
+    rows = [layers(*each, classes, with_errors=with_errors) for each in zip(images, truths, predictions, strict=True)]
     shades = legend([*truths, *predictions], classes, with_errors=with_errors)
     height, width, _ = rows[0]["image"].shape
     scale = -(-WIDTH // (len(rows[0]) * width))

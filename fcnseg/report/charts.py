@@ -30,7 +30,7 @@ styled = rc_context(
         **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
         **dict.fromkeys(("xtick.major.size", "ytick.major.size"), 0),
         **dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "axes.labelsize"), 9),
-        **{"legend.fontsize": 8.5, "axes.axisbelow": True, "grid.color": INK, "grid.alpha": 0.13},
+        **{"legend.fontsize": 8.5, "axes.axisbelow": True, "axes.grid": True, "grid.color": INK, "grid.alpha": 0.13},
         "text.parse_math": False,  # a name with two dollar signs is not a formula
         "svg.fonttype": "none",  # text stays text: the file is small, has the page's font, and can be read out
         "svg.hashsalt": "fcnseg",  # the same figure gives the same file
@@ -81,10 +81,10 @@ class AblationRow:
         return [f"{self.ours - self.after.ours:+.4f}", f"{self.paper - self.after.paper:+.4f}"]
 
 
-def _chart(width: float, height: float) -> tuple[Figure, Axes]:
-    """An empty chart whose axes have this size in inches; labels of any length get space outside of them."""
+def _chart(width: float, height: float, **settings: Any) -> tuple[Figure, Axes]:
+    """An empty chart whose axes have this size in inches and these settings; labels of any length have room outside."""
     figure = Figure((width, height))
-    return figure, figure.add_axes((0, 0, 1, 1))
+    return figure, figure.add_axes((0, 0, 1, 1), **settings)
 
 
 @styled
@@ -122,7 +122,7 @@ def picture(figure: Figure | Picture) -> Image.Image:
 @styled
 def loss_curves(curves: Sequence[Curve]) -> Figure:
     """Figures 2-8: training and validation loss of one experiment, a pair of lines for every seed."""
-    figure, axes = _chart(3.6, 2.3)
+    figure, axes = _chart(3.6, 2.3, xlabel="epoch", ylabel="loss")
     # The lines of several seeds cross, and are therefore thinner.
     width = 1.8 if len(curves) == 1 else 1.2
     for curve in curves:
@@ -132,9 +132,7 @@ def loss_curves(curves: Sequence[Curve]) -> Figure:
         axes.plot(curve.best + 1, curve.val[curve.best], "o", color=INK, fillstyle="none", ms=8, label="best epoch")
         if curve.stopped:
             axes.plot(len(curve.val), curve.val[-1], "x", color=INK, ms=6, mew=1.6, label="early stop")
-    axes.grid()
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set(xlabel="epoch", ylabel="loss")
     handles, labels = axes.get_legend_handles_labels()
     # The lines of several seeds have the same label, which the legend shows once.
     once = dict(zip(labels, handles, strict=True))
@@ -145,7 +143,7 @@ def loss_curves(curves: Sequence[Curve]) -> Figure:
 @styled
 def ablation(rows: Sequence[AblationRow], floor: float) -> Figure:
     """The IoU after each step, ours beside the paper's, with the floor of this test set as a line."""
-    figure, axes = _chart(4.2, 0.5 * len(rows))
+    figure, axes = _chart(4.2, 0.5 * len(rows), xlabel="IoU by the paper's definition", ylim=(len(rows) - 0.5, -0.5))
     heights, ours, theirs = range(len(rows)), [row.ours for row in rows], [row.paper for row in rows]
     axes.hlines(heights, ours, theirs, color=INK, alpha=0.25, linewidth=1.2)
     axes.plot(ours, heights, "o", color=BLUE, ms=8, label="ours")
@@ -158,8 +156,7 @@ def ablation(rows: Sequence[AblationRow], floor: float) -> Figure:
             axes.annotate(gains, (1.02, height), xycoords=("axes fraction", "data"), va="center", size=8)
     axes.axvline(floor, color=INK, linewidth=1, linestyle="--", label="background everywhere")
     axes.set_yticks(heights, [row.adds for row in rows])
-    axes.set(xlabel="IoU by the paper's definition", ylim=(len(rows) - 0.5, -0.5))
-    axes.grid(axis="x")
+    axes.grid(visible=False, axis="y")
     axes.legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
     return figure
 
@@ -171,36 +168,20 @@ def reliability(runs: Mapping[str, Sequence[Numbers]]) -> Figure:
     Args:
         runs: By title, for every bin: the pixels, the sum of their confidence, and the right pixels, (B,) each.
     """
-    figure, axes = _chart(4.4, 3.8)
+    figure, axes = _chart(4.4, 3.8, xlabel="mean confidence", ylabel="share of pixels right", xlim=(0, 1.02), ylim=(0, 1.02))
     axes.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle="--", label="as sure as right")
     for title, (pixels, confidence, right) in runs.items():
         full = pixels > 0
         mean, share = confidence[full] / pixels[full], right[full] / pixels[full]
         (line,) = axes.plot(mean, share, linewidth=1.4, label=title)
         axes.scatter(mean, share, s=4 + 120 * pixels[full] / pixels.sum(), color=line.get_color(), alpha=0.7)
-    axes.set(xlabel="mean confidence", ylabel="share of pixels right", xlim=(0, 1.02), ylim=(0, 1.02))
-    axes.grid()
-    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.15))
-    return figure
-
-
-@styled
-def cost(points: Mapping[str, tuple[float, float]], label: str) -> Figure:
-    """Mean IoU over a cost, on a logarithmic scale; a point for every experiment, by its title."""
-    figure, axes = _chart(5.6, 3.4)
-    for title, (x, y) in points.items():
-        axes.plot(x, y, "o", ms=8, label=title)
-    axes.set(xlabel=label, ylabel="mIoU", xscale="log")
-    for plain in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-        plain("{x:g}")  # matplotlib's own writes formulas
-    axes.grid()
     axes.legend(loc="upper left", bbox_to_anchor=(0, -0.15))
     return figure
 
 
 @styled
 def curves(runs: Mapping[str, tuple[Numbers, Numbers]], across: str, up: str, *, scale: str = "linear") -> Figure:
-    """Values over epochs or images, a line for every experiment: the mean over its seeds, in a band from lowest to highest.
+    """Values over epochs, images or costs, a line for every experiment: the mean over seeds, in a band from lowest to highest.
 
     Args:
         runs: By the title of an experiment, (N,) places and (seeds, N) values, NaN where a seed has none.
@@ -208,19 +189,17 @@ def curves(runs: Mapping[str, tuple[Numbers, Numbers]], across: str, up: str, *,
         up: The label of the values.
         scale: The scale of the places, "linear" or "log".
     """
-    figure, axes = _chart(4.2, 2.6)
+    figure, axes = _chart(4.2, 2.6, xlabel=across, ylabel=up, xscale=scale)
     for title, (places, values) in runs.items():
-        (line,) = axes.plot(places, nanmean(values, axis=0), linewidth=1.6, marker=".", label=title)
+        (line,) = axes.plot(places, nanmean(values, axis=0), linewidth=1.6, marker="o", ms=4, label=title)
         if len(values) > 1:
             low, high = np.fmin.reduce(values), np.fmax.reduce(values)
             axes.fill_between(places, low, high, color=line.get_color(), alpha=0.18, linewidth=0)
-    axes.set(xlabel=across, ylabel=up, xscale=scale)
     if scale == "linear":
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     else:
         ticks = sorted({float(place) for places, _ in runs.values() for place in places})
-        axes.set_xticks(ticks, [f"{tick:.0f}" for tick in ticks], minor=False)
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])  # matplotlib's own labels are formulas
         axes.minorticks_off()
-    axes.grid()
     axes.legend(loc="upper left", bbox_to_anchor=(0, -0.15))
     return figure

@@ -176,8 +176,7 @@ def read(path: Path) -> Entry:
     result = attempt(RESULT, lambda: run.result)
     classes = _checked_classes(result or {})
     needed = _needed(classes.names) if classes else {"classes": lambda _: False}
-    wrong = [] if result is None else [key for key, is_right in needed.items() if not is_right(result.get(key))]
-    if wrong:
+    if wrong := [] if result is None else [key for key, is_right in needed.items() if not is_right(result.get(key))]:
         problem = f"{path / RESULT} is incomplete: it lacks all or part of {', '.join(wrong)}"
         remarks.append(line(f"{problem}; resume=never trains the run again"))
     rows = attempt(METRICS, lambda: [_checked_row(row) for row in run.epochs]) or []

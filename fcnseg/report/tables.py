@@ -5,6 +5,8 @@ from functools import partial
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+
 from fcnseg import paper
 from fcnseg.machine.files import csv_text
 from fcnseg.names import FINISHED, INTERRUPTED, KILLED, RUNNING, SCORES
@@ -155,10 +157,14 @@ def costs(experiments: Sequence[Experiment]) -> list[Block]:
         parameters = f"{result['parameters']:,}"
         rows.append([experiment.title, parameters, as_text(gmac, 3), *numbers, as_text(miou and miou.mean)])
         if gmac and miou:
-            points[experiment.title] = (gmac, miou.mean)
-    best = dict(sorted(points.items(), key=lambda point: -point[1][1])[:MOST_POINTS])
+            points[experiment.title] = np.array([float(f"{gmac:.3g}")]), np.array([[miou.mean]])
+    best = dict(sorted(points.items(), key=lambda point: -point[1][1].item())[:MOST_POINTS])
     caption = f"mIoU over GMAC: {len(best)} of {len(experiments)} experiments, the best ones. {experiments[0].test_set}."
-    chart = [Chart("cost", caption, partial(charts.cost, best, "GMAC for an image"))] if len(best) > 1 else []
+    chart = (
+        [Chart("cost", caption, partial(charts.curves, best, "GMAC for an image", "mIoU", scale="log"))]
+        if len(best) > 1
+        else []
+    )
     columns = ("experiment", "parameters", "GMAC", *SPEEDS.values(), "seconds to the best epoch", "peak memory in MB", "mIoU")
     return [Text(f"{experiments[0].test_set}."), Table(columns, rows), *chart]
 
