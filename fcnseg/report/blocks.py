@@ -156,9 +156,7 @@ class Section:
     Attributes:
         title: The heading, which the list of sections links to.
         blocks: The blocks from top to bottom.
-        small: Whether the blocks are small charts, which a page shows side by side.
     """
 
     title: str
     blocks: Sequence[Block]
-    small: bool = False

@@ -122,7 +122,7 @@ def picture(figure: Figure | Picture) -> Image.Image:
 @styled
 def loss_curves(curves: Sequence[Curve]) -> Figure:
     """Figures 2-8: training and validation loss of one experiment, a pair of lines for every seed."""
-    figure, axes = _chart(3.6, 2.3, xlabel="epoch", ylabel="loss")
+    figure, axes = _chart(3.0, 2.1, xlabel="epoch", ylabel="loss")
     # The lines of several seeds cross, and are therefore thinner.
     width = 1.8 if len(curves) == 1 else 1.2
     for curve in curves:

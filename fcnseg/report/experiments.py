@@ -194,10 +194,8 @@ def titled(untitled: Sequence[Experiment]) -> list[Experiment]:
     varied = [group for group in CHOICES if len({entry.choice(group) for entry in unnamed}) > 1]
     titles = [_title(each.first, varied) for each in untitled]
     identities = _identities(untitled)
-    same_title: dict[str, list[dict[str, str]]] = {}
-    for title, identity in zip(titles, identities, strict=True):
-        same_title.setdefault(title, []).append(identity)
-    settings = {title: _distinguishing(those) for title, those in same_title.items()}
+    named = list(zip(titles, identities, strict=True))
+    settings = {title: _distinguishing([one for other, one in named if other == title]) for title in {*titles}}
     made: dict[tuple[str, str], Experiment] = {}
     for each, title, identity in zip(untitled, titles, identities, strict=True):
         added = [line(f"{_name(key)} {_value(identity, key)}", TITLE) for key in settings[title] if key in identity]

@@ -24,9 +24,9 @@ MOST_STUDIES = 3  # test sets that are shown image by image: each has some thirt
 DEFINITIONS = (
     f"All numbers are of the test images; ± is the standard deviation over seeds. The paper's IoU and accuracy count void "
     f"(255) as background, and are means over batches of {PAPER_BATCH} images; the other scores, VOC's, ignore void and count "
-    "the pixels of all images together. The floor is the score of predicting background "
-    "everywhere, or train's most frequent class if there is no background: only what a network scores above it has been "
-    "learnt. The loss is weighted by class from the paper's fourth experiment on, in the paper and here."
+    "the pixels of all images together. The floor is the score of predicting background everywhere, or train's most frequent "
+    "class if there is no background: only what a network scores above it has been learnt. The loss is weighted by class from "
+    "the paper's fourth experiment on, in the paper and here."
 )
 
 
@@ -62,14 +62,14 @@ def sections(
         Section("Two runs against each other", against),
         Section("Not finished", tables.unfinished(entries)),
         Section("What each step added", _of_each(sets, ablation)),
-        Section("Training and validation loss (the paper's Figures 2-8)", losses, small=True),
+        Section("Training and validation loss (the paper's Figures 2-8)", losses),
         Section("Predictions (the paper's Figures 9-11)", side_by_side(detailed, images, galleries)),
         Section("IoU of every class", _of_each(sets, _classes)),
         Section("Confusion matrices", _confusions(detailed)),
         *_image_by_image(known, galleries),
         Section("Cost", [*([Text(tables.ABOUT_COSTS)] if sets else []), *_of_each(sets, tables.costs)]),
         Section("What more images bring", _of_each(sets, curves.over_images)),
-        Section("Training curves laid over each other", _of_each(sets, curves.overlaid), small=True),
+        Section("Training curves laid over each other", _of_each(sets, curves.overlaid)),
     ]
     return [section for section in possible if section.blocks]
 

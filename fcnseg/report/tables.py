@@ -23,9 +23,8 @@ SPEEDS = {"images_per_s": "images/s trained", "predicted_per_s": "images/s predi
 MOST_POINTS = 12  # experiments in the chart of costs: each needs a colour and a line of the legend
 ABOUT_COSTS = (
     "GMAC: billions of multiplications and additions for one image at the run's size, of convolutions and matrix products. "
-    "Images/s predicted is the speed of the network alone on the test images. The memory is the most that training took, of "
-    "the GPU, or of the whole process on a CPU. Speeds, seconds and memory are means over seeds, on the hardware of each run; "
-    "earlier versions measured fewer of them."
+    "Images/s predicted is the speed of the network alone. The memory is the most that training took, of the GPU, or of the "
+    "whole process on a CPU. Speeds, seconds and memory are means over seeds, on the hardware of each run."
 )
 
 

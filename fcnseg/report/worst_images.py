@@ -75,8 +75,8 @@ def labels_to_look_at(study: Study, galleries: Galleries) -> list[Block]:
     ]
     about = (
         f"Suspected errors in the masks: the {len(rows)} of {counted(len(order), 'image')} whose labels {best.title} finds "
-        f"least likely, least likely first, by the soft minimum of the probability of each pixel's label. Where the prediction "
-        f"is the one that is right, the mask is worth a second look; the network being wrong is as common. {study.test_set}."
+        f"least likely, by the soft minimum of the probability of each pixel's label; the network being wrong is as common. "
+        f"{study.test_set}."
     )
     columns = ("image", "soft minimum", "IoU", "the mask's label and the network's")
     pictures = galleries.of_images([study.names[n] for n in order[:SUSPECTED_PICTURED]], [best])

@@ -603,7 +603,7 @@ def test_pictures_of_one_name_have_a_file_each(tmp_path):
 
     shown = [chart("a (b)", 2), chart("a (b)-2", 3), chart("a (b)", 4), chart("a (b)", 5)]
     first = Section("first", [*shown[:2], gallery("fcn")])
-    second = Section("second", [shown[2], shown[3], gallery("fcn", "unet")], small=True)
+    second = Section("second", [shown[2], shown[3], gallery("fcn", "unet")])
     render.write_markdown(tmp_path, "title", "lead", [first, second])
     links = re.findall(r"\]\((figures/[^) ]+)\)", (tmp_path / "report.md").read_text())
     assert len(set(links)) == 6
