@@ -93,8 +93,7 @@ class Galleries:
 
     def of_images(self, names: Iterable[str], runs: Sequence[Measured]) -> list[Block]:
         """Test images one after the other, with the predictions of runs and their errors."""
-        entries = {run.title: run.entry for run in runs}
-        return [block for name in names for block in self.predicted(entries, [name], with_errors=True)]
+        return self.predicted({run.title: run.entry for run in runs}, [*names], with_errors=True)
 
 
 def side_by_side(finished: Sequence[Experiment], wanted: Sequence[str] | None, galleries: Galleries) -> list[Block]:

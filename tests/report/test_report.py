@@ -346,8 +346,8 @@ DICE = {"choices.loss": "dice", "loss._target_": "x.Dice"}
 @pytest.mark.parametrize(
     ("changes", "titles"),
     [
-        ([{}, SGD], ["fcn-adamw", "fcn-sgd"]),
-        ([{}, DICE, {"choices.aug": "flip"}], ["fcn-none-ce", "fcn-none-dice", "fcn-flip-ce"]),
+        ([{}, SGD], ["fcn, optimizer adamw", "fcn, optimizer sgd"]),
+        ([{}, DICE, {"choices.aug": "flip"}], ["fcn, aug none, loss ce", "fcn, aug none, loss dice", "fcn, aug flip, loss ce"]),
         ([{"optimizer.lr": 1}, {"optimizer.lr": 2}], ["fcn, lr 1", "fcn, lr 2"]),
         ([{"data.size": 1, "data.limit": 2}, {"data.size": 2}], ["fcn, size in pixels 1", "fcn, size in pixels 2"]),
         ([{}, {"callbacks.x": 1}], ["fcn", "fcn, x 1"]),
