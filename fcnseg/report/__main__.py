@@ -1,5 +1,6 @@
 """Report on runs: `python -m fcnseg.report` reads `runs/` and writes `report/`."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig
@@ -18,6 +19,13 @@ def _names(given: ListConfig | str | None) -> list[str] | None:
     return [str(name) for name in given] if isinstance(given, ListConfig) else [str(given)]
 
 
+def _check_unused(settings: Mapping[str, object]) -> None:
+    """Refuse settings for networks, none of which is loaded with images=[]."""
+    for name, given in settings.items():
+        if given:
+            raise ValueError(f"{name} has no effect with images=[], for which no network is loaded: leave one of them out")
+
+
 @command("report")
 def report(cfg: DictConfig) -> None:
     """Read the runs, compare them with each other and with the paper, and write the report's files."""
@@ -26,9 +34,8 @@ def report(cfg: DictConfig) -> None:
     from fcnseg.report.sections import sections, studied, summary
 
     images, compare = _names(cfg.images), _names(cfg.compare) or []
-    for name, given in (("data.root", cfg.data.root), ("trust", cfg.trust)):
-        if given and images is not None and not images:
-            raise ValueError(f"{name} has no effect with images=[], for which no network is loaded: leave one of them out")
+    if images == []:
+        _check_unused({"data.root": cfg.data.root, "trust": cfg.trust})
     out, entries = Path(cfg.out), collect(cfg.runs)
     content = sections(entries, images=images, root=cfg.data.root, trust=cfg.trust, compare=compare)
     lead = f"{summary(entries)}, from {cfg.runs}."

@@ -133,10 +133,9 @@ def loss_curves(curves: Sequence[Curve]) -> Figure:
         if curve.stopped:
             axes.plot(len(curve.val), curve.val[-1], "x", color=INK, ms=6, mew=1.6, label="early stop")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    handles, labels = axes.get_legend_handles_labels()
     # The lines of several seeds have the same label, which the legend shows once.
-    once = dict(zip(labels, handles, strict=True))
-    axes.legend(once.values(), once.keys(), ncols=2)
+    once = {line.get_label(): line for line in axes.lines}
+    axes.legend(handles=[*once.values()], ncols=2)
     return figure
 
 

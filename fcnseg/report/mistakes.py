@@ -11,7 +11,7 @@ from fcnseg.report import charts
 from fcnseg.report.blocks import Block, Chart, Links, Table, Text, address
 from fcnseg.report.galleries import Galleries
 from fcnseg.report.statistics import iou, with_mean
-from fcnseg.report.study import Study
+from fcnseg.report.study import Measured, Study
 from fcnseg.runs.per_image import Numbers
 from fcnseg.runs.summary import as_text
 
@@ -62,10 +62,8 @@ def confusions(study: Study, galleries: Galleries) -> list[Block]:
         row, column = divmod(cell, count)
         images = best.wrong[(truth == row) & (predicted == column)]  # (images, 4) most pixels first
         pictured.append(study.names[images[0, 0]])
-        listed = [(study.names[image], number) for image, _, _, number in images[:EXAMPLES]]
-        links = Links([(address("image", name), f"{name} ({number:,})") for name, number in listed])
         numbers = f"{totals[cell]:,.0f}", f"{totals[cell] / max(1, of_truth[row]):.1%}", f"{len(images)}"
-        rows.append([taken(names[row], names[column]), *numbers, links])
+        rows.append([taken(names[row], names[column]), *numbers, _examples(study, images)])
     about = (
         f"What {best.title}, the best run, takes every class (row) for, in percent of its pixels. A number leads to the images "
         f"that make it up, most pixels first. {study.test_set}."
@@ -81,16 +79,16 @@ def confusions(study: Study, galleries: Galleries) -> list[Block]:
     ]
 
 
+def _examples(study: Study, cells: Numbers) -> Links:
+    """Links to the images of the first cells, (M, 4), with their numbers of pixels."""
+    listed = [(study.names[image], pixels) for image, _, _, pixels in cells[:EXAMPLES]]
+    return Links([(address("image", name), f"{name} ({pixels:,})") for name, pixels in listed])
+
+
 def boundaries(study: Study) -> list[Block]:
     """The share of errors near boundaries for every run, and the boundary IoU of every class."""
-    rows, of_classes = [], []
-    for run in study.runs:
-        near, wrong = run.images.near.astype(np.int64).sum(0)
-        pixels, right = run.counts[1].sum(), run.counts[0].sum()
-        mean, *values = map(as_text, with_mean(iou(np.moveaxis(run.images.boundary.astype(np.int64).sum(0), -1, 0))))
-        of_classes.append(values)
-        shares = ((near, pixels), (wrong, pixels - right), (wrong, near), (pixels - right - wrong, pixels - near))
-        rows.append([run.title, *(f"{a / b:.1%}" if b else "-" for a, b in shares), mean])
+    boundary_ious = [with_mean(iou(np.moveaxis(run.images.boundary.astype(np.int64).sum(0), -1, 0))) for run in study.runs]
+    rows = [[run.title, *_near(run), as_text(values[0])] for run, values in zip(study.runs, boundary_ious, strict=True)]
     about = (
         f"Near is within {100 * NEAR:.0f} % of the image's diagonal from another label in the truth. Boundary IoU is that of"
         " those pixels of a class that are near its boundary, in the truth or in the prediction; void pixels are left out."
@@ -98,12 +96,21 @@ def boundaries(study: Study) -> list[Block]:
     )
     columns = ("run", "pixels near boundaries", "errors near boundaries", "wrong there", "wrong elsewhere", "mean boundary IoU")
     titles = [run.title for run in study.runs[:MOST_COLUMNS]]
+    of_classes = [map(as_text, values[1:]) for values in boundary_ious[:MOST_COLUMNS]]
     return [
         Text(about),
         Table(columns, rows),
         Text(f"Boundary IoU of every class, {len(titles)} of {counted(len(study.runs), 'run')}:"),
-        Table(("class", *titles), [*zip(study.best.entry.classes.names, *of_classes[:MOST_COLUMNS], strict=True)]),
+        Table(("class", *titles), [*zip(study.best.entry.classes.names, *of_classes, strict=True)]),
     ]
+
+
+def _near(run: Measured) -> list[str]:
+    """The shares of a run's pixels near boundaries, of its errors there, and of wrong pixels there and elsewhere."""
+    near, wrong = run.images.near.astype(np.int64).sum(0)
+    pixels, errors = run.counts[1].sum(), run.counts[1].sum() - run.counts[0].sum()
+    shares = ((near, pixels), (wrong, errors), (wrong, near), (errors - wrong, pixels - near))
+    return [f"{part / whole:.1%}" if whole else "-" for part, whole in shares]
 
 
 def calibration(study: Study) -> list[Block]:

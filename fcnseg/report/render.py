@@ -116,13 +116,7 @@ def _data_address(picture: bytes) -> str:
 
 
 def write_markdown(
-    folder: Path,
-    title: str,
-    lead: str,
-    sections: Sequence[Section],
-    *,
-    name: str = "report.md",
-    figures: str = "figures",
+    folder: Path, title: str, lead: str, sections: Sequence[Section], *, name: str = "report.md", figures: str = "figures"
 ) -> None:
     """Write blocks as the Markdown file `name` in a folder, and their pictures as PNG files in `figures` beside it."""
     (folder / figures).mkdir(parents=True, exist_ok=True)

@@ -27,14 +27,15 @@ def chosen(studies: Sequence[Study], names: Sequence[str]) -> tuple[Study, Measu
         by_name = {run.entry.name: run for run in study.runs}
         if all(name in by_name for name in names):
             return study, by_name[names[0]], by_name[names[1]]
-    tested_on = {run.entry.name: study.test_set for study in studies for run in study.runs}
-    asked = f"compare=[{','.join(names)}]: wanted two finished runs with an images.npz, tested on the same images"
-    if all(name in tested_on for name in names):
-        sets = " and ".join(f"{name} on {tested_on[name]}" for name in names)
-        raise ValueError(f"{asked}; their test sets differ: {sets}. Train one of them with the data settings of the other")
-    raise ValueError(
-        f"{asked}; there are {', '.join(tested_on) or 'none'}. python -m fcnseg.evaluate run=<folder> writes an images.npz"
-    )
+    sets = {run.entry.name: study.test_set for study in studies for run in study.runs}
+    if all(name in sets for name in names):
+        found = f"their test sets differ: {' and '.join(f'{name} on {sets[name]}' for name in names)}"
+        remedy = "Train one of them with the data settings of the other"
+    else:
+        found = f"there are {', '.join(sets) or 'none'}"
+        remedy = "python -m fcnseg.evaluate run=<folder> writes an images.npz"
+    wanted = "two finished runs with an images.npz, tested on the same images"
+    raise ValueError(f"compare=[{','.join(names)}]: wanted {wanted}; {found}. {remedy}")
 
 
 def compared(study: Study, one: Measured, other: Measured, galleries: Galleries) -> list[Block]:

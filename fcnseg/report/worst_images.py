@@ -31,7 +31,13 @@ def worst_first(study: Study, galleries: Galleries) -> list[Block]:
         f"{len(rows)} of {counted(len(order), 'image')}, and {len(runs)} of {counted(len(study.runs), 'run')}; images.csv has "
         "all of them."
     )
-    blocks: list[Block] = [Text(about), Table(columns, rows, words=(0, len(columns) - 1), rows_are="image")]
+    table = Table(columns, rows, words=(0, len(columns) - 1), rows_are="image")
+    return [Text(about), table, *_of_kinds(study, galleries)]
+
+
+def _of_kinds(study: Study, galleries: Galleries) -> list[Block]:
+    """Pictures of the worst, the median and the best images."""
+    order, blocks = study.ranked, list[Block]()
     middle = max(0, (len(order) - OF_A_KIND) // 2)
     kinds = {"worst": order[:OF_A_KIND], "median": order[middle : middle + OF_A_KIND], "best": order[-OF_A_KIND:]}
     seen: set[int] = set()
@@ -39,8 +45,8 @@ def worst_first(study: Study, galleries: Galleries) -> list[Block]:
         fresh = [n for n in numbers if n not in seen]  # in a small test set an image may be of two kinds
         seen |= set(fresh)
         if fresh:
-            blocks.append(Text(f"The {kind} images, as {best.title} sees them, which is the best run here:"))
-            blocks += galleries.of_images([study.names[n] for n in fresh], [best])
+            blocks.append(Text(f"The {kind} images, as {study.best.title} sees them, which is the best run here:"))
+            blocks += galleries.of_images([study.names[n] for n in fresh], [study.best])
     return blocks
 
 
