@@ -26,6 +26,13 @@ def _check_unused(settings: Mapping[str, object]) -> None:
             raise ValueError(f"{name} has no effect with images=[], for which no network is loaded: leave one of them out")
 
 
+def _make(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"cannot write {out}: {error.strerror}; choose another folder with out=") from error
+
+
 @command("report")
 def report(cfg: DictConfig) -> None:
     """Read the runs, compare them with each other and with the paper, and write the report's files."""
@@ -39,10 +46,7 @@ def report(cfg: DictConfig) -> None:
     out, entries = Path(cfg.out), collect(cfg.runs)
     content = sections(entries, images=images, root=cfg.data.root, trust=cfg.trust, compare=compare)
     lead = f"{summary(entries)}, from {cfg.runs}."
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"cannot write {out}: {error.strerror}; choose another folder with out=") from error
+    _make(out)
     beside = render.write_html(out, TITLE, lead, content)
     write_text(out / "results.csv", tables.as_csv(entries))
     write_text(out / "images.csv", worst_images.as_csv(studied(entries)))

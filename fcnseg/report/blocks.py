@@ -131,6 +131,7 @@ class Gallery:
         cards: dict[str, dict[str, Picture]] = {}
         for title, mask in self.predictions.items():
             shown = layers(self.image, self.truth, mask, self.classes, with_errors=self.with_errors)
+            # They are the same beside every network, and have a card of their own.
             cards.setdefault("image and truth", {what: shown.pop(what) for what in ("image", "truth")})
             cards[title] = shown
         return cards

@@ -81,11 +81,7 @@ def over_images(experiments: Sequence[Experiment]) -> list[Block]:
     groups = by_train_images(experiments)
     lines, rows = {}, []
     for group, named in zip(groups, titled([group[0] for group in groups]), strict=True):
-        entries = [entry for experiment in group for entry in experiment.entries]
-        found = ((entry.result["images"]["train"], entry.result["metrics"]["test/miou"]) for entry in entries)
-        pairs = sorted((images, miou) for images, miou in found if miou is not None)
-        scores = {images: [miou for _, miou in same] for images, same in groupby(pairs, key=itemgetter(0))}
-        if scores:
+        if scores := _by_train_images(group):
             lines[named.title] = np.array([*scores], dtype=float), padded(scores.values())
         for images, of_runs in scores.items():
             values = (f"{value:.4f}" for value in (fmean(of_runs), min(of_runs), max(of_runs)))
@@ -99,6 +95,13 @@ def over_images(experiments: Sequence[Experiment]) -> list[Block]:
     draw = partial(charts.curves, lines, "train images", "mIoU", scale="log")
     columns = ("experiment", "train images", "mIoU", "lowest", "highest", "runs")
     return [Chart("efficiency", caption, draw), Table(columns, rows)]
+
+
+def _by_train_images(group: Sequence[Experiment]) -> dict[int, list[float]]:
+    """The mIoU of every run by the number of train images, fewest first."""
+    results = [entry.result for experiment in group for entry in experiment.entries]
+    found = sorted((each["images"]["train"], miou) for each in results if (miou := each["metrics"]["test/miou"]) is not None)
+    return {images: [miou for _, miou in same] for images, same in groupby(found, key=itemgetter(0))}
 
 
 def losses(experiments: Sequence[Experiment]) -> list[Block]:

@@ -115,15 +115,13 @@ def _near(run: Measured) -> list[str]:
 
 def calibration(study: Study) -> list[Block]:
     """The calibration error of every run, and a reliability diagram of the best ones with its numbers."""
-    sums = []  # by run, for every bin: the pixels, the sum of their confidence, and the right pixels, (B,) each
-    for run in study.runs:
-        if run.images.pixels.sum():
-            stored = (run.images.pixels, run.images.confidence, run.images.right)
-            sums.append((run.title, [each.astype(np.float64).sum(0) for each in stored]))
+    # By run, for every bin: the pixels, the sum of their confidence, and the right pixels, (B,) each.
+    stored = {run.title: (run.images.pixels, run.images.confidence, run.images.right) for run in study.runs}
+    sums = {title: [each.astype(np.float64).sum(0) for each in bins] for title, bins in stored.items() if bins[0].sum()}
     if not sums:
         return []
     rows = []
-    for title, (pixels, confidence, right) in sums:
+    for title, (pixels, confidence, right) in sums.items():
         wanted = np.array([np.abs(confidence - right).sum(), confidence.sum(), right.sum()])
         rows.append([title, *(f"{value:.4f}" for value in wanted / pixels.sum())])
     about = (
@@ -131,7 +129,7 @@ def calibration(study: Study) -> list[Block]:
         "mean distance between confidence and the share of right pixels, over bins of confidence: 0 for a network that is "
         f"right as often as it is sure. {study.test_set}."
     )
-    shown = dict(sums[:MOST_LINES])
+    shown = dict([*sums.items()][:MOST_LINES])
     caption = (
         f"Share of right pixels by confidence, {len(shown)} of {counted(len(sums), 'run')}: below the dashed line a network is "
         f"surer than it is right. A dot grows with the share of the pixels. {study.test_set}."

@@ -150,17 +150,7 @@ def _caveat(entry: Entry) -> str:
 
 def ablation(group: Sequence[Experiment]) -> list[Chart]:
     """The paper's experiments on one test set, each beside the experiment that it builds on; nothing for fewer than two."""
-    nearest: dict[str, Experiment] = {}  # the experiment of each name that is most like the paper's
-    for experiment in sorted(group, key=lambda experiment: len(experiment.differences)):
-        nearest.setdefault(experiment.first.choice("experiment"), experiment)
-    # In the paper's order, an experiment comes after the one that it builds on.
-    rows: dict[str | None, charts.AblationRow] = {}
-    for name, theirs in paper.EXPERIMENTS.items():
-        if name in nearest and (iou := nearest[name].stat("metrics", "test/paper_iou")):
-            backbone = nearest[name].first.config.get("model.backbone")
-            adds = theirs.adds + (f" ({backbone})" if backbone else "") + (" †" if nearest[name].differences else "")
-            rows[name] = charts.AblationRow(adds, iou.mean, iou.deviation or 0, theirs.paper_iou, rows.get(theirs.after))
-    if len(rows) < 2:
+    if len(rows := _steps(group)) < 2:
         return []
     caption = (
         f"IoU by the paper's definition, and what each step added: each of the first four builds on the one above it, the "
@@ -169,9 +159,23 @@ def ablation(group: Sequence[Experiment]) -> list[Chart]:
     floor = group[0].first.result["floor"]["paper_iou"]
     numbers = Table(
         ("step", "ours", "±", "the paper's", "our gain", "the paper's gain"),
-        [[row.adds, *(f"{value:.4f}" for value in (row.ours, row.deviation, row.paper)), *row.gains] for row in rows.values()],
+        [[row.adds, *(f"{value:.4f}" for value in (row.ours, row.deviation, row.paper)), *row.gains] for row in rows],
     )
-    return [Chart("ablation", caption, partial(charts.ablation, [*rows.values()], floor), numbers=numbers)]
+    return [Chart("ablation", caption, partial(charts.ablation, rows, floor), numbers=numbers)]
+
+
+def _steps(group: Sequence[Experiment]) -> list[charts.AblationRow]:
+    """The rows of the paper's experiments in its order, in which each comes after the one that it builds on."""
+    nearest: dict[str, Experiment] = {}  # the experiment of each name that is most like the paper's
+    for experiment in sorted(group, key=lambda experiment: len(experiment.differences)):
+        nearest.setdefault(experiment.first.choice("experiment"), experiment)
+    rows: dict[str | None, charts.AblationRow] = {}
+    for name, theirs in paper.EXPERIMENTS.items():
+        if name in nearest and (iou := nearest[name].stat("metrics", "test/paper_iou")):
+            backbone = nearest[name].first.config.get("model.backbone")
+            adds = theirs.adds + (f" ({backbone})" if backbone else "") + (" †" if nearest[name].differences else "")
+            rows[name] = charts.AblationRow(adds, iou.mean, iou.deviation or 0, theirs.paper_iou, rows.get(theirs.after))
+    return [*rows.values()]
 
 
 def _classes(group: Sequence[Experiment]) -> list[Block]:

@@ -1,6 +1,6 @@
 """The report's tables of runs: their results, differences and costs; and the CSV file with all data of every run."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from statistics import fmean
 from typing import Any
@@ -19,7 +19,6 @@ from fcnseg.runs.summary import as_text, beats_floor
 
 PRINTED = {"paper_iou": "IoU", "paper_acc": "accuracy", "loss": "loss"}  # the metrics that the paper prints
 LOSSES = ("train/loss", "val/loss")
-SPEEDS = {"images_per_s": "images/s trained", "predicted_per_s": "images/s predicted"}
 MOST_POINTS = 12  # experiments in the chart of costs: each needs a colour and a line of the legend
 ABOUT_COSTS = (
     "GMAC: billions of multiplications and additions for one image at the run's size, of convolutions and matrix products. "
@@ -143,34 +142,40 @@ def unfinished(entries: Iterable[Entry]) -> list[Table]:
     return [Table(("run", "status", "epochs done", "what is known"), rows, words=(0, 1, 3))] if rows else []
 
 
+def _seconds_to_best(entry: Entry) -> float | None:
+    rows = entry.rows[: entry.result["best_epoch"] + 1]
+    return sum(row["seconds"] for row in rows) if rows and all("seconds" in row for row in rows) else None
+
+
+def _megabytes(entry: Entry) -> float | None:
+    peak = entry.result.get("peak_memory")
+    return peak and peak / 1e6
+
+
+COSTS: dict[str, Callable[[Entry], float | None]] = {  # by their columns; earlier versions measured fewer of them
+    "images/s trained": lambda entry: entry.result.get("images_per_s"),
+    "images/s predicted": lambda entry: entry.result.get("predicted_per_s"),
+    "seconds to the best epoch": _seconds_to_best,
+    "peak memory in MB": _megabytes,
+}
+
+
 def costs(experiments: Sequence[Experiment]) -> list[Block]:
     """Parameters, multiplications, speed, time and memory of experiments on one test set, with mIoU over them as a chart."""
     rows, points = [], {}
     for experiment in experiments:
         result, miou = experiment.first.result, experiment.stat("metrics", "test/miou")
         gmac = result.get("giga_macs")
-        memory = experiment.over_seeds(lambda entry: entry.result.get("peak_memory"))
-        measured = [experiment.over_seeds(lambda entry, name=name: entry.result.get(name)) for name in SPEEDS]  # type: ignore[misc]
-        means = [stat and stat.mean for stat in (*measured, experiment.over_seeds(_seconds_to_best))]
-        numbers = [as_text(number, 1) for number in (*means, memory and memory.mean / 1e6)]
-        parameters = f"{result['parameters']:,}"
-        rows.append([experiment.title, parameters, as_text(gmac, 3), *numbers, as_text(miou and miou.mean)])
+        numbers = [as_text(stat and stat.mean, 1) for stat in map(experiment.over_seeds, COSTS.values())]
+        network = f"{result['parameters']:,}", as_text(gmac, 3)
+        rows.append([experiment.title, *network, *numbers, as_text(miou and miou.mean)])
         if gmac and miou:
             points[experiment.title] = np.array([float(f"{gmac:.3g}")]), np.array([[miou.mean]])
     best = dict(sorted(points.items(), key=lambda point: -point[1][1].item())[:MOST_POINTS])
     caption = f"mIoU over GMAC: {len(best)} of {len(experiments)} experiments, the best ones. {experiments[0].test_set}."
-    chart = (
-        [Chart("cost", caption, partial(charts.curves, best, "GMAC for an image", "mIoU", scale="log"))]
-        if len(best) > 1
-        else []
-    )
-    columns = ("experiment", "parameters", "GMAC", *SPEEDS.values(), "seconds to the best epoch", "peak memory in MB", "mIoU")
-    return [Text(f"{experiments[0].test_set}."), Table(columns, rows), *chart]
-
-
-def _seconds_to_best(entry: Entry) -> float | None:
-    rows = entry.rows[: entry.result["best_epoch"] + 1]
-    return sum(row["seconds"] for row in rows) if rows and all("seconds" in row for row in rows) else None
+    chart = Chart("cost", caption, partial(charts.curves, best, "GMAC for an image", "mIoU", scale="log"))
+    table = Table(("experiment", "parameters", "GMAC", *COSTS, "mIoU"), rows)
+    return [Text(f"{experiments[0].test_set}."), table, *([chart] if len(best) > 1 else [])]
 
 
 def as_csv(entries: Iterable[Entry]) -> str:

@@ -72,13 +72,12 @@ def disputed(study: Study, galleries: Galleries) -> list[Block]:
 def labels_to_look_at(study: Study, galleries: Galleries) -> list[Block]:
     """The images with the lowest soft minimum of the probability of their labels, and pictures of the first of them."""
     best = study.best
-    order = [int(n) for n in np.argsort(best.images.softmin, kind="stable") if not np.isnan(best.images.softmin[n])]
+    softmin = best.images.softmin
+    order = [int(n) for n in np.argsort(softmin, kind="stable") if not np.isnan(softmin[n])]
     if not order:
         return []
-    rows = [
-        [study.names[n], f"{best.images.softmin[n]:.4f}", f"{best.iou[n]:.3f}", best.confused(n)]
-        for n in order[:MOST_SUSPECTED]
-    ]
+    shown = order[:MOST_SUSPECTED]
+    rows = [[study.names[n], f"{softmin[n]:.4f}", f"{best.iou[n]:.3f}", best.confused(n)] for n in shown]
     about = (
         f"Suspected errors in the masks: the {len(rows)} of {counted(len(order), 'image')} whose labels {best.title} finds "
         f"least likely, by the soft minimum of the probability of each pixel's label; the network being wrong is as common. "
