@@ -37,16 +37,16 @@ def worst_first(study: Study, galleries: Galleries) -> list[Block]:
 
 def _of_kinds(study: Study, galleries: Galleries) -> list[Block]:
     """Pictures of the worst, the median and the best images."""
-    order, blocks = study.ranked, list[Block]()
-    middle = max(0, (len(order) - OF_A_KIND) // 2)
-    kinds = {"worst": order[:OF_A_KIND], "median": order[middle : middle + OF_A_KIND], "best": order[-OF_A_KIND:]}
-    seen: set[int] = set()
+    # In a small test set, an image is of one kind alone.
+    worst, others = study.ranked[:OF_A_KIND], study.ranked[OF_A_KIND:]
+    between = others[:-OF_A_KIND]
+    middle = max(0, (len(between) - OF_A_KIND) // 2)
+    kinds = {"worst": worst, "median": between[middle : middle + OF_A_KIND], "best": others[-OF_A_KIND:]}
+    blocks: list[Block] = []
     for kind, numbers in kinds.items():
-        fresh = [n for n in numbers if n not in seen]  # in a small test set an image may be of two kinds
-        seen |= set(fresh)
-        if fresh:
+        if numbers:
             blocks.append(Text(f"The {kind} images, as {study.best.title} sees them, which is the best run here:"))
-            blocks += galleries.of_images([study.names[n] for n in fresh], [study.best])
+            blocks += galleries.of_images([study.names[n] for n in numbers], [study.best])
     return blocks
 
 
