@@ -1,7 +1,7 @@
 """Pictures of images, masks and predictions, as uint8 RGB arrays."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor  # a report without pictures of predictions does not need torch
 
     Pixels = Tensor | npt.NDArray[Any]  # a tensor on the CPU, or an array
+    Stack = Pixels | Sequence[Pixels]
 
 Picture = npt.NDArray[np.uint8]  # (H, W, 3)
 ERRORS = {  # how a prediction differs from the truth, in colours that most readers can tell apart
@@ -27,7 +28,6 @@ OPACITY = 0.6  # the share of the image below that a mask hides
 GAP = 4  # white pixels between the pictures of a panel
 WIDTH = 600  # the least width of a panel in pixels
 LINE, SWATCH = 20, 12  # the height of a line of text, and the side of a colour in a legend, in pixels
-HEADINGS = ("image", "truth", "prediction", "overlay")
 FONT = ImageFont.load_default(14)
 
 # matplotlib's font lacks Chinese characters, among others: charts show boxes for them in the names of classes and images.
@@ -66,8 +66,23 @@ def errors(truth: "Pixels", prediction: "Pixels", classes: Classes) -> Picture:
     return np.asarray(np.array([*ERRORS.values()], dtype=np.uint8)[kind])
 
 
-def panel(images: "Pixels", truths: "Pixels", predictions: "Pixels", classes: Classes, names: Sequence[str]) -> Picture:
-    """Image, truth, prediction, and prediction over the image: a row a sample, with headings above and a legend below.
+def layers(
+    image: "Pixels", truth: "Pixels", prediction: "Pixels", classes: Classes, *, with_errors: bool
+) -> dict[str, Picture]:
+    """The pictures of a sample, an image (3, H, W) and labels (H, W), by what they show."""
+    shown = {
+        "image": photograph(image),
+        "truth": colour(truth, classes),
+        "prediction": colour(prediction, classes),
+        "overlay": overlay(image, prediction, classes),
+    }
+    return {**shown, "errors": errors(truth, prediction, classes)} if with_errors else shown
+
+
+def panel(
+    images: "Stack", truths: "Stack", predictions: "Stack", classes: Classes, names: Sequence[str], *, with_errors: bool = False
+) -> Picture:
+    """The pictures of samples, a row each, with headings above and a legend below.
 
     Small images are enlarged by a whole number, so that the panel is at least `WIDTH` pixels wide.
 
@@ -76,29 +91,26 @@ def panel(images: "Pixels", truths: "Pixels", predictions: "Pixels", classes: Cl
         truths: (N, H, W) labels, 255 for void.
         predictions: (N, H, W) labels.
         classes: The classes of the labels, which have the colours of the labels.
-        names: The names of the images, which head the rows.
+        names: The names of the samples, which head the rows.
+        with_errors: Whether the errors of the predictions are shown as well.
     """
-    height, width = images.shape[-2:]
-    scale = -(-WIDTH // (len(HEADINGS) * width))
-    step, row = scale * width + GAP, scale * height + LINE
-    shades = legend([truths, predictions], classes)
-    places = _flowed(list(shades), len(HEADINGS) * step - GAP)
-    bottom = LINE + len(names) * row
-    canvas = Image.new("RGB", (len(HEADINGS) * step - GAP, bottom + GAP + LINE * (places[-1][1] + 1)), "white")
+    rows = [layers(*each, classes, with_errors=with_errors) for each in zip(images, truths, predictions, strict=True)]
+    shades = legend([*truths, *predictions], classes, with_errors=with_errors)
+    height, width, _ = rows[0]["image"].shape
+    scale = -(-WIDTH // (len(rows[0]) * width))
+    step, row_height = scale * width + GAP, scale * height + LINE
+    right = max(len(rows[0]) * step - GAP, *map(_room, [*names, *shades]))
+    canvas = Image.new("RGB", (right, LINE + len(rows) * row_height + GAP), "white")
     draw = ImageDraw.Draw(canvas)
-    for column, heading in enumerate(HEADINGS):
+    for column, heading in enumerate(rows[0]):
         draw.text((column * step, 0), heading, "black", FONT)
-    for number, (name, image, truth, prediction) in enumerate(zip(names, images, truths, predictions, strict=True)):
-        draw.text((0, LINE + number * row), _line(name), "black", FONT)
-        coloured = (colour(truth, classes), colour(prediction, classes))
-        for column, each in enumerate((photograph(image), *coloured, overlay(image, prediction, classes))):
-            large = each.repeat(scale, 0).repeat(scale, 1)
-            canvas.paste(Image.fromarray(large), (column * step, 2 * LINE + number * row))
-    for (name, shade), (x, line) in zip(shades.items(), places, strict=True):
-        top = bottom + GAP + line * LINE
-        draw.rectangle((x, top + 2, x + SWATCH, top + SWATCH + 2), shade, "black")
-        draw.text((x + SWATCH + GAP, top), _line(name), "black", FONT)
-    return np.asarray(canvas, dtype=np.uint8)
+    for number, (name, row) in enumerate(zip(names, rows, strict=True)):
+        top = LINE + number * row_height
+        draw.text((0, top), _line(name), "black", FONT)
+        for column, picture in enumerate(row.values()):
+            large = picture.repeat(scale, 0).repeat(scale, 1)
+            canvas.paste(Image.fromarray(large), (column * step, top + LINE))
+    return np.vstack([np.asarray(canvas), _drawn(shades, right)])
 
 
 def _line(text: str) -> str:
@@ -106,20 +118,29 @@ def _line(text: str) -> str:
     return " ".join(text.encode(errors="replace").decode().split())
 
 
-def _flowed(names: Sequence[str], right: int) -> list[tuple[int, int]]:
-    """The starts of a legend's entries, as (pixel in the line, line), so that no entry crosses the edge `right`."""
-    places, x, line = [], 0, 0
-    for name in names:
-        width = int(FONT.getlength(_line(name))) + SWATCH + 4 * GAP
-        if x and x + width > right:
-            x, line = 0, line + 1
-        places.append((x, line))
-        x += width
-    return places
+def _room(name: str) -> int:
+    """The width of a name with a colour before it, in pixels."""
+    return int(FONT.getlength(_line(name))) + SWATCH + 4 * GAP
 
 
-def legend(masks: Sequence["Pixels"], classes: Classes) -> dict[str, str]:
-    """The classes in masks of any shapes, with their colours as #rrggbb."""
+def _drawn(shades: Mapping[str, str], width: int) -> Picture:
+    """A legend of this width: names after their colours, in columns that have room for the longest name."""
+    column = max(map(_room, shades))
+    columns = width // column
+    drawn = Image.new("RGB", (width, -(-len(shades) // columns) * LINE), "white")
+    draw = ImageDraw.Draw(drawn)
+    for number, (name, shade) in enumerate(shades.items()):
+        x, top = number % columns * column, number // columns * LINE
+        draw.rectangle((x, top + 2, x + SWATCH, top + SWATCH + 2), shade, "black")
+        draw.text((x + SWATCH + GAP, top), _line(name), "black", FONT)
+    return np.asarray(drawn, dtype=np.uint8)
+
+
+def legend(masks: Sequence["Pixels"], classes: Classes, *, with_errors: bool = False) -> dict[str, str]:
+    """The classes in masks of any shapes, and the kinds of errors if these are shown, with their colours as #rrggbb."""
     labels = sorted({label for mask in masks for label in np.unique(mask).tolist()})
     names = [*classes.names, *["void"] * (256 - len(classes))]
-    return {names[label]: "#{:02x}{:02x}{:02x}".format(*classes.palette[label]) for label in labels}
+    shades = {names[label]: classes.palette[label] for label in labels}
+    if with_errors:
+        shades |= {f"errors: {kind}": shade for kind, shade in ERRORS.items()}
+    return {name: "#{:02x}{:02x}{:02x}".format(*shade) for name, shade in shades.items()}

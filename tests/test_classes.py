@@ -147,7 +147,7 @@ def test_evaluate_and_the_report_show_the_classes_of_a_run(trained, command, tmp
     floor = json.loads((run / "result.json").read_text())["floor_class"]
     shown = (f"{floor} everywhere", "kind-0", "kind-1", "kind-2", "#255bfe")
     assert [word for word in shown if word not in page] == []
-    assert not [word for word in ("aeroplane", "the paper's definition", "No predictions") if word in page]
+    assert not [word for word in ("aeroplane", "IoU in the paper", "No predictions") if word in page]
     header, values = csv.reader((tmp_path / "report" / "results.csv").open())
     table = dict(zip(header, values, strict=True))
     assert [name for name in table if name.startswith("iou/")] == ["iou/kind-0", "iou/kind-1", "iou/kind-2"]

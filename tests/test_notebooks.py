@@ -38,7 +38,7 @@ def repository(tmp_path_factory, train_in):
     folder = tmp_path_factory.mktemp("repository")
     for name in ("runs", "notebooks"):
         (folder / name).mkdir()
-    train_in(folder / "runs", "experiment=baseline")
+    train_in(folder / "runs", "experiment=baseline", "trainer.max_epochs=2")  # one epoch has no curve
     return folder
 
 

@@ -52,26 +52,32 @@ def test_a_panel_of_large_images_is_not_enlarged_and_takes_any_name():
     assert figures.panel(image, mask, mask, voc.VOC, ["a\nb\ud800"]).shape[1] == 4 * 224 + 3 * figures.GAP
 
 
-def test_a_panel_s_legend_never_passes_its_edge():
-    masks = torch.arange(21, dtype=torch.uint8).view(1, 3, 7)
-    places = figures._flowed(voc.CLASSES, 300)
-    widths = [figures.FONT.getlength(name) + figures.SWATCH + figures.GAP for name in voc.CLASSES]
-    assert all(x + width <= 300 for (x, _), width in zip(places, widths, strict=True))
-    assert len(set(places)) == 21
-    assert figures.panel(masks.expand(3, 1, 3, 7).transpose(0, 1), masks, masks, voc.VOC, ["x"]).shape[1] >= 600
+@pytest.mark.parametrize("long", ["class", "sample"])
+def test_no_name_of_a_panel_is_cut_off(long):
+    """However long the name of a class or of a sample is, a column of white pixels lies to its right."""
+    words, mask = "many words to tell " * 9, torch.zeros(1, 4, 6, dtype=torch.uint8)
+    classes = Classes((words if long == "class" else "a", "b"), ((0, 0, 0), (9, 9, 9)), None)
+    panel = figures.panel(IMAGE[None], mask, mask, classes, [words if long == "sample" else "x"])
+    assert panel.shape[1] > 1000
+    assert (panel[:, -1] == 255).all()
+    assert (panel[:, 900:] == 0).any()
+
+
+def test_a_legend_has_a_place_for_every_class():
+    names = {name: "#ff0000" for name in voc.CLASSES}
+    drawn = figures._drawn(names, 300)
+    red = (drawn == [255, 0, 0]).all(-1)
+    assert red.sum() == 21 * (figures.SWATCH - 1) ** 2
+    assert drawn.shape[:2] == (11 * figures.LINE, 300)  # two columns
 
 
 def test_no_label_is_cut_off():
     """However long the names are, every text lies within the picture of its chart."""
-    classes = Classes(tuple(f"{'long name ' * 9}{number}" for number in range(4)), ((0, 0, 0),) * 4, None)
     titles = [f"transfer, learning rate {number} of many and very many words to tell" for number in range(3)]
     step = charts.AblationRow("a network of an especially long name, " * 3, 0.5, 0, 0.4, None)
-    mask = torch.zeros(4, 6, dtype=torch.uint8)
     drawn = [
-        charts.class_heat_map(classes, np.full((4, 3), 0.5), titles, [0.25] * 4),
-        charts.confusion_matrix(classes.names, np.ones((4, 4))),
+        charts.reliability(dict.fromkeys(titles, np.ones((3, 15)))),
         charts.ablation([step, charts.AblationRow(step.adds, 0.5, 0, 0.4, step)], 0.1),
-        Gallery("x", IMAGE, mask, dict.fromkeys(titles, mask), classes).draw(),
     ]
     for figure in drawn:
         svg = ET.fromstring(charts.svg(figure))
@@ -84,10 +90,11 @@ def test_no_label_is_cut_off():
 
 
 def test_a_chart_has_no_style_that_a_strict_page_would_refuse():
-    svg = charts.svg(charts.confusion_matrix(['a style="b"', "x:y; style"], np.ones((2, 2))))
+    names = ('a style="b"', "x:y; style")
+    svg = charts.svg(charts.ablation([charts.AblationRow(name, 0.5, 0, 0.4, None) for name in names], 0.1))
     assert "<style" not in svg
     assert re.search(r"<[^<>]* style=", svg) is None
-    assert svg.count('a style="b"') == 2  # as a text
+    assert svg.count('a style="b"') == 1  # as a text
 
 
 def test_a_legend_names_the_classes_there_are():
@@ -115,21 +122,6 @@ def test_the_legend_names_a_line_once_for_several_seeds():
     assert texts(charts.loss_curves([curve, curve])).count("training") == 1
 
 
-def test_a_heat_map_has_means_shares_and_gaps():
-    iou = np.full((voc.NUM_CLASSES, 1), np.nan)
-    iou[:3, 0] = 0.9, 0.25, 0.05
-    shown = texts(charts.class_heat_map(voc.VOC, iou, ["wilson"], [0.75, 0.25, *[0] * 19]))
-    assert {"wilson", "background 75.0%", "aeroplane 25.0%", "bicycle 0.0%", "0.40", "0.90", "0.25", "0.05"} <= set(shown)
-    assert shown.count("-") == voc.NUM_CLASSES - 3
-
-
-def test_a_confusion_matrix_is_in_percent_of_the_row():
-    matrix = np.zeros((voc.NUM_CLASSES, voc.NUM_CLASSES))
-    matrix[0, :3] = 60, 35, 5
-    numbers = [text for text in texts(charts.confusion_matrix(voc.CLASSES, matrix)) if text.isdigit()]
-    assert numbers == ["60", "35"]
-
-
 def test_an_ablation_tells_what_was_added():
     first = charts.AblationRow("FCN", 0.05, 0, 0.06, None)
     shown = texts(charts.ablation([first, charts.AblationRow("+ flips", 0.07, 0.01, 0.05, first)], floor=0.04))
@@ -137,10 +129,10 @@ def test_an_ablation_tells_what_was_added():
 
 
 def test_a_gallery_shows_every_mask_alone_and_over_the_image():
-    figure = Gallery("x", IMAGE, MASK, {"fcn": MASK, "unet": MASK}, voc.VOC).draw()
-    pictures = [axes.images[0].get_array() for axes in figure.axes if axes.images]
-    assert len(pictures) == 2 * 3
-    assert {"image and truth", "fcn", "unet", "person", "void"} <= set(texts(figure))
+    drawn = Gallery("x", IMAGE, MASK, {"fcn": MASK, "unet": MASK + 1}, voc.VOC).draw()
+    alone, row = figures.panel(IMAGE[None], MASK[None], MASK[None], voc.VOC, ["fcn"]), 25 * 4 + figures.LINE
+    assert (drawn[: figures.LINE + row, :600] == alone[: figures.LINE + row, :600]).all()
+    assert (drawn[figures.LINE + row :][:row] != alone[figures.LINE :][:row]).any()
 
 
 def test_ink_is_the_page_s_and_a_picture_is_on_white():

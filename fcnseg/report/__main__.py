@@ -1,5 +1,6 @@
 """Report on runs: `python -m fcnseg.report` reads `runs/` and writes `report/`."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig
@@ -11,6 +12,27 @@ from fcnseg.machine.files import write_text
 TITLE = "Segmentation networks, run and compared"
 
 
+def _names(given: ListConfig | str | None) -> list[str] | None:
+    """The names of a setting that may be one name, or a list of names; None if it is null."""
+    if given is None:
+        return None
+    return [str(name) for name in given] if isinstance(given, ListConfig) else [str(given)]
+
+
+def _check_unused(settings: Mapping[str, object]) -> None:
+    """Refuse settings for networks, none of which is loaded with images=[]."""
+    for name, given in settings.items():
+        if given:
+            raise ValueError(f"{name} has no effect with images=[], for which no network is loaded: leave one of them out")
+
+
+def _make(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"cannot write {out}: {error.strerror}; choose another folder with out=") from error
+
+
 @command("report")
 def report(cfg: DictConfig) -> None:
     """Read the runs, compare them with each other and with the paper, and write the report's files."""
@@ -18,19 +40,13 @@ def report(cfg: DictConfig) -> None:
     from fcnseg.report.collect import collect
     from fcnseg.report.sections import sections, studied, summary
 
-    # images=name gives one name, images=[name, name] a list.
-    images = list(cfg.images) if isinstance(cfg.images, ListConfig) else cfg.images and [cfg.images]
-    for name, given in (("data.root", cfg.data.root), ("trust", cfg.trust)):
-        if given and images is not None and not images:
-            raise ValueError(f"{name} has no effect with images=[], for which no network is loaded: leave one of them out")
+    images, compare = _names(cfg.images), _names(cfg.compare) or []
+    if images == []:
+        _check_unused({"data.root": cfg.data.root, "trust": cfg.trust})
     out, entries = Path(cfg.out), collect(cfg.runs)
-    compare = list(cfg.compare) if isinstance(cfg.compare, ListConfig) else [str(cfg.compare)] if cfg.compare else []
     content = sections(entries, images=images, root=cfg.data.root, trust=cfg.trust, compare=compare)
     lead = f"{summary(entries)}, from {cfg.runs}."
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"cannot write {out}: {error.strerror}; choose another folder with out=") from error
+    _make(out)
     beside = render.write_html(out, TITLE, lead, content)
     write_text(out / "results.csv", tables.as_csv(entries))
     write_text(out / "images.csv", worst_images.as_csv(studied(entries)))

@@ -3,14 +3,12 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
 from fcnseg.data.dataset import Classes
-from fcnseg.pictures import ERRORS, Picture, colour, errors, legend, overlay, photograph
-from fcnseg.report import charts
+from fcnseg.pictures import Picture, layers, legend, panel
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,25 +63,18 @@ class Table:
     Attributes:
         columns: The heading of every column.
         rows: The cells of every row; the first one is the row's heading.
-        groups: Headings above those of the columns, each with the number of columns that it spans.
         words: The numbers of the columns that hold text, which is aligned left; the others hold numbers.
         rows_are: The kind of the rows, such as "image" or "class", for their addresses: `#image-` and the row's heading.
-        shaded: Whether the cells are percentages, which are shaded.
+        full: The number whose cell has the darkest shade; 0: the cells are not shaded.
+        title: The words that unfold the table when they are clicked; a table without a title is always shown.
     """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str | Links]]
-    groups: Sequence[tuple[str, int]] = ()
     words: Sequence[int] = (0,)
     rows_are: str = ""
-    shaded: bool = False
-
-    @property
-    def classes(self) -> list[str]:
-        """The CSS classes of every column's cells."""
-        starts = set(accumulate((span for _, span in self.groups), initial=0)) - {0}
-        kinds = (("word", self.words), ("start", starts))  # a group starts with a line
-        return [" ".join(kind for kind, at in kinds if number in at) for number in range(len(self.columns))]
+    full: float = 0
+    title: str = ""
 
     def _repr_markdown_(self) -> str:
         """The table as Markdown, for the report and for a notebook, which calls this method to show it."""
@@ -101,14 +92,12 @@ class Chart:
         caption: The sentence below the figure, which screen readers read out in place of the figure.
         draw: Draws it with `fcnseg.report.charts`, or as a picture, the only kind that Markdown shows; it is called when the
             chart is written, so that few figures are in memory.
-        title: The words that unfold the chart when they are clicked; a chart without a title is always shown.
         numbers: The numbers of the chart as a table, which the page folds.
     """
 
     name: str
     caption: str
     draw: Callable[[], Figure | Picture]
-    title: str = ""
     numbers: Table | None = None
 
 
@@ -135,30 +124,27 @@ class Gallery:
     @property
     def caption(self) -> str:
         """The sentence below the figure."""
-        below = ", above its errors" if self.with_errors else ""
-        return f"{self.name}: the image above its truth; every network's mask above the same mask over the image{below}."
+        return f"{self.name}: the image, its truth, and the mask of every network in a row of its own."
 
     def cards(self) -> dict[str, dict[str, Picture]]:
         """Pairs of pictures by their title; each picture is named after its content."""
-        cards = {"image and truth": {"image": photograph(self.image), "truth": colour(self.truth, self.classes)}}
+        cards: dict[str, dict[str, Picture]] = {}
         for title, mask in self.predictions.items():
-            cards[title] = {
-                "prediction": colour(mask, self.classes),
-                "overlay": overlay(self.image, mask, self.classes),
-            }
-            if self.with_errors:
-                cards[title]["errors"] = errors(self.truth, mask, self.classes)
+            shown = layers(self.image, self.truth, mask, self.classes, with_errors=self.with_errors)
+            # They are the same beside every network, and have a card of their own.
+            cards.setdefault("image and truth", {what: shown.pop(what) for what in ("image", "truth")})
+            cards[title] = shown
         return cards
 
     def legend(self) -> dict[str, str]:
         """The classes in all of the masks, and the kinds of errors, with their colours."""
-        kinds = {f"errors: {kind}": "#{:02x}{:02x}{:02x}".format(*shade) for kind, shade in ERRORS.items()}
-        classes = legend([self.truth, *self.predictions.values()], self.classes)
-        return {**classes, **(kinds if self.with_errors else {})}
+        return legend([self.truth, *self.predictions.values()], self.classes, with_errors=self.with_errors)
 
-    def draw(self) -> Figure:
-        """The whole gallery as one figure, for Markdown and notebooks."""
-        return charts.gallery(self.cards(), self.legend())
+    def draw(self) -> Picture:
+        """The whole gallery as one picture, a row a network, for Markdown and notebooks."""
+        masks, rows = [*self.predictions.values()], len(self.predictions)
+        samples = [self.image] * rows, [self.truth] * rows, masks
+        return panel(*samples, self.classes, [*self.predictions], with_errors=self.with_errors)
 
 
 Block = Text | Code | Table | Chart | Gallery
@@ -171,9 +157,7 @@ class Section:
     Attributes:
         title: The heading, which the list of sections links to.
         blocks: The blocks from top to bottom.
-        small: Whether the blocks are small charts, which a page shows side by side.
     """
 
     title: str
     blocks: Sequence[Block]
-    small: bool = False

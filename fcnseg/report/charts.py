@@ -5,7 +5,6 @@ A figure has no background, and one colour of ink, which the page sets after `sv
 
 import io
 import re
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,18 +12,14 @@ from typing import Any
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure  # without pyplot, no backend is chosen and no figure must be closed
-from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from fcnseg.data.dataset import Classes
 from fcnseg.pictures import Picture
 from fcnseg.report.statistics import nanmean
 from fcnseg.runs.per_image import Numbers
 
-MOST_NAMES = 60  # names beside a confusion matrix: more of them would overlap
 INK, BLUE, ORANGE = "#24292f", "#3d85c6", "#c96d14"
 WHOLE: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.04}  # a picture of the axes and of all their labels
 TAG, STYLE = re.compile("<[^<>]+>"), re.compile(r' style="([^"]*)"')
@@ -35,7 +30,7 @@ styled = rc_context(
         **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
         **dict.fromkeys(("xtick.major.size", "ytick.major.size"), 0),
         **dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "axes.labelsize"), 9),
-        **{"legend.fontsize": 8.5, "axes.axisbelow": True, "grid.color": INK, "grid.alpha": 0.13},
+        **{"legend.fontsize": 8.5, "axes.axisbelow": True, "axes.grid": True, "grid.color": INK, "grid.alpha": 0.13},
         "text.parse_math": False,  # a name with two dollar signs is not a formula
         "svg.fonttype": "none",  # text stays text: the file is small, has the page's font, and can be read out
         "svg.hashsalt": "fcnseg",  # the same figure gives the same file
@@ -86,10 +81,10 @@ class AblationRow:
         return [f"{self.ours - self.after.ours:+.4f}", f"{self.paper - self.after.paper:+.4f}"]
 
 
-def _chart(width: float, height: float) -> tuple[Figure, Axes]:
-    """An empty chart whose axes have this size in inches; labels of any length get space outside of them."""
+def _chart(width: float, height: float, **settings: Any) -> tuple[Figure, Axes]:
+    """An empty chart whose axes have this size in inches and these settings; labels of any length have room outside."""
     figure = Figure((width, height))
-    return figure, figure.add_axes((0, 0, 1, 1))
+    return figure, figure.add_axes((0, 0, 1, 1), **settings)
 
 
 @styled
@@ -127,7 +122,7 @@ def picture(figure: Figure | Picture) -> Image.Image:
 @styled
 def loss_curves(curves: Sequence[Curve]) -> Figure:
     """Figures 2-8: training and validation loss of one experiment, a pair of lines for every seed."""
-    figure, axes = _chart(3.6, 2.3)
+    figure, axes = _chart(3.0, 2.1, xlabel="epoch", ylabel="loss")
     # The lines of several seeds cross, and are therefore thinner.
     width = 1.8 if len(curves) == 1 else 1.2
     for curve in curves:
@@ -137,86 +132,17 @@ def loss_curves(curves: Sequence[Curve]) -> Figure:
         axes.plot(curve.best + 1, curve.val[curve.best], "o", color=INK, fillstyle="none", ms=8, label="best epoch")
         if curve.stopped:
             axes.plot(len(curve.val), curve.val[-1], "x", color=INK, ms=6, mew=1.6, label="early stop")
-    axes.grid()
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set(xlabel="epoch", ylabel="loss")
-    handles, labels = axes.get_legend_handles_labels()
     # The lines of several seeds have the same label, which the legend shows once.
-    once = dict(zip(labels, handles, strict=True))
-    axes.legend(once.values(), once.keys(), ncols=2)
-    return figure
-
-
-def _cells(axes: Axes, values: Numbers, rows: Sequence[str], columns: Sequence[str], texts: Sequence[str]) -> None:
-    """Colour a matrix of values from transparent at 0, which suits a page of any colour, to blue at 1.
-
-    Args:
-        axes: The empty chart into which the cells are drawn.
-        values: (rows, columns), NaN for a cell without colour.
-        rows: The names of the rows.
-        columns: The names of the columns.
-        texts: The texts of the cells, row by row.
-    """
-    # At 0.74, ink is still readable on a dark page; at 0.04, a cell of value 0 still differs from one without a value.
-    opacity = np.where(np.isnan(values), 0, 0.04 + 0.7 * np.clip(np.nan_to_num(values), 0, 1))
-    blue = np.broadcast_to(to_rgb(BLUE), (*values.shape, 3))
-    # As bytes: matplotlib would enlarge a wide matrix of floats in hundreds of megabytes.
-    axes.imshow((255 * np.dstack([blue, opacity])).astype(np.uint8), aspect="auto", interpolation="none")
-    for (row, column), text in zip(np.ndindex(values.shape), texts, strict=True):
-        if text:  # a matrix of 254 classes has 64516 cells, and nearly all have no text
-            axes.text(column, row, text, ha="center", va="center", size=7.5)
-    axes.set_xticks(range(len(columns)), columns, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(rows)), rows)
-    axes.spines[:].set_visible(False)
-
-
-@styled
-def class_heat_map(classes: Classes, iou: Numbers, titles: Sequence[str], shares: Sequence[float]) -> Figure:
-    """IoU of every class, and their mean, a column for every experiment.
-
-    Args:
-        classes: The C classes, whose names head the rows.
-        iou: (C, experiments), NaN for a class in neither truth nor prediction.
-        titles: The titles of the experiments, which head the columns.
-        shares: The share of the labelled test pixels that every class has.
-    """
-    named = [f"{name} {share:.1%}" for name, share in zip(classes.names, shares, strict=True)]
-    titles = [textwrap.fill(title, 28) for title in titles]
-    figure, axes = _chart(0.62 * len(titles), 0.28 * max(len(classes) + 1, 8))
-    values = np.vstack([nanmean(iou, axis=0), iou])
-    objects = [label for label in range(len(classes)) if label != classes.background]
-    top = np.nanmax(iou[objects], initial=0.1)  # background is far above the others
-    texts = ["-" if np.isnan(value) else f"{value:.2f}" for value in values.flat]
-    _cells(axes, values / top, ["mean of classes", *named], titles, texts)
-    axes.axhline(0.5, color=INK, linewidth=0.8)  # between the mean and the classes
-    return figure
-
-
-@styled
-def confusion_matrix(names: Sequence[str], matrix: Numbers) -> Figure:
-    """The share of each class (row) that is predicted as each class (column), in percent of the row's pixels.
-
-    Args:
-        names: The names of the C classes.
-        matrix: (C, C) counts of pixels by truth and prediction.
-    """
-    side = 0.26 * min(max(len(names), 8), MOST_NAMES)
-    figure, axes = _chart(side, side)
-    pixels = matrix.sum(1, keepdims=True)
-    shares = np.where(pixels > 0, matrix / np.maximum(pixels, 1), np.nan)
-    # Only numbers shown as 10 or more: with all of them, the chart is unreadable.
-    texts = [f"{share * 100:.0f}" if share >= 0.095 else "" for share in shares.flat]
-    every = -(-len(names) // MOST_NAMES)
-    shown = ["" if number % every else name for number, name in enumerate(names)]
-    _cells(axes, shares, shown, shown, texts)
-    axes.set(xlabel="predicted", ylabel="truth")
+    once = {line.get_label(): line for line in axes.lines}
+    axes.legend(handles=[*once.values()], ncols=2)
     return figure
 
 
 @styled
 def ablation(rows: Sequence[AblationRow], floor: float) -> Figure:
     """The IoU after each step, ours beside the paper's, with the floor of this test set as a line."""
-    figure, axes = _chart(4.2, 0.5 * len(rows))
+    figure, axes = _chart(4.2, 0.5 * len(rows), xlabel="IoU by the paper's definition", ylim=(len(rows) - 0.5, -0.5))
     heights, ours, theirs = range(len(rows)), [row.ours for row in rows], [row.paper for row in rows]
     axes.hlines(heights, ours, theirs, color=INK, alpha=0.25, linewidth=1.2)
     axes.plot(ours, heights, "o", color=BLUE, ms=8, label="ours")
@@ -229,31 +155,8 @@ def ablation(rows: Sequence[AblationRow], floor: float) -> Figure:
             axes.annotate(gains, (1.02, height), xycoords=("axes fraction", "data"), va="center", size=8)
     axes.axvline(floor, color=INK, linewidth=1, linestyle="--", label="background everywhere")
     axes.set_yticks(heights, [row.adds for row in rows])
-    axes.set(xlabel="IoU by the paper's definition", ylim=(len(rows) - 0.5, -0.5))
-    axes.grid(axis="x")
+    axes.grid(visible=False, axis="y")
     axes.legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
-    return figure
-
-
-@styled
-def gallery(cards: Mapping[str, Mapping[str, Picture]], legend: Mapping[str, str]) -> Figure:
-    """Figures 9-11: a column of pictures for every card.
-
-    Args:
-        cards: Pairs of pictures by their title.
-        legend: The classes in the pictures, with their colours.
-    """
-    rows = max(len(card) for card in cards.values())
-    figure = Figure((max(1.5 * len(cards), 4.8), 0.9 + 1.5 * rows), layout="constrained")
-    grid = figure.subplots(rows, len(cards))
-    for axes in grid.flat:
-        axes.axis("off")
-    for column, (title, card) in enumerate(cards.items()):
-        grid[0, column].set_title(textwrap.fill(title, 24), size=8)  # the width of a column
-        for axes, picture in zip(grid[:, column], card.values(), strict=False):
-            axes.imshow(picture)
-    patches = [Patch(facecolor=shade, edgecolor=INK, label=name) for name, shade in legend.items()]
-    figure.legend(handles=patches, ncols=8 if len(cards) > 4 else 3, loc="outside lower left")
     return figure
 
 
@@ -264,55 +167,20 @@ def reliability(runs: Mapping[str, Sequence[Numbers]]) -> Figure:
     Args:
         runs: By title, for every bin: the pixels, the sum of their confidence, and the right pixels, (B,) each.
     """
-    figure, axes = _chart(4.4, 3.8)
+    figure, axes = _chart(4.4, 3.8, xlabel="mean confidence", ylabel="share of pixels right", xlim=(0, 1.02), ylim=(0, 1.02))
     axes.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle="--", label="as sure as right")
     for title, (pixels, confidence, right) in runs.items():
         full = pixels > 0
         mean, share = confidence[full] / pixels[full], right[full] / pixels[full]
         (line,) = axes.plot(mean, share, linewidth=1.4, label=title)
         axes.scatter(mean, share, s=4 + 120 * pixels[full] / pixels.sum(), color=line.get_color(), alpha=0.7)
-    axes.set(xlabel="mean confidence", ylabel="share of pixels right", xlim=(0, 1.02), ylim=(0, 1.02))
-    axes.grid()
-    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.15))
-    return figure
-
-
-@styled
-def spread(values: Numbers, titles: Sequence[str]) -> Figure:
-    """Differences with their intervals, a row each.
-
-    Args:
-        values: (rows, 3) the difference and the two ends of its interval; NaN for a row without a value.
-        titles: The titles of the rows.
-    """
-    figure, axes = _chart(5, 0.26 * max(len(titles), 4))
-    rows, (middle, low, high) = np.arange(len(titles)), values.T
-    axes.hlines(rows, low, high, color=INK, alpha=0.5, linewidth=1.4)
-    axes.plot(middle, rows, "o", color=BLUE, ms=6)
-    axes.axvline(0, color=INK, linewidth=1, linestyle="--")
-    axes.set_yticks(rows, titles)
-    axes.set(xlabel="difference in IoU, with its 95 % interval", ylim=(len(titles) - 0.5, -0.5))
-    axes.grid(axis="x")
-    return figure
-
-
-@styled
-def cost(points: Mapping[str, tuple[float, float]], label: str) -> Figure:
-    """Mean IoU over a cost, on a logarithmic scale; a point for every experiment, by its title."""
-    figure, axes = _chart(5.6, 3.4)
-    for title, (x, y) in points.items():
-        axes.plot(x, y, "o", ms=8, label=title)
-    axes.set(xlabel=label, ylabel="mIoU", xscale="log")
-    for plain in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-        plain("{x:g}")  # matplotlib's own writes formulas
-    axes.grid()
     axes.legend(loc="upper left", bbox_to_anchor=(0, -0.15))
     return figure
 
 
 @styled
 def curves(runs: Mapping[str, tuple[Numbers, Numbers]], across: str, up: str, *, scale: str = "linear") -> Figure:
-    """Values over epochs or images, a line for every experiment: the mean over its seeds, in a band from lowest to highest.
+    """Values over epochs, images or costs, a line for every experiment: the mean over seeds, in a band from lowest to highest.
 
     Args:
         runs: By the title of an experiment, (N,) places and (seeds, N) values, NaN where a seed has none.
@@ -320,19 +188,17 @@ def curves(runs: Mapping[str, tuple[Numbers, Numbers]], across: str, up: str, *,
         up: The label of the values.
         scale: The scale of the places, "linear" or "log".
     """
-    figure, axes = _chart(4.2, 2.6)
+    figure, axes = _chart(4.2, 2.6, xlabel=across, ylabel=up, xscale=scale)
     for title, (places, values) in runs.items():
-        (line,) = axes.plot(places, nanmean(values, axis=0), linewidth=1.6, marker=".", label=title)
+        (line,) = axes.plot(places, nanmean(values, axis=0), linewidth=1.6, marker="o", ms=4, label=title)
         if len(values) > 1:
             low, high = np.fmin.reduce(values), np.fmax.reduce(values)
             axes.fill_between(places, low, high, color=line.get_color(), alpha=0.18, linewidth=0)
-    axes.set(xlabel=across, ylabel=up, xscale=scale)
     if scale == "linear":
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     else:
         ticks = sorted({float(place) for places, _ in runs.values() for place in places})
-        axes.set_xticks(ticks, [f"{tick:.0f}" for tick in ticks], minor=False)
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])  # matplotlib's own labels are formulas
         axes.minorticks_off()
-    axes.grid()
     axes.legend(loc="upper left", bbox_to_anchor=(0, -0.15))
     return figure

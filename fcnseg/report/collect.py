@@ -69,12 +69,6 @@ def _table_of(check: Check, names: Iterable[str] = ()) -> Check:
     return lambda value: isinstance(value, dict) and value.keys() >= set(names) and all(map(check, value.values()))
 
 
-def _is_calibration(value: object) -> bool:
-    """Whether a value is a calibration error (None if a test had NaN in it) and the sums that it was computed from."""
-    checks = {"error": _or_none(_is_number), **dict.fromkeys(("pixels", "confidence", "right"), _list_of(_is_number))}
-    return isinstance(value, dict) and value.keys() == checks.keys() and all(checks[key](value[key]) for key in checks)
-
-
 def _needed(names: Sequence[str]) -> dict[str, Check]:
     """The checks of the values that result.json must hold, for classes of these names."""
     return {
@@ -96,13 +90,11 @@ def _checked_classes(result: Mapping[str, Any]) -> Classes | None:
     return None
 
 
-# The optional values of result.json; the report reads only these and the required ones.
+# The optional values of result.json, by their full names; the report reads only these and the required ones.
 OPTIONAL: dict[str, Check] = {
-    **dict.fromkeys(("images_per_s", "predicted_per_s", "giga_macs", "peak_memory"), _or_none(_is_number)),
-    **dict.fromkeys(("commit", "hardware", "precision", "floor_class"), _or_none(_is_text)),
-    "calibration": _or_none(_is_calibration),
+    **dict.fromkeys(("images_per_s", "predicted_per_s", "giga_macs", "peak_memory", "calibration.error"), _or_none(_is_number)),
+    **dict.fromkeys(("commit", "hardware", "precision", "floor_class", "versions.torch"), _or_none(_is_text)),
     "dirty": lambda value: value in (None, False, True),
-    "versions": _table_of(_or_none(_is_text)),
 }
 
 
@@ -184,8 +176,7 @@ def read(path: Path) -> Entry:
     result = attempt(RESULT, lambda: run.result)
     classes = _checked_classes(result or {})
     needed = _needed(classes.names) if classes else {"classes": lambda _: False}
-    wrong = [] if result is None else [key for key, is_right in needed.items() if not is_right(result.get(key))]
-    if wrong:
+    if wrong := [] if result is None else [key for key, is_right in needed.items() if not is_right(result.get(key))]:
         problem = f"{path / RESULT} is incomplete: it lacks all or part of {', '.join(wrong)}"
         remarks.append(line(f"{problem}; resume=never trains the run again"))
     rows = attempt(METRICS, lambda: [_checked_row(row) for row in run.epochs]) or []
@@ -195,7 +186,8 @@ def read(path: Path) -> Entry:
     # A run may have been killed between its result and its last status.
     if status in (FINISHED, RUNNING, KILLED) and result and not wrong:
         known = {**{key: result[key] for key in needed}, "classes": classes, "size": as_one_number(result["size"])}
-        known |= {key: result[key] for key, is_right in OPTIONAL.items() if key in result and is_right(result[key])}
+        flat = attempt(RESULT, lambda: flatten(result)) or {}
+        known |= {key: flat[key] for key, is_right in OPTIONAL.items() if key in flat and is_right(flat[key])}
         images = attempt(PER_IMAGE, lambda: _checked_images(run.images, known))
         return Entry(path, FINISHED, config, rows, known, tuple(remarks), images)
     if status == FINISHED:

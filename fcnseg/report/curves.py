@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from statistics import fmean
 
 import numpy as np
@@ -97,12 +99,9 @@ def over_images(experiments: Sequence[Experiment]) -> list[Block]:
 
 def _by_train_images(group: Sequence[Experiment]) -> dict[int, list[float]]:
     """The mIoU of every run by the number of train images, fewest first."""
-    scores: dict[int, list[float]] = {}
-    for experiment in group:
-        for entry in experiment.entries:
-            if (miou := entry.result["metrics"]["test/miou"]) is not None:
-                scores.setdefault(entry.result["images"]["train"], []).append(miou)
-    return dict(sorted(scores.items()))
+    results = [entry.result for experiment in group for entry in experiment.entries]
+    found = sorted((each["images"]["train"], miou) for each in results if (miou := each["metrics"]["test/miou"]) is not None)
+    return {images: [miou for _, miou in same] for images, same in groupby(found, key=itemgetter(0))}
 
 
 def losses(experiments: Sequence[Experiment]) -> list[Block]:

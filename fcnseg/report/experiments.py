@@ -19,7 +19,10 @@ INCIDENTAL = (*NOT_IDENTITY, "seed", "data.root", "checkpoint")
 # Settings that may differ from the paper's: those of the machine, and those that follow from trainer.max_epochs.
 NOT_THE_PAPER_S = ("trainer.accelerator", "trainer.precision", "optimizer.fused", "schedule.T_max")
 # These settings are the first to distinguish experiments of one name: people know them best.
-KNOWN_BEST = ("choices.data", "model.backbone", "data.size", "data.split", "trainer.max_epochs", "optimizer.lr")
+KNOWN_BEST = (
+    *("choices.data", "model.backbone", "choices.aug", "choices.loss", "choices.optimizer", "choices.schedule"),
+    *("data.size", "data.split", "trainer.max_epochs", "optimizer.lr"),
+)
 TITLE = 60  # characters of a setting in a title: a chart has room for a few of them
 WORDS = {"model.weights": "pretrained weights", "data.size": "size in pixels"}
 
@@ -156,12 +159,9 @@ def _value(config: Config, key: str) -> str:
     return "none" if config[key] is None else line(str(config[key]).rpartition(separator)[2], TITLE)
 
 
-CHOICES = ("aug", "loss", "optimizer", "schedule")  # the parts of the name of a run without an experiment
-
-
-def _title(entry: Entry, varied: Iterable[str] = CHOICES) -> str:
-    """The experiment's name, or the network and the choices from the groups `varied`."""
-    return entry.choice("experiment") or "-".join(filter(None, map(entry.choice, ("model", *varied))))
+def _title(entry: Entry) -> str:
+    """The experiment's name, or the network."""
+    return entry.choice("experiment") or entry.choice("model")
 
 
 def _distinguishing(same_title: Sequence[Mapping[str, str]]) -> list[str]:
@@ -190,14 +190,10 @@ def _identities(untitled: Sequence[Experiment]) -> list[dict[str, str]]:
 
 def titled(untitled: Sequence[Experiment]) -> list[Experiment]:
     """Experiments with titles that say only what differs between them; no two of one status have the same title."""
-    unnamed = [each.first for each in untitled if not each.first.choice("experiment")]
-    varied = [group for group in CHOICES if len({entry.choice(group) for entry in unnamed}) > 1]
-    titles = [_title(each.first, varied) for each in untitled]
+    titles = [_title(each.first) for each in untitled]
     identities = _identities(untitled)
-    same_title: dict[str, list[dict[str, str]]] = {}
-    for title, identity in zip(titles, identities, strict=True):
-        same_title.setdefault(title, []).append(identity)
-    settings = {title: _distinguishing(those) for title, those in same_title.items()}
+    named = list(zip(titles, identities, strict=True))
+    settings = {title: _distinguishing([one for other, one in named if other == title]) for title in {*titles}}
     made: dict[tuple[str, str], Experiment] = {}
     for each, title, identity in zip(untitled, titles, identities, strict=True):
         added = [line(f"{_name(key)} {_value(identity, key)}", TITLE) for key in settings[title] if key in identity]

@@ -25,17 +25,14 @@ if TYPE_CHECKING:
     from fcnseg.data.module import VOCDataModule
     from fcnseg.inference import Segmenter
 
+    Predicted = tuple[VOCDataModule, Mapping[str, Tensor]]  # the data of a network, and its labels by the name of an image
+
 T = TypeVar("T")
 MOST_COLUMNS = 12  # columns of a chart
 MOST_NETWORKS = 4  # networks in memory: all of them may not fit
 MOST_DATA = 12  # data sets that are open; their images are mapped into memory, not read
 PICKED = 3  # test images that are shown of a data set
 SEEN = 0.01  # the least share of an image at which a class counts as seen in it
-NO_WEIGHTS = f"no checkpoints/{BEST} in the folder"
-
-
-def _has_weights(entry: Entry) -> bool:
-    return (Run(entry.path).checkpoints / BEST).is_file()
 
 
 class Galleries:
@@ -49,25 +46,24 @@ class Galleries:
 
     def __init__(self, root: str | None, *, trust: bool = False, wanted: bool = True) -> None:
         self.wanted, self._root, self._trust = wanted, root, trust
-        self._opened: dict[str, VOCDataModule] = {}
+        self._opened = lru_cache(maxsize=MOST_DATA)(self._open)
         self.network = lru_cache(maxsize=MOST_NETWORKS)(self._load)
         self._gone: set[Path] = set()  # the runs that are left out
 
     def data(self, entry: Entry) -> "VOCDataModule":
-        """The test data of a run, opened once for all runs with the same data settings.
+        """The test data of a run.
 
         Raises:
             ValueError: The data set is missing, or has other classes; nothing is downloaded for a picture.
         """
+        data = self._opened(entry.path)
+        entry.classes.check_same(data.classes, str(entry.path))
+        return data
+
+    def _open(self, path: Path) -> "VOCDataModule":
         from fcnseg.runs import reopen
 
-        settings = str([(key, value) for key, value in entry.config.items() if "data" in key.split(".")])
-        if settings not in self._opened:
-            if len(self._opened) == MOST_DATA:
-                self._opened.pop(next(iter(self._opened)))
-            self._opened[settings] = reopen.data(Run(entry.path).config, root=self._root, trust=self._trust)
-        entry.classes.check_same(self._opened[settings].classes, str(entry.path))
-        return self._opened[settings]
+        return reopen.data(Run(path).config, root=self._root, trust=self._trust)
 
     def _load(self, path: Path) -> "Segmenter":
         from fcnseg import inference
@@ -86,22 +82,18 @@ class Galleries:
     def predicted(self, runs: Mapping[str, Entry], names: Sequence[str], *, with_errors: bool = False) -> list[Block]:
         """Test images with the predictions of runs, which are named by title; one warning for each run that is left out."""
         blocks: list[Block] = []
-        data: dict[str, VOCDataModule] = {}
-        predictions: dict[str, dict[str, Tensor]] = {}
+        networks: list[tuple[str, Predicted]] = []
         for title, entry in runs.items():
             if self.wanted and entry.path not in self._gone:
                 with self.left_out(title, entry, blocks):
-                    if not _has_weights(entry):
-                        raise ValueError(NO_WEIGHTS)
-                    data[title] = self.data(entry)
-                    predictions[title] = predict(self.network(entry.path), data[title], names)
-        rows = [dict(row) for row in in_rows([*predictions.items()])]
-        return blocks + [gallery(name, data, row, with_errors=with_errors) for name in names for row in rows]
+                    network, data = self.network(entry.path), self.data(entry)
+                    networks.append((title, (data, predict(network, data, names))))
+        rows = [dict(row) for row in in_rows(networks)]
+        return blocks + [gallery(name, row, with_errors=with_errors) for name in names for row in rows]
 
     def of_images(self, names: Iterable[str], runs: Sequence[Measured]) -> list[Block]:
         """Test images one after the other, with the predictions of runs and their errors."""
-        entries = {run.title: run.entry for run in runs}
-        return [block for name in names for block in self.predicted(entries, [name], with_errors=True)]
+        return self.predicted({run.title: run.entry for run in runs}, [*names], with_errors=True)
 
 
 def side_by_side(finished: Sequence[Experiment], wanted: Sequence[str] | None, galleries: Galleries) -> list[Block]:
@@ -112,21 +104,17 @@ def side_by_side(finished: Sequence[Experiment], wanted: Sequence[str] | None, g
     """
     if not galleries.wanted:
         return []
-    lost = [each.title for each in finished if not _has_weights(each.first)]
-    blocks: list[Block] = [Text(f"No predictions of {', '.join(lost)}: {NO_WEIGHTS}", warning=True)] if lost else []
+    lost = [each.title for each in finished if not (Run(each.first.path).checkpoints / BEST).is_file()]
+    blocks: list[Block] = []
+    if lost:
+        blocks.append(Text(f"No predictions of {', '.join(lost)}: no checkpoints/{BEST} in the folder", warning=True))
     data_sets: dict[str, dict[str, Entry]] = {}
     for experiment in finished:
         if experiment.title not in lost:
             data_sets.setdefault(experiment.test_data, {})[experiment.title] = experiment.first
     known: list[str] = []
     for runs in data_sets.values():
-        data: list[VOCDataModule] = []
-        for title, entry in runs.items():
-            with galleries.left_out(title, entry, blocks):
-                data.append(galleries.data(entry))
-                if changed := data[-1].changed_since(entry.result["data_fingerprint"]):
-                    blocks.append(Text(f"Predictions of {title}: {changed}.", warning=True))
-        if data:
+        if data := _opened(runs, galleries, blocks):
             # A split may leave some of the images out of the test set: only images that all networks were tested on are shown.
             first, *others = [each.names("test") for each in data]
             names = [name for name in first if all(name in those for those in others)]
@@ -136,6 +124,17 @@ def side_by_side(finished: Sequence[Experiment], wanted: Sequence[str] | None, g
     if known and (missing := [item for item in wanted or () if item not in known]):
         raise ValueError(f"images={missing}: wanted names of test images, such as {', '.join(known[:3])}")
     return blocks
+
+
+def _opened(runs: Mapping[str, Entry], galleries: Galleries, blocks: list[Block]) -> list["VOCDataModule"]:
+    """The data of the runs of one data set; a warning is added to `blocks` if they have changed since, or are missing."""
+    opened = []
+    for title, entry in runs.items():
+        with galleries.left_out(title, entry, blocks):
+            opened.append(data := galleries.data(entry))
+            if changed := data.changed_since(entry.result["data_fingerprint"]):
+                blocks.append(Text(f"Predictions of {title}: {changed}.", warning=True))
+    return opened
 
 
 def in_rows(items: Sequence[T]) -> list[Sequence[T]]:
@@ -183,27 +182,20 @@ def predict(segmenter: "Segmenter", data: "VOCDataModule", names: Sequence[str])
     return {name: segmenter.logits(pixels(data, name)[0][None]).argmax(1)[0].byte() for name in names}
 
 
-def gallery(
-    name: str,
-    data: "Mapping[str, VOCDataModule]",
-    predictions: "Mapping[str, Mapping[str, Tensor]]",
-    *,
-    with_errors: bool = False,
-) -> Gallery:
-    """The test image `name`, its truth, and every network's prediction, at the largest size of these.
+def gallery(name: str, networks: "Mapping[str, Predicted]", *, with_errors: bool = False) -> Gallery:
+    """A test image, its truth, and every network's prediction, at the largest size of these.
 
     Args:
         name: The name of an image that all networks were tested on.
-        data: The data of each network, by the title under which it is shown.
-        predictions: The results of `predict`, by the same titles.
+        networks: The data of each network and the results of `predict`, by the title under which it is shown.
         with_errors: Whether the errors of every prediction are shown as well.
     """
     from torch.nn.functional import interpolate
 
-    largest = max((data[title] for title in predictions), key=lambda data: prod(sides(data.size)))
+    largest = max((data for data, _ in networks.values()), key=lambda data: prod(sides(data.size)))
     # Nearest: labels have no intermediate values.
     shown = {
         title: interpolate(masks[name][None, None], sides(largest.size), mode="nearest-exact")[0, 0]  # (H, W)
-        for title, masks in predictions.items()
+        for title, (_, masks) in networks.items()
     }
     return Gallery(name, *pixels(largest, name), shown, largest.classes, with_errors)

@@ -11,7 +11,7 @@ from fcnseg.report import charts
 from fcnseg.report.blocks import Block, Chart, Links, Table, Text, address
 from fcnseg.report.galleries import Galleries
 from fcnseg.report.statistics import iou, with_mean
-from fcnseg.report.study import Study
+from fcnseg.report.study import Measured, Study
 from fcnseg.runs.per_image import Numbers
 from fcnseg.runs.summary import as_text
 
@@ -21,13 +21,14 @@ MOST_COLUMNS = 12  # runs in the table of boundary IoU
 MOST_LINES = 6  # runs in one diagram: the lines of more would look alike
 
 
-def matrix(names: Sequence[str], pixels: Numbers, rows_of: str = "") -> Table:
+def matrix(names: Sequence[str], pixels: Numbers, *, rows_of: str = "", title: str = "") -> Table:
     """The share of each class (row) that is predicted as each class (column), in percent of the row's pixels.
 
     Args:
         names: The names of the C classes; if there are many, only those with the most wrong pixels are shown.
         pixels: (C, C) counts of pixels by truth and prediction.
         rows_of: The kind of the rows of `confusions`, to which the numbers link; empty for no links.
+        title: The words that unfold the table.
     """
     wrong = pixels * (1 - np.eye(len(names)))
     most = np.argsort(-(wrong.sum(0) + wrong.sum(1)), kind="stable")[:MOST_CLASSES]
@@ -37,7 +38,7 @@ def matrix(names: Sequence[str], pixels: Numbers, rows_of: str = "") -> Table:
         shares = 100 * pixels[truth] / max(1, pixels[truth].sum())
         cells = [(address(rows_of, taken(names[truth], names[label])), shares[label]) for label in shown]
         rows.append([names[truth], *(Links([(to, f"{share:.1f}")]) if share else "" for to, share in cells)])
-    return Table(("truth", *(names[label] for label in shown)), rows, shaded=True)
+    return Table(("truth", *(names[label] for label in shown)), rows, full=100, title=title)
 
 
 def taken(truth: str, predicted: str) -> str:
@@ -61,10 +62,8 @@ def confusions(study: Study, galleries: Galleries) -> list[Block]:
         row, column = divmod(cell, count)
         images = best.wrong[(truth == row) & (predicted == column)]  # (images, 4) most pixels first
         pictured.append(study.names[images[0, 0]])
-        listed = [(study.names[image], number) for image, _, _, number in images[:EXAMPLES]]
-        links = Links([(address("image", name), f"{name} ({number:,})") for name, number in listed])
         numbers = f"{totals[cell]:,.0f}", f"{totals[cell] / max(1, of_truth[row]):.1%}", f"{len(images)}"
-        rows.append([taken(names[row], names[column]), *numbers, links])
+        rows.append([taken(names[row], names[column]), *numbers, _examples(study, images)])
     about = (
         f"What {best.title}, the best run, takes every class (row) for, in percent of its pixels. A number leads to the images "
         f"that make it up, most pixels first. {study.test_set}."
@@ -74,22 +73,22 @@ def confusions(study: Study, galleries: Galleries) -> list[Block]:
     of_all = counted(int(np.count_nonzero(totals)), "confusion")
     below = f"The {len(rows)} largest of {of_all}, and the images with most of their pixels:"
     return [
-        *(Text(about), matrix(names, counts, rows_of), Text(below)),
+        *(Text(about), matrix(names, counts, rows_of=rows_of), Text(below)),
         Table(columns, rows, words=(0, 4), rows_are=rows_of),
         *galleries.of_images(dict.fromkeys(pictured[:PICTURED]), [best]),
     ]
 
 
+def _examples(study: Study, cells: Numbers) -> Links:
+    """Links to the images of the first cells, (M, 4), with their numbers of pixels."""
+    listed = [(study.names[image], pixels) for image, _, _, pixels in cells[:EXAMPLES]]
+    return Links([(address("image", name), f"{name} ({pixels:,})") for name, pixels in listed])
+
+
 def boundaries(study: Study) -> list[Block]:
     """The share of errors near boundaries for every run, and the boundary IoU of every class."""
-    rows, of_classes = [], []
-    for run in study.runs:
-        near, wrong = run.images.near.astype(np.int64).sum(0)
-        pixels, right = run.counts[1].sum(), run.counts[0].sum()
-        mean, *values = map(as_text, with_mean(iou(np.moveaxis(run.images.boundary.astype(np.int64).sum(0), -1, 0))))
-        of_classes.append(values)
-        shares = ((near, pixels), (wrong, pixels - right), (wrong, near), (pixels - right - wrong, pixels - near))
-        rows.append([run.title, *(f"{a / b:.1%}" if b else "-" for a, b in shares), mean])
+    boundary_ious = [with_mean(iou(np.moveaxis(run.images.boundary.astype(np.int64).sum(0), -1, 0))) for run in study.runs]
+    rows = [[run.title, *_near(run), as_text(values[0])] for run, values in zip(study.runs, boundary_ious, strict=True)]
     about = (
         f"Near is within {100 * NEAR:.0f} % of the image's diagonal from another label in the truth. Boundary IoU is that of"
         " those pixels of a class that are near its boundary, in the truth or in the prediction; void pixels are left out."
@@ -97,25 +96,32 @@ def boundaries(study: Study) -> list[Block]:
     )
     columns = ("run", "pixels near boundaries", "errors near boundaries", "wrong there", "wrong elsewhere", "mean boundary IoU")
     titles = [run.title for run in study.runs[:MOST_COLUMNS]]
+    of_classes = [map(as_text, values[1:]) for values in boundary_ious[:MOST_COLUMNS]]
     return [
         Text(about),
         Table(columns, rows),
         Text(f"Boundary IoU of every class, {len(titles)} of {counted(len(study.runs), 'run')}:"),
-        Table(("class", *titles), [*zip(study.best.entry.classes.names, *of_classes[:MOST_COLUMNS], strict=True)]),
+        Table(("class", *titles), [*zip(study.best.entry.classes.names, *of_classes, strict=True)]),
     ]
+
+
+def _near(run: Measured) -> list[str]:
+    """The shares of a run's pixels near boundaries, of its errors there, and of wrong pixels there and elsewhere."""
+    near, wrong = run.images.near.astype(np.int64).sum(0)
+    pixels, errors = run.counts[1].sum(), run.counts[1].sum() - run.counts[0].sum()
+    shares = ((near, pixels), (wrong, errors), (wrong, near), (errors - wrong, pixels - near))
+    return [f"{part / whole:.1%}" if whole else "-" for part, whole in shares]
 
 
 def calibration(study: Study) -> list[Block]:
     """The calibration error of every run, and a reliability diagram of the best ones with its numbers."""
-    sums = []  # by run, for every bin: the pixels, the sum of their confidence, and the right pixels, (B,) each
-    for run in study.runs:
-        if run.images.pixels.sum():
-            stored = (run.images.pixels, run.images.confidence, run.images.right)
-            sums.append((run.title, [each.astype(np.float64).sum(0) for each in stored]))
+    # By run, for every bin: the pixels, the sum of their confidence, and the right pixels, (B,) each.
+    stored = {run.title: (run.images.pixels, run.images.confidence, run.images.right) for run in study.runs}
+    sums = {title: [each.astype(np.float64).sum(0) for each in bins] for title, bins in stored.items() if bins[0].sum()}
     if not sums:
         return []
     rows = []
-    for title, (pixels, confidence, right) in sums:
+    for title, (pixels, confidence, right) in sums.items():
         wanted = np.array([np.abs(confidence - right).sum(), confidence.sum(), right.sum()])
         rows.append([title, *(f"{value:.4f}" for value in wanted / pixels.sum())])
     about = (
@@ -123,7 +129,7 @@ def calibration(study: Study) -> list[Block]:
         "mean distance between confidence and the share of right pixels, over bins of confidence: 0 for a network that is "
         f"right as often as it is sure. {study.test_set}."
     )
-    shown = dict(sums[:MOST_LINES])
+    shown = dict([*sums.items()][:MOST_LINES])
     caption = (
         f"Share of right pixels by confidence, {len(shown)} of {counted(len(sums), 'run')}: below the dashed line a network is "
         f"surer than it is right. A dot grows with the share of the pixels. {study.test_set}."

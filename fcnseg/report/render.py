@@ -20,7 +20,6 @@ from fcnseg.report import charts
 from fcnseg.report.blocks import Gallery, Section, Table, address, escaped
 
 T = TypeVar("T")
-U = TypeVar("U")
 MOST_INSIDE = 10_000_000  # bytes of pictures in a page that can be mailed: many mail servers refuse more
 PICTURES = "pictures"  # the folder for more bytes of pictures than that
 TEMPLATES = Environment(
@@ -53,12 +52,9 @@ def write_html(folder: Path, title: str, lead: str, sections: Sequence[Section])
         {title: {what: _webp(picture) for what, picture in card.items()} for title, card in gallery.cards().items()}
         for gallery in galleries
     ]
-    place: Callable[[bytes], str] = _data_address
-    remark = ""
     size = sum(len(_data_address(each)) for cards in pictures for card in cards.values() for each in card.values())
-    if size > MOST_INSIDE:
-        place = _beside(folder)
-        remark = f"The pictures, of {size / 1e6:.0f} MB, are in the folder {PICTURES} beside index.html, which needs them."
+    remark = f"The pictures, of {size / 1e6:.0f} MB, are in the folder {PICTURES} beside index.html, which needs them."
+    remark = remark if size > MOST_INSIDE else ""
     page = TEMPLATES.get_template("page.html").render(
         title=title,
         lead=lead,
@@ -67,10 +63,10 @@ def write_html(folder: Path, title: str, lead: str, sections: Sequence[Section])
         galleries=images,
         addresses=images | {address(table.rows_are, str(row[0])) for table in tables for row in table.rows},
         pictures=iter(pictures),
-        place=place,
+        place=_beside(folder) if remark else _data_address,
         address=address,
         free=partial(_free, set()),
-        svg=partial(_drawn, charts.svg),
+        svg=lambda draw: _freed(charts.svg(draw())),
     )
     write_text(folder / "index.html", page)
     return remark
@@ -100,9 +96,8 @@ def _free(taken: set[str], name: str) -> str:
     return free
 
 
-def _drawn(write: Callable[[U], T], draw: Callable[[], U]) -> T:
-    """The result of `write` for a figure, which is freed afterwards."""
-    written = write(draw())
+def _freed(written: T) -> T:
+    """What was written of a figure, which is now freed."""
     # A figure refers to itself, and Python seldom frees such objects: the figures of a hundred runs would take a gigabyte.
     gc.collect(1)
     return written
@@ -121,13 +116,7 @@ def _data_address(picture: bytes) -> str:
 
 
 def write_markdown(
-    folder: Path,
-    title: str,
-    lead: str,
-    sections: Sequence[Section],
-    *,
-    name: str = "report.md",
-    figures: str = "figures",
+    folder: Path, title: str, lead: str, sections: Sequence[Section], *, name: str = "report.md", figures: str = "figures"
 ) -> None:
     """Write blocks as the Markdown file `name` in a folder, and their pictures as PNG files in `figures` beside it."""
     (folder / figures).mkdir(parents=True, exist_ok=True)
@@ -136,7 +125,7 @@ def write_markdown(
     def save(draw: Callable[[], Figure | Picture], name: str) -> str:
         """Save a figure under `name`, followed by a number if another chart has that name."""
         free = _free(taken, name.replace("/", "-")[:80])  # a name from a run folder may be too long for a file
-        _drawn(charts.picture, draw).save(folder / figures / f"{free}.png")
+        _freed(charts.picture(draw())).save(folder / figures / f"{free}.png")
         return f"{figures}/{free}.png"
 
     report = TEMPLATES.get_template("report.md")

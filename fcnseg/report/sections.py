@@ -14,6 +14,7 @@ from fcnseg.report.blocks import Block, Chart, Section, Table, Text
 from fcnseg.report.collect import STATUSES, Entry
 from fcnseg.report.experiments import Experiment, by_test_set, experiments
 from fcnseg.report.galleries import Galleries, in_rows, side_by_side
+from fcnseg.report.statistics import nanmean
 from fcnseg.report.study import Study, studies
 from fcnseg.runs.per_image import Numbers
 from fcnseg.runs.summary import as_text
@@ -21,11 +22,11 @@ from fcnseg.runs.summary import as_text
 MOST_DETAILED = 12  # experiments with charts of their own: two hundred such charts take minutes, and nobody reads them
 MOST_STUDIES = 3  # test sets that are shown image by image: each has some thirty pictures
 DEFINITIONS = (
-    f"All numbers are of the test images; ± is the standard deviation over seeds. The paper's definition counts void (255) as "
-    f"background, takes the mean IoU of the classes in a batch of {PAPER_BATCH} images and averages it over the batches; VOC's "
-    "definition ignores void and counts the pixels of all images together. The floor is the score of predicting background "
-    "everywhere, or train's most frequent class if there is no background: only what a network scores above it has been "
-    "learnt. The loss is weighted by class from the paper's fourth experiment on, in the paper and here."
+    f"All numbers are of the test images; ± is the standard deviation over seeds. The paper's IoU and accuracy count void "
+    f"(255) as background, and are means over batches of {PAPER_BATCH} images; the other scores, VOC's, ignore void and count "
+    "the pixels of all images together. The floor is the score of predicting background everywhere, or train's most frequent "
+    "class if there is no background: only what a network scores above it has been learnt. The loss is weighted by class from "
+    "the paper's fourth experiment on, in the paper and here."
 )
 
 
@@ -61,14 +62,14 @@ def sections(
         Section("Two runs against each other", against),
         Section("Not finished", tables.unfinished(entries)),
         Section("What each step added", _of_each(sets, ablation)),
-        Section("Training and validation loss (the paper's Figures 2-8)", losses, small=True),
+        Section("Training and validation loss (the paper's Figures 2-8)", losses),
         Section("Predictions (the paper's Figures 9-11)", side_by_side(detailed, images, galleries)),
-        Section("IoU of every class", _of_each(sets, lambda group: map(heat_map, in_rows(group)))),
+        Section("IoU of every class", _of_each(sets, _classes)),
         Section("Confusion matrices", _confusions(detailed)),
         *_image_by_image(known, galleries),
         Section("Cost", [*([Text(tables.ABOUT_COSTS)] if sets else []), *_of_each(sets, tables.costs)]),
         Section("What more images bring", _of_each(sets, curves.over_images)),
-        Section("Training curves laid over each other", _of_each(sets, curves.overlaid), small=True),
+        Section("Training curves laid over each other", _of_each(sets, curves.overlaid)),
     ]
     return [section for section in possible if section.blocks]
 
@@ -149,17 +150,7 @@ def _caveat(entry: Entry) -> str:
 
 def ablation(group: Sequence[Experiment]) -> list[Chart]:
     """The paper's experiments on one test set, each beside the experiment that it builds on; nothing for fewer than two."""
-    nearest: dict[str, Experiment] = {}  # the experiment of each name that is most like the paper's
-    for experiment in sorted(group, key=lambda experiment: len(experiment.differences)):
-        nearest.setdefault(experiment.first.choice("experiment"), experiment)
-    # In the paper's order, an experiment comes after the one that it builds on.
-    rows: dict[str | None, charts.AblationRow] = {}
-    for name, theirs in paper.EXPERIMENTS.items():
-        if name in nearest and (iou := nearest[name].stat("metrics", "test/paper_iou")):
-            backbone = nearest[name].first.config.get("model.backbone")
-            adds = theirs.adds + (f" ({backbone})" if backbone else "") + (" †" if nearest[name].differences else "")
-            rows[name] = charts.AblationRow(adds, iou.mean, iou.deviation or 0, theirs.paper_iou, rows.get(theirs.after))
-    if len(rows) < 2:
+    if len(rows := _steps(group)) < 2:
         return []
     caption = (
         f"IoU by the paper's definition, and what each step added: each of the first four builds on the one above it, the "
@@ -168,30 +159,45 @@ def ablation(group: Sequence[Experiment]) -> list[Chart]:
     floor = group[0].first.result["floor"]["paper_iou"]
     numbers = Table(
         ("step", "ours", "±", "the paper's", "our gain", "the paper's gain"),
-        [[row.adds, *(f"{value:.4f}" for value in (row.ours, row.deviation, row.paper)), *row.gains] for row in rows.values()],
+        [[row.adds, *(f"{value:.4f}" for value in (row.ours, row.deviation, row.paper)), *row.gains] for row in rows],
     )
-    return [Chart("ablation", caption, partial(charts.ablation, [*rows.values()], floor), numbers=numbers)]
+    return [Chart("ablation", caption, partial(charts.ablation, rows, floor), numbers=numbers)]
 
 
-def heat_map(group: Sequence[Experiment]) -> Chart:
-    """The IoU of every class on one test set, beside the class's share of its pixels."""
+def _steps(group: Sequence[Experiment]) -> list[charts.AblationRow]:
+    """The rows of the paper's experiments in its order, in which each comes after the one that it builds on."""
+    nearest: dict[str, Experiment] = {}  # the experiment of each name that is most like the paper's
+    for experiment in sorted(group, key=lambda experiment: len(experiment.differences)):
+        nearest.setdefault(experiment.first.choice("experiment"), experiment)
+    rows: dict[str | None, charts.AblationRow] = {}
+    for name, theirs in paper.EXPERIMENTS.items():
+        if name in nearest and (iou := nearest[name].stat("metrics", "test/paper_iou")):
+            backbone = nearest[name].first.config.get("model.backbone")
+            adds = theirs.adds + (f" ({backbone})" if backbone else "") + (" †" if nearest[name].differences else "")
+            rows[name] = charts.AblationRow(adds, iou.mean, iou.deviation or 0, theirs.paper_iou, rows.get(theirs.after))
+    return [*rows.values()]
+
+
+def _classes(group: Sequence[Experiment]) -> list[Block]:
+    about = "IoU by VOC's definition, mean over seeds; - for a class in neither truth nor prediction."
+    return [Text(f"{about} {group[0].test_set}."), *map(heat_map, in_rows(group))]
+
+
+def heat_map(group: Sequence[Experiment]) -> Table:
+    """The IoU of every class on one test set, beside the class's share of its pixels; the darkest is the best of an object."""
     classes = group[0].first.classes
-    means = [[stat.mean if (stat := each.stat("iou", name)) else np.nan for each in group] for name in classes.names]
+    means = np.array([[stat.mean if (stat := each.stat("iou", name)) else np.nan for each in group] for name in classes.names])
     # All runs were tested on the same masks: every matrix has the same number of pixels of a class.
     pixels = _confusion(group[0].first).sum(1)
-    caption = (
-        f"IoU by VOC's definition, mean over seeds; - for a class in neither truth nor prediction. Beside each class its "
-        f"share of the labelled test pixels. {group[0].test_set}."
-    )
-    titles = [experiment.title for experiment in group]
     shares = pixels / max(1, pixels.sum())
-    numbers = Table(
-        ("class", "share of pixels", *titles),
-        [[name, f"{share:.2%}", *map(as_text, row)] for name, share, row in zip(classes.names, shares, means, strict=True)],
+    rows = [[name, f"{share:.2%}", *map(as_text, row)] for name, share, row in zip(classes.names, shares, means, strict=True)]
+    objects = [label for label in range(len(classes)) if label != classes.background]  # background is far above the others
+    return Table(
+        ("class", "share of the pixels", *(experiment.title for experiment in group)),
+        [["mean of classes", "", *map(as_text, nanmean(means, axis=0))], *rows],
         rows_are="class",
+        full=float(np.nanmax(means[objects], initial=0.1)),
     )
-    draw = partial(charts.class_heat_map, classes, np.array(means), titles, shares)
-    return Chart("classes", caption, draw, numbers=numbers)
 
 
 def _confusion(entry: Entry) -> Numbers:
@@ -199,13 +205,11 @@ def _confusion(entry: Entry) -> Numbers:
     return np.asarray(entry.result["confusion"], dtype=float)[:-1]
 
 
-def _confusions(group: Sequence[Experiment]) -> list[Chart]:
-    made = []
-    for experiment in group:
-        for entry in experiment.entries:
-            title = f"{experiment.title}, seed {entry.config.get('seed')}"
-            caption = f"{title}: percent of a class's pixels (row) taken for a class (column); void left out."
-            names, pixels = entry.classes.names, _confusion(entry)
-            draw = partial(charts.confusion_matrix, names, pixels)
-            made.append(Chart(f"confusion-{entry.name}", caption, draw, title, mistakes.matrix(names, pixels)))
-    return made
+def _confusions(group: Sequence[Experiment]) -> list[Block]:
+    about = "Percent of a class's pixels (row) taken for a class (column); void left out."
+    tables = [
+        mistakes.matrix(entry.classes.names, _confusion(entry), title=f"{experiment.title}, seed {entry.config.get('seed')}")
+        for experiment in group
+        for entry in experiment.entries
+    ]
+    return [Text(about), *tables] if tables else []

@@ -1,40 +1,29 @@
 """The report's tables of runs: their results, differences and costs; and the CSV file with all data of every run."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from statistics import fmean
 from typing import Any
+
+import numpy as np
 
 from fcnseg import paper
 from fcnseg.machine.files import csv_text
 from fcnseg.names import FINISHED, INTERRUPTED, KILLED, RUNNING, SCORES
 from fcnseg.report import charts
 from fcnseg.report.blocks import Block, Chart, Table, Text
-from fcnseg.report.collect import STAGES, Entry, line
-from fcnseg.report.experiments import Experiment, Stat, differences
+from fcnseg.report.collect import Entry, line
+from fcnseg.report.experiments import Experiment, differences
 from fcnseg.runs.settings import flatten
 from fcnseg.runs.summary import as_text, beats_floor
 
-# The scores that the paper does not print.
-VOC_SCORES = [name for name in SCORES if name not in paper.FLOOR]
 PRINTED = {"paper_iou": "IoU", "paper_acc": "accuracy", "loss": "loss"}  # the metrics that the paper prints
-PAPERS = tuple(PRINTED.values())  # the beginnings of the names of their columns
-MEASURED = (  # the values of a result that the CSV file has; the dot is between a table and its key
-    *(f"metrics.test/{name}" for name in ("loss", *SCORES)),
-    *(f"floor.{name}" for name in SCORES),
-    *("split", "size", "data_fingerprint", "parameters", "best_epoch", "epochs", "seconds", "images_per_s"),
-    *("predicted_per_s", "peak_memory", "giga_macs"),
-    *(f"images.{stage}" for stage in STAGES),
-    *("calibration.error", "commit", "dirty", "hardware", "precision"),
-)
 LOSSES = ("train/loss", "val/loss")
-SPEEDS = {"images_per_s": "images/s trained", "predicted_per_s": "images/s predicted"}
 MOST_POINTS = 12  # experiments in the chart of costs: each needs a colour and a line of the legend
 ABOUT_COSTS = (
     "GMAC: billions of multiplications and additions for one image at the run's size, of convolutions and matrix products. "
-    "Images/s predicted is the speed of the network alone on the test images. The memory is the most that training took, of "
-    "the GPU, or of the whole process on a CPU. Speeds, seconds and memory are means over seeds, on the hardware of each run; "
-    "earlier versions measured fewer of them."
+    "Images/s predicted is the speed of the network alone. The memory is the most that training took, of the GPU, or of the "
+    "whole process on a CPU. Speeds, seconds and memory are means over seeds, on the hardware of each run."
 )
 
 
@@ -51,24 +40,18 @@ def results(experiments: Sequence[Experiment]) -> Table:
         for first, *_ in floors.values():
             first["experiment"] += " of the rows below"
     rows = [row for of_floor in floors.values() for row in of_floor]
-    columns = [*rows[1]]
-    if experiments[0].first.classes.background is None:  # the paper's scores are not defined
-        columns = [column for column in columns if column == "loss" or not column.startswith(PAPERS)]
-    if not any(experiment.first.published for experiment in experiments):
-        columns = [column for column in columns if not column.endswith("in the paper")]
-    papers = len(columns) - 8  # the columns that are not of the three other groups
-    cells = [[row.get(column, "") for column in columns] for row in rows]
-    definition = "the paper's definition" if papers > 1 else ""
-    return Table(columns, cells, [("", 2), (definition, papers), ("VOC's definition", 3), ("", 3)])
+    known = experiments[0].first.classes.background is not None  # otherwise, the paper's scores are not defined
+    printed = known and any(experiment.first.published for experiment in experiments)
+    hidden = [*([] if known else ["paper's"]), *([] if printed else ["in the paper"])]
+    columns = [column for column in rows[1] if not any(words in column for words in hidden)]
+    return Table(columns, [[row.get(column, "") for column in columns] for row in rows])
 
 
 def _floor(entry: Entry) -> dict[str, str]:
     """The cells of the row of a run's floor by their columns: a floor has neither loss nor cost."""
-    floor = entry.result["floor"]
-    row = {"experiment": f"{entry.floor_class} everywhere\nthe floor"}
-    for name, theirs in paper.FLOOR.items():
-        row |= {PRINTED[name]: _shown(floor[name]), f"{PRINTED[name]} in the paper": f"{theirs:.3f}"}
-    return row | {SCORES[name]: _shown(floor[name]) for name in VOC_SCORES}
+    floor = {words: as_text(entry.result["floor"][name]) for name, words in SCORES.items()}
+    printed = {f"{PRINTED[name]} in the paper": f"{theirs:.3f}" for name, theirs in paper.FLOOR.items()}
+    return {"experiment": f"{entry.floor_class} everywhere\nthe floor", **floor, **printed}
 
 
 def _result(experiment: Experiment) -> dict[str, str]:
@@ -80,10 +63,10 @@ def _result(experiment: Experiment) -> dict[str, str]:
         "experiment": f"{experiment.title}\n{experiment.beside_the_paper}{not_above_floor(experiment)}",
         "seeds": str(seeds) if seeds == len(runs) else f"{seeds} in {len(runs)} runs",
     }
-    for name, column in PRINTED.items():
-        row[column] = _shown(experiment.stat("metrics", f"test/{name}"))
-        row[f"{column} in the paper"] = f"{getattr(published, name):.4f}" if published else ""
-    row |= {SCORES[name]: _shown(experiment.stat("metrics", f"test/{name}")) for name in VOC_SCORES}
+    for name, words in PRINTED.items():
+        row[SCORES.get(name, name)] = str(experiment.stat("metrics", f"test/{name}") or "-")
+        row[f"{words} in the paper"] = f"{getattr(published, name):.4f}" if published else ""
+    row |= {words: str(experiment.stat("metrics", f"test/{name}") or "-") for name, words in SCORES.items()}
     return row | {
         "parameters": f"{runs[0]['parameters']:,}",
         "seconds per epoch": f"{fmean(run['seconds'] / max(1, run['epochs']) for run in runs):.1f}",
@@ -97,10 +80,6 @@ def not_above_floor(experiment: Experiment) -> str:
     below = len(runs) - sum(map(beats_floor, runs))
     which = "" if below == len(runs) else f"{below} of {len(runs)} runs "
     return f"; {which}not better than predicting {experiment.first.floor_class}" if below else ""
-
-
-def _shown(value: Stat | float | None) -> str:
-    return str(value) if isinstance(value, Stat) else as_text(value)
 
 
 def differences_from_the_paper(experiments: Iterable[Experiment]) -> list[Table]:
@@ -135,7 +114,7 @@ def _facts(entry: Entry) -> dict[str, str]:
         "size": f"{result['size']} px",
         "precision": str(result.get("precision", "not recorded")),
         "hardware": str(result.get("hardware", "not recorded")),
-        "torch": str(result.get("versions", {}).get("torch", "not recorded")),
+        "torch": str(result.get("versions.torch", "not recorded")),
         "code": f"{str(result.get('commit'))[:8]}{' with changes' if result.get('dirty') else ''}",
     }
 
@@ -163,49 +142,60 @@ def unfinished(entries: Iterable[Entry]) -> list[Table]:
     return [Table(("run", "status", "epochs done", "what is known"), rows, words=(0, 1, 3))] if rows else []
 
 
+def _seconds_to_best(entry: Entry) -> float | None:
+    rows = entry.rows[: entry.result["best_epoch"] + 1]
+    return sum(row["seconds"] for row in rows) if rows and all("seconds" in row for row in rows) else None
+
+
+def _megabytes(entry: Entry) -> float | None:
+    peak = entry.result.get("peak_memory")
+    return peak and peak / 1e6
+
+
+COSTS: dict[str, Callable[[Entry], float | None]] = {  # by their columns; earlier versions measured fewer of them
+    "images/s trained": lambda entry: entry.result.get("images_per_s"),
+    "images/s predicted": lambda entry: entry.result.get("predicted_per_s"),
+    "seconds to the best epoch": _seconds_to_best,
+    "peak memory in MB": _megabytes,
+}
+
+
 def costs(experiments: Sequence[Experiment]) -> list[Block]:
     """Parameters, multiplications, speed, time and memory of experiments on one test set, with mIoU over them as a chart."""
     rows, points = [], {}
     for experiment in experiments:
         result, miou = experiment.first.result, experiment.stat("metrics", "test/miou")
         gmac = result.get("giga_macs")
-        memory = experiment.over_seeds(lambda entry: entry.result.get("peak_memory"))
-        measured = [experiment.over_seeds(lambda entry, name=name: entry.result.get(name)) for name in SPEEDS]  # type: ignore[misc]
-        means = [stat and stat.mean for stat in (*measured, experiment.over_seeds(_seconds_to_best))]
-        numbers = [as_text(number, 1) for number in (*means, memory and memory.mean / 1e6)]
-        parameters = f"{result['parameters']:,}"
-        rows.append([experiment.title, parameters, as_text(gmac, 3), *numbers, as_text(miou and miou.mean)])
+        numbers = [as_text(stat and stat.mean, 1) for stat in map(experiment.over_seeds, COSTS.values())]
+        network = f"{result['parameters']:,}", as_text(gmac, 3)
+        rows.append([experiment.title, *network, *numbers, as_text(miou and miou.mean)])
         if gmac and miou:
-            points[experiment.title] = (gmac, miou.mean)
-    best = dict(sorted(points.items(), key=lambda point: -point[1][1])[:MOST_POINTS])
+            points[experiment.title] = np.array([float(f"{gmac:.3g}")]), np.array([[miou.mean]])
+    best = dict(sorted(points.items(), key=lambda point: -point[1][1].item())[:MOST_POINTS])
     caption = f"mIoU over GMAC: {len(best)} of {len(experiments)} experiments, the best ones. {experiments[0].test_set}."
-    chart = [Chart("cost", caption, partial(charts.cost, best, "GMAC for an image"))] if len(best) > 1 else []
-    columns = ("experiment", "parameters", "GMAC", *SPEEDS.values(), "seconds to the best epoch", "peak memory in MB", "mIoU")
-    return [Text(f"{experiments[0].test_set}."), Table(columns, rows), *chart]
-
-
-def _seconds_to_best(entry: Entry) -> float | None:
-    rows = entry.rows[: entry.result["best_epoch"] + 1]
-    return sum(row["seconds"] for row in rows) if rows and all("seconds" in row for row in rows) else None
+    chart = Chart("cost", caption, partial(charts.curves, best, "GMAC for an image", "mIoU", scale="log"))
+    table = Table(("experiment", "parameters", "GMAC", *COSTS, "mIoU"), rows)
+    return [Text(f"{experiments[0].test_set}."), table, *([chart] if len(best) > 1 else [])]
 
 
 def as_csv(entries: Iterable[Entry]) -> str:
     """A row for every run: its choices, its differences from the paper, all numbers, and all other settings."""
     records = [_record(entry) for entry in entries]
-    # Runs of several versions, or of several networks, have different settings.
-    columns = dict.fromkeys(column for record in records for column in record)
+    # Runs of several versions, or of several networks, have different settings; finished runs have the most columns.
+    columns = dict.fromkeys(column for record in sorted(records, key=len, reverse=True) for column in record)
     return csv_text([[*columns], *([record.get(column) for column in columns] for record in records)])
 
 
 def _record(entry: Entry) -> dict[str, Any]:
-    config, measured = entry.config, flatten(dict(entry.result))
+    config = entry.config
+    measured = {key: value for key, value in flatten(dict(entry.result)).items() if key not in ("classes", "confusion")}
     return {
         **{"run": entry.name, "folder": line(entry.path), "status": entry.status},
         **{key.removeprefix("choices."): value for key, value in config.items() if key.startswith("choices.")},
         **{"seed": config.get("seed"), "backbone": config.get("model.backbone")},
         **{"differs_from_paper": "; ".join(differences(entry)), "remarks": "; ".join(entry.remarks)},
         **{f"paper_printed/{name.removeprefix('paper_')}": getattr(entry.published, name, None) for name in PRINTED},
-        **{key.removeprefix("metrics.").replace(".", "/"): measured.get(key) for key in MEASURED},
-        **{f"iou/{name}": value for name, value in entry.result.get("iou", {}).items()},
+        # The dot is between a table of the result and a key, which may be the name of a class.
+        **{key.removeprefix("metrics.").replace(".", "/", 1): value for key, value in measured.items()},
         **{f"config/{key}": value for key, value in config.items() if not key.startswith("choices.")},
     }

@@ -1,13 +1,11 @@
 """A comparison of two runs: where one is better, and whether the difference can be chance."""
 
 from collections.abc import Sequence
-from functools import partial
 
 import numpy as np
 
 from fcnseg.errors import counted
-from fcnseg.report import charts
-from fcnseg.report.blocks import Block, Chart, Table, Text
+from fcnseg.report.blocks import Block, Table, Text
 from fcnseg.report.galleries import Galleries
 from fcnseg.report.statistics import DRAWS, iou, iou_differences, with_mean
 from fcnseg.report.study import Measured, Study
@@ -29,24 +27,24 @@ def chosen(studies: Sequence[Study], names: Sequence[str]) -> tuple[Study, Measu
         by_name = {run.entry.name: run for run in study.runs}
         if all(name in by_name for name in names):
             return study, by_name[names[0]], by_name[names[1]]
-    tested_on = {run.entry.name: study.test_set for study in studies for run in study.runs}
-    asked = f"compare=[{','.join(names)}]: wanted two finished runs with an images.npz, tested on the same images"
-    if all(name in tested_on for name in names):
-        sets = " and ".join(f"{name} on {tested_on[name]}" for name in names)
-        raise ValueError(f"{asked}; their test sets differ: {sets}. Train one of them with the data settings of the other")
-    raise ValueError(
-        f"{asked}; there are {', '.join(tested_on) or 'none'}. python -m fcnseg.evaluate run=<folder> writes an images.npz"
-    )
+    sets = {run.entry.name: study.test_set for study in studies for run in study.runs}
+    if all(name in sets for name in names):
+        found = f"their test sets differ: {' and '.join(f'{name} on {sets[name]}' for name in names)}"
+        remedy = "Train one of them with the data settings of the other"
+    else:
+        found = f"there are {', '.join(sets) or 'none'}"
+        remedy = "python -m fcnseg.evaluate run=<folder> writes an images.npz"
+    wanted = "two finished runs with an images.npz, tested on the same images"
+    raise ValueError(f"compare=[{','.join(names)}]: wanted {wanted}; {found}. {remedy}")
 
 
 def compared(study: Study, one: Measured, other: Measured, galleries: Galleries) -> list[Block]:
     """Differences per class with their intervals, images gained and lost, and settings that differ."""
-    values, classes = iou_differences(one.counts, other.counts), one.entry.classes.names
+    titles = ["mean of classes", *one.entry.classes.names]
     pooled = (with_mean(iou(run.counts.sum(1))) for run in (one, other))  # (C + 1,) of all images together
-    titles = ["mean of classes", *classes]
     rows = [
         [title, as_text(first), as_text(second), *map(_signed, row), _verdict(row)]
-        for title, first, second, row in zip(titles, *pooled, values, strict=True)
+        for title, first, second, row in zip(titles, *pooled, iou_differences(one.counts, other.counts), strict=True)
     ]
     columns = ("class", "first", "second", "difference", "from", "to", "beyond chance")
     about = (
@@ -54,14 +52,8 @@ def compared(study: Study, one: Measured, other: Measured, galleries: Galleries)
         "replacement: if it does not hold 0, other test images of this kind would be expected to show a difference in the same "
         f"direction. It does not know what another seed would change. {study.test_set}."
     )
-    chart = Chart("compared", f"{other.title} less {one.title}.", partial(charts.spread, values, titles))
-    return [
-        Text(about),
-        chart,
-        Table(columns, rows, words=(0, 6)),
-        *_settings(one, other),
-        *_images(study, one, other, galleries),
-    ]
+    table = Table(columns, rows, words=(0, 6))
+    return [Text(about), table, *_settings(one, other), *_images(study, one, other, galleries)]
 
 
 def _signed(value: float) -> str:

@@ -31,16 +31,22 @@ def worst_first(study: Study, galleries: Galleries) -> list[Block]:
         f"{len(rows)} of {counted(len(order), 'image')}, and {len(runs)} of {counted(len(study.runs), 'run')}; images.csv has "
         "all of them."
     )
-    blocks: list[Block] = [Text(about), Table(columns, rows, words=(0, len(columns) - 1), rows_are="image")]
-    middle = max(0, (len(order) - OF_A_KIND) // 2)
-    kinds = {"worst": order[:OF_A_KIND], "median": order[middle : middle + OF_A_KIND], "best": order[-OF_A_KIND:]}
-    seen: set[int] = set()
+    table = Table(columns, rows, words=(0, len(columns) - 1), rows_are="image")
+    return [Text(about), table, *_of_kinds(study, galleries)]
+
+
+def _of_kinds(study: Study, galleries: Galleries) -> list[Block]:
+    """Pictures of the worst, the median and the best images."""
+    # In a small test set, an image is of one kind alone.
+    worst, others = study.ranked[:OF_A_KIND], study.ranked[OF_A_KIND:]
+    between = others[:-OF_A_KIND]
+    middle = max(0, (len(between) - OF_A_KIND) // 2)
+    kinds = {"worst": worst, "median": between[middle : middle + OF_A_KIND], "best": others[-OF_A_KIND:]}
+    blocks: list[Block] = []
     for kind, numbers in kinds.items():
-        fresh = [n for n in numbers if n not in seen]  # in a small test set an image may be of two kinds
-        seen |= set(fresh)
-        if fresh:
-            blocks.append(Text(f"The {kind} images, as {best.title} sees them, which is the best run here:"))
-            blocks += galleries.of_images([study.names[n] for n in fresh], [best])
+        if numbers:
+            blocks.append(Text(f"The {kind} images, as {study.best.title} sees them, which is the best run here:"))
+            blocks += galleries.of_images([study.names[n] for n in numbers], [study.best])
     return blocks
 
 
@@ -66,17 +72,16 @@ def disputed(study: Study, galleries: Galleries) -> list[Block]:
 def labels_to_look_at(study: Study, galleries: Galleries) -> list[Block]:
     """The images with the lowest soft minimum of the probability of their labels, and pictures of the first of them."""
     best = study.best
-    order = [int(n) for n in np.argsort(best.images.softmin, kind="stable") if not np.isnan(best.images.softmin[n])]
+    softmin = best.images.softmin
+    order = [int(n) for n in np.argsort(softmin, kind="stable") if not np.isnan(softmin[n])]
     if not order:
         return []
-    rows = [
-        [study.names[n], f"{best.images.softmin[n]:.4f}", f"{best.iou[n]:.3f}", best.confused(n)]
-        for n in order[:MOST_SUSPECTED]
-    ]
+    shown = order[:MOST_SUSPECTED]
+    rows = [[study.names[n], f"{softmin[n]:.4f}", f"{best.iou[n]:.3f}", best.confused(n)] for n in shown]
     about = (
         f"Suspected errors in the masks: the {len(rows)} of {counted(len(order), 'image')} whose labels {best.title} finds "
-        f"least likely, least likely first, by the soft minimum of the probability of each pixel's label. Where the prediction "
-        f"is the one that is right, the mask is worth a second look; the network being wrong is as common. {study.test_set}."
+        f"least likely, by the soft minimum of the probability of each pixel's label; the network being wrong is as common. "
+        f"{study.test_set}."
     )
     columns = ("image", "soft minimum", "IoU", "the mask's label and the network's")
     pictures = galleries.of_images([study.names[n] for n in order[:SUSPECTED_PICTURED]], [best])

@@ -13,7 +13,6 @@ from PIL import Image
 import fcnseg
 import fcnseg.train
 from fcnseg.data import voc
-from fcnseg.evaluate import evaluate
 from fcnseg.pictures import panel
 from fcnseg.predict import predict
 from fcnseg.report import card, galleries
@@ -68,46 +67,11 @@ def test_the_command_trains_the_same_run(run, tmp_path):
     assert "my run <b>" in line
 
 
-def evaluating(run):
-    """The commands of the card's Data section."""
-    return re.findall(r"python -m fcnseg.evaluate (.*)", (run / "README.md").read_text().partition("## Data")[2])
-
-
 def test_the_card_says_on_which_images_the_epoch_was_chosen(run, train_in, tmp_path):
     """With the official split on those of the test, and with halves on others."""
     words = "The test images are the val images, on which the epoch was chosen"
     assert words in (run / "README.md").read_text()
-    assert evaluating(run) == []  # the data set has no images but train's and val's
     assert words not in (train_in(tmp_path, "data.split=halves") / "README.md").read_text()
-
-
-def test_the_card_has_the_command_for_an_image_set_test(train_in, root, tmp_path, command):
-    data = shutil.copytree(root / "folder", tmp_path / "my data")
-    lists = data / "ImageSets" / "Segmentation"
-    shutil.copy(lists / "val.txt", lists / "test.txt")
-    run = train_in(tmp_path, "data=folder", f"data.root='{data}'", "name='a run'")
-    (line,) = evaluating(run)
-    outcome = command(evaluate, *shlex.split(line))
-    assert outcome.code == 0, outcome.err
-    assert "4 test images (image set test)" in " ".join(outcome.out.split())
-
-
-@pytest.mark.parametrize("names", ["", "of_the_server\n"])
-def test_an_image_set_without_masks_is_none_to_score(train_in, root, tmp_path, names):
-    """VOC's own test.txt names images whose masks nobody has."""
-    data = shutil.copytree(root, tmp_path / "data")
-    (voc.Folder.find(data).path / "ImageSets" / "Segmentation" / "test.txt").write_text(names)
-    assert evaluating(train_in(tmp_path, "data=voc2012", f"data.root={data}")) == []
-
-
-def test_a_data_set_that_cannot_be_read_any_more_does_not_fail_the_run(train_in, tmp_path, monkeypatch):
-    """Training needs its packs alone."""
-
-    def gone(self):
-        raise OSError(116, "Stale file handle")
-
-    monkeypatch.setattr(voc.Folder, "image_sets", gone)
-    assert evaluating(train_in(tmp_path)) == []
 
 
 def test_a_disk_that_is_full_does_not_fail_the_run(train_in, tmp_path, monkeypatch):

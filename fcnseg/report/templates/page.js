@@ -46,8 +46,7 @@ function sortBy(table, heading) {
 }
 
 function lines(table) {
-  const shown = [table.tHead.rows[table.tHead.rows.length - 1], ...table.tBodies[0].rows].filter((row) => !row.hidden);
-  return shown.map((row) => [...row.cells].map(whole));
+  return [...table.rows].filter((row) => !row.hidden).map((row) => [...row.cells].map(whole));
 }
 
 function asCsv(table) {
@@ -63,10 +62,7 @@ function asLatex(table) {
   const row = (texts) => `${texts.map(escaped).join(" & ")} \\\\`;
   const [head, ...body] = lines(table);
   const kinds = [...table.tBodies[0].rows[0].cells].map((cell) => (cell.matches("th, .word") ? "l" : "r")).join("");
-  const groups = table.tHead.rows.length > 1 ? [...table.tHead.rows[0].cells] : [];
-  const above = groups.map((cell) => `\\multicolumn{${cell.colSpan}}{c}{${escaped(whole(cell))}}`).join(" & ");
-  const inside = [...(above ? [`${above} \\\\`] : []), row(head), "\\hline", ...body.map(row)];
-  return [`\\begin{tabular}{${kinds}}`, ...inside, "\\end{tabular}", ""].join("\n");
+  return [`\\begin{tabular}{${kinds}}`, row(head), "\\hline", ...body.map(row), "\\end{tabular}", ""].join("\n");
 }
 
 async function copy(text, status) {
@@ -103,7 +99,7 @@ for (const place of document.querySelectorAll(".table")) {
     status,
   );
   place.prepend(tools);
-  for (const heading of rows.length > 1 ? table.tHead.rows[table.tHead.rows.length - 1].cells : []) {
+  for (const heading of rows.length > 1 ? table.rows[0].cells : []) {
     const sort = button(heading.textContent, () => sortBy(table, heading), { title: "Sort by this column" });
     heading.replaceChildren(sort);
   }
