@@ -5,6 +5,7 @@ import logging
 import warnings
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from pydoc import locate
 from types import UnionType
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
@@ -91,7 +92,8 @@ def _types(target: str) -> dict[str, set[type]]:
     except Exception:  # it is not here, or has no types: `instantiate` has its own messages
         return {}
     union = {name: get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,) for name, hint in hints.items()}
-    kinds = {name: {*types} - {Tensor} for name, types in union.items()}  # a config cannot hold a tensor
+    # A config cannot hold a tensor, and has a path as text.
+    kinds = {name: {str if kind is Path else kind for kind in types} - {Tensor} for name, types in union.items()}
     return {name: types for name, types in kinds.items() if types <= {bool, int, float, str, type(None)}}
 
 

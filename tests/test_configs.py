@@ -357,3 +357,8 @@ def test_an_experiment_s_setting_may_be_taken_back(command, root, setting):
     small = ["experiment=strong_small", f"data.root={root}", "model.weights=null", "trainer.max_epochs=0", setting]
     outcome = command(train, *small)
     assert "max_epochs" in outcome.err  # the last mistake is the only one
+
+
+def test_a_path_is_text(compose):
+    with pytest.raises(ValueError, match=r"data\.cache=True: wanted text or null"):
+        build.check_arguments(compose("data=shapes", "data.cache=true"))
