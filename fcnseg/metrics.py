@@ -148,12 +148,16 @@ class RunningMean(nn.Module):
             self._count += count
         self.values, self.counts = [], []
 
-    def pop(self) -> Tensor:
-        """The mean so far, as a float64 scalar on the CPU, NaN if nothing was added; then start again."""
+    def mean(self) -> Tensor:
+        """The mean so far, as a float64 scalar on the CPU; NaN if nothing was added."""
         self._sum_up()
-        mean = self._total / self._count if self._count else nan
+        return torch.tensor(self._total / self._count if self._count else nan, dtype=torch.float64, device="cpu")
+
+    def pop(self) -> Tensor:
+        """The mean so far; then start again."""
+        mean = self.mean()
         self._total, self._count = 0.0, 0
-        return torch.tensor(mean, dtype=torch.float64, device="cpu")
+        return mean
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         self._sum_up()
