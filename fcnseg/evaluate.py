@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from fcnseg.cli.command import command
 from fcnseg.cli.messages import console
+from fcnseg.data import check_choice
 from fcnseg.errors import warn
 from fcnseg.machine.signals import stop_requests
 from fcnseg.runs.folder import Run
@@ -48,8 +49,7 @@ def check_settings(cfg: DictConfig) -> None:
     Raises:
         ValueError: `at` is not in `SCORED_AT`, or `set` is a path.
     """
-    if cfg.at not in SCORED_AT:
-        raise ValueError(f"at={cfg.at}: wanted one of {', '.join(SCORED_AT)}")
+    check_choice("at", cfg.at, SCORED_AT)
     if cfg.set is not None and "/" in str(cfg.set):
         raise ValueError(f"set={cfg.set}: wanted the name of an image set, such as val")
 
@@ -103,7 +103,7 @@ def keep(measured: Mapping[str, Any], images: PerImage | None, *, cfg: DictConfi
             parts = [data.root.resolve().name, measured["split"], measured["size"], *tta, data.fingerprint[-12:]]
             name = "-".join(map(str, parts))
             path = run.add_evaluation(name, {**measured, "tta": cfg.tta, "root": str(data.root)}, images)
-            console().print(f"these scores are in {path}", highlight=False, soft_wrap=True)
+            console().print(f"these scores are in {path}", soft_wrap=True)
         elif run.result:  # images.npz belongs to it
             run.add_images(images)
     except ValueError as error:

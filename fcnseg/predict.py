@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from fcnseg.cli.command import command
 from fcnseg.cli.messages import console
+from fcnseg.data import check_choice
 from fcnseg.errors import RunFailedError, counted, warn
 from fcnseg.machine.progress_bar import with_progress
 from fcnseg.runs.folder import Run
@@ -25,8 +26,7 @@ WRITTEN = ("overlay", "scores", "oriented")  # the settings of the written files
 @command("predict")
 def predict(cfg: DictConfig) -> None:
     """Write the mask of every photograph that has none yet; name the files that are no photographs, or broken ones."""
-    if cfg.format not in FORMATS:
-        raise ValueError(f"format={cfg.format}: wanted one of {', '.join(FORMATS)}")
+    check_choice("format", cfg.format, FORMATS)
     run, out = Run(Path(str(cfg.run))), Path(str(cfg.out))
     config = run.config
     from fcnseg import inference  # imports torch: a refused command need not wait for it

@@ -54,7 +54,7 @@ class RunProgress(AfterEpoch):
         bar, text = self.bar.task_ids[0], "  ".join(figures)
         self.bar.update(bar, description=description, total=batches, completed=done, figures=text)
         if not self.console.is_terminal:
-            self.console.print(f"{description}  step {done} of {batches}  {text}", highlight=False)
+            self.console.print(f"{description}  step {done} of {batches}  {text}")
 
     def after_epoch(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
         """Print the epoch's line."""
@@ -63,7 +63,7 @@ class RunProgress(AfterEpoch):
         figures = [f"{name} {row[name]:.4f}" for name in ("train/loss", "val/loss", MONITOR)]
         figures += [f"{row['images_per_s']:.1f} images/s", f"{self._left(trainer, 0, 0)} left", "best" if best else ""]
         number = f"{epoch + 1:>{len(str(trainer.max_epochs))}}/{trainer.max_epochs}"
-        self.console.print(f"epoch {number}  {'  '.join(figures).rstrip()}", highlight=False)
+        self.console.print(f"epoch {number}  {'  '.join(figures).rstrip()}")
 
     def _left(self, trainer: Trainer, share: float, seconds: float) -> str:
         """The time left, estimated from the epochs so far, or from the `share` of the first epoch that took `seconds`."""

@@ -39,7 +39,7 @@ def check(cfg: DictConfig) -> None:
     _refuse_settings_without_effect(cfg)
     source, root = instantiate(cfg.data.source), Path(os.path.expanduser(cfg.data.root))
     console = messages.console()
-    say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
+    say = partial(console.print, soft_wrap=True)
     if files := _recognised(cfg, source, root):
         say(f"{files.path}: {files.format}")
         if not _ready(files, say, write=cfg.write):

@@ -230,13 +230,13 @@ def render(surveys: Sequence[Survey], warnings: Sequence[str], console: Console)
     console.print(_classes(surveys))
     for one in surveys:
         if one.by_colour:
-            console.print(f"{one.name}: {one.by_colour} masks hold {BY_COLOUR}", markup=False)
+            console.print(f"{one.name}: {one.by_colour} masks hold {BY_COLOUR}")
         number = counted(len(one.problems), "problem") if one.problems else "no problems"
-        console.print(f"{one.name}: {number}", markup=False)
-        for problem in one.problems:  # whole lines for grep, and brackets in a file's name are no markup
-            console.print(f"  {problem}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{one.name}: {number}")
+        for problem in one.problems:  # whole lines, for grep
+            console.print(f"  {problem}", soft_wrap=True)
     for warning in warnings:
-        console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"warning: {warning}", soft_wrap=True)
 
 
 def _table(*headers: str, caption: str) -> Table:

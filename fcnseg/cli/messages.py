@@ -60,9 +60,9 @@ class _Output(Console):
 def console() -> Console:
     """The console for a command's output: the terminal, or 100 columns of text in a pipe or a file.
 
-    Brackets and colons are printed as they are: names of runs may have them.
+    Brackets and colons are printed as they are, since names of runs may have them, and numbers without colours.
     """
-    return _Output(markup=False, emoji=False, width=None if sys.stdout.isatty() else 100)
+    return _Output(markup=False, emoji=False, highlight=False, width=None if sys.stdout.isatty() else 100)
 
 
 def explanation(error: Exception, names: Callable[[], Iterable[str]] = list) -> str:

@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from fcnseg.cli.command import command
 from fcnseg.cli.messages import FAILED, console, leave
-from fcnseg.data import sides
+from fcnseg.data import check_choice, sides
 from fcnseg.machine.files import replacing, write_json
 from fcnseg.runs.folder import Run
 
@@ -40,7 +40,7 @@ def export(cfg: DictConfig) -> None:
     except parity.DifferentError as error:
         leave(f"{out} was not kept: {error}", FAILED)
     write_json(beside, {**metadata, "parity": [row._asdict() for row in rows]})
-    console().print(f"the network is in {out}, and what it takes and gives in {beside}", highlight=False, soft_wrap=True)
+    console().print(f"the network is in {out}, and what it takes and gives in {beside}", soft_wrap=True)
 
 
 def check_settings(cfg: DictConfig, run: Run) -> tuple[Path, Path]:
@@ -49,8 +49,7 @@ def check_settings(cfg: DictConfig, run: Run) -> tuple[Path, Path]:
     Raises:
         ValueError: The format does not exist or is not installed, a setting has no effect on it, or a file would be lost.
     """
-    if cfg.format not in ENDINGS:
-        raise ValueError(f"format={cfg.format}: wanted one of {', '.join(ENDINGS)}")
+    check_choice("format", cfg.format, ENDINGS)
     if cfg.format == "onnx" and (names := missing()):
         raise ValueError(f'format=onnx needs {names}, which is not installed: pip install ".[export]"')
     if cfg.format == "weights" and cfg.raw:

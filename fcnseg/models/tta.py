@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fcnseg.data import MIN_SIZE
+from fcnseg.data import MIN_SIZE, check_choice
 
 # The scales of the images that each choice of `tta` averages over; multiscale has those of the public recipes on VOC.
 SCALES = {"none": (), "flip": (1.0,), "multiscale": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)}
@@ -44,6 +44,5 @@ def averaged(net: nn.Module, tta: str) -> nn.Module:
     Raises:
         ValueError: There are no such views.
     """
-    if tta not in SCALES:
-        raise ValueError(f"tta={tta}: wanted one of {', '.join(SCALES)}")
+    check_choice("tta", tta, SCALES)
     return Averaged(net, SCALES[tta]) if SCALES[tta] else net

@@ -53,7 +53,7 @@ def report(cfg: DictConfig) -> None:
     render.write_markdown(out, TITLE, lead, content)
     remarks = [f"{entry.name} ({entry.status}): {remark}" for entry in entries for remark in entry.remarks]
     for line in [*remarks, *filter(None, [beside]), f"{lead} The report is {out / 'index.html'}"]:
-        console().print(line, highlight=False, markup=False, soft_wrap=True)
+        console().print(line, soft_wrap=True)
 
 
 if __name__ == "__main__":

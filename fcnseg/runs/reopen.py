@@ -14,6 +14,7 @@ from lightning import Trainer
 from omegaconf import DictConfig, OmegaConf
 
 from fcnseg import build, losses
+from fcnseg.data import TARGETS
 from fcnseg.data.augment import Chain
 from fcnseg.data.module import VOCDataModule
 from fcnseg.errors import warn
@@ -25,16 +26,8 @@ from fcnseg.runs.folder import Run
 from fcnseg.runs.stored_network import group, is_module_of, load, made_by, make
 from fcnseg.task import SegmentationTask
 
-KNOWN = {  # the classes and functions that are called without `trust`, by the group of the config that names them
-    "data": (
-        "fcnseg.data.module.VOCDataModule",
-        "fcnseg.data.download.voc2012",
-        "fcnseg.data.formats.folder",
-        "fcnseg.data.sbd.sbd",
-        "fcnseg.data.shapes.shapes",
-    ),
-    "loss": tuple(f"{losses.__name__}.{name}" for name, loss in vars(losses).items() if is_module_of(loss, losses.__name__)),
-}
+# The losses that are made without `trust`.
+LOSSES = tuple(f"{losses.__name__}.{name}" for name, loss in vars(losses).items() if is_module_of(loss, losses.__name__))
 # Settings of a trainer that matter in a test.
 TRAINER = ("accelerator", "precision", "deterministic", "benchmark", "inference_mode")
 
@@ -56,7 +49,7 @@ def task(folder: str | Path, data: VOCDataModule, *, trust: bool = False) -> Seg
     with made_by(run):
         # One image set has no train set: any pixels are enough, since the checkpoint has the loss's weights.
         pixels = torch.ones(len(classes)) if data.only else data.class_pixels
-        loss = make(group(cfg, "loss"), KNOWN["loss"], trust, class_pixels=pixels)
+        loss = make(group(cfg, "loss"), LOSSES, trust, class_pixels=pixels)
         rebuilt = SegmentationTask(
             net,
             loss=loss,
@@ -96,7 +89,7 @@ def data(cfg: DictConfig, *, root: str | None = None, only: str | None = None, t
         node["download"] = False
     if isinstance(source := node.get("source"), dict):
         source.update({key: [] for key in source if str(key).endswith("urls")})
-    made = cast(VOCDataModule, make(node, KNOWN["data"], trust, augment=Chain(), seed=0, only=only))
+    made = cast(VOCDataModule, make(node, TARGETS, trust, augment=Chain(), seed=0, only=only))
     made.trains = False
     with nullcontext() if root else nothing_built():
         made.prepare_data()

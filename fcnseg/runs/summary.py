@@ -34,14 +34,14 @@ def show(result: Measured, path: Path, console: Console) -> float | None:
     """Print a result: its scores beside the floor, the IoU of every class, and the run's folder; return the test mIoU."""
     console.print(_scores(result))
     if not beats_floor(result):
-        console.print(f"This is not better than predicting {result.get('floor_class', 'background')} everywhere.", markup=False)
+        console.print(f"This is not better than predicting {result.get('floor_class', 'background')} everywhere.")
     console.print(_of_classes(result))
     if "best_epoch" in result:  # of a run, and not of a later test
         run = cast(Result, result)
         speed = f", {run['images_per_s']:.1f} images/s" if run["images_per_s"] else ""
         epochs = f"best epoch {run['best_epoch'] + 1} of {run['epochs']}"
-        console.print(f"{epochs}, {run['seconds']:.1f} s{speed}, {run['parameters']:,} parameters", highlight=False)
-    console.print(f"everything is in {path}", highlight=False, soft_wrap=True)
+        console.print(f"{epochs}, {run['seconds']:.1f} s{speed}, {run['parameters']:,} parameters")
+    console.print(f"everything is in {path}", soft_wrap=True)
     return result["metrics"]["test/miou"]
 
 

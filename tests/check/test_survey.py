@@ -1,14 +1,15 @@
 import io
 import math
 import shutil
+from contextlib import redirect_stdout
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from rich.console import Console
 
 from fcnseg.check.survey import Survey, render, survey
+from fcnseg.cli.messages import console
 from fcnseg.data import voc
 from fcnseg.data.shapes import shapes
 from fcnseg.metrics import confusion, everywhere, scores
@@ -25,8 +26,8 @@ def of_counts(pixels, name="train", problems=()):
 
 
 def printed(*surveys):
-    file = io.StringIO()
-    render(surveys, [], Console(file=file, width=100))
+    with redirect_stdout(io.StringIO()) as file:
+        render(surveys, [], console())
     return file.getvalue()
 
 

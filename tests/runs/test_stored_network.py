@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from fcnseg.cli.configs import CONF
+from fcnseg.data import TARGETS
 from fcnseg.data.voc import VOC
 from fcnseg.evaluate import evaluate
 from fcnseg.machine.files import read_json, write_json
@@ -189,7 +190,7 @@ def test_every_shipped_network_and_loss_needs_no_trust(compose, path, monkeypatc
     cfg = compose(f"{path.parent.name}={path.stem}")
     with torch.device("meta"):
         stored_network.network(cfg, 21)
-        stored_network.make(stored_network.group(cfg, "loss"), reopen.KNOWN["loss"], False, class_pixels=torch.ones(22))
+        stored_network.make(stored_network.group(cfg, "loss"), reopen.LOSSES, False, class_pixels=torch.ones(22))
 
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("data/*.yaml")), ids=lambda p: p.stem)
@@ -207,7 +208,7 @@ def test_every_shipped_data_set_needs_no_trust(compose, root, tmp_path, path):
 
 def test_the_data_sets_that_need_no_trust_are_the_shipped_ones(compose):
     sources = {compose(f"data={path.stem}").data.source._target_ for path in CONF.glob("data/*.yaml")}
-    assert {*reopen.KNOWN["data"]} == {compose().data._target_, *sources}
+    assert {*TARGETS} == {compose().data._target_, *sources}
 
 
 def test_what_is_trusted_must_still_be_a_network():
