@@ -11,7 +11,7 @@ from fcnseg import paper
 from fcnseg.cli.configs import compose
 from fcnseg.errors import counted
 from fcnseg.report.collect import Config, Entry, line
-from fcnseg.runs.identity import NOT_IDENTITY
+from fcnseg.runs.identity import NOT_IDENTITY, ORDER
 from fcnseg.runs.settings import flatten
 
 # Settings, and groups of settings, that say where and how often a run is made, but not what it computes.
@@ -24,7 +24,8 @@ KNOWN_BEST = (
     *("data.size", "data.split", "trainer.max_epochs", "optimizer.lr"),
 )
 TITLE = 60  # characters of a setting in a title: a chart has room for a few of them
-WORDS = {"model.weights": "pretrained weights", "data.size": "size in pixels"}
+STEPS = f"aug.{ORDER}"
+WORDS = {"model.weights": "pretrained weights", "data.size": "size in pixels", STEPS: "augmentations"}
 
 
 @cache  # composing a config takes a quarter of a second
@@ -111,6 +112,8 @@ def _identity(entry: Entry) -> dict[str, str]:
     settings = {key: value for key, value in entry.config.items() if not _is_incidental(key)}
     # An unfinished run has no fingerprint yet: there, the folder stands for the data.
     settings["data_fingerprint"] = entry.result.get("data_fingerprint", entry.config.get("data.root"))
+    if isinstance(order := settings.get(STEPS), list):
+        settings[STEPS] = "+".join(map(str, order))
     return {key: str(value) for key, value in settings.items() if value is not None}
 
 

@@ -339,6 +339,7 @@ def test_experiments_of_one_name_get_titles_of_their_own(entries):
     assert titles == ["baseline, lr 0.001", "baseline, lr 0.5"]
 
 
+STEPS = "aug._order_"
 SGD = {"choices.optimizer": "sgd", "optimizer._target_": "torch.optim.SGD", "optimizer.lr": None}
 DICE = {"choices.loss": "dice", "loss._target_": "x.Dice"}
 
@@ -351,6 +352,7 @@ DICE = {"choices.loss": "dice", "loss._target_": "x.Dice"}
         ([{"optimizer.lr": 1}, {"optimizer.lr": 2}], ["fcn, lr 1", "fcn, lr 2"]),
         ([{"data.size": 1, "data.limit": 2}, {"data.size": 2}], ["fcn, size in pixels 1", "fcn, size in pixels 2"]),
         ([{}, {"callbacks.x": 1}], ["fcn", "fcn, x 1"]),
+        ([{STEPS: ["flip", "crop"]}, {STEPS: ["crop"]}], ["fcn, augmentations flip+crop", "fcn, augmentations crop"]),
         ([{"loss._target_": "a.X"}, {"loss._target_": "b.X"}], ["fcn, loss X", "fcn, loss X (2)"]),
         ([{"choices.aug": "flip"}], ["fcn"]),
     ],
