@@ -1,4 +1,9 @@
-"""A training step whose batch is divided: among the devices of a run, and into parts that are processed one after the other."""
+"""A training step whose batch is divided: among the devices of a run, and there into parts, one after the other.
+
+The loss of a batch is a sum over its pixels, divided by a divisor such as the number of labelled pixels. Of a part p, the
+network gives L_p, a sum over the part's pixels divided by the part's divisor D_p. So the loss of the whole batch is
+L = sum of L_p * D_p / D, over all parts of all devices, where D is the sum of the D_p.
+"""
 
 from collections.abc import Iterable
 from typing import Any
@@ -18,13 +23,13 @@ def is_whole(task: LightningModule) -> bool:
 
 
 def train_on(task: Any, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor, int]:
-    """Train a task on this process's share of a batch; the loss and the gradient are for the whole batch.
+    """Train a task on this process's images of a batch; the loss and the gradient are for the whole batch.
 
     Lightning's own accumulation would count steps in parts, and weight the parts of a shorter last batch too much.
 
     Args:
         task: The `SegmentationTask` whose network, loss and trainer are used.
-        batch: This process's share of the batch.
+        batch: This process's images of the batch.
         batch_idx: The number of the batch in the epoch.
 
     Returns:
@@ -34,14 +39,12 @@ def train_on(task: Any, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor, i
         loss: Tensor = task.loss(task(batch.image), batch.mask)
         return loss, loss, len(batch.mask)
     task.optimizers(use_pl_optimizer=False).zero_grad()  # see the task's `optimizer_zero_grad`
-    # A part's loss is a mean, a sum divided by the part's divisor. Weighted by the part's share of the divisor of the whole
-    # batch, the losses of all parts in all processes add up to the loss of the whole batch.
-    whole = total(divisor(task.loss, batch.mask)).clamp_min(TINY)
-    own = torch.zeros((), device=whole.device)
-    pairs = [*zip(*(parts(share, task.accumulate) for share in batch[:2]), strict=True)]
+    divisor_of_batch = total(divisor(task.loss, batch.mask)).clamp_min(TINY)  # D
+    of_this_process = torch.zeros((), device=divisor_of_batch.device)
+    pairs = [*zip(*(parts(pixels, task.accumulate) for pixels in batch[:2]), strict=True)]
     for number, (image, mask) in enumerate(pairs, start=1):
-        loss = task.loss(task(image), mask) * (divisor(task.loss, mask) / whole)
-        own += loss.detach()
+        loss = task.loss(task(image), mask) * (divisor(task.loss, mask) / divisor_of_batch)  # L_p * D_p / D
+        of_this_process += loss.detach()
         # The gradients of the processes are to be added; DDP takes their mean, the sum divided by world().
         loss = loss * world()
         # Lightning always runs a backward pass on the loss that a step returns, and DDP sends the gradients in that pass.
@@ -50,17 +53,17 @@ def train_on(task: Any, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor, i
             # Lightning calls a step under autocast, which PyTorch advises against for a backward pass.
             with torch.autocast(task.device.type, enabled=False):
                 task.trainer.strategy.backward(loss, None)
-    value = total(own)
-    # The loader knows the size of the whole batch: this process's share may have a borrowed image.
+    value = total(of_this_process)  # L
+    # The loader knows the size of the whole batch: this process may have a borrowed image.
     images = task.trainer.train_dataloader.sizes[batch_idx] if world() > 1 else len(batch.mask)
     # Its gradient is that of the last part. Its value is the loss of the whole batch, which the callbacks get: the difference
     # that is added has no gradient.
     return loss + (value - loss).detach(), value, images
 
 
-def parts(share: Tensor, number: int) -> list[Tensor]:
-    """A share of a batch, cut into at most `number` parts."""
-    return [part for part in share.tensor_split(number) if len(part)]
+def parts(pixels: Tensor, number: int) -> list[Tensor]:
+    """The images or masks of a batch, (N, ...), cut into at most `number` parts."""
+    return [part for part in pixels.tensor_split(number) if len(part)]
 
 
 def gather(module: LightningModule, stage: str, found: Iterable[list[Any]]) -> None:

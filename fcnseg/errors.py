@@ -1,9 +1,10 @@
-"""The errors that commands distinguish, and the one way to print a message."""
+"""The errors that commands distinguish, the checks of single values, and the one way to print a message."""
 
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from math import inf
 from typing import TextIO
 
 # How messages name the types of values.
@@ -32,6 +33,37 @@ class StopError(BaseException):
     def __init__(self, signum: int) -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name}")
         self.signum = signum
+
+
+def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
+    """Refuse a setting whose value is not one of some words.
+
+    Raises:
+        ValueError: It is another one; the message names the setting and the words.
+    """
+    if value not in (words := [*choices]):
+        raise ValueError(f"{name}={value}: wanted one of {', '.join(words)}")
+
+
+def check_whole_number(name: str, value: object, least: int) -> None:
+    """Refuse a setting whose value is not a whole number, or is less than `least`.
+
+    Raises:
+        ValueError: The value is not such a number; the message names the setting.
+    """
+    if type(value) is not int or value < least:  # `true` is an int as well, but not of this type
+        raise ValueError(f"{name}={value}: wanted a whole number from {least} up")
+
+
+def check_number(name: str, value: float, least: float, most: float) -> float:
+    """The value of a setting, which is refused if it is outside least..most.
+
+    Raises:
+        ValueError: It is outside; the message names the setting.
+    """
+    if not least <= value <= most:
+        raise ValueError(f"{name}={value}: wanted a number from {least} {'up' if most == inf else f'to {most}'}")
+    return value
 
 
 def first_of(items: Sequence[object], most: int = 10, *, in_line: bool = False) -> str:

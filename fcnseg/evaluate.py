@@ -8,8 +8,7 @@ from omegaconf import DictConfig
 
 from fcnseg.cli.command import command
 from fcnseg.cli.messages import console
-from fcnseg.data import check_choice
-from fcnseg.errors import warn
+from fcnseg.errors import check_choice, warn
 from fcnseg.machine.signals import stop_requests
 from fcnseg.runs.folder import Run
 from fcnseg.runs.per_image import PerImage

@@ -60,23 +60,24 @@ def fit(cfg: DictConfig, run: Run, console: Console, describe: Describe) -> None
         data = build.data(cfg)
         console.print(f"{run.path.name}: reads the data set", soft_wrap=True)
         data.prepare_data()  # may take minutes
-        task = _seeded_task(cfg, data)
+        seed_everything(cfg.seed, verbose=False)
+        task = _checked_task(cfg, data)
         training = Training(cfg, run, stop, console, code)
         with training.locked() as is_open:
             if is_open:
                 checkpoint, epoch = training.open_checkpoint(task, data)
                 with training.recorded(data):
                     training.fit(task, data, checkpoint, epoch)
-                    training.write_result(task, data, describe)
+                    result = training.test(task, data)
+                    training.write(result, task, data, describe)
 
 
-def _seeded_task(cfg: DictConfig, data: VOCDataModule) -> SegmentationTask:
-    """The task of a run, with random weights of its seed.
+def _checked_task(cfg: DictConfig, data: VOCDataModule) -> SegmentationTask:
+    """The task of a run, whose optimiser and schedule can be made.
 
     Raises:
         ValueError: The network, the loss, the optimiser or the schedule cannot be made.
     """
-    seed_everything(cfg.seed, verbose=False)
     task = build.task(cfg, classes=data.classes, class_pixels=data.class_pixels)
     try:  # once before training, so that a wrong setting is refused
         task.schedule(task.optimizer(task.net), cfg.trainer.max_epochs, len(data.train_dataloader()))
@@ -159,13 +160,13 @@ class Training:
                 until_the_end.enter_context(self.run.locked())
                 return not self.run.is_finished(self.cfg)
 
-            yield from_first_process(lock)
+            yield from_first_process(lock)  # the others wait for its answer
 
     def open_checkpoint(self, task: SegmentationTask, data: VOCDataModule) -> tuple[Path | None, int]:
         """Open the run's newest good checkpoint in the first process, and have all others take the same file.
 
         Returns:
-            Its path and the epoch in which the run goes on, counted from 0; None and 0 for a run from the beginning.
+            Its path and the epoch from which the run is resumed, counted from 0; None and 0 for a run from the beginning.
 
         Raises:
             ValueError: The checkpoint is of another network or data set, or of more epochs than the run is to have.
@@ -214,7 +215,7 @@ class Training:
             words.append(f"bf16 is {self.bf16_gain} times as fast as fp32 on this CPU")
         if checkpoint:
             is_done = epoch >= self.cfg.trainer.max_epochs
-            words.append("has trained all its epochs" if is_done else f"goes on from epoch {epoch + 1}")
+            words.append("has trained all its epochs" if is_done else f"resumes from epoch {epoch + 1}")
         self.console.print(", ".join(words), soft_wrap=True)
         self._warn_of_batch_norm(task)
         self.trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
@@ -232,20 +233,8 @@ class Training:
                 " numbers depend on trainer.devices"
             )
 
-    def write_result(self, task: SegmentationTask, data: VOCDataModule, describe: Describe) -> None:
-        """Test the best epoch's weights; write the model card, the findings in every image and, last, result.json.
-
-        Raises:
-            OSError: The best epoch's weights are missing or damaged, or a file cannot be written.
-        """
-        found = self._tested(task, data)
-        if rank() == 0:
-            describe(self.run, data, found)
-            self.run.add_images(scoring.per_image(task, data))
-            write_json(self.run.path / RESULT, found)
-
-    def _tested(self, task: SegmentationTask, data: VOCDataModule) -> Result:
-        """The content of result.json.
+    def test(self, task: SegmentationTask, data: VOCDataModule) -> Result:
+        """Test the best epoch's weights; return the content of result.json.
 
         Raises:
             OSError: The best epoch's weights are missing or damaged.
@@ -273,3 +262,14 @@ class Training:
             **provenance.origin(self.trainer, best),
             **self.code,
         }
+
+    def write(self, result: Result, task: SegmentationTask, data: VOCDataModule, describe: Describe) -> None:
+        """Write the model card, the findings in every image and, last, result.json; only the first process does.
+
+        Raises:
+            OSError: A file cannot be written.
+        """
+        if rank() == 0:
+            describe(self.run, data, result)
+            self.run.add_images(scoring.per_image(task, data))
+            write_json(self.run.path / RESULT, result)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fcnseg.data import check_number
 from fcnseg.data.dataset import VOID
+from fcnseg.errors import check_number
 
 TINY = torch.finfo(torch.float32).tiny
 
@@ -191,10 +191,11 @@ class Sum(Loss):
 
 
 def divisor(loss: nn.Module, mask: Tensor) -> Tensor:
-    """The denominator of any loss, by which a part of a batch is weighted: without a method `divisor`, the labelled pixels.
+    """The number that a loss divides its sum by: of a loss without a method `divisor`, the number of labelled pixels.
 
-    The parts together then give the loss and the gradient of the whole batch. Only OHEM, Dice and Lovasz, which are not
-    means over pixels, become means over the parts, weighted by their labelled pixels.
+    The parts of a divided batch are weighted by it: two parts of 10 and 30 labelled pixels count 1/4 and 3/4. Together they
+    then give the loss and the gradient of the whole batch. Only OHEM, Dice and Lovasz, which are not means over pixels, become
+    means over the parts.
     """
     found: Callable[[Tensor], Tensor] = getattr(loss, "divisor", labelled)
     return found(mask)

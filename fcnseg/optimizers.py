@@ -27,7 +27,7 @@ def optimizer(
         clips: Whether gradients are clipped.
 
     Raises:
-        ValueError: No weight that is trained has the factor, or there is no weight decay.
+        ValueError: `backbone_lr` is given but no backbone is trained, or `decay_norms` without any weight decay.
     """
     backbone = getattr(net, "backbone", nn.Module()) if backbone_lr not in (None, 1) else None
     groups = _groups(net, backbone, norms_apart=decay_norms is False)

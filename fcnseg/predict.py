@@ -9,8 +9,7 @@ from omegaconf import DictConfig
 
 from fcnseg.cli.command import command
 from fcnseg.cli.messages import console
-from fcnseg.data import check_choice
-from fcnseg.errors import RunFailedError, counted, warn
+from fcnseg.errors import RunFailedError, check_choice, counted, warn
 from fcnseg.machine.progress_bar import with_progress
 from fcnseg.runs.folder import Run
 

@@ -9,7 +9,7 @@ from lightning.pytorch.utilities.types import LRSchedulerConfigType
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, PolynomialLR
 
-from fcnseg.data import check_number
+from fcnseg.errors import check_number
 
 
 def poly(optimizer: Optimizer, *, steps: int, power: float) -> PolynomialLR:

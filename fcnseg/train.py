@@ -21,6 +21,8 @@ from fcnseg.runs.summary import show_run
 def train(cfg: DictConfig) -> float | None:
     """Train and test the run that `cfg` describes, or show it if it has finished; return its test mIoU."""
     check_settings(cfg)
+    if was_requeued():  # SLURM has started the job again: resume=never would start over each time
+        cfg.resume = "auto"
     run, console = Run.of(cfg, default_values), messages.console()
     with only_the_first_prints(cfg.trainer) as is_first:
         if run.is_finished(cfg):
@@ -30,28 +32,26 @@ def train(cfg: DictConfig) -> float | None:
         return show_run(run, console) if is_first else None
 
 
-def train_and_test(cfg: DictConfig, run: Run, console: Console) -> None:
-    """Train and test a run, and describe it by a model card."""
-    from fcnseg.fit import fit  # imports torch: a refused command need not wait for it
-    from fcnseg.report.card import describe
-
-    run.warn_of_twins(cfg)
-    fit(cfg, run, console, partial(describe, settings=HydraConfig.get().overrides.task))
-
-
 def check_settings(cfg: DictConfig) -> None:
-    """Refuse settings that make no sense; a job that SLURM has started again goes on, even with resume=never.
+    """Refuse settings that make no sense.
 
     Raises:
         ValueError: A setting is out of its range, or the job of a sweep asks for several devices.
     """
     check_ranges(cfg)
-    if was_requeued():
-        cfg.resume = "auto"  # resume=never would start over each time
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         check_one_device(cfg.trainer)
 
 
+def train_and_test(cfg: DictConfig, run: Run, console: Console) -> None:
+    """Train and test a run, and describe it by a model card."""
+    from fcnseg.fit import fit  # imports torch: a refused command need not wait for it
+    from fcnseg.report.card import describe
+
+    fit(cfg, run, console, partial(describe, settings=HydraConfig.get().overrides.task))
+
+
+# In Python, fcnseg.train("model=wilson") calls this module itself.
 make_callable(__name__, train.in_python)
 
 

@@ -16,7 +16,7 @@ from fcnseg.cli import messages
 from fcnseg.cli.arguments import parse
 from fcnseg.cli.command import command
 from fcnseg.cli.configs import compose, default_config
-from fcnseg.data import check_whole_number
+from fcnseg.errors import check_whole_number
 from fcnseg.machine.files import write_json, write_text
 
 # The words for each measurement in messages, and a pattern of the settings that, like `UNUSED`, have no effect on it.

@@ -1,1 +1,1 @@
-"""The Lightning callbacks that act around the steps of a run: one callback a file."""
+"""The Lightning callbacks that act around the steps of a run: one callback per file."""

@@ -23,7 +23,7 @@ class RunEarlyStopping(EarlyStopping):
         """Stop again if the restored state says so."""
         if self.wait_count >= self.patience:
             trainer.should_stop = True
-            warn(f"there was no better {MONITOR} for patience={self.patience} epochs; a larger patience trains on")
+            warn(f"there was no better {MONITOR} for patience={self.patience} epochs; a larger patience trains longer")
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the state, but with this run's own patience, which may have been raised."""

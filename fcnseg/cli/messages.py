@@ -37,9 +37,9 @@ def one_message(arguments: Arguments, names: Callable[[], Iterable[str]]) -> Ite
     except RunFailedError as error:
         leave(str(error), FAILED)
     except StopError as error:
-        leave(f"{error}: {_same_command(arguments)} goes on from the last save", 128 + error.signum)
+        leave(f"{error}: {_same_command(arguments)} resumes from the last save", 128 + error.signum)
     except KeyboardInterrupt:
-        leave(f"interrupted: {_same_command(arguments)} goes on from the last save", INTERRUPTED)
+        leave(f"interrupted: {_same_command(arguments)} resumes from the last save", INTERRUPTED)
     except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
         if wants_traceback:
             raise

@@ -1,8 +1,22 @@
-"""Data sets, and how they become batches on the device."""
+"""Data sets, and how they become batches on the device.
 
-from collections.abc import Iterable, Sequence
-from math import inf
+In the order in which an image comes through:
+
+dataset         what a data set is: its classes, its image sets, the files of each image
+voc, sbd, shapes, formats   the data sets: VOC-2012, SBD, a generated one, and folders in other people's formats
+download        gets VOC-2012 and SBD
+decode          a file as an upright photograph or as labels
+packed          an image set, decoded and resized once, as arrays on the disk
+loader          batches of it, in an order that the seed and the epoch decide
+batch           what a batch is
+augment, transforms, mixing   augmentations: flips and their chain; crops, colours, blur; mixtures of images
+module          all of this together, as Lightning's data module
+"""
+
+from collections.abc import Sequence
 from typing import Any
+
+from fcnseg.errors import check_choice, check_whole_number
 
 SPLITS = ("official", "halves")
 MIN_SIZE = 32  # pixels: the deepest network halves the image five times
@@ -77,34 +91,3 @@ def as_one_number(size: int | str) -> int | str:
     """A size of `spelled`, with a square as the length of its side: 96 for "96x96", as [96,96] is spelled."""
     height, _, width = str(size).partition("x")
     return int(height) if height == width else size
-
-
-def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
-    """Refuse a setting whose value is not one of some words.
-
-    Raises:
-        ValueError: It is another one; the message names the setting and the words.
-    """
-    if value not in (words := [*choices]):
-        raise ValueError(f"{name}={value}: wanted one of {', '.join(words)}")
-
-
-def check_whole_number(name: str, value: object, least: int) -> None:
-    """Refuse a setting whose value is not a whole number, or is less than `least`.
-
-    Raises:
-        ValueError: The value is not such a number; the message names the setting.
-    """
-    if type(value) is not int or value < least:  # `true` is an int as well, but not of this type
-        raise ValueError(f"{name}={value}: wanted a whole number from {least} up")
-
-
-def check_number(name: str, value: float, least: float, most: float) -> float:
-    """The value of a setting, which is refused if it is outside least..most.
-
-    Raises:
-        ValueError: It is outside; the message names the setting.
-    """
-    if not least <= value <= most:
-        raise ValueError(f"{name}={value}: wanted a number from {least} {'up' if most == inf else f'to {most}'}")
-    return value

@@ -14,7 +14,7 @@ from itertools import count
 import torch
 from torch import Tensor
 
-from fcnseg.data import check_number
+from fcnseg.errors import check_number
 
 Draw = Callable[[], Tensor]
 Augmentation = Callable[[Tensor, Tensor, Draw], tuple[Tensor, Tensor]]

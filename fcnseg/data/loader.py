@@ -30,8 +30,8 @@ class Loader:
             joins the batch before it, since a user's network may have a batch norm that refuses one value.
         seed: The seed of the order in training; None in validation and test, which keep the order of `samples`.
         step: A function that gives the number of batches that the run has trained on.
-        partners: The number of extra samples that a process gets with its part of a batch: those just before the part, where
-            the last sample of the batch comes before the first. An augmentation uses them: see `fcnseg.data.augment`.
+        partners: The number of extra samples, for an augmentation, that a process gets in front of its part of a batch: those
+            just before it, where the last sample of the batch comes before the first. See `fcnseg.data.augment`.
     """
 
     pack: Pack

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fcnseg.data import check_number
 from fcnseg.data.augment import Draw, choose, hashed
 from fcnseg.data.dataset import MEAN, VOID
 from fcnseg.data.transforms import between, check_range, log_between
+from fcnseg.errors import check_number
 
 LONGEST = 3.0  # the largest factor between the two sides of a box
 

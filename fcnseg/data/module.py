@@ -234,8 +234,8 @@ class VOCDataModule(LightningDataModule):
             drawn = _epoch_draws(self.seed, self.trainer.current_epoch, samples, sample.device)
             image, mask = self.augment(image, mask, drawn.of(sample))
             # Only a part of a batch comes with borrowed samples in front. One process has the whole batch, all its own.
-            own = partners(self.augment) if world() > 1 else 0
-            image, mask, sample = image[own:], mask[own:], sample[own:]
+            borrowed = partners(self.augment) if world() > 1 else 0
+            image, mask, sample = image[borrowed:], mask[borrowed:], sample[borrowed:]
         return resize(Batch(normalize(image), mask, sample), sides(self.size))
 
 

@@ -47,7 +47,7 @@ class TrainAug(Files):
 def _listed(path: Path) -> tuple[str, ...]:
     """The names in one of SBD's lists."""
     if not path.is_file():
-        raise ValueError(f"no list {path}: wanted SBD's, a name of an image a line; unpack its archive anew")
+        raise ValueError(f"no list {path}: wanted SBD's, an image's name per line; unpack its archive anew")
     return voc.listed(path, path.parent / "img")
 
 

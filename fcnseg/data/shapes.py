@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
-from fcnseg.data import check_whole_number, voc
+from fcnseg.data import voc
 from fcnseg.data.dataset import VOID
+from fcnseg.errors import check_whole_number
 from fcnseg.machine.files import build_once
 from fcnseg.machine.progress_bar import in_threads
 

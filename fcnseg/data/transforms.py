@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fcnseg.data import check_number, sides
+from fcnseg.data import sides
 from fcnseg.data.augment import Draw
 from fcnseg.data.batch import denormalize, normalize
 from fcnseg.data.dataset import VOID
+from fcnseg.errors import check_number
 
 LUMA = (0.299, 0.587, 0.114)  # the grey of red, green and blue: ITU-R BT.601, as Pillow and torchvision have it
 LEAST_SIGMA = 0.01  # pixels: a blur that changes nothing

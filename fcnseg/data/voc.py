@@ -39,7 +39,7 @@ LEGEND = decode.Legend(
 
 
 def listed(path: Path, images: Path) -> tuple[str, ...]:
-    """The names in the list `path` of an image set, a name a line, whose photographs are in the folder `images`.
+    """The names in the list `path` of an image set, a name per line, whose photographs are in the folder `images`.
 
     Raises:
         ValueError: The list is empty or is not text, or a name leads out of the folder.

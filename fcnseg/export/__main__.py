@@ -8,7 +8,8 @@ from omegaconf import DictConfig
 
 from fcnseg.cli.command import command
 from fcnseg.cli.messages import FAILED, console, leave
-from fcnseg.data import check_choice, sides
+from fcnseg.data import sides
+from fcnseg.errors import check_choice
 from fcnseg.machine.files import replacing, write_json
 from fcnseg.runs.folder import Run
 

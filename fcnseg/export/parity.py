@@ -103,11 +103,11 @@ def compare(graph: Graph, reopened: Callable[[], Opened], images: Sequence[Image
         raise DifferentError(f"it cannot be opened again ({error})") from error
     # The larger the images, the fewer of them: each comparison takes about the same time.
     sizes = ((IMAGES, size), (2, ODD), (1, (2 * size[0], 2 * size[1])))
-    return [differences(graph, opened, images[:number], each) for number, each in sizes]
+    return [compared_at(graph, opened, images[:number], each) for number, each in sizes]
 
 
 @torch.inference_mode()
-def differences(graph: Graph, opened: Opened, images: Sequence[Image.Image], size: tuple[int, int]) -> Row:
+def compared_at(graph: Graph, opened: Opened, images: Sequence[Image.Image], size: tuple[int, int]) -> Row:
     """Measure how much an opened file differs from its graph on images that are resized to `size`, height and width."""
     resized = [np.array(image.resize(size[::-1], Image.Resampling.BILINEAR)) for image in images]
     batch = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).contiguous()  # (N, 3, H, W)

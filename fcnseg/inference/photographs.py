@@ -63,7 +63,7 @@ def _listed(path: Path) -> tuple[Path, list[Path]]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise ValueError(f"images={path} is no text in UTF-8, wanted the path of a photograph a line") from error
+        raise ValueError(f"images={path} is no text in UTF-8, wanted the path of a photograph per line") from error
     return path.parent, [path.parent / line.strip() for line in lines if line.strip()]
 
 

@@ -15,9 +15,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fcnseg.data import MIN_SIZE, SPLITS, Size, check_settings, check_whole_number, sides
+from fcnseg.data import MIN_SIZE, SPLITS, Size, check_settings, sides
 from fcnseg.data.batch import normalize
 from fcnseg.data.dataset import Classes
+from fcnseg.errors import check_whole_number
 from fcnseg.inference.prediction import Prediction, Source, photograph_of
 from fcnseg.inference.tiles import Tile, tiles
 from fcnseg.machine.limits import cores
@@ -41,7 +42,7 @@ class _Work:
         prediction: The prediction so far, or the error that says why the photograph cannot be read.
         pixels: (h, w, 3) uint8: the photograph, squashed to the network's size unless the network sees tiles.
         tiles: The parts that the network sees, one at a time; without `Segmenter.tile`, one tile for the whole photograph.
-        jobs: The threads' work on the tiles that the network has seen, a job a tile.
+        jobs: The threads' work on the tiles that the network has seen, a job per tile.
     """
 
     prediction: Prediction | ValueError

@@ -96,7 +96,7 @@ def _failure_of_a_child(children: list[Popen[bytes]]) -> None:
     while all(child.poll() in (None, 0) for child in children):
         time.sleep(0.2)
     time.sleep(GRACE)
-    warn("a process of this run has ended: the same command goes on from the last save")
+    warn("a process of this run has ended: the same command resumes from the last save")
 
 
 def _end_of_parent(parent: int) -> None:
@@ -108,7 +108,7 @@ def _end_of_parent(parent: int) -> None:
 def only_the_first_prints(trainer: Mapping[Any, Any]) -> Iterator[bool]:
     """Let only the first process of a run print in the `with` block.
 
-    Another process says nothing, unless it fails for a reason that the first one cannot know.
+    The others are silent, unless one fails for a reason that the first cannot know.
 
     Args:
         trainer: The settings of the trainer; the processes of its run are not connected yet.

@@ -52,12 +52,12 @@ def scores(logits: Tensor, height: int, width: int) -> Tensor:
     return found
 
 
-# Of every new row or column: the old one before it, the old one after it, the latter's weight.
+# For every new row or column: the old one before it, the old one after it, and the weight of the latter.
 Neighbours = tuple[Tensor, Tensor, Tensor]
 
 
 def _neighbours(logits: Tensor, height: int, width: int) -> tuple[Tensor, Neighbours, Neighbours]:
-    """The logits (h * w, C), and the place of each new row and column between theirs: as `interpolate` with bilinear."""
+    """The logits as (h * w, C), and the neighbours of every new row and column, as in `F.interpolate` with mode="bilinear"."""
     return logits.flatten(1).t().contiguous(), _along(logits.shape[1], height), _along(logits.shape[2], width)
 
 

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fcnseg.data import check_whole_number
+from fcnseg.errors import check_whole_number
 from fcnseg.models.backbones import STRIDE, OnBackbone, layers
 from fcnseg.models.layers import ConvBlock, crop_to_size, pad_to_multiple, xavier_init
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fcnseg.data import MIN_SIZE, check_choice
+from fcnseg.data import MIN_SIZE
+from fcnseg.errors import check_choice
 
 # The scales of the images that each choice of `tta` averages over; multiscale has those of the public recipes on VOC.
 SCALES = {"none": (), "flip": (1.0,), "multiscale": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)}

@@ -22,7 +22,7 @@ def escaped(text: str) -> str:
 
 
 def address(kind: str, name: str) -> str:
-    """The address in the page of the thing named in the first line of a cell or heading; an address has no blanks."""
+    """The address in the page of what a cell or a heading names in its first line, without blanks: "image-2007_000032"."""
     return "-".join(f"{kind}-{name.partition(chr(10))[0]}".split())
 
 
@@ -141,7 +141,7 @@ class Gallery:
         return legend([self.truth, *self.predictions.values()], self.classes, with_errors=self.with_errors)
 
     def draw(self) -> Picture:
-        """The whole gallery as one picture, a row a network, for Markdown and notebooks."""
+        """The whole gallery as one picture, a row per network, for Markdown and notebooks."""
         masks, rows = [*self.predictions.values()], len(self.predictions)
         samples = [self.image] * rows, [self.truth] * rows, masks
         return panel(*samples, self.classes, [*self.predictions], with_errors=self.with_errors)

@@ -131,7 +131,7 @@ def _is_incidental(key: str) -> bool:
     return any(f"{key.removeprefix('choices.')}.".startswith(f"{each}.") for each in INCIDENTAL)
 
 
-def differences(entry: Entry) -> tuple[str, ...]:
+def differences_from_paper(entry: Entry) -> tuple[str, ...]:
     """The differences of a run from the paper's experiment of its name, by setting: "max_epochs 3 (paper: 30)"."""
     if not entry.published:
         return ()
@@ -219,7 +219,7 @@ def experiments(entries: Iterable[Entry]) -> list[Experiment]:
     # groupby groups only neighbours.
     groups = groupby(sorted(entries, key=place), key=lambda entry: (_title(entry), entry.status, _identity(entry)))
     gathered = [tuple(group) for _, group in groups]
-    return titled([Experiment("", group, differences(group[0])) for group in gathered])
+    return titled([Experiment("", group, differences_from_paper(group[0])) for group in gathered])
 
 
 def by_test_set(finished: Iterable[Experiment]) -> dict[str, list[Experiment]]:

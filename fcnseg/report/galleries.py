@@ -16,7 +16,7 @@ from fcnseg.names import BEST
 from fcnseg.report.blocks import Block, Gallery, Text
 from fcnseg.report.collect import Entry, line
 from fcnseg.report.experiments import Experiment
-from fcnseg.report.study import Measured
+from fcnseg.report.study import TestedRun
 from fcnseg.runs.folder import Run
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Galleries:
         rows = [dict(row) for row in in_rows(networks)]
         return blocks + [gallery(name, row, with_errors=with_errors) for name in names for row in rows]
 
-    def of_images(self, names: Iterable[str], runs: Sequence[Measured]) -> list[Block]:
+    def of_images(self, names: Iterable[str], runs: Sequence[TestedRun]) -> list[Block]:
         """Test images one after the other, with the predictions of runs and their errors."""
         return self.predicted({run.title: run.entry for run in runs}, [*names], with_errors=True)
 

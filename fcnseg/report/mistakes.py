@@ -11,7 +11,7 @@ from fcnseg.report import charts
 from fcnseg.report.blocks import Block, Chart, Links, Table, Text, address
 from fcnseg.report.galleries import Galleries
 from fcnseg.report.statistics import iou, with_mean
-from fcnseg.report.study import Measured, Study
+from fcnseg.report.study import Study, TestedRun
 from fcnseg.runs.per_image import Numbers
 from fcnseg.runs.summary import as_text
 
@@ -105,7 +105,7 @@ def boundaries(study: Study) -> list[Block]:
     ]
 
 
-def _near(run: Measured) -> list[str]:
+def _near(run: TestedRun) -> list[str]:
     """The shares of a run's pixels near boundaries, of its errors there, and of wrong pixels there and elsewhere."""
     near, wrong = run.images.near.astype(np.int64).sum(0)
     pixels, errors = run.counts[1].sum(), run.counts[1].sum() - run.counts[0].sum()

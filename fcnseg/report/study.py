@@ -13,7 +13,7 @@ from fcnseg.runs.per_image import Numbers, PerImage
 
 
 @dataclass(frozen=True)
-class Measured:
+class TestedRun:
     """A finished run and the findings of its test in every image.
 
     Attributes:
@@ -71,10 +71,10 @@ class Study:
     """
 
     test_set: str
-    runs: Sequence[Measured]
+    runs: Sequence[TestedRun]
 
     @property
-    def best(self) -> Measured:
+    def best(self) -> TestedRun:
         """The run with the highest mIoU."""
         return self.runs[0]
 
@@ -104,7 +104,7 @@ def studies(sets: Mapping[str, Iterable[Experiment]]) -> list[Study]:
     made = []
     for test_set, in_set in sets.items():
         runs = [
-            Measured(_title(experiment, entry), entry, entry.images)
+            TestedRun(_title(experiment, entry), entry, entry.images)
             for experiment in in_set
             for entry in experiment.entries
             if entry.images is not None

@@ -13,7 +13,7 @@ from fcnseg.names import FINISHED, INTERRUPTED, KILLED, RUNNING, SCORES
 from fcnseg.report import charts
 from fcnseg.report.blocks import Block, Chart, Table, Text
 from fcnseg.report.collect import Entry, line
-from fcnseg.report.experiments import Experiment, differences
+from fcnseg.report.experiments import Experiment, differences_from_paper
 from fcnseg.runs.settings import flatten
 from fcnseg.runs.summary import as_text, beats_floor
 
@@ -30,7 +30,7 @@ ABOUT_COSTS = (
 def results(experiments: Sequence[Experiment]) -> Table:
     """The floor, then a row for every experiment on one test set, our numbers beside the paper's.
 
-    Without a background, train images decide on the floor: each different one is followed by the experiments that it is of.
+    Without a background, the floor depends on the train images, and there may be several: experiments stand below theirs.
     """
     floors: dict[str, list[dict[str, str]]] = {}
     for experiment in experiments:
@@ -193,7 +193,7 @@ def _record(entry: Entry) -> dict[str, Any]:
         **{"run": entry.name, "folder": line(entry.path), "status": entry.status},
         **{key.removeprefix("choices."): value for key, value in config.items() if key.startswith("choices.")},
         **{"seed": config.get("seed"), "backbone": config.get("model.backbone")},
-        **{"differs_from_paper": "; ".join(differences(entry)), "remarks": "; ".join(entry.remarks)},
+        **{"differs_from_paper": "; ".join(differences_from_paper(entry)), "remarks": "; ".join(entry.remarks)},
         **{f"paper_printed/{name.removeprefix('paper_')}": getattr(entry.published, name, None) for name in PRINTED},
         # The dot is between a table of the result and a key, which may be the name of a class.
         **{key.removeprefix("metrics.").replace(".", "/", 1): value for key, value in measured.items()},

@@ -8,14 +8,14 @@ from fcnseg.errors import counted
 from fcnseg.report.blocks import Block, Table, Text
 from fcnseg.report.galleries import Galleries
 from fcnseg.report.statistics import DRAWS, iou, iou_differences, with_mean
-from fcnseg.report.study import Measured, Study
+from fcnseg.report.study import Study, TestedRun
 from fcnseg.runs.per_image import Numbers
 from fcnseg.runs.summary import as_text
 
 LISTED, PICTURED = 10, 2  # images gained, and images lost: in a table, as pictures
 
 
-def chosen(studies: Sequence[Study], names: Sequence[str]) -> tuple[Study, Measured, Measured]:
+def chosen(studies: Sequence[Study], names: Sequence[str]) -> tuple[Study, TestedRun, TestedRun]:
     """The two runs of these names; the second is compared with the first.
 
     Raises:
@@ -38,7 +38,7 @@ def chosen(studies: Sequence[Study], names: Sequence[str]) -> tuple[Study, Measu
     raise ValueError(f"compare=[{','.join(names)}]: wanted {wanted}; {found}. {remedy}")
 
 
-def compared(study: Study, one: Measured, other: Measured, galleries: Galleries) -> list[Block]:
+def compared(study: Study, one: TestedRun, other: TestedRun, galleries: Galleries) -> list[Block]:
     """Differences per class with their intervals, images gained and lost, and settings that differ."""
     titles = ["mean of classes", *one.entry.classes.names]
     pooled = (with_mean(iou(run.counts.sum(1))) for run in (one, other))  # (C + 1,) of all images together
@@ -64,7 +64,7 @@ def _verdict(row: Numbers) -> str:
     return "" if np.isnan(row).any() or row[1] <= 0 <= row[2] else "better" if row[0] > 0 else "worse"
 
 
-def _settings(one: Measured, other: Measured) -> list[Block]:
+def _settings(one: TestedRun, other: TestedRun) -> list[Block]:
     first, second = one.entry.config, other.entry.config
     keys = [key for key in dict.fromkeys([*first, *second]) if first.get(key) != second.get(key)]
     rows = [[key, str(first.get(key, "-")), str(second.get(key, "-"))] for key in keys if key != "name"]
@@ -73,7 +73,7 @@ def _settings(one: Measured, other: Measured) -> list[Block]:
     return [Text("The settings that differ:"), Table(("setting", "first", "second"), rows, words=(0, 1, 2))]
 
 
-def _images(study: Study, one: Measured, other: Measured, galleries: Galleries) -> list[Block]:
+def _images(study: Study, one: TestedRun, other: TestedRun, galleries: Galleries) -> list[Block]:
     """The images whose IoU rose most, and those whose IoU fell most."""
     gain = other.iou - one.iou
     order = [int(n) for n in np.argsort(-gain, kind="stable") if not np.isnan(gain[n]) and gain[n]]

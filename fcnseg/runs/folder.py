@@ -7,7 +7,7 @@ import shutil
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -184,20 +184,6 @@ class Run:
         """
         wanted, config = {key: OmegaConf.select(cfg, key) for key in identity.MAY_GROW}, self.config
         return [(now, OmegaConf.select(config, key, default=now)) for key, now in wanted.items()]
-
-    def warn_of_twins(self, cfg: DictConfig) -> None:
-        """Warn of unfinished runs with the same settings, which an earlier version gave other names.
-
-        It does nothing if this run has begun: the command then resumes it.
-        """
-        for path in () if self.path.exists() else self.path.parent.glob(f"*/{CONFIG}"):
-            twin = Run(path.parents[1])
-            with suppress(Exception):  # a damaged run may raise any error, and it is not the one that was asked for
-                is_open = twin.result is None and (twin.status or {}).get("status") != RUNNING
-                is_as_long = is_open and all(now == had for now, had in twin._lengths(cfg))
-                if is_as_long and not identity.differences(twin.config, cfg, self.defaults):
-                    words = f'"name={twin.path.name}" resumes it, {self.path.name} begins anew'
-                    warn(f"{twin.path} is an unfinished run of these settings: {words}")
 
     def check_same(self, cfg: DictConfig) -> None:
         """Refuse to resume a run under other settings than its own; more epochs or patience are allowed.

@@ -1,4 +1,4 @@
-"""The run's own log, as a Lightning logger: a row an epoch in metrics.csv and in TensorBoard's event files.
+"""The run's own log, as a Lightning logger: a row per epoch in metrics.csv and in TensorBoard's event files.
 
 Lightning's CSVLogger and TensorBoardLogger begin a new version of a log when a run is resumed, and keep the rows of
 interrupted epochs that are repeated. Here every epoch has one row, in the folder of its run.

@@ -9,7 +9,8 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from fcnseg.data import check_settings, check_whole_number, spelled
+from fcnseg.data import check_settings, spelled
+from fcnseg.errors import check_whole_number
 from fcnseg.machine.processes import devices_and_machines
 
 MAY_BE_NULL = (  # settings that may be null, even if a choice or an experiment sets another value

@@ -88,7 +88,7 @@ def test_a_file_gives_the_logits_of_its_network_at_any_size(name, form, tmp_path
     with (tmp_path / "file").open("wb") as file:
         formats.FORMATS[form].write(graph, about, file)
     opened = formats.FORMATS[form].open(tmp_path / "file", blank)
-    rows = [parity.differences(graph, opened, [noise(70, 60)] * (3 - i), size) for i, size in enumerate(SIZES)]
+    rows = [parity.compared_at(graph, opened, [noise(70, 60)] * (3 - i), size) for i, size in enumerate(SIZES)]
     parity.check(rows, graph)
     assert all(row.ties < 0.2 for row in rows)  # so that labels are compared, too
     with torch.inference_mode():
@@ -208,14 +208,14 @@ def test_one_pixel_that_differs_is_refused_but_for_a_few_of_wilsons(name, allowe
     torch.manual_seed(0)
     graph = Graph(trained(NETS[name]()), raw=False)
     for pixels in (0, allowed, allowed + 1):
-        row = parity.differences(graph, changed(graph, pixels), [noise(64, 64)], (64, 64))
+        row = parity.compared_at(graph, changed(graph, pixels), [noise(64, 64)], (64, 64))
         assert row.beyond == pytest.approx(pixels / 64**2)
         if pixels <= allowed:
             parity.check([row], graph)
         else:
             with pytest.raises(parity.DifferentError, match="at 64 x 64 pixels, a share of "):
                 parity.check([row], graph)
-    nan = parity.differences(graph, changed(graph, 64, nan=True), [noise(64, 64)], (64, 64))
+    nan = parity.compared_at(graph, changed(graph, 64, nan=True), [noise(64, 64)], (64, 64))
     assert nan.beyond == pytest.approx(1 / 64)
 
 
@@ -225,7 +225,7 @@ def test_another_normalisation_is_refused():
     graph, other = Graph(net, raw=False), Graph(net, raw=False)
     other.std *= 256 / 255
     with pytest.raises(parity.DifferentError):
-        parity.check([parity.differences(graph, other, [noise(64, 64)], (64, 64))], graph)
+        parity.check([parity.compared_at(graph, other, [noise(64, 64)], (64, 64))], graph)
 
 
 def test_ties_are_no_wrong_labels():
@@ -234,7 +234,7 @@ def test_ties_are_no_wrong_labels():
             return torch.stack([image[:, 0], image[:, 0] + 1e-6 * (image[:, 0] > 0)], 1)
 
     graph = Graph(Two(), raw=False)
-    row = parity.differences(graph, lambda x: (1 - graph(x)[0], graph(x)[1]), [noise(32, 32)], (32, 32))
+    row = parity.compared_at(graph, lambda x: (1 - graph(x)[0], graph(x)[1]), [noise(32, 32)], (32, 32))
     assert (row.same, row.ties, row.beyond) == (0, 1, 0)
 
 

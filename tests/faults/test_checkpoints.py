@@ -269,7 +269,7 @@ def test_a_best_checkpoint_lost_while_the_run_goes_on_is_noticed(tmp_path, args,
         else:
             best.write_bytes(best.read_bytes()[:-1] + b"?")
 
-    outcome = run(tmp_path, *args, inject=partial(at, fit.Training, "write_result", 1, lose))
+    outcome = run(tmp_path, *args, inject=partial(at, fit.Training, "test", 1, lose))
     assert (outcome.code, "best.ckpt" in outcome.err) == (1, True), outcome
     outcome = run(tmp_path, *args)
     assert (outcome.code, "from the beginning" in outcome.err) == (0, True), outcome

@@ -398,7 +398,7 @@ def replaced(run):
     ("lose", "moment"),
     [
         *((lose, (Checkpoints, "_save_last", 5)) for lose in (removed, renamed, replaced)),
-        (removed, (fit.Training, "write_result", 1)),
+        (removed, (fit.Training, "test", 1)),
         (removed, (runs.Run, "_write_status", 1)),
     ],
     ids=lambda value: value[1] if isinstance(value, tuple) else value.__name__,
@@ -496,7 +496,7 @@ def test_a_resumed_run_says_from_where(tmp_path, args):
     assert (first.code, "goes on" in first.out) == (-9, False)
     assert first.out.startswith("run: reads the data set\nrun: 24 images, 32-true\n")
     second = run(tmp_path, *args, inject=partial(at, SegmentationTask, "test_step", 1, kill))
-    assert "run: 24 images, 32-true, goes on from epoch 2\n" in second.out
+    assert "run: 24 images, 32-true, resumes from epoch 2\n" in second.out
     assert "run: 24 images, 32-true, has trained all its epochs\n" in run(tmp_path, *args).out
 
 

@@ -26,7 +26,7 @@ from fcnseg.report.blocks import Chart, Gallery, Table, Text, address
 from fcnseg.report.collect import Entry, read
 from fcnseg.report.experiments import by_test_set, experiments
 from fcnseg.report.galleries import Galleries
-from fcnseg.report.study import Measured, Study
+from fcnseg.report.study import Study, TestedRun
 from fcnseg.runs import costs
 from fcnseg.runs.per_image import PER_IMAGE, PerImage, write
 
@@ -83,7 +83,7 @@ def of_run(title, kind, seed, images=7, rows=(), **config):
     scores = {"metrics": {"test/miou": 1 / (seed + 2)}, "floor": {"miou": 0.4}}
     result = {"classes": classes, **scores, "size": SIDE, "best_epoch": 1}
     entry = Entry(Path(title), "finished", {"seed": seed, **config}, rows, result, (), found)
-    return Measured(title, entry, found), truth, guess
+    return TestedRun(title, entry, found), truth, guess
 
 
 @pytest.fixture(params=SETS)
@@ -466,7 +466,7 @@ def test_pictures_of_a_run_without_its_checkpoint_are_missed_once(run, tmp_path)
     shutil.copytree(run, tmp_path / "run")
     (tmp_path / "run" / "checkpoints" / "best.ckpt").unlink()
     (whole, lost), galleries = (read(path) for path in (run, tmp_path / "run")), Galleries(None)
-    runs = [Measured("lost", lost, lost.images), Measured("whole", whole, whole.images)]
+    runs = [TestedRun("lost", lost, lost.images), TestedRun("whole", whole, whole.images)]
     for wanted in (["Text", "Gallery"], ["Gallery"]):
         blocks = galleries.of_images([str(whole.images.names[0])], runs)
         assert [type(block).__name__ for block in blocks] == wanted

@@ -23,7 +23,7 @@ from fcnseg.report.__main__ import report
 from fcnseg.report.blocks import Chart, Gallery, Section, Table, Text
 from fcnseg.report.collect import collect, read
 from fcnseg.report.experiments import by_test_set, differences, experiments
-from fcnseg.report.study import Measured
+from fcnseg.report.study import TestedRun
 from fcnseg.runs.settings import flatten
 
 CHOSEN = (
@@ -659,7 +659,7 @@ def test_a_damaged_checkpoint_is_told_once(tmp_path, finished):
     (told,) = galleries.side_by_side([experiment], None, shown)
     assert told.text.startswith("No predictions of transfer")
     images = experiment.first.images
-    assert shown.of_images(images.names[:1], [Measured("transfer", experiment.first, images)]) == []
+    assert shown.of_images(images.names[:1], [TestedRun("transfer", experiment.first, images)]) == []
 
 
 def test_pictures_of_data_that_have_changed_say_so(finished):

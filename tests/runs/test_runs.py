@@ -448,17 +448,6 @@ def test_a_resumed_run_of_an_earlier_version_goes_on_in_its_folder(again, as_if)
     assert "schedule" in runs.Run(older).config
 
 
-def test_an_unfinished_run_of_the_same_settings_and_another_name_is_named(again, as_if):
-    """As a version with other defaults, or another way to name runs, would have left it."""
-    older = as_if("checkpoint.every_n_minutes", unfinished=True)
-    older = older.rename(older.with_name("named-otherwise"))
-    outcome = again(f"runs={older.parent}")
-    assert f'{older} is an unfinished run of these settings: "name=named-otherwise" resumes it' in outcome.err
-    assert "unfinished" not in again(f"runs={older.parent}", "name=another", "patience=20").err
-    write_json(older / "status.json", {**read_json(older / "status.json"), "status": "running", "pid": os.getpid()})
-    assert "unfinished" not in again(f"runs={older.parent}", "name=third").err
-
-
 def test_a_resumed_run_that_stored_aug_none_as_a_function_goes_on_in_its_folder(again, as_if):
     older = as_if(unfinished=True)
     cfg = OmegaConf.load(older / ".hydra/config.yaml")

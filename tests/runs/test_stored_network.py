@@ -6,7 +6,6 @@ import pickle
 import shutil
 from pathlib import Path
 
-import hostile
 import pytest
 import torch
 from hydra.utils import instantiate
@@ -286,14 +285,6 @@ def test_evaluate_runs_no_stored_trainer(command, folder):
         change(folder, trainer=where)
         outcome = command(evaluate, f"run={folder}")
         assert (outcome.code, "names a class" in outcome.err, ran) == (2, True, [])
-
-
-def test_damaged_runs_beside_a_new_one_do_not_disturb_it(folder, compose, capsys):
-    kinds = [kind for kind in hostile.KINDS if not kind.startswith("metrics.csv")][::5]
-    for number, kind in enumerate(kinds):
-        hostile.KINDS[kind](shutil.copytree(folder, folder.with_name(f"bad{number}")))
-    Run(folder.with_name("new")).warn_of_twins(compose("model=fcn"))
-    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

@@ -186,7 +186,7 @@ def _cvat(text: str) -> dict[str, Any]:
 
 
 def _labelme2voc(text: str) -> dict[str, Any]:
-    """labelme2voc's class_names.txt: a name a line, of which `__ignore__` is void and stored as 255."""
+    """labelme2voc's class_names.txt: a name per line, of which `__ignore__` is void and stored as 255."""
     return {"names": dict(enumerate(name for line in text.splitlines() if (name := line.strip()) and name not in IGNORED))}
 
 
