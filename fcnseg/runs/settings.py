@@ -64,6 +64,8 @@ def check_ranges(cfg: DictConfig) -> None:
         value = OmegaConf.select(cfg, key)
         if value is not None and not is_right(value):
             raise ValueError(f"{key}={value}: wanted {wanted}{', or null' if key in MAY_BE_NULL else ''}")
+    if cfg.schedule.get("total_iters") and cfg.schedule.get("factor") == 1:
+        raise ValueError(f"schedule.total_iters={cfg.schedule.total_iters} has no effect by itself: give schedule.factor, too")
 
 
 def hyperparameters(cfg: DictConfig) -> dict[str, Any]:

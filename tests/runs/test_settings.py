@@ -37,6 +37,7 @@ from fcnseg.runs.settings import check_ranges
         ),
         ("checkpoint.min_seconds=-1", ["checkpoint.min_seconds=-1", "0"]),
         ("patience=0", ["patience=0", "1"]),
+        ("schedule.total_iters=5", ["schedule.total_iters=5 has no effect by itself: give schedule.factor, too"]),
         ("seed=4294967296", ["seed=4294967296", "from 0 to 4294967295"]),
         ("checkpoint.every_n_steps=2.5", ["checkpoint.every_n_steps=2.5", "whole number"]),
         ("trainer.precision=64-true", ["trainer.precision=64-true", "32-true, bf16-mixed, 16-mixed"]),
