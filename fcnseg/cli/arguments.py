@@ -96,7 +96,10 @@ def _with_home(word: str) -> str:
 
 
 def _with_text(word: str) -> str:
-    """The word with quotes around names and paths that look like numbers: the number would lose underscores and zeros."""
+    """The word with quotes around names and paths that look like numbers: the number would lose underscores and zeros.
+
+    `name=2024_01_05` becomes `name='2024_01_05'`, and `compare=[007,b]` becomes `compare=['007',b]`; `seed=007` is left alone.
+    """
     key, equals, value = word.partition("=")
     if not TEXT.fullmatch(key) or "(" in value:  # a function of Hydra's, such as range(1,9)
         return word

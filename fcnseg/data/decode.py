@@ -146,6 +146,7 @@ def labelled(path: Path, mask: Image.Image, image: Image.Image | None, *, legend
             table[used] = meant
             labels = table[pixels]
     found = Image.fromarray(labels)
+    # The palette's colours gave other labels than the numbers would have given.
     found.info["by_colour"] = meant != [legend.values.get(value) for value in used]
     return found
 

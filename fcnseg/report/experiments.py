@@ -168,7 +168,10 @@ def _title(entry: Entry) -> str:
 
 
 def _distinguishing(same_title: Sequence[Mapping[str, str]]) -> list[str]:
-    """Choose a few settings that distinguish experiments of one title: each step adds the one that distinguishes most."""
+    """Choose a few settings that distinguish experiments of one title: each step adds the one that distinguishes most.
+
+    Of experiments with rates and sizes of (1, 64), (2, 64) and (2, 96), that is first the rate, then the size.
+    """
     chosen: list[str] = []
     keys = list(dict.fromkeys([*KNOWN_BEST, *(key for one in same_title for key in one)]))
 

@@ -1,4 +1,13 @@
-"""What makes a run another one: the settings that count, and the folder's name, which says in words what differs."""
+"""What makes a run another one: the settings that count, and the folder's name, which says in words what differs.
+
+`differences` decides whether a run may be resumed: it compares values. `run_name` says what a command adds to the files of its
+choices: it compares what is written, such as interpolations.
+
+setting              the run may be resumed under another value   in the name
+optimizer.lr         no                                           yes
+trainer.max_epochs   under a larger one                           yes
+trainer.devices      yes                                          no
+"""
 
 import hashlib
 import json
