@@ -88,7 +88,7 @@ def _recognised(cfg: DictConfig, source: Any, root: Path) -> "Files | None":
 
 
 def _ready(files: "Files", say: Callable[[str], None], *, write: bool) -> bool:
-    """Whether the classes of `files` are known or have been written; if not, the user is told what the masks hold.
+    """Whether the classes of `files` are known or have been written; if not, what the masks hold is printed.
 
     Args:
         files: The files of the data set, and the classes if a file lists them.

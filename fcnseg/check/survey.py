@@ -207,7 +207,7 @@ def _read(data_set: DataSet, name: str) -> Look:
         image = decode.read_image(path := data_set.image(name))
     except ValueError as error:
         problems.append(f"{path.name}: {error}")
-    try:  # if the image is broken, too: both problems are told at once
+    try:  # if the image is broken, too: both problems are named at once
         path = data_set.mask(name)
         mask = data_set.read_mask(name, image)
     except ValueError as error:

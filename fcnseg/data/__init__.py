@@ -2,15 +2,15 @@
 
 In the order in which an image comes through:
 
-dataset         what a data set is: its classes, its image sets, the files of each image
-voc, sbd, shapes, formats   the data sets: VOC-2012, SBD, a generated one, and folders in other people's formats
-download        gets VOC-2012 and SBD
-decode          a file as an upright photograph or as labels
-packed          an image set, decoded and resized once, as arrays on the disk
-loader          batches of it, in an order that the seed and the epoch decide
-batch           what a batch is
-augment, transforms, mixing   augmentations: flips and their chain; crops, colours, blur; mixtures of images
-module          all of this together, as Lightning's data module
+dataset: what a data set is: its classes, its image sets, the files of each image.
+voc, sbd, shapes, formats: VOC-2012, SBD, a generated data set, and folders in other people's formats.
+download: gets VOC-2012 and SBD.
+decode: a file as an upright photograph, or as labels.
+packed: an image set, decoded and resized once, as arrays on the disk.
+loader: batches of it, in an order that the seed and the epoch decide.
+batch: what a batch is.
+augment, transforms, mixing: flips and chains of augmentations; crops, colours and blur; mixtures of images.
+module: all of this together, as Lightning's data module.
 """
 
 from collections.abc import Sequence

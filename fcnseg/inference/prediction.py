@@ -81,7 +81,7 @@ def photograph_of(source: Source) -> Image.Image:
     if isinstance(source, Image.Image):
         return decode.as_rgb(source, "from Pillow")
     pixels = source.permute(1, 2, 0).cpu().numpy() if isinstance(source, Tensor) and source.ndim == 3 else source
-    # Not converted from other types: 0..1 and 0..255 cannot be told apart in a dark photograph.
+    # Not converted from other types: a dark photograph may be of values 0..1 or 0..255.
     is_uint8 = isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8
     if not is_uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
         found = f"{type(source).__name__} {tuple(getattr(source, 'shape', ()))} {getattr(source, 'dtype', '')}"
