@@ -2,6 +2,17 @@
 
 In Python, `fcnseg.train("model=wilson", "aug=flip")` does what the command does, and `fcnseg.load("runs/<name>")` gives a
 `fcnseg.inference.Segmenter`.
+
+The modules and packages from the ground up. Each imports only those before it, late imports included:
+
+errors, paper, names: the errors and checks of values, the paper's results, the names of scores and files.
+machine: what a machine gives to a run.
+optimizers, data, models, metrics, image_metrics, losses, pictures: the pieces that know nothing of runs and commands.
+divided_step, task, schedules: how any network trains on them.
+build: from a config to these objects.
+runs, inference, callbacks, fit: a run, its use, what happens around its steps, and all of it from beginning to end.
+cli, report, benchmark: what the commands share, and two large commands.
+train, evaluate, predict, export, check, __main__: the other commands, and the console script.
 """
 
 from importlib import import_module

@@ -39,13 +39,13 @@ class Command:
     that fails on its own, or a sweep with unfinished jobs, ends with exit code 1; Ctrl-C with 130.
 
     Args:
-        job: The function that does the command's work with its config.
+        function: The function that does the command's work with its config.
         config_name: The name of a file in `conf/`, without its ending.
     """
 
-    def __init__(self, job: JobFunction, config_name: str) -> None:
-        update_wrapper(self, job)
-        self.job, self.config_name = job, config_name
+    def __init__(self, function: JobFunction, config_name: str) -> None:
+        update_wrapper(self, function)
+        self.function, self.config_name = function, config_name
 
     def __call__(self) -> None:
         """Run the command of the command line, and exit with its code."""
@@ -57,9 +57,9 @@ class Command:
                 say(help_text(self.config_name, arguments), sys.stdout)
             elif not arguments.sweeps:
                 arguments.check_no_sweep_settings()
-                _launch(self.job, self.config_name, arguments.flags)
+                _launch(self.function, self.config_name, arguments.flags)
             elif self.config_name == TRAIN:
-                sweep(arguments, partial(_launch, self.job, self.config_name))
+                sweep(arguments, partial(_launch, self.function, self.config_name))
             else:
                 raise ValueError("only python -m fcnseg.train can sweep: leave out -m")
 
@@ -86,7 +86,7 @@ class Command:
                 raise ValueError(f"{flag} is a flag of the command line: leave it out")
             arguments.check_no_sweep_settings()
             with patch.dict(os.environ, {FULL_ERROR: "1"}):
-                (cfg,) = _launch(self.job, self.config_name, arguments.flags)
+                (cfg,) = _launch(self.function, self.config_name, arguments.flags)
         except (HydraException, OmegaConfBaseException) as error:
             raise ValueError(explanation(error, partial(setting_names, self.config_name, arguments))) from error
         finally:
