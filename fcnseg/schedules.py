@@ -22,7 +22,15 @@ def poly(optimizer: Optimizer, *, steps: int, power: float) -> PolynomialLR:
     return PolynomialLR(optimizer, total_iters=steps, power=power)
 
 
-def onecycle(optimizer: Optimizer, *, steps: int, pct_start: float, **more: Any) -> OneCycleLR:
+def onecycle(
+    optimizer: Optimizer,
+    *,
+    steps: int,
+    pct_start: float,
+    div_factor: float = 25.0,
+    final_div_factor: float = 1e4,
+    cycle_momentum: bool = True,
+) -> OneCycleLR:
     """Torch's OneCycleLR, whose highest learning rates are those of the optimiser.
 
     Raises:
@@ -31,8 +39,15 @@ def onecycle(optimizer: Optimizer, *, steps: int, pct_start: float, **more: Any)
     check_number("schedule.pct_start", pct_start, 0, 1)
     if pct_start * steps == 1:  # OneCycleLR divides by zero
         raise ValueError(f"schedule.pct_start={pct_start} is one step of the run's {steps}: wanted a larger share")
-    rates = [group["lr"] for group in optimizer.param_groups]
-    return OneCycleLR(optimizer, rates, total_steps=steps, pct_start=pct_start, **more)
+    return OneCycleLR(
+        optimizer,
+        [group["lr"] for group in optimizer.param_groups],
+        total_steps=steps,
+        pct_start=pct_start,
+        div_factor=div_factor,
+        final_div_factor=final_div_factor,
+        cycle_momentum=cycle_momentum,
+    )
 
 
 class Warmup(LRScheduler):

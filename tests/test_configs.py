@@ -362,3 +362,10 @@ def test_an_experiment_s_setting_may_be_taken_back(command, root, setting):
 def test_a_path_is_text(compose):
     with pytest.raises(ValueError, match=r"data\.cache=True: wanted text or null"):
         build.check_arguments(compose("data=shapes", "data.cache=true"))
+
+
+@pytest.mark.parametrize("setting", ["div_factor=abc", "final_div_factor=abc", "cycle_momentum=1"])
+def test_what_onecycle_takes_is_checked_before_a_run(compose, setting):
+    key, _, value = setting.partition("=")
+    with pytest.raises(ValueError, match=rf"schedule\.{key}={value}: wanted"):
+        build.check_arguments(compose("data=shapes", "schedule=onecycle", f"+schedule.{setting}"))

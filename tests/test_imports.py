@@ -109,7 +109,7 @@ def test_a_piece_knows_torch_and_the_facts(name):
     ("name", "known"),
     [
         ("fcnseg.data.voc", {"fcnseg.data.decode", "fcnseg.data.dataset"}),
-        ("fcnseg.data.dataset", set()),
+        ("fcnseg.data.dataset", {"fcnseg.errors"}),
         (
             "fcnseg.task",
             {

@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from fcnseg.errors import counted
+
 VOID = 255  # the label of pixels without one: a prediction there is neither right nor wrong
 # The endings of photographs.
 SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG", ".bmp", ".tif", ".tiff", ".webp")
@@ -41,9 +43,9 @@ class Classes:
 
     def __post_init__(self) -> None:
         if not 2 <= len(self) < VOID:
-            raise ValueError(f"{len(self)} classes: wanted 2 to {VOID - 1}")
+            raise ValueError(f"{counted(len(self), 'class', 'classes')}, wanted 2 to {VOID - 1}")
         if twice := [name for name, times in Counter(self.names).items() if times > 1]:
-            raise ValueError(f"{len(twice)} names of classes stand for several ({twice[0]}): wanted a name for each")
+            raise ValueError(f"several classes have the name {twice[0]}, wanted a name for each")
         if len(self.colours) != len(self) or self.background not in (None, *range(len(self))):
             found = f"{len(self.colours)} colours and the background {self.background}"
             raise ValueError(f"{found} for {len(self)} classes: wanted a colour for each, and one of them or None")

@@ -110,7 +110,12 @@ def default_packs_folder(data_set: DataSet) -> Path:
     # Root may write everywhere: for root, only the mode says that a folder is marked read-only.
     if os.access(data_set.path, os.W_OK) and data_set.path.stat().st_mode & 0o200:
         return data_set.path / "packs"
-    return user_cache() / "packs"
+    try:
+        return user_cache() / "packs"
+    except ValueError as error:
+        raise ValueError(
+            f"{data_set.path} is read-only, and there is no home: choose a folder for packs with data.cache="
+        ) from error
 
 
 def _key(data_set: DataSet, names: Sequence[str], size: Size, packs_folder: Path) -> str:

@@ -27,7 +27,7 @@ TOLERANCE = 1e-4  # a share of the largest logit: rounding changes a hundredth o
 # The share of the pixels that may differ by more in Wilson's model: where two pixels of a pool are equal but for rounding,
 # either may be the maximum, and unpooling puts it into another place.
 JUMPS = 1e-2
-CALLS = 5  # the number of calls of which the fastest gives the speed
+ENOUGH = 0.3  # the seconds of calls of which the fastest gives the speed
 
 
 class DifferentError(Exception):
@@ -133,8 +133,10 @@ def _share(pixels: Tensor) -> float:
 
 def _timed(run: Opened, batch: Tensor) -> tuple[tuple[Tensor, ...], float]:
     """The result of `run`, and the images a second of its fastest call; the first call, which prepares much, is left out."""
-    found = run(batch)
-    return found, len(batch) / min(repeat(partial(run, batch), number=1, repeat=CALLS))
+    found, seconds = run(batch), list[float]()
+    while not seconds or sum(seconds) < ENOUGH:
+        seconds += repeat(partial(run, batch), number=1, repeat=1)
+    return found, len(batch) / min(seconds)
 
 
 def check(rows: Sequence[Row], graph: Graph) -> None:

@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 BAND = 2**20  # pixels that are enlarged at once: they need no more memory for a larger photograph
 
@@ -21,16 +20,18 @@ def labels(logits: Tensor, height: int, width: int) -> Tensor:
     if winners.shape == (height, width):
         return winners
     table, (top, bottom, down), (left, right, across) = _neighbours(logits, height, width)
-    corners = F.pad(winners[None].float(), (0, 1, 0, 1), mode="replicate")  # (1, h + 1, w + 1)
+    right_same = winners == winners[:, (torch.arange(winners.shape[1]) + 1).clamp(max=winners.shape[1] - 1)]
+    below = (torch.arange(len(winners)) + 1).clamp(max=len(winners) - 1)
     # (h, w): whether the four neighbours of the area between a place and the next agree.
-    alike = (F.max_pool2d(corners, 2, 1) == -F.max_pool2d(-corners, 2, 1))[0]
+    alike = right_same & right_same[below] & (winners == winners[below])
     found = winners[top][:, left]  # (height, width)
     for rows in torch.arange(height).split(max(BAND // width, 1)):
         row, column = (~alike[top[rows]][:, left]).nonzero(as_tuple=True)  # (pixels,) each
         row += rows[0]
+        upper, lower = top[row] * winners.shape[1], bottom[row] * winners.shape[1]
         x, y = across[column, None], down[row, None]  # (pixels, 1)
-        places = (line[row] * winners.shape[1] + side[column] for line in (top, bottom) for side in (left, right))
-        upper_left, upper_right, lower_left, lower_right = (table[place].double() for place in places)  # (pixels, C)
+        corners = (line + side[column] for line in (upper, lower) for side in (left, right))
+        upper_left, upper_right, lower_left, lower_right = (table[place].double() for place in corners)  # (pixels, C)
         enlarged = torch.lerp(torch.lerp(upper_left, upper_right, x), torch.lerp(lower_left, lower_right, x), y)  # (pixels, C)
         found[row, column] = enlarged.max(1).indices.byte()
     return found

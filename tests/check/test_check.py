@@ -70,6 +70,13 @@ def test_a_class_list_is_written_to_name(command, mine):
     assert "says the classes already" in outcome.err
 
 
+def test_what_stands_in_the_place_of_the_class_list_is_not_replaced(command, mine):
+    (mine / "classes.yaml").unlink()
+    (mine / "classes.yaml").mkdir()
+    outcome = command(check, f"data.root={mine}", "write=true", "picture=null")
+    assert (outcome.code, "classes.yaml is there already: move it away" in outcome.err) == (2, True), outcome.err
+
+
 @pytest.mark.parametrize(
     ("values", "names", "void"),
     [

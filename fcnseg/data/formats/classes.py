@@ -103,8 +103,10 @@ def find_class_list(folder: Path) -> ClassList | None:
         return None
     try:
         listed = READERS[path.name](path.read_text(encoding="utf-8-sig"))
-    except (ValueError, yaml.YAMLError) as error:
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"{path}: {error}; wanted text in UTF-8 as in README, Your data") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; README, Your data, shows what it may hold") from error
     return class_list(path, **listed)
 
 

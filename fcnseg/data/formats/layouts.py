@@ -43,9 +43,10 @@ def lists(root: Path) -> Files | None:
         return None
     class_list = find_class_list(found.path)
     files = Files(found.path, _format("VOC's layout", voc.LISTS, class_list), class_list=class_list)
-    for image_set in found.image_sets():
-        for name in found.names(image_set):
-            files.add(SETS.get(image_set, image_set), name, found.image(name), found.mask(name))
+    lists_of = {SETS.get(image_set, image_set): image_set for image_set in found.image_sets()}  # the last of several
+    for image_set, listed in lists_of.items():
+        for name in found.names(listed):
+            files.add(image_set, name, found.image(name), found.mask(name))
     return files
 
 
@@ -81,7 +82,9 @@ def _add_row(files: Files, path: Path, number: int, row: Mapping[str, str | None
         raise ValueError(f"{path}, line {number}: wanted the paths of an image and its mask")
     image_set = SETS.get(split.lower(), split.lower())
     name = Path(image).with_suffix("").as_posix()
-    files.add(image_set, name, voc.path_inside(files.path, image, path), voc.path_inside(files.path, mask, path))
+    for inside in (image, mask):
+        voc.check_inside(inside, path, files.path)
+    files.add(image_set, name, files.path / image, files.path / mask)
 
 
 def folders(root: Path, image_suffix: str, mask_suffix: str | None) -> Files | None:
@@ -191,10 +194,10 @@ def coco(root: Path) -> Files | None:
 
 def _photograph(root: Path, source: Path, image_set: str, file: str) -> Path:
     """The image that annotations name; the first possible place if the image is missing."""
-    inside = voc.path_inside(root, file, source)
+    voc.check_inside(file, source, root)
     places = [*(root / "images" / name for name in (image_set, f"{image_set}2017", "")), source.parent]
     places += [root / name for name in (image_set, f"{image_set}2017", voc.IMAGES, "")]
-    return next((path for place in places if (path := place / file).is_file()), inside)
+    return next((path for place in places if (path := place / file).is_file()), root / file)
 
 
 def labelme(root: Path) -> Files | None:

@@ -71,8 +71,10 @@ def write_classes(files: Files, stored: Stored) -> Path:
     """Write classes.yaml beside the images, with a name to change for every number or colour that masks store.
 
     Raises:
-        ValueError: Masks mix numbers with colours, or hold too few or too many for classes.
+        ValueError: The file is there already, or masks mix numbers with colours, or hold too few or too many for classes.
     """
+    if (path := files.path / FILE).exists():  # a folder, or a file that is no class list
+        raise ValueError(f"{path} is there already: move it away to have it written anew")
     values = _to_name(files, stored)
     names = [
         "background" if value in (0, (0, 0, 0)) else f"class_{value if isinstance(value, int) else bytes(value).hex()}"
@@ -87,7 +89,7 @@ def write_classes(files: Files, stored: Stored) -> Path:
         lines += [f"  - {[*value]}  # {name}: {stored.found(value)}" for value, name in pairs]
     if left := [value for value in (VOID, voc.VOC.void_colour) if value in stored.pixels and value not in values]:
         lines.append(f"void: {left[0] if isinstance(left[0], int) else [*left[0]]}  # {stored.found(left[0])}")
-    write_text(path := files.path / FILE, "\n".join([*lines, ""]))
+    write_text(path, "\n".join([*lines, ""]))
     return path
 
 

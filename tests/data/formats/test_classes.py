@@ -84,9 +84,9 @@ def test_a_class_without_a_colour_gets_one_that_is_free(said):
         ("- a\n- b", "has no keys, wanted names:"),
         ("classes: [a, b]", "has the keys classes, wanted names:"),
         ("names: [a, b]\ncolours: [[1, 2, 3], [3, 4, 5]]", "has the keys names, colours, wanted names:"),
-        ("names: [a]", "1 classes: wanted 2 to 254"),
-        ("names: [" + ", ".join(f"c{i}" for i in range(255)) + "]", "255 classes: wanted 2 to 254"),
-        ("names: [a, a]", r"1 names of classes stand for several \(a\)"),
+        ("names: [a]", "1 class, wanted 2 to 254"),
+        ("names: [" + ", ".join(f"c{i}" for i in range(255)) + "]", "255 classes, wanted 2 to 254"),
+        ("names: [a, a]", "several classes have the name a, wanted a name for each"),
         ("names: [yes, no]", "names: has 0: True, wanted a number of 0..65535 and a name: put it in quotes"),
         ("names: {a: 0, b: 1}", "names: has a: 0, wanted a number"),
         ("names: {0: a, 65536: b}", "names: has 65536: b, wanted a number"),
@@ -115,7 +115,7 @@ def test_what_is_refused(said, text, told):
     [
         ("labelmap.txt", "a:0,0,0::\nb::\n", "the line 'b::', wanted name:r,g,b::"),
         ("_classes.csv", "Pixel Value, Class\n0, a\nb, 1\n", "the line 'b,1', wanted a pixel value and a class"),
-        ("class_names.txt", "a\n", r"class_names\.txt: 1 classes"),
+        ("class_names.txt", "a\n", r"class_names\.txt: 1 class, wanted"),
     ],
 )
 def test_broken_lists_of_programs(said, name, text, told):

@@ -237,3 +237,12 @@ def test_image_sets_have_many_names(sample, tmp_path, name, other):
     assert [formats.folder(tmp_path).names(each) for each in ("train", "val")] == [
         data.names(each) for each in ("train", "val")
     ]
+
+
+def test_of_two_lists_of_one_meaning_the_last_one_counts(sample, tmp_path):
+    """As training.txt, a longer list, beside VOC's own train.txt."""
+    names = list(sample.names)
+    folder = voc.new_folder(tmp_path / "mine", {"train": names[:3], "training": names[:4], "val": names[4:]})
+    (tmp_path / "mine" / "classes.yaml").write_text("names: [a, b]")
+    found = formats.folder(folder.path)
+    assert (found.names("train"), found.names("val")) == (tuple(names[:4]), tuple(names[4:]))
