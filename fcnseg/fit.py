@@ -106,9 +106,10 @@ class Training:
         self.checkpoints = Checkpoints(run, stop=stop, finite=finite, **cfg.checkpoint)
         self.callbacks = self._in_order(finite)
         self.checkpoint_io = SafeCheckpointIO()
+        # Processes on other machines may find another precision faster. They are connected by a trainer, so only then it shows.
         self.trainer = self._make_trainer(self._kept_precision())
         first = from_first_process(lambda: str(self.trainer.precision))
-        if first != str(self.trainer.precision):  # trainer.precision=auto chose another one on this machine
+        if first != str(self.trainer.precision):
             self.trainer = self._make_trainer(first)
         self.sessions.here = {**provenance.surroundings(self.trainer), **code}
         measured = cfg.trainer.precision == "auto" and self.trainer.strategy.root_device.type == "cpu"

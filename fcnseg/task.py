@@ -135,7 +135,7 @@ class SegmentationTask(LightningModule):
         return bool(torch.stack(self.finite[stage]).all())
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
-        """Lightning calls it after the step, in which the gradients of all parts but the last have been computed."""
+        """Do nothing for a divided batch: `train_on` has zeroed the gradients, and they hold those of the earlier parts."""
         if is_whole(self):
             super().optimizer_zero_grad(epoch, batch_idx, optimizer)
 

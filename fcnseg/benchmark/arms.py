@@ -20,7 +20,7 @@ from torchvision.transforms import InterpolationMode, v2
 
 from fcnseg import build
 from fcnseg.benchmark.step import fabric_of, task_of
-from fcnseg.benchmark.tables import Figures, Work, call, rows
+from fcnseg.benchmark.tables import Row, Work, call, rows
 from fcnseg.data import sides, spelled
 from fcnseg.data.dataset import MEAN, STD, VOID
 from fcnseg.data.module import VOCDataModule
@@ -67,7 +67,7 @@ class Clock:
         return self.times[self.steps] - self.times[WARMUP]
 
 
-def train(cfg: Any, arm: str, *, steps: int, images: int | None = None) -> Figures:
+def train(cfg: Any, arm: str, *, steps: int, images: int | None = None) -> Row:
     """Train with an arm: `steps` timed steps after the warm-up, on the first `images` images over and over (None: on all).
 
     The precision of `cfg` is not "auto".
@@ -190,7 +190,7 @@ Train = Callable[[Any, Any, SegmentationTask, Clock], None]
 THEIRS: dict[str, Train] = {"plain": train_in_a_loop, "lightning": train_with_lightning}  # the others train as a run
 
 
-def take_turns(arms: Sequence[str], work: Work, limits: Figures, repeats: int = 1) -> Iterator[list[Figures]]:
+def take_turns(arms: Sequence[str], work: Work, limits: Row, repeats: int = 1) -> Iterator[list[Row]]:
     """Train with each arm `repeats` times by `work`, in turns; after every turn, yield the `table` of all so far.
 
     Because of the turns, other work on the machine slows all arms alike.
@@ -198,7 +198,7 @@ def take_turns(arms: Sequence[str], work: Work, limits: Figures, repeats: int = 
     Raises:
         RunFailedError: The arms' first losses do not agree: they would not train the same.
     """
-    turns: dict[str, list[Figures]] = {}
+    turns: dict[str, list[Row]] = {}
     for number in range(repeats):
         # Every other round in reverse: a machine that slows down affects all arms alike.
         for arm in arms[:: -1 if number % 2 else 1]:
@@ -206,7 +206,7 @@ def take_turns(arms: Sequence[str], work: Work, limits: Figures, repeats: int = 
             yield table([_median(done) for done in turns.values()], limits)
 
 
-def _median(turns: Sequence[Figures]) -> Figures:
+def _median(turns: Sequence[Row]) -> Row:
     """The figures of an arm's first failed turn; without one, those of its first turn, with the median of all speeds."""
     if failed := [turn for turn in turns if "failed" in turn]:
         return failed[0]
@@ -214,7 +214,7 @@ def _median(turns: Sequence[Figures]) -> Figures:
     return {**turns[0], "images_per_s": median(speeds), "spread": speeds}
 
 
-def table(arms: Sequence[Figures], limits: Figures) -> list[Figures]:
+def table(arms: Sequence[Row], limits: Row) -> list[Row]:
     """A row for each arm, with its speed beside that of `plain` and beside the machine's `limits`, images/s by precision.
 
     Raises:
@@ -229,7 +229,7 @@ def table(arms: Sequence[Figures], limits: Figures) -> list[Figures]:
     return list(arms)
 
 
-def check_first_losses(one: Figures, other: Figures) -> None:
+def check_first_losses(one: Row, other: Row) -> None:
     """Refuse two arms that do not train the same.
 
     Raises:
@@ -244,7 +244,7 @@ def check_first_losses(one: Figures, other: Figures) -> None:
         )
 
 
-def epoch(cfg: Any) -> Figures:
+def epoch(cfg: Any) -> Row:
     """The seconds and the memory of an epoch of generated images.
 
     As many steps on two batches alone show what memory torch takes: the rest is the memory of the data.

@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_leaves
 
 from fcnseg.benchmark.arms import FULL, REDUCED, take_turns, train
 from fcnseg.benchmark.step import bare_step, fabric_of, limits, prepare
-from fcnseg.benchmark.tables import Figures, Tables, Work, call, cases, measured
+from fcnseg.benchmark.tables import Row, Tables, Work, call, cases, measured
 from fcnseg.data import voc
 from fcnseg.data.shapes import draw
 from fcnseg.machine.files import read_json
@@ -88,11 +88,11 @@ class Day:
         few = () if self.on_gpu else (f"data.source.{key}={count}" for key, count in FEW.items())
         return self.settings("data=shapes", *few, f"model={network}", *NETWORKS[network], *overrides)
 
-    def table(self, title: str, work: Work, cases: Sequence[Figures] = ({},), *, at_once: int = 1) -> Iterator[Tables]:
+    def table(self, title: str, work: Work, cases: Sequence[Row] = ({},), *, at_once: int = 1) -> Iterator[Tables]:
         """Measure a table, on a GPU `at_once` cases at a time, and yield its rows as `measured` does."""
         return measured(title, partial(self.row, work), cases, at_once=at_once if self.on_gpu else 1)
 
-    def row(self, work: Work, **case: str) -> Figures | list[Figures]:
+    def row(self, work: Work, **case: str) -> Row | list[Row]:
         """What `work` measures for a case, if there is time left."""
         return work(self, **case) if self.left else {"failed": "skipped: the seconds of budget= are over"}
 
@@ -114,7 +114,7 @@ class Day:
         return self.folder / name
 
 
-def correctness(day: Day, network: str, precision: str) -> Figures:
+def correctness(day: Day, network: str, precision: str) -> Row:
     """The losses of the first steps on the CPU and on the device: their difference, relative to the CPU's."""
     settings = (network, "data.batch_size=4", f"trainer.precision={precision}")
     cpu, device = (day.call(losses, day.compose(*day.shapes(*settings, *where))) for where in (["trainer.accelerator=cpu"], []))
@@ -133,7 +133,7 @@ def losses(cfg: Any) -> list[float]:
     return [step().item() for _ in range(STEPS)]
 
 
-def exactness(day: Day, network: str) -> Figures:
+def exactness(day: Day, network: str) -> Row:
     """The differences of a second run in deterministic mode, and of one that was killed and resumed, from the first."""
     settings = day.shapes(network, *EXACT, f"checkpoint.every_n_steps={SAVED}")
     once, again = (_end(day.command(f"{network}-{run}", *settings)) for run in ("once", "again"))
@@ -153,7 +153,7 @@ def _end(run: Path) -> list[Any]:
     return [leaf.numpy().tobytes() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
 
 
-def images(day: Day) -> Figures:
+def images(day: Day) -> Row:
     """Write generated images of VOC's number and size, in as many processes as there are cores."""
     start, counts = time.monotonic(), VOC_COUNTS if day.on_gpu else FEW
     names = [str(number) for number in range(sum(counts.values()))]
@@ -172,19 +172,19 @@ def _write(folder: voc.Folder, names: Sequence[str]) -> None:
         ImageOps.contain(mask, SIZE, Image.Resampling.NEAREST).save(folder.mask(name))
 
 
-def speed(day: Day, network: str) -> list[Figures]:
+def speed(day: Day, network: str) -> list[Row]:
     """The arms of the benchmark, each trained once: their speed, their share of the roofline, and their memory."""
     cfg = day.compose(*day.settings(f"model={network}", *NETWORKS[network], "data.batch_size=32"))
     *_, arms = take_turns(ARMS, partial(day.call, train, cfg, steps=day.steps), day.call(limits, cfg))
     return arms
 
 
-def host(day: Day, network: str) -> Figures:
+def host(day: Day, network: str) -> Row:
     """The host's work for a step of this package, on images so small that the host never waits for the device."""
     return day.call(host_step, day.compose(*day.shapes(network, "data.size=32", "data.batch_size=4")), day.steps)
 
 
-def host_step(cfg: Any, steps: int) -> Figures:
+def host_step(cfg: Any, steps: int) -> Row:
     """The milliseconds of a step, and how often it starts a kernel, copies, and waits for the device."""
     images_per_s = train(cfg, "fcnseg", steps=steps)["images_per_s"]
     fewer, more = (_calls(cfg, steps) for steps in (10, 30))
@@ -204,7 +204,7 @@ def _calls(cfg: Any, steps: int) -> Counter[str]:
     return Counter({event.key: event.count for event in profiled.key_averages()})
 
 
-def paper(day: Day, experiment: str) -> Figures:
+def paper(day: Day, experiment: str) -> Row:
     """An experiment of the paper by the real command, with all its epochs and its patience, beside the others."""
     start = time.monotonic()
     run = day.command(experiment, *day.settings(f"experiment={experiment}", *PAPER[experiment]))

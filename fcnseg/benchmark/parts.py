@@ -14,7 +14,7 @@ from torchmetrics.classification import MulticlassJaccardIndex
 from fcnseg import build
 from fcnseg.benchmark.arms import WARMUP, Clock, image_loader, train_as_a_run
 from fcnseg.benchmark.step import Job, bare_step, prepare, seconds
-from fcnseg.benchmark.tables import Figures
+from fcnseg.benchmark.tables import Row
 from fcnseg.data.augment import EpochDraws
 from fcnseg.data.batch import Batch
 from fcnseg.data.dataset import VOID
@@ -25,12 +25,12 @@ CPU = torch.device("cpu")
 TOY_STEPS = 500
 
 
-def beside(images: int, ours_s: float, theirs_s: float) -> Figures:
+def beside(images: int, ours_s: float, theirs_s: float) -> Row:
     """The milliseconds that two ways to do the same take for so many images, and how many times as fast the first one is."""
     return {"images": images, "fcnseg_ms": 1e3 * ours_s, "other_ms": 1e3 * theirs_s, "times": theirs_s / ours_s}
 
 
-def augmentations(cfg: Any, choices: dict[str, Any]) -> list[Figures]:
+def augmentations(cfg: Any, choices: dict[str, Any]) -> list[Row]:
     """The milliseconds that every choice of `aug` takes for a batch, beside those of a training step.
 
     `choices` has the config of each choice by its name; `share_of_step` is a fraction of the training step of `cfg`.
@@ -53,7 +53,7 @@ def augmentations(cfg: Any, choices: dict[str, Any]) -> list[Figures]:
     ]
 
 
-def data_path(cfg: Any) -> Figures:
+def data_path(cfg: Any) -> Row:
     """The time of an epoch's normalised batches on the device: from this package, and from a DataLoader."""
     data, _, fabric, _ = prepare(cfg)
     data.packs = {name: each.to(fabric.device) for name, each in data.packs.items()}
@@ -70,7 +70,7 @@ def data_path(cfg: Any) -> Figures:
     return beside(data.count("train"), *seconds(ours, theirs, device=fabric.device, repeats=cfg.repeats))
 
 
-def packing(cfg: Any) -> Figures:
+def packing(cfg: Any) -> Row:
     """The time to build the pack of train, with nothing kept from before: on all cores, and on one."""
     data, cores = build.data(cfg), os.sched_getaffinity(0)
     data_set = data.source(data.root)
@@ -84,7 +84,7 @@ def packing(cfg: Any) -> Figures:
     return beside(len(data_set.names("train")), *taken)
 
 
-def metrics(cfg: Any) -> Figures:
+def metrics(cfg: Any) -> Row:
     """The time to add a batch's predictions to all scores of a run, and to torchmetrics' IoU, which is one of them."""
     data, _, fabric, batch = prepare(cfg)
     ours = SegmentationMetrics(data.classes).to(fabric.device)
@@ -95,7 +95,7 @@ def metrics(cfg: Any) -> Figures:
     return beside(len(mask), *seconds(*jobs, device=fabric.device, repeats=cfg.repeats))
 
 
-def loop(cfg: Any) -> Figures:
+def loop(cfg: Any) -> Row:
     """The host's time for a step of a network with next to no work: in a run, and in a bare loop."""
     torch.set_num_threads(1)  # so little work is not worth sharing
     data, task, fabric, _ = prepare(cfg)

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from fcnseg import build
-from fcnseg.benchmark.tables import Figures
+from fcnseg.benchmark.tables import Row
 from fcnseg.data import Size, sides
 from fcnseg.data.module import VOCDataModule
 from fcnseg.machine.limits import cores, keep_freed_memory
@@ -156,14 +156,14 @@ def machine_peaks(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
     return {"flops": 2 * rows**3 / product_s, "bandwidth": 2 * copied / copy_s}
 
 
-def machine() -> Figures:
+def machine() -> Row:
     """The machine and the version of torch that are measured."""
     gpu, capabilities = torch.cuda.get_device_name() if torch.cuda.is_available() else None, torch.cpu.get_capabilities()
     flags = ", ".join(flag for flag in FLAGS if capabilities.get(flag))
     return {"gpu": gpu, "processor": processor() or "unknown", "cores": cores(), "flags": flags, "torch": torch.__version__}
 
 
-def limits(cfg: Any) -> Figures:
+def limits(cfg: Any) -> Row:
     """The images/s that this machine could train at the most, in each precision that an arm trains in."""
     data, task, fabric, _ = prepare(cfg)
     speeds = {}
@@ -174,7 +174,7 @@ def limits(cfg: Any) -> Figures:
     return speeds
 
 
-def operations(cfg: Any) -> list[Figures]:
+def operations(cfg: Any) -> list[Row]:
     """The milliseconds of a step and of its operations, where calls of one operation on the same shapes are added up."""
     _, task, fabric, batch = prepare(cfg)
     step = bare_step(task, batch, fabric)
@@ -190,7 +190,7 @@ def operations(cfg: Any) -> list[Figures]:
     return [*rows[:LISTED], *sums]
 
 
-def _row(calls: list[Operation], repeats: int, peaks: dict[str, float]) -> Figures:
+def _row(calls: list[Operation], repeats: int, peaks: dict[str, float]) -> Row:
     """The figures of one step for an operation on tensors of the same shapes, from its calls in `repeats` steps."""
     name, shapes = calls[0][:2]
     in_a_step = len(calls) // repeats

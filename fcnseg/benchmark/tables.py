@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.table import Table
 
 T = TypeVar("T")
-Figures = dict[str, Any]  # a row: its cells by their columns
-Tables = dict[str, list[Figures]]  # rows by the title of their table
-Work = Callable[..., Figures | list[Figures]]  # a function that measures a row, or several
+Row = dict[str, Any]  # its cells by their columns
+Tables = dict[str, list[Row]]  # rows by the title of their table
+Work = Callable[..., Row | list[Row]]  # a function that measures a row, or several
 LONGEST = 100  # the most characters that a cell shows
 
 
@@ -46,12 +46,12 @@ def _start(seconds: int) -> None:
         os.dup2(nowhere, stream)
 
 
-def cases(**choices: Iterable[Any]) -> list[Figures]:
+def cases(**choices: Iterable[Any]) -> list[Row]:
     """All combinations of choices, each for a row: `cases(network=("fcn", "unet"), arm=("plain", "fcnseg"))` has four."""
     return [dict(zip(choices, values, strict=True)) for values in product(*choices.values())]
 
 
-def rows(work: Work, case: Figures) -> list[Figures]:
+def rows(work: Work, case: Row) -> list[Row]:
     """The rows that `work(**case)` measures, each with the cells of its case first; one row with the reason if it fails."""
     try:  # JSON has no NaN and no infinity: they become text
         found = json.loads(json.dumps(work(**case)), parse_constant=lambda word: str(float(word)))
@@ -60,16 +60,16 @@ def rows(work: Work, case: Figures) -> list[Figures]:
     return [case | row for row in (found if isinstance(found, list) else [found])]
 
 
-def measured(title: str, work: Work, cases: Sequence[Figures] = ({},), *, at_once: int = 1) -> Iterator[Tables]:
+def measured(title: str, work: Work, cases: Sequence[Row] = ({},), *, at_once: int = 1) -> Iterator[Tables]:
     """Measure a table, `at_once` cases at a time, as `rows` does; after each case, in their order, yield all rows so far."""
-    found: list[Figures] = []
+    found: list[Row] = []
     with ThreadPoolExecutor(at_once) as pool:
         for some in pool.map(partial(rows, work), cases):
             found += some
             yield {title: found}
 
 
-def tables(figures: Mapping[str, Sequence[Figures]], lines: box.Box = box.HEAVY_HEAD) -> Iterator[str | Table]:
+def tables(figures: Mapping[str, Sequence[Row]], lines: box.Box = box.HEAVY_HEAD) -> Iterator[str | Table]:
     """A title and a table for every list of rows, with a column for each of their keys."""
     for title, found in figures.items():
         table = Table(box=lines)
@@ -81,7 +81,7 @@ def tables(figures: Mapping[str, Sequence[Figures]], lines: box.Box = box.HEAVY_
         yield from (f"**{title}**" if lines is box.MARKDOWN else title, table)
 
 
-def markdown(figures: Mapping[str, Sequence[Figures]]) -> str:
+def markdown(figures: Mapping[str, Sequence[Row]]) -> str:
     """The tables in Markdown."""
     console = Console(file=(text := io.StringIO()), width=1000)
     console.print(*tables(figures, box.MARKDOWN), highlight=False)

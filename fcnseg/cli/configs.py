@@ -1,4 +1,12 @@
-"""The configs in `conf/`: their folders and their settings."""
+"""The configs in `conf/`: their folders, their settings and their defaults.
+
+There are four kinds of defaults, each of the running job's choices:
+
+default_config: of its command, for the check of values, whose types are those of the defaults.
+default_config(added=False): the same without added steps, for a run's name, which tells of them.
+preset_choices: the choices that its experiment makes by itself, which the name leaves out.
+default_values: those in the files, without its experiment's, for a run whose version lacked a setting.
+"""
 
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext

@@ -31,7 +31,8 @@ class Loader:
         seed: The seed of the order in training; None in validation and test, which keep the order of `samples`.
         step: A function that gives the number of batches that the run has trained on.
         partners: The number of extra samples, for an augmentation, that a process gets in front of its part of a batch: those
-            just before it, where the last sample of the batch comes before the first. See `fcnseg.data.augment`.
+            just before it, where the last sample of the batch comes before the first. See `fcnseg.data.augment`. Of a batch
+            0..5 in two processes with one partner, the first gets 5 and 0, 1, 2, and the second 2 and 3, 4, 5.
     """
 
     pack: Pack

@@ -88,6 +88,7 @@ class ClassMix:
         labels = mask.roll(1, 0).flatten(1).long()  # (N, H * W)
         is_there = torch.zeros(len(mask), VOID + 1, dtype=torch.bool, device=mask.device).scatter_(1, labels, True)
         is_there[:, VOID] = False
+        # One draw gives a sample a random order of its classes: each class has a hash of the draw and of its label.
         each = torch.arange(VOID + 1, device=mask.device) << 24  # draws have 24 bits
         number = torch.where(is_there, hashed((draw() * 2**24).long()[:, None] | each), -1)  # (N, 256), random
         rank = number.argsort(1, descending=True).argsort(1)  # 0 for the class with the largest number

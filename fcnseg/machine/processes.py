@@ -93,6 +93,7 @@ def _end_after(wait: Callable[..., None], *args: object) -> None:
 
 
 def _failure_of_a_child(children: list[Popen[bytes]]) -> None:
+    """Wait until another process has failed, then give this one time to write why, unless it waits for that process."""
     while all(child.poll() in (None, 0) for child in children):
         time.sleep(0.2)
     time.sleep(GRACE)
@@ -100,6 +101,7 @@ def _failure_of_a_child(children: list[Popen[bytes]]) -> None:
 
 
 def _end_of_parent(parent: int) -> None:
+    """Wait until the process that has started this one is gone."""
     while os.getppid() == parent:
         time.sleep(1)
 

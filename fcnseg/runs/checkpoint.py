@@ -85,7 +85,11 @@ def damage(path: Path) -> str | None:
 
 
 def newest_good(folder: Path) -> Path | None:
-    """The checkpoint to resume; None to start from the beginning. Damaged ones are reported and skipped."""
+    """The checkpoint to resume; None to start from the beginning. Damaged ones are reported and skipped.
+
+    Killed while it saved, a run has: best.ckpt of the epoch of last.ckpt or of one after it, which is trained again; or a draft
+    of its first best.ckpt; or previous.ckpt alone, if last.ckpt was about to take its new name.
+    """
     saved = [path for name in (LAST, PREVIOUS) if (path := folder / name).exists()]
     best = folder / BEST
     listed = any(name == best.name for _, name in _sums(folder))

@@ -101,6 +101,7 @@ def pixels_of_polygons(polygons: Iterable[Points], size: tuple[int, int]) -> Ins
     for points in polygons:
         if not np.isfinite(points).all():
             raise ValueError("a coordinate is no number")
+        # The pixels whose centres may be inside: [[left, first row], [right, last row]], each last one excluded.
         reach = np.ceil(np.stack([points.min(0), points.max(0)]) - 0.5).clip(0, size[::-1]).astype(np.int64)
         (left, first), (right, last) = reach.tolist()
         crossings = np.zeros((last - first, right - left + 1), dtype=np.int32)
@@ -108,7 +109,8 @@ def pixels_of_polygons(polygons: Iterable[Points], size: tuple[int, int]) -> Ins
         for start in range(0, len(edges), EDGES):
             x0, y0, x1, y1 = block = edges[start : start + EDGES].T
             top, bottom = np.ceil(np.sort(block[1::2], axis=0) - 0.5).clip(first, last).astype(np.int64)
-            edge = np.repeat(np.arange(len(top)), bottom - top)  # for each row that it crosses
+            # (K,) from here on, for each of the K pairs of an edge and a row that it crosses.
+            edge = np.repeat(np.arange(len(top)), bottom - top)
             row = np.arange(len(edge)) - np.repeat(np.cumsum(bottom - top) - bottom, bottom - top)
             x = x0[edge] + (row + 0.5 - y0[edge]) * ((x1 - x0)[edge] / (y1 - y0)[edge])
             np.add.at(crossings, (row - first, np.ceil(x - 0.5).clip(left, right).astype(np.int64) - left), 1)
