@@ -176,7 +176,7 @@ def test_a_signal_to_one_process_stops_all_with_one_state(tmp_path, data, unbrok
     inject = only(asked, SegmentationTask, "training_step", 5, send(signal.SIGTERM))
     outcomes = run_in(tmp_path, 2, *args, inject=inject)
     assert [outcome.code for outcome in outcomes] == [143, 143], outcomes
-    assert "stopped by SIGTERM: the same command goes on" in outcomes[0].err
+    assert "stopped by SIGTERM: the same command resumes" in outcomes[0].err
     assert outcomes[1].err == ""
     assert read_json(path / "status.json")["status"] == "interrupted"
     assert load(newest_good(path / "checkpoints"))["global_step"] == 5

@@ -38,7 +38,7 @@ def state(tmp_path):
 def test_a_signal_within_an_epoch(tmp_path, args, same, signum, step):
     outcome = run(tmp_path, *args, RARELY, inject=partial(in_step, step, signum))
     assert outcome.code == 128 + signum
-    assert f"stopped by {signum.name}: the same command goes on" in outcome.err
+    assert f"stopped by {signum.name}: the same command resumes" in outcome.err
     assert state(tmp_path) == ("interrupted", step)
     assert not (tmp_path / "runs" / "run" / "result.json").exists()
     assert run(tmp_path, *args, RARELY).code == 0
@@ -153,7 +153,7 @@ def test_a_second_sigterm_does_not_cost_the_save(tmp_path, args, same):
 
 def test_a_job_queued_again_goes_on_whatever_its_command_says(tmp_path, args, same):
     outcome = run(tmp_path, *args, RARELY, "resume=never", inject=partial(in_step, 5, signal.SIGTERM))
-    assert "the same command, without resume=never, goes on" in outcome.err
+    assert "the same command, without resume=never, resumes" in outcome.err
 
     def inject():
         os.environ["SLURM_RESTART_COUNT"] = "1"

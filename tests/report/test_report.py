@@ -22,7 +22,7 @@ from fcnseg.report import charts, curves, galleries, render, sections, tables
 from fcnseg.report.__main__ import report
 from fcnseg.report.blocks import Chart, Gallery, Section, Table, Text
 from fcnseg.report.collect import collect, read
-from fcnseg.report.experiments import by_test_set, differences, experiments
+from fcnseg.report.experiments import by_test_set, differences_from_paper, experiments
 from fcnseg.report.study import TestedRun
 from fcnseg.runs.settings import flatten
 
@@ -168,7 +168,7 @@ def test_all_that_differs_from_the_paper_is_in_one_cell(compose, entries):
 @pytest.mark.parametrize("name", paper.EXPERIMENTS)
 def test_the_paper_s_own_experiment_differs_in_nothing(compose, entries, name):
     cfg = compose(f"experiment={name}", "seed=7", "data.root=/elsewhere", "trainer.devices=2", "name=mine")
-    assert differences(plain(entries[0], cfg, name)) == ()
+    assert differences_from_paper(plain(entries[0], cfg, name)) == ()
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_the_paper_s_own_experiment_differs_in_nothing(compose, entries, name):
 )
 def test_what_differs_from_the_paper_is_listed(compose, entries, override, difference):
     cfg = compose("experiment=transfer", override)
-    found = differences(plain(entries[0], cfg, "transfer"))
+    found = differences_from_paper(plain(entries[0], cfg, "transfer"))
     assert difference in found
     assert len(found) <= 2  # with optimizer=adam or split=official no more than one other follows
 
@@ -204,7 +204,7 @@ def test_a_part_of_voc_differs_from_the_paper(compose, entries):
     cfg = compose("experiment=unet")
     entry = plain(entries[0], cfg, "unet")
     entry = replace(entry, result={**entry.result, "images": {"train": 1464, "val": 112, "test": 111}})
-    assert differences(entry) == ("images 1464/112/111 (paper: 1464/725/724)",)
+    assert differences_from_paper(entry) == ("images 1464/112/111 (paper: 1464/725/724)",)
 
 
 def test_statuses_and_remarks(runs):
@@ -330,7 +330,7 @@ def test_the_number_of_devices_makes_no_other_experiment(entries, key):
     other = replace(entries[0], config={**entries[0].config, key: 2, "seed": 1})
     (found,) = experiments([entries[0], other])
     assert len(found.entries) == 2
-    assert not any(word in difference for difference in differences(other) for word in key.split("."))
+    assert not any(word in difference for difference in differences_from_paper(other) for word in key.split("."))
 
 
 def test_experiments_of_one_name_get_titles_of_their_own(entries):
