@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from fcnseg.data.dataset import Classes
-from fcnseg.data.module import VOCDataModule
+from fcnseg.data.module import DataModule
 from fcnseg.errors import KINDS
 from fcnseg.machine import limits
 from fcnseg.machine.precision import bf16_wins
@@ -107,7 +107,7 @@ def _arguments(target: str) -> list[str] | None:
     return None if takes_any else [*parameters]
 
 
-def data(cfg: DictConfig) -> VOCDataModule:
+def data(cfg: DictConfig) -> DataModule:
     """The data module of `cfg.data`, with `cfg.aug` and `cfg.seed`.
 
     Raises:
@@ -121,7 +121,7 @@ def data(cfg: DictConfig) -> VOCDataModule:
             first = f"aug=none +aug@aug.{cfg.choices.aug}={cfg.choices.aug}"
             raise ValueError(f"aug={cfg.choices.aug} is no chain of steps: {first}, then the steps that follow it") from error
         raise
-    return cast(VOCDataModule, instantiate(cfg.data, augment=augment, seed=cfg.seed))
+    return cast(DataModule, instantiate(cfg.data, augment=augment, seed=cfg.seed))
 
 
 def task(cfg: DictConfig, *, classes: Classes, class_pixels: Tensor) -> SegmentationTask:

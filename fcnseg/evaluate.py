@@ -17,7 +17,7 @@ from fcnseg.runs.summary import show
 if TYPE_CHECKING:  # they import torch: a refused command need not wait for it
     from lightning import Trainer
 
-    from fcnseg.data.module import VOCDataModule
+    from fcnseg.data.module import DataModule
     from fcnseg.task import SegmentationTask
 
 SCORED_AT = ("training", "original")
@@ -53,7 +53,7 @@ def check_settings(cfg: DictConfig) -> None:
         raise ValueError(f"set={cfg.set}: wanted the name of an image set, such as val")
 
 
-def reopened(cfg: DictConfig, run: Run) -> "tuple[VOCDataModule, SegmentationTask, Trainer]":
+def reopened(cfg: DictConfig, run: Run) -> "tuple[DataModule, SegmentationTask, Trainer]":
     """The data, the task and the trainer for the test of a run that `cfg` asks for.
 
     Raises:
@@ -77,12 +77,12 @@ def reopened(cfg: DictConfig, run: Run) -> "tuple[VOCDataModule, SegmentationTas
     return data, task, reopen.trainer(stored, kept_precision=result.get("precision"))
 
 
-def changed(run: Run, data: "VOCDataModule") -> str | None:
+def changed(run: Run, data: "DataModule") -> str | None:
     """A sentence that the data differ from the run's training data; None if they are the same."""
     return data.changed_since((run.result or run.status or {}).get("data_fingerprint", data.fingerprint))
 
 
-def keep(measured: Mapping[str, Any], images: PerImage | None, *, cfg: DictConfig, run: Run, data: "VOCDataModule") -> None:
+def keep(measured: Mapping[str, Any], images: PerImage | None, *, cfg: DictConfig, run: Run, data: "DataModule") -> None:
     """Write the test's measurements into the run's folder; for the run's own test, only its findings in every image.
 
     Args:

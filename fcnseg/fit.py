@@ -18,7 +18,7 @@ from fcnseg.callbacks.epoch_log import EpochLog
 from fcnseg.callbacks.finite_loss import FiniteLoss
 from fcnseg.callbacks.progress import RunProgress
 from fcnseg.callbacks.sessions import Sessions
-from fcnseg.data.module import VOCDataModule
+from fcnseg.data.module import DataModule
 from fcnseg.errors import LostError, counted, warn
 from fcnseg.machine.distributed import failures_explained, from_first_process, highest, rank, world
 from fcnseg.machine.files import write_json
@@ -36,7 +36,7 @@ from fcnseg.runs.run_log import RunLog
 from fcnseg.runs.settings import PRECISIONS, hyperparameters
 from fcnseg.task import SegmentationTask
 
-Describe = Callable[[Run, VOCDataModule, Result], None]
+Describe = Callable[[Run, DataModule, Result], None]
 
 
 def fit(cfg: DictConfig, run: Run, console: Console, describe: Describe) -> None:
@@ -72,7 +72,7 @@ def fit(cfg: DictConfig, run: Run, console: Console, describe: Describe) -> None
                     training.write(result, task, data, describe)
 
 
-def _checked_task(cfg: DictConfig, data: VOCDataModule) -> SegmentationTask:
+def _checked_task(cfg: DictConfig, data: DataModule) -> SegmentationTask:
     """The task of a run, whose optimiser and schedule can be made.
 
     Raises:
@@ -163,7 +163,7 @@ class Training:
 
             yield from_first_process(lock)  # the others wait for its answer
 
-    def open_checkpoint(self, task: SegmentationTask, data: VOCDataModule) -> tuple[Path | None, int]:
+    def open_checkpoint(self, task: SegmentationTask, data: DataModule) -> tuple[Path | None, int]:
         """Open the run's newest good checkpoint in the first process, and have all others take the same file.
 
         Returns:
@@ -174,7 +174,7 @@ class Training:
         """
         return from_first_process(lambda: self._open_checkpoint(task, data))
 
-    def _open_checkpoint(self, task: SegmentationTask, data: VOCDataModule) -> tuple[Path | None, int]:
+    def _open_checkpoint(self, task: SegmentationTask, data: DataModule) -> tuple[Path | None, int]:
         last = newest_good(self.run.checkpoints) if self.cfg.resume == "auto" else None
         if last is None:
             return None, 0
@@ -192,7 +192,7 @@ class Training:
         return last, opened["epoch"]
 
     @contextmanager
-    def recorded(self, data: VOCDataModule) -> Iterator[None]:
+    def recorded(self, data: DataModule) -> Iterator[None]:
         """Keep the run's status up to date, in the first process, and explain failures: who failed, or what to lower.
 
         Raises:
@@ -204,7 +204,7 @@ class Training:
         with status, failures_explained(), limits_explained(data.batch_size, data.size, began["precision"]):
             yield
 
-    def fit(self, task: SegmentationTask, data: VOCDataModule, checkpoint: Path | None, epoch: int) -> None:
+    def fit(self, task: SegmentationTask, data: DataModule, checkpoint: Path | None, epoch: int) -> None:
         """Train, from the opened checkpoint and its epoch on if there is one: see `open_checkpoint`.
 
         Raises:
@@ -234,7 +234,7 @@ class Training:
                 " numbers depend on trainer.devices"
             )
 
-    def test(self, task: SegmentationTask, data: VOCDataModule) -> Result:
+    def test(self, task: SegmentationTask, data: DataModule) -> Result:
         """Test the best epoch's weights; return the content of result.json.
 
         Raises:
@@ -264,7 +264,7 @@ class Training:
             **self.code,
         }
 
-    def write(self, result: Result, task: SegmentationTask, data: VOCDataModule, describe: Describe) -> None:
+    def write(self, result: Result, task: SegmentationTask, data: DataModule, describe: Describe) -> None:
         """Write the model card, the findings in every image and, last, result.json; only the first process does.
 
         Raises:

@@ -61,7 +61,7 @@ def trained(tmp_path, command, tiny, monkeypatch):
 
     def trained(number, background, void, *overrides):
         (tmp_path / "mine" / "data" / "stripes.yaml").write_text(f"""
-_target_: fcnseg.data.module.VOCDataModule
+_target_: fcnseg.data.module.DataModule
 root: {tmp_path / f"stripes{number}{background}{void}"}
 split: official
 size: 32

@@ -2,6 +2,7 @@ import csv
 import math
 import re
 import shutil
+from inspect import Parameter, signature
 
 import hydra
 import pytest
@@ -369,3 +370,19 @@ def test_what_onecycle_takes_is_checked_before_a_run(compose, setting):
     key, _, value = setting.partition("=")
     with pytest.raises(ValueError, match=rf"schedule\.{key}={value}: wanted"):
         build.check_arguments(compose("data=shapes", "schedule=onecycle", f"+schedule.{setting}"))
+
+
+def test_a_default_in_a_config_is_the_default_of_what_it_makes():
+    """Where both have one: a loss made in Python is the one that the command line makes."""
+    compared = 0
+    for path in CONF.glob("*/*.yaml"):
+        cfg = OmegaConf.to_container(OmegaConf.load(path))
+        if not str(cfg.get("_target_")).startswith("fcnseg."):
+            continue
+        for name, parameter in signature(get_object(cfg["_target_"])).parameters.items():
+            default = [*parameter.default] if isinstance(parameter.default, tuple) else parameter.default
+            # A choice that is named after a setting, as label_smoothing is, is there to set it.
+            if name in cfg and name != path.stem and default is not Parameter.empty and "${" not in str(cfg[name]):
+                assert cfg[name] == default, (path, name)
+                compared += 1
+    assert compared > 20

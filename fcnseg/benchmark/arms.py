@@ -23,7 +23,7 @@ from fcnseg.benchmark.step import fabric_of, task_of
 from fcnseg.benchmark.tables import Row, Work, call, rows
 from fcnseg.data import sides, spelled
 from fcnseg.data.dataset import MEAN, STD, VOID
-from fcnseg.data.module import VOCDataModule
+from fcnseg.data.module import DataModule
 from fcnseg.data.voc import NUM_CLASSES
 from fcnseg.errors import RunFailedError
 from fcnseg.fit import Training
@@ -93,7 +93,7 @@ def train(cfg: Any, arm: str, *, steps: int, images: int | None = None) -> Row:
     }
 
 
-def image_loader(data: VOCDataModule, device: torch.device) -> DataLoader[Any]:
+def image_loader(data: DataModule, device: torch.device) -> DataLoader[Any]:
     """A loader as people write it: torchvision's VOCSegmentation, and a worker that decodes on every core.
 
     It gives `data`'s train images in the order of the first epoch, (N, 3, S, S) float32 and normalised, and their masks,
@@ -153,7 +153,7 @@ class StockModule(LightningModule):
         return self.make.func(self.net.parameters(), lr=self.make.keywords["lr"])
 
 
-def train_in_a_loop(cfg: Any, data: VOCDataModule, task: SegmentationTask, clock: Clock) -> None:
+def train_in_a_loop(cfg: Any, data: DataModule, task: SegmentationTask, clock: Clock) -> None:
     """Train in a loop of plain PyTorch, which reads the loss after every step."""
     module = StockModule(task).to(clock.device).train()
     optimizer, running = module.configure_optimizers(), 0.0  # such loops print the sum of the losses
@@ -167,7 +167,7 @@ def train_in_a_loop(cfg: Any, data: VOCDataModule, task: SegmentationTask, clock
         clock.step(loss)
 
 
-def train_with_lightning(cfg: Any, data: VOCDataModule, task: SegmentationTask, clock: Clock) -> None:
+def train_with_lightning(cfg: Any, data: DataModule, task: SegmentationTask, clock: Clock) -> None:
     """Train a stock Lightning module with Lightning's defaults."""
     where = {key: cfg.trainer[key] for key in ("accelerator", "devices")}
     with TemporaryDirectory() as folder:

@@ -23,7 +23,7 @@ from torch.utils.flop_counter import flop_registry
 from fcnseg import build
 from fcnseg.benchmark.tables import Row
 from fcnseg.data import Size, sides
-from fcnseg.data.module import VOCDataModule
+from fcnseg.data.module import DataModule
 from fcnseg.machine.limits import cores, keep_freed_memory
 from fcnseg.machine.precision import processor
 from fcnseg.runs.costs import now
@@ -46,13 +46,13 @@ def fabric_of(cfg: Any) -> Fabric:
     return Fabric(**{key: cfg.trainer[key] for key in ("accelerator", "devices", "precision")})
 
 
-def task_of(cfg: Any, data: VOCDataModule) -> SegmentationTask:
+def task_of(cfg: Any, data: DataModule) -> SegmentationTask:
     """The task, with weights drawn from the seed: the same ones in every process."""
     torch.manual_seed(cfg.seed)
     return build.task(cfg, classes=data.classes, class_pixels=data.class_pixels)
 
 
-def prepare(cfg: Any) -> tuple[VOCDataModule, SegmentationTask, Fabric, Any]:
+def prepare(cfg: Any) -> tuple[DataModule, SegmentationTask, Fabric, Any]:
     """The data, the task on its device, the device and the precision, and the first batch on the device, normalised."""
     keep_freed_memory()  # as a run does
     data, fabric = build.data(cfg), fabric_of(cfg)

@@ -26,10 +26,8 @@ _epoch_draws = lru_cache(maxsize=1)(EpochDraws)
 
 
 @dataclass(eq=False, repr=False)
-class VOCDataModule(LightningDataModule):
+class DataModule(LightningDataModule):
     """Batches of any data set: packed once, then augmented and normalised on the device.
-
-    Its name comes from the first data set that it was written for. Configs of stored runs contain the name.
 
     Args:
         root: The folder that holds the data set, or into which `source` puts it.

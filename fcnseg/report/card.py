@@ -10,7 +10,7 @@ import torch
 from fcnseg import inference
 from fcnseg.cli.arguments import quoted
 from fcnseg.data import LICENCES
-from fcnseg.data.module import VOCDataModule
+from fcnseg.data.module import DataModule
 from fcnseg.errors import counted, warn
 from fcnseg.names import SCORES
 from fcnseg.pictures import panel
@@ -29,7 +29,7 @@ LIMITS = (
 )
 
 
-def describe(run: Run, data: VOCDataModule, result: Result, *, settings: Sequence[str]) -> None:
+def describe(run: Run, data: DataModule, result: Result, *, settings: Sequence[str]) -> None:
     """Write the card into the folder of a run that this process has trained.
 
     Args:
@@ -55,7 +55,7 @@ def describe(run: Run, data: VOCDataModule, result: Result, *, settings: Sequenc
         warn(f"{run.path / CARD} could not be written: {error.strerror}")
 
 
-def _about_data(choice: str, data: VOCDataModule, result: Result) -> list[Block]:
+def _about_data(choice: str, data: DataModule, result: Result) -> list[Block]:
     numbers = ", ".join(f"{n} to {stage}" for stage, n in result["images"].items())
     licence = LICENCES.get(choice, "images of your own: say here where they come from and who may use them")
     known = (
@@ -116,7 +116,7 @@ def _of_classes(result: Result) -> Table:
     return Table(("class", "IoU", "share of the test pixels"), rows)
 
 
-def _examples(run: Run, data: VOCDataModule) -> Chart:
+def _examples(run: Run, data: DataModule) -> Chart:
     """Three test images, chosen so that they show many classes."""
     names = pick(data, data.names("test"))
     segmenter = inference.load(run.path, trust=True)  # the run that this process has trained

@@ -22,10 +22,10 @@ from fcnseg.runs.folder import Run
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fcnseg.data.module import VOCDataModule
+    from fcnseg.data.module import DataModule
     from fcnseg.inference import Segmenter
 
-    Predicted = tuple[VOCDataModule, Mapping[str, Tensor]]  # the data of a network, and its labels by the name of an image
+    Predicted = tuple[DataModule, Mapping[str, Tensor]]  # the data of a network, and its labels by the name of an image
 
 T = TypeVar("T")
 MOST_COLUMNS = 12  # columns of a chart
@@ -50,7 +50,7 @@ class Galleries:
         self.network = lru_cache(maxsize=MOST_NETWORKS)(self._load)
         self._gone: set[Path] = set()  # the runs that are left out
 
-    def data(self, entry: Entry) -> "VOCDataModule":
+    def data(self, entry: Entry) -> "DataModule":
         """The test data of a run.
 
         Raises:
@@ -60,7 +60,7 @@ class Galleries:
         entry.classes.check_same(data.classes, str(entry.path))
         return data
 
-    def _open(self, path: Path) -> "VOCDataModule":
+    def _open(self, path: Path) -> "DataModule":
         from fcnseg.runs import reopen
 
         return reopen.data(Run(path).config, root=self._root, trust=self._trust)
@@ -126,7 +126,7 @@ def side_by_side(finished: Sequence[Experiment], wanted: Sequence[str] | None, g
     return blocks
 
 
-def _opened(runs: Mapping[str, Entry], galleries: Galleries, blocks: list[Block]) -> list["VOCDataModule"]:
+def _opened(runs: Mapping[str, Entry], galleries: Galleries, blocks: list[Block]) -> list["DataModule"]:
     """The data of the runs of one data set; a warning is added to `blocks` if they have changed since, or are missing."""
     opened = []
     for title, entry in runs.items():
@@ -142,7 +142,7 @@ def in_rows(items: Sequence[T]) -> list[Sequence[T]]:
     return [items[start : start + MOST_COLUMNS] for start in range(0, len(items), MOST_COLUMNS)]
 
 
-def pick(data: "VOCDataModule", names: Sequence[str]) -> list[str]:
+def pick(data: "DataModule", names: Sequence[str]) -> list[str]:
     """Choose the test images that show most: first, many classes not shown yet; then, little background."""
     shares = {name: _shares(pixels(data, name)[1], data.classes) for name in names}
     picked: list[str] = []
@@ -164,7 +164,7 @@ def _shares(mask: "Tensor", classes: Classes) -> dict[int, float]:
     return {n: share for n, share in enumerate(shares.tolist()) if share >= SEEN and n != classes.background}
 
 
-def pixels(data: "VOCDataModule", name: str) -> tuple["Tensor", "Tensor"]:
+def pixels(data: "DataModule", name: str) -> tuple["Tensor", "Tensor"]:
     """The image (3, H, W) and the mask (H, W), uint8, of a test image, on the CPU; a run may have its pack on the GPU.
 
     Raises:
@@ -177,7 +177,7 @@ def pixels(data: "VOCDataModule", name: str) -> tuple["Tensor", "Tensor"]:
     return pack.images[at].permute(2, 0, 1).cpu(), pack.masks[at].cpu()  # (H, W, 3) -> (3, H, W)
 
 
-def predict(segmenter: "Segmenter", data: "VOCDataModule", names: Sequence[str]) -> "dict[str, Tensor]":
+def predict(segmenter: "Segmenter", data: "DataModule", names: Sequence[str]) -> "dict[str, Tensor]":
     """The predicted labels (H, W) of test images by name, at the size that the network was trained for."""
     return {name: segmenter.logits(pixels(data, name)[0][None]).argmax(1)[0].byte() for name in names}
 

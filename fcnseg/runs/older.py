@@ -4,12 +4,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fcnseg.data import TARGETS
 from fcnseg.data.dataset import Classes
 from fcnseg.data.voc import VOC
 
+DATA_MODULE = "fcnseg.data.module.VOCDataModule"  # the name of the data module when VOC was the only data set
+
 
 def with_todays_form(config: dict[str, Any]) -> dict[str, Any]:
-    """A stored config as this version would have stored it: only so are the two compared."""
+    """A stored config, or a part of one, as this version would have stored it: only so are the two compared."""
+    data = config.get("data")
+    if isinstance(data, dict) and data.get("_target_") == DATA_MODULE:
+        data["_target_"] = TARGETS[0]
     if config.get("aug") == {"_target_": "fcnseg.data.augment.none", "_partial_": True}:
         config["aug"] = {"_target_": "fcnseg.data.augment.Chain"}
     schedule = config.get("schedule")

@@ -16,13 +16,14 @@ from omegaconf import DictConfig, OmegaConf
 from fcnseg import build, losses
 from fcnseg.data import TARGETS
 from fcnseg.data.augment import Chain
-from fcnseg.data.module import VOCDataModule
+from fcnseg.data.module import DataModule
 from fcnseg.errors import warn
 from fcnseg.machine.files import nothing_built
 from fcnseg.models.layers import memory_format
 from fcnseg.names import BEST
 from fcnseg.runs.checkpoint import check_weights
 from fcnseg.runs.folder import Run
+from fcnseg.runs.older import with_todays_form
 from fcnseg.runs.stored_network import group, is_module_of, load, made_by, make
 from fcnseg.task import SegmentationTask
 
@@ -32,7 +33,7 @@ LOSSES = tuple(f"{losses.__name__}.{name}" for name, loss in vars(losses).items(
 TRAINER = ("accelerator", "precision", "deterministic", "benchmark", "inference_mode")
 
 
-def task(folder: str | Path, data: VOCDataModule, *, trust: bool = False) -> SegmentationTask:
+def task(folder: str | Path, data: DataModule, *, trust: bool = False) -> SegmentationTask:
     """Rebuild a run's network and loss, with the best weights, as a task to validate and test; it cannot train.
 
     Args:
@@ -68,7 +69,7 @@ def _cannot_train(*_: object) -> NoReturn:
     raise ValueError("a rebuilt run cannot be trained: train its network in a task of your own")
 
 
-def data(cfg: DictConfig, *, root: str | None = None, only: str | None = None, trust: bool = False) -> VOCDataModule:
+def data(cfg: DictConfig, *, root: str | None = None, only: str | None = None, trust: bool = False) -> DataModule:
     """The data of `cfg.data`, ready for a test; nothing is downloaded.
 
     Args:
@@ -81,7 +82,7 @@ def data(cfg: DictConfig, *, root: str | None = None, only: str | None = None, t
     Raises:
         ValueError: The data set is not there, or `cfg` names a data set that is not of this package and `trust` is missing.
     """
-    node = group(cfg, "data")
+    node = with_todays_form({"data": group(cfg, "data")})["data"]
     if root is not None:
         node["root"] = root
         node.pop("cache", None)  # packs are beside the data, not in a place that only the config names
@@ -89,7 +90,7 @@ def data(cfg: DictConfig, *, root: str | None = None, only: str | None = None, t
         node["download"] = False
     if isinstance(source := node.get("source"), dict):
         source.update({key: [] for key in source if str(key).endswith("urls")})
-    made = cast(VOCDataModule, make(node, TARGETS, trust, augment=Chain(), seed=0, only=only))
+    made = cast(DataModule, make(node, TARGETS, trust, augment=Chain(), seed=0, only=only))
     made.trains = False
     with nullcontext() if root else nothing_built():
         made.prepare_data()

@@ -8,7 +8,7 @@ import torch
 from lightning import Trainer
 
 from fcnseg.data import as_one_number, spelled
-from fcnseg.data.module import VOCDataModule
+from fcnseg.data.module import DataModule
 from fcnseg.image_metrics import UNIT
 from fcnseg.metrics import everywhere, iou_per_class, scores
 from fcnseg.names import SCORES
@@ -22,7 +22,7 @@ def _number(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def measure(trainer: Trainer, task: SegmentationTask, data: VOCDataModule) -> Measured:
+def measure(trainer: Trainer, task: SegmentationTask, data: DataModule) -> Measured:
     """Test `task` with the weights that it has: its scores, the IoU of every class and the floor, all from the same masks."""
     trainer.test(task, data, verbose=False)
     matrices = task.metrics["test"].all_matrices().cpu()
@@ -59,7 +59,7 @@ def _calibration(task: SegmentationTask) -> dict[str, Any]:
     return {"error": _number(error), **{name: values.tolist() for name, values in sums.items()}}
 
 
-def per_image(task: SegmentationTask, data: VOCDataModule) -> PerImage | None:
+def per_image(task: SegmentationTask, data: DataModule) -> PerImage | None:
     """The findings of `measure`'s test in every image; None if its logits were not finite."""
     if not task.was_finite("test"):
         return None

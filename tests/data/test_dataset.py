@@ -9,7 +9,7 @@ from PIL import Image
 
 from fcnseg.data.augment import Chain
 from fcnseg.data.dataset import VOID, Classes
-from fcnseg.data.module import VOCDataModule
+from fcnseg.data.module import DataModule
 from fcnseg.losses import class_weights
 
 PIXELS = [4, 3, 1, 2]  # of three classes and void
@@ -57,7 +57,7 @@ class Numbered(Drawn):
 def make(tmp_path):
     def make(size=32, **options):
         source = partial(Numbered, **options)
-        data = VOCDataModule(str(tmp_path), source=source, split="official", size=size, batch_size=4, augment=Chain(), seed=0)
+        data = DataModule(str(tmp_path), source=source, split="official", size=size, batch_size=4, augment=Chain(), seed=0)
         data.prepare_data()
         return data
 

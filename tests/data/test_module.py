@@ -12,7 +12,7 @@ from fcnseg.data.batch import denormalize, normalize
 from fcnseg.data.dataset import VOID
 from fcnseg.data.loader import Loader
 from fcnseg.data.mixing import ClassMix, CutMix
-from fcnseg.data.module import VOCDataModule
+from fcnseg.data.module import DataModule
 from fcnseg.data.shapes import shapes
 from fcnseg.data.transforms import Crop
 
@@ -28,7 +28,7 @@ def folder(tmp_path_factory):
 def make(folder):
     def made(source=lambda root: folder, **changes):
         settings = {"split": "official", "size": SIZE, "batch_size": 10, "augment": Chain(), "seed": 0} | changes
-        module = VOCDataModule("anywhere", source=source, **settings)
+        module = DataModule("anywhere", source=source, **settings)
         module.prepare_data()
         module.setup()
         return module
@@ -313,7 +313,7 @@ def test_an_image_that_is_listed_twice_is_refused(make, listing, numbers, told):
 
 def test_folders_of_the_user_s_home(make, folder, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    module = VOCDataModule(
+    module = DataModule(
         "~/voc",
         source=lambda root: folder,
         split="official",

@@ -1,4 +1,4 @@
-"""Runs a door in a forked process that has torch imported already, breaks it at a chosen moment, compares what is left."""
+"""Runs a command in a forked process that has torch imported already, breaks it at a chosen moment, compares what is left."""
 
 import contextlib
 import csv
@@ -82,11 +82,11 @@ class Outcome(NamedTuple):
 
 
 class Process:
-    """A door running in a fork of this process, in a session of its own."""
+    """A command running in a fork of this process, in a session of its own."""
 
     started = 0
 
-    def __init__(self, door, args, cwd, inject, parsed, with_git):
+    def __init__(self, command, args, cwd, inject, parsed, with_git):
         Process.started += 1
         base = Path(cwd) / f".output-{Process.started}"
         self.out, self.err = base.with_suffix(".out"), base.with_suffix(".err")
@@ -95,9 +95,9 @@ class Process:
         gc.freeze()  # a search for garbage in the fork would copy all that it looks at
         self.pid = os.fork()
         if self.pid == 0:
-            self._run(door, args, cwd, inject, parsed, with_git)
+            self._run(command, args, cwd, inject, parsed, with_git)
 
-    def _run(self, door, args, cwd, inject, parsed, with_git):
+    def _run(self, command, args, cwd, inject, parsed, with_git):
         code = 99
         try:
             os.setsid()
@@ -109,7 +109,7 @@ class Process:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.chdir(cwd)
             torch.set_num_threads(1)
-            sys.argv = [door.__module__, *map(str, args)]
+            sys.argv = [command.__module__, *map(str, args)]
             os.environ["HYDRA_FULL_ERROR"] = "0"
             GlobalHydra.instance().clear()
             if parsed:
@@ -122,7 +122,7 @@ class Process:
             time.time = lambda: now() + later
             if inject:
                 inject()
-            door()
+            command()
             code = 0
         except SystemExit as error:
             code = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
@@ -185,13 +185,13 @@ def skip_hydra(own, cfg, defaults):
     fcnseg.cli.command._run_hydra = lambda flags, parser, job, **_: job(cfg)
 
 
-def start(cwd, *args, door=train, inject=None, with_hydra=False, with_git=False):
-    plain = door is train and "-m" not in args and not with_hydra
-    return Process(door, args, cwd, inject, parse(*map(str, args)) if plain else None, with_git)
+def start(cwd, *args, command=train, inject=None, with_hydra=False, with_git=False):
+    plain = command is train and "-m" not in args and not with_hydra
+    return Process(command, args, cwd, inject, parse(*map(str, args)) if plain else None, with_git)
 
 
 def run(cwd, *args, **how):
-    """What `python -m fcnseg.<door> *args` gives in `cwd`, with `inject()` called before it in its process."""
+    """What `python -m fcnseg.<command> *args` gives in `cwd`, with `inject()` called before it in its process."""
     return start(cwd, *args, **how).wait()
 
 

@@ -126,7 +126,7 @@ def test_resuming_runs_nothing_of_a_malicious_checkpoint(tmp_path, args, broken_
 def test_evaluating_runs_nothing_of_a_malicious_checkpoint(tmp_path, unbroken_run, malicious):
     moved = shutil.copytree(unbroken_run(), tmp_path / "moved")
     proof = malicious(moved / "checkpoints" / "best.ckpt")
-    outcome = run(tmp_path, f"run={moved}", "verify=false", door=evaluate)
+    outcome = run(tmp_path, f"run={moved}", "verify=false", command=evaluate)
     assert (outcome.code, "best.ckpt" in outcome.err) == (2, True)
     assert not proof.exists()
 
@@ -156,7 +156,7 @@ def test_evaluate_refuses_another_networks_checkpoint(tmp_path, unbroken_run, ot
     else:
         save(best, reshaped(load(best)))
         told = "classifier.weight: found (5, 4, 1, 1), wanted (21, 4, 1, 1)"
-    outcome = run(tmp_path, f"run={moved}", "verify=false", door=evaluate)
+    outcome = run(tmp_path, f"run={moved}", "verify=false", command=evaluate)
     assert outcome.code == 2
     assert told in [line.strip() for line in outcome.err.splitlines()], outcome.err
 
@@ -181,16 +181,16 @@ def test_evaluate_refuses_a_checkpoint_that_does_not_hash_to_the_result(tmp_path
     changed = load(best)
     changed["state_dict"]["net.classifier.bias"] += 1
     save(best, changed)  # its own SHA256SUMS agree with it; only result.json does not
-    outcome = run(tmp_path, f"run={moved}", door=evaluate)
+    outcome = run(tmp_path, f"run={moved}", command=evaluate)
     assert outcome.code == 2
     wanted = read_json(moved / "result.json")["checkpoint"]["sha256"]
     assert all(word in outcome.err for word in (sha256(best), wanted, "verify=false"))
-    assert run(tmp_path, f"run={moved}", "verify=false", door=evaluate).code == 0
-    assert run(tmp_path, f"run={unbroken_run()}", door=evaluate).code == 0
+    assert run(tmp_path, f"run={moved}", "verify=false", command=evaluate).code == 0
+    assert run(tmp_path, f"run={unbroken_run()}", command=evaluate).code == 0
 
 
 def test_evaluate_refuses_a_run_that_has_not_finished(tmp_path, broken_off):
-    outcome = run(tmp_path, "run=runs/run", door=evaluate)
+    outcome = run(tmp_path, "run=runs/run", command=evaluate)
     assert (outcome.code, "result.json" in outcome.err) == (2, True)
 
 

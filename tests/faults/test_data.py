@@ -103,7 +103,7 @@ def test_the_check_names_every_broken_file(tmp_path, folder, command):
     for name, fault in zip(folder.names("train"), faults, strict=True):
         kind, harm, _ = BROKEN[fault]
         harm(getattr(folder, kind)(name))
-    outcome = run(tmp_path, *(word for word in command if word.startswith(("data=", "data.root="))), door=check)
+    outcome = run(tmp_path, *(word for word in command if word.startswith(("data=", "data.root="))), command=check)
     assert outcome.code == 2
     for name, fault in zip(folder.names("train"), faults, strict=True):
         path = getattr(folder, BROKEN[fault][0])(name)

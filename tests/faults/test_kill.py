@@ -28,7 +28,7 @@ from fcnseg import fit
 from fcnseg.callbacks import checkpoints as resume
 from fcnseg.callbacks.checkpoints import Checkpoints
 from fcnseg.callbacks.epoch_log import EpochLog
-from fcnseg.data.module import VOCDataModule
+from fcnseg.data.module import DataModule
 from fcnseg.machine.files import read_json
 from fcnseg.runs import checkpoint, scoring
 from fcnseg.runs.checkpoint import newest_good
@@ -42,7 +42,7 @@ def of_best(path, *_, **__):
 
 
 MOMENTS = {  # steps 1 to 3 are the first epoch's, 4 to 6 the second's
-    "before anything": partial(at, VOCDataModule, "prepare_data", 1, kill),
+    "before anything": partial(at, DataModule, "prepare_data", 1, kill),
     "folder being made": partial(at, Run, "start", 1, kill, after=True),
     **{f"in step {n}": partial(at, SegmentationTask, "training_step", n, kill) for n in (1, 2, 3, 4, 6)},
     "optimiser has stepped": partial(at, torch.optim.AdamW, "step", 5, kill, after=True),

@@ -165,7 +165,7 @@ def test_a_job_queued_again_goes_on_whatever_its_command_says(tmp_path, args, sa
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_evaluation_is_stopped(tmp_path, unbroken_run, signum):
     inject = partial(at, SegmentationTask, "test_step", 1, send(signum))
-    outcome = run(tmp_path, f"run={unbroken_run()}", door=evaluate, inject=inject)
+    outcome = run(tmp_path, f"run={unbroken_run()}", command=evaluate, inject=inject)
     assert (outcome.code, "Traceback" in outcome.err) == (128 + signum, False), outcome
 
 

@@ -128,7 +128,7 @@ def test_names_of_all_kinds(tmp_path, args, unbroken_run, name):
     path = tmp_path / f"runs {name}" / name
     found, wanted = content(path), content(unbroken_run())
     assert [differences(found[part], wanted[part]) for part in ("last", "rows")] == [[], []]
-    outcome = run(tmp_path, f"run='runs {name}/{name}'", door=evaluate)
+    outcome = run(tmp_path, f"run='runs {name}/{name}'", command=evaluate)
     assert outcome.code == 0, outcome.err
 
 
@@ -430,7 +430,7 @@ def other_torch():
     provenance._version = lambda package: "9.9" if package == "torch" else version(package)
 
 
-def test_a_result_lists_its_parts_and_what_they_ran_on(tmp_path, args, unbroken_run):
+def test_a_result_lists_its_sessions_and_what_they_ran_on(tmp_path, args, unbroken_run):
     (whole,) = read_json(unbroken_run() / "result.json")["sessions"]
     assert (whole["epochs"], whole["threads"], whole["precision"]) == ([1, 2], 1, "32-true")
     assert {"device", "versions", "commit", "dirty"} <= whole.keys()
@@ -450,8 +450,8 @@ def test_a_result_lists_its_parts_and_what_they_ran_on(tmp_path, args, unbroken_
     assert third.err.count("fcnseg: ") == 1
     before = whole["versions"]["torch"]
     assert f"is resumed with torch 9.9 (before: {before}): the last digits of its numbers may differ" in third.err
-    parts = read_json(tmp_path / "runs" / "run" / "result.json")["sessions"]
-    assert [(part["epochs"], part["versions"]["torch"]) for part in parts] == [([1, 2], before), ([2, 2], "9.9")]
+    sessions = read_json(tmp_path / "runs" / "run" / "result.json")["sessions"]
+    assert [(session["epochs"], session["versions"]["torch"]) for session in sessions] == [([1, 2], before), ([2, 2], "9.9")]
 
 
 def has_bf16(answer):
@@ -476,8 +476,8 @@ def test_a_resumed_run_keeps_its_precision(tmp_path, args):
     found, wanted = (content(tmp_path / folder / "run") for folder in ("runs", "whole"))
     assert differences(found, wanted) == []
     assert found["result"]["precision"] == "bf16-mixed"
-    parts = read_json(tmp_path / "runs" / "run" / "result.json")["sessions"]
-    assert [part["precision"] for part in parts] == ["bf16-mixed"] * 2
+    sessions = read_json(tmp_path / "runs" / "run" / "result.json")["sessions"]
+    assert [session["precision"] for session in sessions] == ["bf16-mixed"] * 2
 
 
 @pytest.mark.parametrize("theirs", ["auto", "64-true", ["32-true"]])

@@ -127,7 +127,7 @@ def test_weights_that_are_no_numbers_have_no_scores(tmp_path, unbroken_run):
     best = load(moved / "checkpoints" / "best.ckpt")
     best["state_dict"]["net.classifier.bias"][:] = torch.nan
     save(moved / "checkpoints" / "best.ckpt", best)
-    outcome = run(tmp_path, f"run={moved}", "verify=false", door=evaluate)
+    outcome = run(tmp_path, f"run={moved}", "verify=false", command=evaluate)
     lines = [line for line in outcome.out.splitlines() if "│" in line]
     scores = [line.split("│")[2].strip() for line in lines[:6]]
     assert scores == ["-"] * 6, outcome.out
@@ -138,7 +138,7 @@ def test_weights_that_are_no_numbers_have_no_iou(tmp_path, unbroken_run):
     best = load(moved / "checkpoints" / "best.ckpt")
     best["state_dict"]["net.classifier.bias"][:] = torch.nan
     save(moved / "checkpoints" / "best.ckpt", best)
-    outcome = run(tmp_path, f"run={moved}", "verify=false", door=evaluate)
+    outcome = run(tmp_path, f"run={moved}", "verify=false", command=evaluate)
     assert "background  " not in outcome.out, outcome.out  # of the table of classes
 
 

@@ -94,8 +94,8 @@ def test_float16_is_refused_on_a_cpu(command, tiny, tmp_path, precision):
     from fcnseg.benchmark.__main__ import benchmark
     from fcnseg.train import train
 
-    for door, args in ((train, tiny("model=fcn", "name=run")), (benchmark, ["data=shapes", "data.root=data"])):
-        outcome = command(door, *args, f"trainer.precision={precision}", "trainer.accelerator=cpu")
+    for function, args in ((train, tiny("model=fcn", "name=run")), (benchmark, ["data=shapes", "data.root=data"])):
+        outcome = command(function, *args, f"trainer.precision={precision}", "trainer.accelerator=cpu")
         assert (outcome.code, f"trainer.precision={precision}: a CPU has no float16" in outcome.err) == (2, True), outcome.err
     assert list(tmp_path.iterdir()) == []
 

@@ -448,10 +448,11 @@ def test_a_resumed_run_of_an_earlier_version_goes_on_in_its_folder(again, as_if)
     assert "schedule" in runs.Run(older).config
 
 
-def test_a_resumed_run_that_stored_aug_none_as_a_function_goes_on_in_its_folder(again, as_if):
+def test_a_run_that_stored_earlier_names_is_resumed_in_its_folder(again, as_if):
     older = as_if(unfinished=True)
     cfg = OmegaConf.load(older / ".hydra/config.yaml")
     cfg.aug = {"_target_": "fcnseg.data.augment.none", "_partial_": True}
+    cfg.data._target_ = "fcnseg.data.module.VOCDataModule"
     OmegaConf.save(cfg, older / ".hydra/config.yaml")
     outcome = again(f"runs={older.parent}")
     assert outcome.code == 0, outcome.err

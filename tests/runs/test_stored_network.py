@@ -74,7 +74,7 @@ class Touch:
 HUB = {"_target_": "torch.hub.load", "repo_or_dir": "runs/theirs", "model": "net", "source": "local"}
 FCN, TRANSFER = {"_target_": "fcnseg.models.FCN"}, {"_target_": "fcnseg.models.Transfer"}
 SUM = {"_target_": "fcnseg.losses.Sum"}
-DATA = {"_target_": "fcnseg.data.module.VOCDataModule"}
+DATA = {"_target_": "fcnseg.data.module.DataModule"}
 EVIL = {  # a group of the config, what it is in theirs, and what the message must name
     "a hub": ("model", HUB, "torch.hub.load"),
     "a pickle": ("model", {"_target_": "torch.load", "f": "runs/theirs/evil", "weights_only": False}, "torch.load"),

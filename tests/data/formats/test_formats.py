@@ -11,7 +11,7 @@ from PIL import Image
 from fcnseg.check.__main__ import check
 from fcnseg.data import decode, download, formats, voc
 from fcnseg.data.augment import Chain
-from fcnseg.data.module import VOCDataModule
+from fcnseg.data.module import DataModule
 from fcnseg.data.packed import pack
 
 from . import writers
@@ -134,7 +134,7 @@ def test_what_is_alone_is_left_out_with_a_word(tmp_path, capsys):
     made(tmp_path)
     (tmp_path / "masks" / "video0_0.png").rename(tmp_path / "masks" / "vidoe0_0.png")
     settings = {"split": "official", "size": 32, "batch_size": 4, "augment": Chain(), "seed": 0}
-    data = VOCDataModule(tmp_path, source=formats.folder, **settings)
+    data = DataModule(tmp_path, source=formats.folder, **settings)
     data.prepare_data()
     assert data.count("train") + data.count("val") == 99
     told = capsys.readouterr().err
