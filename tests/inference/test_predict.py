@@ -263,11 +263,15 @@ def test_a_kill_loses_nothing(run, tmp_path):
         Image.new("RGB", (600, 400), (place % 255, 9, 9)).save(tmp_path / f"{place}.png")
     command = [sys.executable, "-m", "fcnseg.predict", f"run={run}", f"images={tmp_path}", f"out={tmp_path / 'masks'}"]
     process = subprocess.Popen(command)
-    while len(files(tmp_path / "masks")) < 40:
+
+    def masks():
+        return [path for path in (tmp_path / "masks").glob("*.png") if not path.name.startswith(".")]  # a draft is none yet
+
+    while len(masks()) < 40:
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    there = [path for path in (tmp_path / "masks").glob("*.png") if not path.name.startswith(".")]
+    there = masks()
     assert 40 <= len(there) < 400
     for path in there:
         assert Image.open(path).convert("L").size == (600, 400)
