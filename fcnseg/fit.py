@@ -11,7 +11,7 @@ from rich.console import Console
 from torch import nn
 
 from fcnseg import build
-from fcnseg.callbacks.checkpoints import Checkpoints, SafeCheckpointIO
+from fcnseg.callbacks.checkpoints import Checkpoints
 from fcnseg.callbacks.early_stopping import RunEarlyStopping
 from fcnseg.callbacks.ema import EMA
 from fcnseg.callbacks.epoch_log import EpochLog
@@ -29,6 +29,7 @@ from fcnseg.machine.signals import StopRequest, stop_requests
 from fcnseg.names import BEST, RESULT
 from fcnseg.runs import costs, provenance, scoring
 from fcnseg.runs.checkpoint import load_weights, newest_good
+from fcnseg.runs.checkpoint_io import SafeCheckpointIO
 from fcnseg.runs.folder import Run
 from fcnseg.runs.older import sessions_of
 from fcnseg.runs.result import Code, Result

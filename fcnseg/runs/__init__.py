@@ -6,6 +6,7 @@ settings: the settings that are allowed, and those by which loggers compare runs
 identity: which settings make a run another one, and the folder's name.
 folder: `Run`, with the folder's files, its lock and its status.
 checkpoint: checkpoint files, written whole or not at all, and checked before they are used.
+checkpoint_io: how Lightning reads and writes them.
 run_log: metrics.csv and TensorBoard's files, written while a run trains.
 result: the content of result.json, key by key.
 scoring, per_image, costs, provenance: what is in it, measured: scores, findings in each image, costs, origin.
