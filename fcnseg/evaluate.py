@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from fcnseg.cli.command import command
-from fcnseg.cli.messages import console
+from fcnseg.cli.messages import console, tell
 from fcnseg.errors import check_choice, warn
 from fcnseg.machine.signals import stop_requests
 from fcnseg.runs.folder import Run
@@ -102,7 +102,7 @@ def keep(measured: Mapping[str, Any], images: PerImage | None, *, cfg: DictConfi
             parts = [data.root.resolve().name, measured["split"], measured["size"], *tta, data.fingerprint[-12:]]
             name = "-".join(map(str, parts))
             path = run.add_evaluation(name, {**measured, "tta": cfg.tta, "root": str(data.root)}, images)
-            console().print(f"these scores are in {path}", soft_wrap=True)
+            tell(f"these scores are in {path}")
         elif run.result:  # images.npz belongs to it
             run.add_images(images)
     except ValueError as error:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from fcnseg.cli.command import command
-from fcnseg.cli.messages import console
+from fcnseg.cli.messages import tell
 from fcnseg.errors import RunFailedError, check_choice, counted, warn
 from fcnseg.machine.progress_bar import with_progress
 from fcnseg.runs.folder import Run
@@ -67,11 +67,6 @@ def write(masks: "MaskFolder", segmenter: "Segmenter", files: Mapping[str, Path]
     before = f", {counted(there, 'of them was', 'of them were')} there already" if there else ""
     tell(f"{counted(len(files) - broken, 'mask is', 'masks are')} in {masks.folder}{before}{rate}")
     return broken
-
-
-def tell(line: str) -> None:
-    """Print a line, which is not cut where the terminal ends: names of files in it can be copied."""
-    console().print(line, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -65,6 +65,11 @@ def console() -> Console:
     return _Output(markup=False, emoji=False, highlight=False, width=None if sys.stdout.isatty() else 100)
 
 
+def tell(line: str) -> None:
+    """Print a line, which is not cut where the terminal ends: names of files in it can be copied."""
+    console().print(line, soft_wrap=True)
+
+
 def explanation(error: Exception, names: Callable[[], Iterable[str]] = list) -> str:
     """The message for an exception that a wrong command line raises: what was found, what was wanted, what to do."""
     if isinstance(error, InstantiationException):

@@ -7,7 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from fcnseg.cli.command import command
-from fcnseg.cli.messages import FAILED, console, leave
+from fcnseg.cli.messages import FAILED, leave, tell
 from fcnseg.data import sides
 from fcnseg.errors import check_choice
 from fcnseg.machine.files import replacing, write_json
@@ -41,7 +41,7 @@ def export(cfg: DictConfig) -> None:
     except parity.DifferentError as error:
         leave(f"{out} was not kept: {error}", FAILED)
     write_json(beside, {**metadata, "parity": [row._asdict() for row in rows]})
-    console().print(f"the network is in {out}, and what it takes and gives in {beside}", soft_wrap=True)
+    tell(f"the network is in {out}, and what it takes and gives in {beside}")
 
 
 def check_settings(cfg: DictConfig, run: Run) -> tuple[Path, Path]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from omegaconf import DictConfig, ListConfig
 
 from fcnseg.cli.command import command
-from fcnseg.cli.messages import console
+from fcnseg.cli.messages import tell
 from fcnseg.machine.files import write_text
 
 TITLE = "Segmentation networks, run and compared"
@@ -53,7 +53,7 @@ def report(cfg: DictConfig) -> None:
     render.write_markdown(out, TITLE, lead, content)
     remarks = [f"{entry.name} ({entry.status}): {remark}" for entry in entries for remark in entry.remarks]
     for line in [*remarks, *filter(None, [beside]), f"{lead} The report is {out / 'index.html'}"]:
-        console().print(line, soft_wrap=True)
+        tell(line)
 
 
 if __name__ == "__main__":
