@@ -7,10 +7,10 @@ The modules and packages from the ground up. Each imports only those before it, 
 
 errors, paper, names: the errors and checks of values, the paper's results, the names of scores and files.
 machine: what a machine gives to a run.
-optimizers, data, models, metrics, image_metrics, losses, pictures: the pieces that know nothing of runs and commands.
-divided_step, task, schedules: how any network trains on them.
+data, models, learning, pictures: images, networks, and how any network learns from images: losses, scores, the task.
+results: the findings of a test, with all that is written and printed of them.
 build: from a config to these objects.
-runs, inference, callbacks, fit: a run, its use, what happens around its steps, and all of it from beginning to end.
+runs, inference, callbacks, fit: a run's folder, its network in use, what happens around its steps, and the whole of it.
 cli, report, benchmark: what the commands share, and two large commands.
 train, evaluate, predict, export, check, __main__: the other commands, and the console script.
 """

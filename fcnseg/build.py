@@ -25,14 +25,14 @@ from torch import Tensor, nn
 from fcnseg.data.dataset import Classes
 from fcnseg.data.module import DataModule
 from fcnseg.errors import KINDS
+from fcnseg.learning.optimizers import optimizer
+from fcnseg.learning.schedules import scheduled
+from fcnseg.learning.task import SegmentationTask
 from fcnseg.machine import limits
 from fcnseg.machine.precision import bf16_wins
 from fcnseg.machine.processes import devices_and_machines, environment
 from fcnseg.models.layers import memory_format
 from fcnseg.models.weights import load, path_of, read
-from fcnseg.optimizers import optimizer
-from fcnseg.schedules import scheduled
-from fcnseg.task import SegmentationTask
 
 T = TypeVar("T")
 FLOAT16 = ("16-mixed", "16")  # Lightning's names

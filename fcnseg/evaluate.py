@@ -10,15 +10,15 @@ from fcnseg.cli.command import command
 from fcnseg.cli.messages import console, tell
 from fcnseg.errors import check_choice, warn
 from fcnseg.machine.signals import stop_requests
+from fcnseg.results.per_image import PerImage
+from fcnseg.results.summary import show
 from fcnseg.runs.folder import Run
-from fcnseg.runs.per_image import PerImage
-from fcnseg.runs.summary import show
 
 if TYPE_CHECKING:  # they import torch: a refused command need not wait for it
     from lightning import Trainer
 
     from fcnseg.data.module import DataModule
-    from fcnseg.task import SegmentationTask
+    from fcnseg.learning.task import SegmentationTask
 
 SCORED_AT = ("training", "original")
 
@@ -32,7 +32,7 @@ def evaluate(cfg: DictConfig) -> float | None:
     check_settings(cfg)
     run = Run(Path(str(cfg.run)))
     data, task, trainer = reopened(cfg, run)
-    from fcnseg.runs.scoring import measure, per_image
+    from fcnseg.results.scoring import measure, per_image
 
     with stop_requests():
         measured = measure(trainer, task, data)
@@ -61,10 +61,10 @@ def reopened(cfg: DictConfig, run: Run) -> "tuple[DataModule, SegmentationTask, 
     """
     stored, result = run.config, run.result or {}
     from fcnseg.models.tta import averaged
-    from fcnseg.runs import provenance, reopen
+    from fcnseg.runs import reopen
 
     if cfg.verify:  # scores of other weights would be taken for those of the result
-        provenance.check_checkpoint(run)
+        reopen.check_checkpoint(run)
     data = reopen.data(stored, root=cfg.data.root, only=cfg.set, trust=cfg.trust)
     if cfg.set is None and (change := changed(run, data)):
         warn(f"{run.path}: {change}: these scores and those of its training are not comparable")

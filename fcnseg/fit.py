@@ -20,6 +20,7 @@ from fcnseg.callbacks.progress import RunProgress
 from fcnseg.callbacks.sessions import Sessions
 from fcnseg.data.module import DataModule
 from fcnseg.errors import LostError, counted, warn
+from fcnseg.learning.task import SegmentationTask
 from fcnseg.machine.distributed import failures_explained, from_first_process, highest, rank, world
 from fcnseg.machine.files import write_json
 from fcnseg.machine.limits import limits_explained
@@ -27,15 +28,14 @@ from fcnseg.machine.precision import bf16_gain
 from fcnseg.machine.processes import start_processes
 from fcnseg.machine.signals import StopRequest, stop_requests
 from fcnseg.names import BEST, RESULT
-from fcnseg.runs import costs, provenance, scoring
-from fcnseg.runs.checkpoint import load_weights, newest_good
+from fcnseg.results import costs, provenance, scoring
+from fcnseg.results.result import Code, Result
+from fcnseg.runs.checkpoint_files import load_weights, newest_good
 from fcnseg.runs.checkpoint_io import SafeCheckpointIO
 from fcnseg.runs.folder import Run
 from fcnseg.runs.older import sessions_of
-from fcnseg.runs.result import Code, Result
 from fcnseg.runs.run_log import RunLog
 from fcnseg.runs.settings import PRECISIONS, hyperparameters
-from fcnseg.task import SegmentationTask
 
 Describe = Callable[[Run, DataModule, Result], None]
 

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from fcnseg.cli.command import command
 from fcnseg.cli.messages import tell
 from fcnseg.errors import RunFailedError, check_choice, counted, warn
-from fcnseg.machine.progress_bar import with_progress
+from fcnseg.machine.threads import with_progress
 from fcnseg.runs.folder import Run
 
 if TYPE_CHECKING:

@@ -1,6 +1,7 @@
 """Train a network: `python -m fcnseg.train model=wilson aug=flip`."""
 
 from functools import partial
+from typing import cast
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -12,9 +13,10 @@ from fcnseg.cli.command import command, make_callable
 from fcnseg.cli.configs import default_values
 from fcnseg.machine.processes import only_the_first_prints
 from fcnseg.machine.signals import was_requeued
+from fcnseg.results.result import Result
+from fcnseg.results.summary import show
 from fcnseg.runs.folder import Run
 from fcnseg.runs.settings import check_one_device, check_ranges
-from fcnseg.runs.summary import show_run
 
 
 @command("config")
@@ -29,7 +31,10 @@ def train(cfg: DictConfig) -> float | None:
             console.print("This run has finished; resume=never repeats it.")
         else:
             train_and_test(cfg, run, console)
-        return show_run(run, console) if is_first else None
+        if not is_first:
+            return None
+        run.close()
+        return show(cast(Result, run.result), run.path, console)
 
 
 def check_settings(cfg: DictConfig) -> None:

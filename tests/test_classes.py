@@ -17,8 +17,8 @@ from fcnseg.data.dataset import VOID, Classes
 from fcnseg.data.voc import VOC
 from fcnseg.evaluate import evaluate
 from fcnseg.report.__main__ import report
-from fcnseg.runs import checkpoint
-from fcnseg.runs.checkpoint import read
+from fcnseg.runs import checkpoint_files
+from fcnseg.runs.checkpoint_files import read
 from fcnseg.train import train
 
 
@@ -178,7 +178,7 @@ def test_a_run_of_an_earlier_version_has_vocs_classes(train_in, tmp_path, comman
     (run / "result.json").write_text(json.dumps(result))
     stored = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
     assert stored.pop("classes")["background"] == 0
-    checkpoint.save(run / "checkpoints" / "best.ckpt", stored)
+    checkpoint_files.save(run / "checkpoints" / "best.ckpt", stored)
     outcome = command(evaluate, f"run={run}", "verify=false")
     assert outcome.code == 0, outcome.err
     assert command(report, f"runs={run}", "images=[]").code == 0

@@ -53,8 +53,8 @@ MEANING = {  # of the table's words, by the paper's Tables 1 to 4 and Sections 3
     "unet": {"_target_": "fcnseg.models.UNet", "widths": [64, 128, 256, 512, 1024]},
     "none": {"_target_": "fcnseg.data.augment.Chain"},
     "flip": {"_target_": "fcnseg.data.augment.Flip", "horizontal": 0.5, "vertical": 0.5},
-    "ce": {"_target_": "fcnseg.losses.CrossEntropy", "weighted": False},
-    "weighted": {"_target_": "fcnseg.losses.CrossEntropy", "weighted": True},
+    "ce": {"_target_": "fcnseg.learning.losses.CrossEntropy", "weighted": False},
+    "weighted": {"_target_": "fcnseg.learning.losses.CrossEntropy", "weighted": True},
     "constant": {"_target_": "torch.optim.lr_scheduler.ConstantLR", "factor": 1.0, "total_iters": 0, "warmup": None},
     "cosine": {
         **{"_target_": "torch.optim.lr_scheduler.CosineAnnealingLR", "T_max": "${trainer.max_epochs}"},

@@ -14,11 +14,12 @@ import pytest
 import torch
 import yaml
 
-from fcnseg import evaluate, losses, predict, train
+from fcnseg import evaluate, predict, train
 from fcnseg.check import __main__ as check
 from fcnseg.data import augment, voc
 from fcnseg.data.formats.classes import find_class_list
 from fcnseg.export import __main__ as export
+from fcnseg.learning import losses
 from fcnseg.report import __main__ as report
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")

@@ -27,12 +27,12 @@ from fcnseg.data.module import DataModule
 from fcnseg.data.voc import NUM_CLASSES
 from fcnseg.errors import RunFailedError
 from fcnseg.fit import Training
+from fcnseg.learning.task import SegmentationTask
 from fcnseg.machine.limits import cores
 from fcnseg.machine.signals import StopRequest
-from fcnseg.runs.costs import now
+from fcnseg.results.costs import now
+from fcnseg.results.result import Code
 from fcnseg.runs.folder import Run
-from fcnseg.runs.result import Code
-from fcnseg.task import SegmentationTask
 
 FULL, REDUCED = 1e-4, 1e-2  # the largest relative difference of first losses: in float32, with bfloat16
 PIXEL_BYTES = 4  # the bytes of a pixel in a pack: three of its colour, and its label

@@ -19,7 +19,7 @@ from fcnseg.data.augment import EpochDraws
 from fcnseg.data.batch import Batch
 from fcnseg.data.dataset import VOID
 from fcnseg.data.packed import pack
-from fcnseg.metrics import SegmentationMetrics
+from fcnseg.learning.metrics import SegmentationMetrics
 
 CPU = torch.device("cpu")
 TOY_STEPS = 500

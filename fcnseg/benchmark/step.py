@@ -24,10 +24,10 @@ from fcnseg import build
 from fcnseg.benchmark.tables import Row
 from fcnseg.data import Size, sides
 from fcnseg.data.module import DataModule
+from fcnseg.learning.task import SegmentationTask
 from fcnseg.machine.limits import cores, keep_freed_memory
 from fcnseg.machine.precision import processor
-from fcnseg.runs.costs import now
-from fcnseg.task import SegmentationTask
+from fcnseg.results.costs import now
 
 FLAGS = ("avx2", "avx512_f", "avx512_bf16", "amx_bf16")  # the instructions that multiply, the last two in bfloat16
 DTYPES = {"32-true": torch.float32}  # the type that a precision computes in; it is bfloat16 for all others

@@ -14,8 +14,8 @@ from torch import Tensor
 from fcnseg.callbacks.after_epoch import AfterEpoch
 from fcnseg.data.batch import denormalize
 from fcnseg.data.dataset import Classes
+from fcnseg.learning.metrics import iou_per_class
 from fcnseg.machine.distributed import gathered, rank, world
-from fcnseg.metrics import iou_per_class
 from fcnseg.pictures import Picture, panel
 from fcnseg.runs.run_log import CLASS_IOU, RunLog
 

@@ -22,7 +22,7 @@ from fcnseg.data import Size, decode, sides, spelled
 from fcnseg.data.dataset import BY_COLOUR, SUFFIXES, VOID, DataSet
 from fcnseg.errors import first_of, warn
 from fcnseg.machine.files import build_once, user_cache
-from fcnseg.machine.progress_bar import in_threads
+from fcnseg.machine.threads import in_threads
 
 FORMAT = 2  # goes up when the same files would be packed in another way
 READ_WHOLE = 2**30  # bytes up to which a pack's checksum is verified whenever the pack is opened

@@ -17,7 +17,7 @@ from fcnseg.data import voc
 from fcnseg.data.dataset import VOID
 from fcnseg.errors import check_whole_number
 from fcnseg.machine.files import build_once
-from fcnseg.machine.progress_bar import in_threads
+from fcnseg.machine.threads import in_threads
 
 FORMAT = 1  # goes up when a seed draws other images than before: each format has folders of its own
 

@@ -1,1 +1,5 @@
-"""A trained network as a file for other programs: its graph, the formats, and the comparison of a file with the network."""
+"""A trained network as a file for other programs.
+
+formats: how each format is written, and opened again.
+parity: the comparison of such a file with the network.
+"""

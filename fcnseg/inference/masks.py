@@ -14,10 +14,9 @@ from PIL import Image
 from fcnseg.data.dataset import Classes
 from fcnseg.inference.prediction import NOTE, Prediction
 from fcnseg.inference.segmenter import Segmenter, map_ahead
-from fcnseg.machine.files import csv_text, replacing, write_text
+from fcnseg.machine.files import csv_text, replacing, sha256, write_text
 from fcnseg.machine.limits import cores
 from fcnseg.names import BEST
-from fcnseg.runs.checkpoint import sha256
 from fcnseg.runs.folder import Run
 
 

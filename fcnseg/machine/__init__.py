@@ -5,5 +5,5 @@ limits: cores and memory, and which settings to lower when a step needs too much
 precision: whether bfloat16 is faster than float32 here.
 signals: requests to stop, acted on between two batches.
 processes, distributed: how the processes of a run start and end, and what they tell each other.
-progress_bar: work on many images, in threads and with a progress bar.
+threads: work on many images, in threads and with a progress bar.
 """

@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import hashlib
 import io
 import json
 import os
@@ -144,6 +145,12 @@ def read_text(path: Path, largest: int = LARGEST_TEXT) -> str:
     if len(content) > largest:
         raise ValueError(f"it is larger than {largest} bytes")
     return content.decode()
+
+
+def sha256(path: Path) -> str:
+    """The hash of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_json(path: Path, remedy: str = "remove it") -> dict[str, Any] | None:

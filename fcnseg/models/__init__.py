@@ -2,6 +2,12 @@
 
 The paper is "Fully Convolutional Networks for Semantic Segmentation: Implementing Deep Learning on PASCAL VOC-2012" by
 Hikaru Isayama, Avi Mehta, Wilson Liao and Julia Wong. All tables, sections and equations named in this package are its.
+
+fcn, wilson, transfer, unet: the paper's networks.
+fpn, torchvision, smp: other networks, the last two from libraries.
+layers, backbones: what several networks are made of.
+weights: the weights that a network starts from.
+enlarge, tta: logits at a photograph's size; averages over several views of an image.
 """
 
 from fcnseg.models.fcn import FCN

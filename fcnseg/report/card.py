@@ -17,9 +17,9 @@ from fcnseg.pictures import panel
 from fcnseg.report.blocks import Block, Chart, Code, Section, Table, Text
 from fcnseg.report.galleries import pick, pixels, predict
 from fcnseg.report.render import write_markdown
+from fcnseg.results.result import Result
+from fcnseg.results.summary import as_text, beats_floor
 from fcnseg.runs.folder import Run
-from fcnseg.runs.result import Result
-from fcnseg.runs.summary import as_text, beats_floor
 
 CARD = "README.md"
 LIMITS = (

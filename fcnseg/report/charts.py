@@ -18,7 +18,7 @@ from PIL import Image
 
 from fcnseg.pictures import Picture
 from fcnseg.report.statistics import nanmean
-from fcnseg.runs.per_image import Numbers
+from fcnseg.results.per_image import Numbers
 
 INK, BLUE, ORANGE = "#24292f", "#3d85c6", "#c96d14"
 WHOLE: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.04}  # a picture of the axes and of all their labels

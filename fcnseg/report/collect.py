@@ -15,10 +15,10 @@ from fcnseg import paper
 from fcnseg.data import as_one_number, spelled
 from fcnseg.data.dataset import Classes
 from fcnseg.names import CONFIG, FAILED, FINISHED, INTERRUPTED, KILLED, METRICS, RESULT, RUNNING, SCORES, STATUS
+from fcnseg.results.per_image import PER_IMAGE, PerImage
 from fcnseg.runs.folder import Run
 from fcnseg.runs.identity import without_watchers
 from fcnseg.runs.older import classes_of
-from fcnseg.runs.per_image import PER_IMAGE, PerImage
 from fcnseg.runs.settings import flatten
 
 T = TypeVar("T")
@@ -46,7 +46,7 @@ def _is_count(value: object) -> bool:
     return type(value) is int and 0 <= value < 1 << 53
 
 
-def _is_number(value: object) -> bool:
+def _is_finite(value: object) -> bool:
     return isinstance(value, int | float) and abs(value) < 1e12  # neither infinite nor NaN
 
 
@@ -72,13 +72,13 @@ def _table_of(check: Check, names: Iterable[str] = ()) -> Check:
 def _needed(names: Sequence[str]) -> dict[str, Check]:
     """The checks of the values that result.json must hold, for classes of these names."""
     return {
-        "metrics": _table_of(_or_none(_is_number), [f"test/{name}" for name in ("loss", *SCORES)]),
-        "floor": _table_of(_or_none(_is_number), SCORES),
-        "iou": _table_of(_or_none(_is_number), names),
+        "metrics": _table_of(_or_none(_is_finite), [f"test/{name}" for name in ("loss", *SCORES)]),
+        "floor": _table_of(_or_none(_is_finite), SCORES),
+        "iou": _table_of(_or_none(_is_finite), names),
         "images": _table_of(_is_count, STAGES),
         "confusion": _list_of(_list_of(_is_count, len(names)), len(names) + 1),  # truth, void last, by prediction
         **dict.fromkeys(("parameters", "best_epoch", "epochs"), _is_count),
-        **{"size": _is_size, "seconds": _is_number, "split": _is_text, "data_fingerprint": _is_text},
+        **{"size": _is_size, "seconds": _is_finite, "split": _is_text, "data_fingerprint": _is_text},
     }
 
 
@@ -92,7 +92,7 @@ def _checked_classes(result: Mapping[str, Any]) -> Classes | None:
 
 # The optional values of result.json, by their full names; the report reads only these and the required ones.
 OPTIONAL: dict[str, Check] = {
-    **dict.fromkeys(("images_per_s", "predicted_per_s", "giga_macs", "peak_memory", "calibration.error"), _or_none(_is_number)),
+    **dict.fromkeys(("images_per_s", "predicted_per_s", "giga_macs", "peak_memory", "calibration.error"), _or_none(_is_finite)),
     **dict.fromkeys(("commit", "hardware", "precision", "floor_class", "versions.torch"), _or_none(_is_text)),
     "dirty": lambda value: value in (None, False, True),
 }
@@ -203,7 +203,7 @@ def _checked_config(config: Config) -> Config:
     Raises:
         ValueError: A setting has another type.
     """
-    rules = {"seed": _is_count, "patience": _or_none(_is_number), "model.backbone": _or_none(_is_text)}
+    rules = {"seed": _is_count, "patience": _or_none(_is_finite), "model.backbone": _or_none(_is_text)}
     for key, value in config.items():
         is_right = _or_none(_is_text) if key.startswith("choices.") else rules.get(key, lambda _: True)
         if not is_right(value):
@@ -235,7 +235,7 @@ def _shown(value: Any) -> Any:
 
 def _checked_row(row: Mapping[str, float]) -> dict[str, float]:
     """A row of the log, with NaN for values that are too large to draw."""
-    return {name: value if _is_number(value) else nan for name, value in row.items()}
+    return {name: value if _is_finite(value) else nan for name, value in row.items()}
 
 
 def _inside(root: Path) -> list[Path]:

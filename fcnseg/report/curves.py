@@ -15,7 +15,7 @@ from fcnseg.report.blocks import Block, Chart, Table, Text
 from fcnseg.report.collect import Entry
 from fcnseg.report.experiments import Experiment, by_train_images, titled
 from fcnseg.report.statistics import nanmean, padded
-from fcnseg.runs.per_image import Numbers
+from fcnseg.results.per_image import Numbers
 
 MOST_CURVES = 8  # experiments in one chart
 MOST_EPOCHS = 10  # columns of its table

@@ -12,8 +12,8 @@ from fcnseg.report.blocks import Block, Chart, Links, Table, Text, address
 from fcnseg.report.galleries import Galleries
 from fcnseg.report.statistics import iou, with_mean
 from fcnseg.report.study import Study, TestedRun
-from fcnseg.runs.per_image import Numbers
-from fcnseg.runs.summary import as_text
+from fcnseg.results.per_image import Numbers
+from fcnseg.results.summary import as_text
 
 LISTED, EXAMPLES, PICTURED = 100, 8, 3  # confusions in the table, images named in its rows, images shown
 MOST_CLASSES = 30  # rows, and columns, of a matrix of numbers

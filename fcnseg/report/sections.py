@@ -16,8 +16,8 @@ from fcnseg.report.experiments import Experiment, by_test_set, experiments
 from fcnseg.report.galleries import Galleries, in_rows, side_by_side
 from fcnseg.report.statistics import nanmean
 from fcnseg.report.study import Study, studies
-from fcnseg.runs.per_image import Numbers
-from fcnseg.runs.summary import as_text
+from fcnseg.results.per_image import Numbers
+from fcnseg.results.summary import as_text
 
 MOST_DETAILED = 12  # experiments with charts of their own: two hundred such charts take minutes, and nobody reads them
 MOST_STUDIES = 3  # test sets that are shown image by image: each has some thirty pictures

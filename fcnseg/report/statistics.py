@@ -5,7 +5,7 @@ from itertools import zip_longest
 
 import numpy as np
 
-from fcnseg.runs.per_image import Numbers
+from fcnseg.results.per_image import Numbers
 
 DRAWS = 1000  # draws of the test images for the bootstrap
 

@@ -9,7 +9,7 @@ import numpy as np
 from fcnseg.report.collect import Entry
 from fcnseg.report.experiments import Experiment
 from fcnseg.report.statistics import iou, nanmean
-from fcnseg.runs.per_image import Numbers, PerImage
+from fcnseg.results.per_image import Numbers, PerImage
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from fcnseg.report import charts
 from fcnseg.report.blocks import Block, Chart, Table, Text
 from fcnseg.report.collect import Entry, line
 from fcnseg.report.experiments import Experiment, differences_from_paper
+from fcnseg.results.summary import as_text, beats_floor
 from fcnseg.runs.settings import flatten
-from fcnseg.runs.summary import as_text, beats_floor
 
 PRINTED = {"paper_iou": "IoU", "paper_acc": "accuracy", "loss": "loss"}  # the metrics that the paper prints
 LOSSES = ("train/loss", "val/loss")

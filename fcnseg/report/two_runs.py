@@ -9,8 +9,8 @@ from fcnseg.report.blocks import Block, Table, Text
 from fcnseg.report.galleries import Galleries
 from fcnseg.report.statistics import DRAWS, iou, iou_differences, with_mean
 from fcnseg.report.study import Study, TestedRun
-from fcnseg.runs.per_image import Numbers
-from fcnseg.runs.summary import as_text
+from fcnseg.results.per_image import Numbers
+from fcnseg.results.summary import as_text
 
 LISTED, PICTURED = 10, 2  # images gained, and images lost: in a table, as pictures
 

@@ -1,16 +1,13 @@
-"""The run folder: its name, its settings, its checkpoints and its result.
+"""The run folder: its name, its settings, its checkpoints and its logs.
 
 In the order in which one may read them:
 
 settings: the settings that are allowed, and those by which loggers compare runs.
 identity: which settings make a run another one, and the folder's name.
 folder: `Run`, with the folder's files, its lock and its status.
-checkpoint: checkpoint files, written whole or not at all, and checked before they are used.
+checkpoint_files: checkpoints, written whole or not at all, and checked before they are used.
 checkpoint_io: how Lightning reads and writes them.
 run_log: metrics.csv and TensorBoard's files, written while a run trains.
-result: the content of result.json, key by key.
-scoring, per_image, costs, provenance: what is in it, measured: scores, findings in each image, costs, origin.
-summary: what a command prints of it.
 read_files, older: a stored config or table, perhaps damaged, perhaps of an earlier version.
 stored_network: the network of a run, without running code that its folder names. Unlike a command line, it is not trusted.
 reopen: the same for the data, the task and the trainer, to test a run again.

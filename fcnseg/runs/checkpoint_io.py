@@ -8,7 +8,7 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 
 from fcnseg.names import LAST, PREVIOUS
 from fcnseg.runs import older
-from fcnseg.runs.checkpoint import StoredCheckpoint, check_weights, read, save
+from fcnseg.runs.checkpoint_files import StoredCheckpoint, check_weights, read, save
 
 
 class SafeCheckpointIO(TorchCheckpointIO):

@@ -19,8 +19,9 @@ from omegaconf import DictConfig, OmegaConf
 from fcnseg.errors import RunFailedError, StopError, warn
 from fcnseg.machine.files import read_json, write_json, write_text
 from fcnseg.names import CHECKPOINTS, CONFIG, FAILED, FINISHED, HYDRA, INTERRUPTED, KILLED, METRICS, RESULT, RUNNING, STATUS
-from fcnseg.runs import identity, per_image, read_files
-from fcnseg.runs.per_image import PER_IMAGE, PerImage
+from fcnseg.results import per_image
+from fcnseg.results.per_image import PER_IMAGE, PerImage
+from fcnseg.runs import identity, read_files
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Run:
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """The content of result.json, a `runs.result.Result` unless somebody changed it; None unless the run has finished.
+        """The content of result.json, a `results.result.Result` unless somebody changed it; None unless the run has finished.
 
         Raises:
             ValueError: The file is damaged.

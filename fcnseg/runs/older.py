@@ -8,20 +8,32 @@ from fcnseg.data import TARGETS
 from fcnseg.data.dataset import Classes
 from fcnseg.data.voc import VOC
 
-DATA_MODULE = "fcnseg.data.module.VOCDataModule"  # the name of the data module when VOC was the only data set
+RENAMED = {  # how a `_target_` began, and how it begins today
+    "fcnseg.data.module.VOCDataModule": TARGETS[0],
+    "fcnseg.losses.": "fcnseg.learning.losses.",
+    "fcnseg.schedules.": "fcnseg.learning.schedules.",
+}
 
 
-def with_todays_form(config: dict[str, Any]) -> dict[str, Any]:
-    """A stored config, or a part of one, as this version would have stored it: only so are the two compared."""
-    data = config.get("data")
-    if isinstance(data, dict) and data.get("_target_") == DATA_MODULE:
-        data["_target_"] = TARGETS[0]
+def with_todays_form(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored config as this version would have stored it: only so are the two compared, and is it rebuilt."""
+    config: dict[str, Any] = _renamed(stored)
     if config.get("aug") == {"_target_": "fcnseg.data.augment.none", "_partial_": True}:
         config["aug"] = {"_target_": "fcnseg.data.augment.Chain"}
     schedule = config.get("schedule")
     if isinstance(schedule, dict) and schedule.get("_target_") == "torch.optim.lr_scheduler.ConstantLR":
         schedule.setdefault("total_iters", 0 if schedule.get("factor") == 1 else 5)  # 5 is PyTorch's default
     return config
+
+
+def _renamed(node: Any) -> Any:
+    """A copy of a config, or of a value in it, with today's names."""
+    if isinstance(node, Mapping):
+        return {key: _renamed(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_renamed(value) for value in node]
+    old = next((old for old in RENAMED if str(node).startswith(old)), None)
+    return RENAMED[old] + str(node).removeprefix(old) if old else node
 
 
 def classes_of(stored: Mapping[str, Any]) -> Classes:

@@ -13,24 +13,40 @@ import torch
 from lightning import Trainer
 from omegaconf import DictConfig, OmegaConf
 
-from fcnseg import build, losses
+from fcnseg import build
 from fcnseg.data import TARGETS
 from fcnseg.data.augment import Chain
 from fcnseg.data.module import DataModule
 from fcnseg.errors import warn
-from fcnseg.machine.files import nothing_built
+from fcnseg.learning import losses
+from fcnseg.learning.task import SegmentationTask
+from fcnseg.machine.files import nothing_built, sha256
 from fcnseg.models.layers import memory_format
 from fcnseg.names import BEST
-from fcnseg.runs.checkpoint import check_weights
+from fcnseg.runs.checkpoint_files import check_weights
 from fcnseg.runs.folder import Run
-from fcnseg.runs.older import with_todays_form
 from fcnseg.runs.stored_network import group, is_module_of, load, made_by, make
-from fcnseg.task import SegmentationTask
 
 # The losses that are made without `trust`.
 LOSSES = tuple(f"{losses.__name__}.{name}" for name, loss in vars(losses).items() if is_module_of(loss, losses.__name__))
 # Settings of a trainer that matter in a test.
 TRAINER = ("accelerator", "precision", "deterministic", "benchmark", "inference_mode")
+
+
+def check_checkpoint(run: Run) -> None:
+    """Refuse a run whose best checkpoint is not the one that gave its result.
+
+    Raises:
+        ValueError: The run has no result, or the hashes differ.
+    """
+    best, _, result = run.checkpoints / BEST, run.config, run.result  # `config` refuses a folder without a run
+    if result is None:
+        raise ValueError(f"{run.path} has no result.json, so it has not finished: finish it, or give verify=false")
+    wanted, found = result["checkpoint"]["sha256"], sha256(best) if best.is_file() else "no such file"
+    if found != wanted:
+        raise ValueError(
+            f"{best} is not the checkpoint of this run's result (sha256 {found}, wanted {wanted}): verify=false tests it"
+        )
 
 
 def task(folder: str | Path, data: DataModule, *, trust: bool = False) -> SegmentationTask:
@@ -82,7 +98,7 @@ def data(cfg: DictConfig, *, root: str | None = None, only: str | None = None, t
     Raises:
         ValueError: The data set is not there, or `cfg` names a data set that is not of this package and `trust` is missing.
     """
-    node = with_todays_form({"data": group(cfg, "data")})["data"]
+    node = group(cfg, "data")
     if root is not None:
         node["root"] = root
         node.pop("cache", None)  # packs are beside the data, not in a place that only the config names

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from fcnseg.data.dataset import Classes
 from fcnseg.models.weights import of_network
 from fcnseg.names import BEST, CONFIG
-from fcnseg.runs.checkpoint import check_weights, read
+from fcnseg.results.provenance import code
+from fcnseg.runs.checkpoint_files import check_weights, read
 from fcnseg.runs.folder import Run
-from fcnseg.runs.older import classes_of
-from fcnseg.runs.provenance import code
+from fcnseg.runs.older import classes_of, with_todays_form
 from fcnseg.runs.settings import flatten
 
 
@@ -112,7 +112,7 @@ def _known_network(name: str, values: dict[str, Any]) -> Any:
 
 def group(cfg: DictConfig, name: str) -> dict[str, Any]:
     """A group of a config as plain values."""
-    node = OmegaConf.to_container(cfg[name]) if name in cfg else None
+    node = with_todays_form(cast(dict[str, Any], OmegaConf.to_container(cfg))).get(name)
     if not isinstance(node, dict):
         raise ValueError(f"the config of the run has no {name}: restore its {CONFIG}")
     return cast(dict[str, Any], node)

@@ -12,7 +12,7 @@ from fcnseg.check.survey import Survey, render, survey
 from fcnseg.cli.messages import console
 from fcnseg.data import voc
 from fcnseg.data.shapes import shapes
-from fcnseg.metrics import confusion, everywhere, scores
+from fcnseg.learning.metrics import confusion, everywhere, scores
 
 # Counted from the official masks of VOC-2012's train set: 21 classes, then void.
 VOC_TRAIN = (

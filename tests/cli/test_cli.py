@@ -20,9 +20,9 @@ from fcnseg.cli.configs import CONF
 from fcnseg.data import download, voc
 from fcnseg.evaluate import evaluate
 from fcnseg.export.__main__ import export
+from fcnseg.learning.task import SegmentationTask
 from fcnseg.predict import predict
 from fcnseg.report.__main__ import report
-from fcnseg.task import SegmentationTask
 from fcnseg.train import train
 
 WRONG = [  # arguments, and words of the message

@@ -15,8 +15,8 @@ from hydra.plugins.sweeper import Sweeper
 from fcnseg.cli import launchers, sweep
 from fcnseg.cli.configs import CONF
 from fcnseg.evaluate import evaluate
+from fcnseg.learning.task import SegmentationTask
 from fcnseg.machine.files import write_json
-from fcnseg.task import SegmentationTask
 from fcnseg.train import train
 
 TINY = [

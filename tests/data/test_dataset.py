@@ -10,7 +10,7 @@ from PIL import Image
 from fcnseg.data.augment import Chain
 from fcnseg.data.dataset import VOID, Classes
 from fcnseg.data.module import DataModule
-from fcnseg.losses import class_weights
+from fcnseg.learning.losses import class_weights
 
 PIXELS = [4, 3, 1, 2]  # of three classes and void
 

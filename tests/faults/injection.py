@@ -27,14 +27,14 @@ from torchvision.ops import stochastic_depth
 
 import fcnseg.cli.command
 import fcnseg.cli.values
-from fcnseg import fit, losses, models  # noqa: F401
+from fcnseg import fit, models  # noqa: F401
 from fcnseg.cli.configs import CONF, default_config
 from fcnseg.data import shapes  # noqa: F401
 from fcnseg.evaluate import evaluate  # noqa: F401
 from fcnseg.machine.files import read_json
 from fcnseg.models import FCN
 from fcnseg.report import card  # noqa: F401
-from fcnseg.runs import provenance, scoring  # noqa: F401  (commands import some late: here once, before forking)
+from fcnseg.results import provenance, scoring  # noqa: F401  (commands import some late: here once, before forking)
 from fcnseg.train import train
 
 omegaconf.base.parse = cache(omegaconf.grammar_parser.parse)

@@ -27,7 +27,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent.par
 import torch  # noqa: E402
 from injection import NETS, at, content, differences, signal, start, tiny  # noqa: E402
 
-from fcnseg.runs.checkpoint import newest_good  # noqa: E402
+from fcnseg.runs.checkpoint_files import newest_good  # noqa: E402
 
 EPOCHS = {"transfer": 3}  # whose files are large; of the others:
 MORE = 10

@@ -13,9 +13,9 @@ from fcnseg import fit
 from fcnseg.callbacks import checkpoints
 from fcnseg.callbacks.checkpoints import Checkpoints
 from fcnseg.callbacks.epoch_log import EpochLog
+from fcnseg.learning.task import SegmentationTask
 from fcnseg.machine.files import read_json
-from fcnseg.runs.checkpoint import SUMS, damage, newest_good, save, sha256
-from fcnseg.task import SegmentationTask
+from fcnseg.runs.checkpoint_files import SUMS, damage, newest_good, save, sha256
 
 
 def truncate(path):

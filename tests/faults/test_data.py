@@ -22,9 +22,9 @@ from PIL import Image
 from fcnseg.check.__main__ import check
 from fcnseg.data import decode, packed, voc
 from fcnseg.data.shapes import shapes
+from fcnseg.learning.task import SegmentationTask
 from fcnseg.machine import limits
 from fcnseg.machine.files import read_json
-from fcnseg.task import SegmentationTask
 
 PLAIN = ["model=fcn", "model.widths=[4,8]", "data.size=32", "data.batch_size=4", "trainer.max_epochs=1"]
 PLAIN += ["trainer.accelerator=cpu", "trainer.precision=32-true", "name=run"]

@@ -17,11 +17,11 @@ from lightning.pytorch.strategies.launchers import subprocess_script
 
 from fcnseg import fit
 from fcnseg.callbacks.checkpoints import Checkpoints
+from fcnseg.learning.task import SegmentationTask
 from fcnseg.machine import precision
 from fcnseg.machine.files import read_json
-from fcnseg.runs import per_image, scoring
-from fcnseg.runs.checkpoint import newest_good
-from fcnseg.task import SegmentationTask
+from fcnseg.results import per_image, scoring
+from fcnseg.runs.checkpoint_files import newest_good
 
 ENDED = 60  # seconds, on a busy machine
 

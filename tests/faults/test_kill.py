@@ -29,12 +29,13 @@ from fcnseg.callbacks import checkpoints as resume
 from fcnseg.callbacks.checkpoints import Checkpoints
 from fcnseg.callbacks.epoch_log import EpochLog
 from fcnseg.data.module import DataModule
+from fcnseg.learning.task import SegmentationTask
 from fcnseg.machine.files import read_json
-from fcnseg.runs import checkpoint, scoring
-from fcnseg.runs.checkpoint import newest_good
+from fcnseg.results import scoring
+from fcnseg.runs import checkpoint_files
+from fcnseg.runs.checkpoint_files import newest_good
 from fcnseg.runs.folder import Run
 from fcnseg.runs.run_log import RunLog
-from fcnseg.task import SegmentationTask
 
 
 def of_best(path, *_, **__):
@@ -130,7 +131,7 @@ def test_a_checkpoint_torn_in_the_middle_leaves_the_one_before(tmp_path, args, s
     path = tmp_path / "runs" / "run"
     assert run(tmp_path, *args, inject=torn).code == -9
     assert (path / "checkpoints" / ".last.ckpt.draft").stat().st_size > 1000
-    assert checkpoint.damage(path / "checkpoints" / "last.ckpt") is None
+    assert checkpoint_files.damage(path / "checkpoints" / "last.ckpt") is None
     outcome = run(tmp_path, *args)
     assert (outcome.code, "skipped" in outcome.err) == (0, False), outcome.err
     same(path)
@@ -162,7 +163,7 @@ def test_killed_before_any_file_operation_of_a_save(tmp_path, args, same, elsewh
 
         shutil.copytree(before, runs)
         assert run(tmp_path, *args, inject=killed).code == -9
-        whole = {path.name: checkpoint.damage(path) for path in (runs / "run" / "checkpoints").glob("[!.]*.ckpt")}
+        whole = {path.name: checkpoint_files.damage(path) for path in (runs / "run" / "checkpoints").glob("[!.]*.ckpt")}
         assert set(whole.values()) == {None}, (n, whole)
         assert load(newest_good(runs / "run" / "checkpoints"))["global_step"] in steps, n
         if n in finished:

@@ -8,7 +8,7 @@ import torch
 from injection import at, content, differences, kill, run, send
 
 from fcnseg.callbacks.checkpoints import Checkpoints
-from fcnseg.task import SegmentationTask
+from fcnseg.learning.task import SegmentationTask
 
 RECIPES = {
     "poly": ["schedule=poly", "schedule.warmup=2", "optimizer=sgd", "optimizer.nesterov=true", "ema=0.9"],

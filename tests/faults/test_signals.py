@@ -9,13 +9,13 @@ from functools import partial
 import pytest
 from injection import at, evaluate, fill, kill, load, rows, run, send, start
 
+from fcnseg import train
 from fcnseg.data import packed
 from fcnseg.errors import StopError
+from fcnseg.learning.task import SegmentationTask
 from fcnseg.machine.files import read_json
 from fcnseg.machine.signals import StopRequest, stop_requests
-from fcnseg.runs import summary
-from fcnseg.runs.checkpoint import newest_good
-from fcnseg.task import SegmentationTask
+from fcnseg.runs.checkpoint_files import newest_good
 
 RARELY = "checkpoint.every_n_steps=null"
 SLURM = {
@@ -214,6 +214,6 @@ def test_a_signal_ends_a_sweep_and_says_where(tmp_path, args):
 
 
 def test_a_signal_after_the_result_does_not_undo_it(tmp_path, args, same):
-    inject = partial(at, summary, "show", 1, send(signal.SIGTERM))
+    inject = partial(at, train, "show", 1, send(signal.SIGTERM))
     assert run(tmp_path, *args, inject=inject).code == -signal.SIGTERM
     same(tmp_path / "runs" / "run")

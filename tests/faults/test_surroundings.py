@@ -17,11 +17,11 @@ from injection import at, content, differences, evaluate, kill, load, mount, row
 
 from fcnseg import fit
 from fcnseg.callbacks.checkpoints import Checkpoints
+from fcnseg.learning.task import SegmentationTask
 from fcnseg.machine import precision
 from fcnseg.machine.files import read_json, write_json
+from fcnseg.results import provenance
 from fcnseg.runs import folder as runs
-from fcnseg.runs import provenance
-from fcnseg.task import SegmentationTask
 
 
 def no_room(*_, **__):

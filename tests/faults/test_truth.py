@@ -19,11 +19,11 @@ from PIL import Image
 from fcnseg.callbacks.finite_loss import FiniteLoss
 from fcnseg.data import voc
 from fcnseg.errors import DivergedError
+from fcnseg.learning.task import SegmentationTask
 from fcnseg.machine.files import read_json
 from fcnseg.machine.limits import limits_explained
-from fcnseg.runs import provenance
-from fcnseg.runs.checkpoint import save
-from fcnseg.task import SegmentationTask
+from fcnseg.results import provenance
+from fcnseg.runs.checkpoint_files import save
 
 PLAIN = ["model=fcn", "model.widths=[4,8]", "data.size=32", "trainer.max_epochs=2", "trainer.accelerator=cpu"]
 PLAIN += ["trainer.precision=32-true", "name=run"]

@@ -27,8 +27,8 @@ from fcnseg.report.collect import Entry, read
 from fcnseg.report.experiments import by_test_set, experiments
 from fcnseg.report.galleries import Galleries
 from fcnseg.report.study import Study, TestedRun
-from fcnseg.runs import costs
-from fcnseg.runs.per_image import PER_IMAGE, PerImage, write
+from fcnseg.results import costs
+from fcnseg.results.per_image import PER_IMAGE, PerImage, write
 
 SIDE, BINS = 12, 15
 NEW = ("predicted_per_s", "peak_memory", "giga_macs")  # what results of earlier versions lack

@@ -26,11 +26,12 @@ from fcnseg.callbacks import epoch_log, progress
 from fcnseg.callbacks.checkpoints import Checkpoints
 from fcnseg.data import voc
 from fcnseg.evaluate import evaluate
+from fcnseg.learning.task import SegmentationTask
 from fcnseg.machine.files import read_json, replacing, write_json, write_text
 from fcnseg.pictures import panel
+from fcnseg.results import scoring, summary
 from fcnseg.runs import folder as runs
-from fcnseg.runs import reopen, scoring, stored_network, summary
-from fcnseg.task import SegmentationTask
+from fcnseg.runs import reopen, stored_network
 from fcnseg.train import train
 
 EPOCHS = 3
@@ -453,6 +454,7 @@ def test_a_run_that_stored_earlier_names_is_resumed_in_its_folder(again, as_if):
     cfg = OmegaConf.load(older / ".hydra/config.yaml")
     cfg.aug = {"_target_": "fcnseg.data.augment.none", "_partial_": True}
     cfg.data._target_ = "fcnseg.data.module.VOCDataModule"
+    cfg.loss._target_ = "fcnseg.losses.CrossEntropy"
     OmegaConf.save(cfg, older / ".hydra/config.yaml")
     outcome = again(f"runs={older.parent}")
     assert outcome.code == 0, outcome.err

@@ -73,7 +73,7 @@ class Touch:
 
 HUB = {"_target_": "torch.hub.load", "repo_or_dir": "runs/theirs", "model": "net", "source": "local"}
 FCN, TRANSFER = {"_target_": "fcnseg.models.FCN"}, {"_target_": "fcnseg.models.Transfer"}
-SUM = {"_target_": "fcnseg.losses.Sum"}
+SUM = {"_target_": "fcnseg.learning.losses.Sum"}
 DATA = {"_target_": "fcnseg.data.module.DataModule"}
 EVIL = {  # a group of the config, what it is in theirs, and what the message must name
     "a hub": ("model", HUB, "torch.hub.load"),

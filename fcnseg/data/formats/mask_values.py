@@ -13,7 +13,7 @@ from fcnseg.data.dataset import VOID
 from fcnseg.data.formats.classes import FILE
 from fcnseg.data.formats.files import Files
 from fcnseg.machine.files import write_text
-from fcnseg.machine.progress_bar import in_threads
+from fcnseg.machine.threads import in_threads
 
 MOST = 64  # up to this many colours, each is taken for a class; of more, only colours with LEAST of the pixels
 LEAST = 0.0005  # a share of all pixels

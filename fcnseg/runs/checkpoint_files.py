@@ -1,6 +1,5 @@
 """Checkpoint files that survive a kill or a full disk, and are checked to be whole before they are used."""
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -9,18 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from fcnseg.errors import warn
-from fcnseg.machine.files import draft_of, replacing, write_text
+from fcnseg.machine.files import draft_of, replacing, sha256, write_text
 from fcnseg.models.weights import refusal, shapes
 from fcnseg.names import BEST, LAST, PREVIOUS
 
 SUMS = "SHA256SUMS"  # the name of the file of hashes, which `sha256sum -c` reads
 StoredCheckpoint = dict[str, Any]
-
-
-def sha256(path: Path) -> str:
-    """The hash of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sums(folder: Path) -> list[tuple[str, str]]:

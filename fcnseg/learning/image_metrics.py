@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from fcnseg.data.batch import Batch
 from fcnseg.data.dataset import Classes
-from fcnseg.metrics import SegmentationMetrics
+from fcnseg.learning.metrics import SegmentationMetrics
 from fcnseg.models import enlarge
 from fcnseg.names import NEAR
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
 from fcnseg.data.dataset import Classes
-from fcnseg.metrics import (
+from fcnseg.learning.metrics import (
     RunningMean,
     SegmentationMetrics,
     accuracy,

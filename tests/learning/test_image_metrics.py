@@ -12,8 +12,8 @@ import torch
 from fcnseg.data.batch import Batch
 from fcnseg.data.dataset import Classes
 from fcnseg.evaluate import evaluate
-from fcnseg.image_metrics import BINS, TEMPERATURE, UNIT, DetailedMetrics, boundaries, calibration, softmin
-from fcnseg.runs import per_image
+from fcnseg.learning.image_metrics import BINS, TEMPERATURE, UNIT, DetailedMetrics, boundaries, calibration, softmin
+from fcnseg.results import per_image
 from fcnseg.runs.folder import Run
 
 N, H, W = 3, 40, 60

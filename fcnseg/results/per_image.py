@@ -36,7 +36,7 @@ class PerImage:
         pixels: (N, B) labelled pixels in each of B bins of confidence, of equal width from 0 to 1.
         confidence: (N, B) the sum of the confidence of these pixels.
         right: (N, B) the number of these pixels that are right.
-        softmin: (N,) the soft minimum of the probability of the given labels: see `fcnseg.image_metrics.softmin`.
+        softmin: (N,) the soft minimum of the probability of the given labels: see `fcnseg.learning.image_metrics.softmin`.
         near: (N, 2) the labelled pixels near a true boundary, and the wrong ones of these.
         boundary: (N, C, 3) the pixels of a class near its boundary: in both, in the truth, in the prediction.
     """

@@ -1,4 +1,4 @@
-"""The progress bar of work on many images, and the threads that do it."""
+"""Work on many images: the threads that do it, and its progress bar."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from fcnseg import losses
 from fcnseg.data import voc
 from fcnseg.data.dataset import VOID
-from fcnseg.losses import OHEM, CrossEntropy, Dice, Focal, Loss, Lovasz, Sum, class_weights
+from fcnseg.learning import losses
+from fcnseg.learning.losses import OHEM, CrossEntropy, Dice, Focal, Loss, Lovasz, Sum, class_weights
 
 # Counted from the official masks of VOC-2012's train set: 21 classes, void counted as background.
 VOC_TRAIN = torch.tensor([

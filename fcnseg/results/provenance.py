@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fcnseg.names import BEST
-from fcnseg.runs.checkpoint import sha256
-from fcnseg.runs.folder import Run
-from fcnseg.runs.result import Code, Origin
+from fcnseg.machine.files import sha256
+from fcnseg.results.result import Code, Origin
 
 if TYPE_CHECKING:
     from lightning import Trainer  # its import takes seconds, and reading a run does not need it
@@ -64,22 +62,6 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def check_checkpoint(run: Run) -> None:
-    """Refuse a run whose best checkpoint is not the one that gave its result.
-
-    Raises:
-        ValueError: The run has no result, or the hashes differ.
-    """
-    best, _, result = run.checkpoints / BEST, run.config, run.result  # `config` refuses a folder without a run
-    if result is None:
-        raise ValueError(f"{run.path} has no result.json, so it has not finished: finish it, or give verify=false")
-    wanted, found = result["checkpoint"]["sha256"], sha256(best) if best.is_file() else "no such file"
-    if found != wanted:
-        raise ValueError(
-            f"{best} is not the checkpoint of this run's result (sha256 {found}, wanted {wanted}): verify=false tests it"
-        )
 
 
 def _git(*command: str) -> str | None:

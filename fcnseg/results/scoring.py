@@ -9,12 +9,12 @@ from lightning import Trainer
 
 from fcnseg.data import as_one_number, spelled
 from fcnseg.data.module import DataModule
-from fcnseg.image_metrics import UNIT
-from fcnseg.metrics import everywhere, iou_per_class, scores
+from fcnseg.learning.image_metrics import UNIT
+from fcnseg.learning.metrics import everywhere, iou_per_class, scores
+from fcnseg.learning.task import SegmentationTask
 from fcnseg.names import SCORES
-from fcnseg.runs.per_image import PerImage
-from fcnseg.runs.result import Measured
-from fcnseg.task import SegmentationTask
+from fcnseg.results.per_image import PerImage
+from fcnseg.results.result import Measured
 
 
 def _number(value: float) -> float | None:

@@ -13,7 +13,7 @@ from lightning import LightningModule
 from torch import Tensor
 
 from fcnseg.data.batch import Batch
-from fcnseg.losses import TINY, divisor
+from fcnseg.learning.losses import TINY, divisor
 from fcnseg.machine.distributed import interleaved, total, world
 
 

@@ -10,11 +10,11 @@ from torch.optim import Optimizer
 
 from fcnseg.data.batch import Batch
 from fcnseg.data.dataset import Classes
-from fcnseg.divided_step import gather, is_whole, parts, train_on
-from fcnseg.image_metrics import DetailedMetrics
-from fcnseg.losses import check_logits
+from fcnseg.learning.divided_step import gather, is_whole, parts, train_on
+from fcnseg.learning.image_metrics import DetailedMetrics
+from fcnseg.learning.losses import check_logits
+from fcnseg.learning.metrics import RunningMean, SegmentationMetrics
 from fcnseg.machine.distributed import same_buffers
-from fcnseg.metrics import RunningMean, SegmentationMetrics
 
 
 class SegmentationTask(LightningModule):

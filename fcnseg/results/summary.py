@@ -12,22 +12,13 @@ from rich.table import Column, Table
 from fcnseg.data import SPLITS
 from fcnseg.errors import counted
 from fcnseg.names import PAPER_SCORES, SCORES
-from fcnseg.runs.folder import Run
-from fcnseg.runs.result import Measured, Result
+from fcnseg.results.result import Measured, Result
 
 
 def beats_floor(result: Mapping[str, Any]) -> bool:
     """Whether a result's mIoU is above the floor's; a run whose loss became NaN has no mIoU."""
     miou, floor = result["metrics"]["test/miou"], result["floor"]["miou"]
     return miou is not None and (floor is None or miou > floor)
-
-
-def show_run(run: Run, console: Console) -> float | None:
-    """Print the result of a finished run; return its test mIoU."""
-    run.close()
-    result = run.result
-    assert result is not None
-    return show(cast(Result, result), run.path, console)
 
 
 def show(result: Measured, path: Path, console: Console) -> float | None:

@@ -9,7 +9,7 @@ import torch
 from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, OneCycleLR
 
-from fcnseg.schedules import onecycle, poly, scheduled
+from fcnseg.learning.schedules import onecycle, poly, scheduled
 
 pytestmark = pytest.mark.filterwarnings("ignore:Detected call of")  # nothing is optimised here
 

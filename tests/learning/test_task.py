@@ -12,7 +12,7 @@ from torchmetrics.classification import MulticlassJaccardIndex
 from fcnseg import build
 from fcnseg.data.batch import normalize
 from fcnseg.data.voc import NUM_CLASSES, VOC, VOID
-from fcnseg.metrics import RunningMean, SegmentationMetrics, confusion, scores
+from fcnseg.learning.metrics import RunningMean, SegmentationMetrics, confusion, scores
 
 WIDTHS = "model.widths=[8,16,32]"
 PIXELS = torch.ones(NUM_CLASSES)

@@ -7,7 +7,7 @@ from torch import nn
 
 from fcnseg import build
 from fcnseg.data.voc import VOC
-from fcnseg.optimizers import optimizer
+from fcnseg.learning.optimizers import optimizer
 
 CLIPPED = ["optimizer=sgd", "optimizer.lr=1", "optimizer.momentum=0", "optimizer.weight_decay=0"]
 OTHERS = {  # networks with a backbone, without a download

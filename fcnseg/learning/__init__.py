@@ -1,0 +1,8 @@
+"""How any network learns from labelled images, and how it is scored. Nothing here knows of runs and commands.
+
+losses: what is minimised, over labelled pixels.
+metrics, image_metrics: scores from confusion matrices; what the test measures of every image besides.
+optimizers, schedules: how weights are changed, and how fast.
+divided_step: a step whose batch is divided among devices, or into parts.
+task: `SegmentationTask`, which puts all of it together as Lightning's module.
+"""
