@@ -13,6 +13,9 @@ build: from a config to these objects.
 runs, inference, callbacks, fit: a run's folder, its network in use, what happens around its steps, and the whole of it.
 cli, report, benchmark: what the commands share, and two large commands.
 train, evaluate, predict, export, check, __main__: the other commands, and the console script.
+
+PyTorch takes seconds to import. So commands, and what they use before they have checked their settings, import it late, within
+functions: what is refused, or only helped or shown, does not wait for it.
 """
 
 from importlib import import_module

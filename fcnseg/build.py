@@ -1,4 +1,4 @@
-"""From a config to objects: the only place that instantiates classes that the command line names."""
+"""From the config of a run to its objects: what the command line names is instantiated here."""
 
 import inspect
 import logging

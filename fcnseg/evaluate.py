@@ -14,7 +14,7 @@ from fcnseg.results.per_image import PerImage
 from fcnseg.results.summary import show
 from fcnseg.runs.folder import Run
 
-if TYPE_CHECKING:  # they import torch: a refused command need not wait for it
+if TYPE_CHECKING:
     from lightning import Trainer
 
     from fcnseg.data.module import DataModule
@@ -64,7 +64,7 @@ def reopened(cfg: DictConfig, run: Run) -> "tuple[DataModule, SegmentationTask, 
     from fcnseg.runs import reopen
 
     if cfg.verify:  # scores of other weights would be taken for those of the result
-        reopen.check_checkpoint(run)
+        reopen.check_best(run)
     data = reopen.data(stored, root=cfg.data.root, only=cfg.set, trust=cfg.trust)
     if cfg.set is None and (change := changed(run, data)):
         warn(f"{run.path}: {change}: these scores and those of its training are not comparable")

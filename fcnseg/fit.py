@@ -47,7 +47,8 @@ def fit(cfg: DictConfig, run: Run, console: Console, describe: Describe) -> None
         cfg: The run's whole config.
         run: The run, whose folder may not be there yet.
         console: The console that the progress is printed to.
-        describe: A function of the run, its data and the content of result.json; it is called before the file is written.
+        describe: A function of the run, its data and the content of result.json; it is called before the file is written. It
+            is `report.card.describe`, whose package is above this one.
 
     Raises:
         ValueError: Something in `cfg`, the data set or the folder is wrong; nothing was trained.
@@ -102,17 +103,12 @@ class Training:
         self.cfg, self.run, self.console, self.code = cfg, run, console, code
         self.log = RunLog(run)
         self.loggers = [self.log, *build.loggers(cfg)]
-        self.sessions = Sessions({})
+        self.sessions = Sessions(code)
         finite = FiniteLoss()
         self.checkpoints = Checkpoints(run, stop=stop, finite=finite, **cfg.checkpoint)
         self.callbacks = self._in_order(finite)
         self.checkpoint_io = SafeCheckpointIO()
-        # Processes on other machines may find another precision faster. They are connected by a trainer, so only then it shows.
-        self.trainer = self._make_trainer(self._kept_precision())
-        first = from_first_process(lambda: str(self.trainer.precision))
-        if first != str(self.trainer.precision):
-            self.trainer = self._make_trainer(first)
-        self.sessions.here = {**provenance.surroundings(self.trainer), **code}
+        self.trainer = self._agreed_trainer()
         measured = cfg.trainer.precision == "auto" and self.trainer.strategy.root_device.type == "cpu"
         self.bf16_gain = bf16_gain(torch.get_num_threads()) if measured else None
 
@@ -126,6 +122,12 @@ class Training:
             *(self.sessions, *build.callbacks(self.cfg)),
             self.checkpoints,  # last, since it saves the state of the others
         ]
+
+    def _agreed_trainer(self) -> Trainer:
+        """A trainer whose precision is the first process's: processes on other machines may find another one faster."""
+        trainer = self._make_trainer(self._kept_precision())
+        first = from_first_process(lambda: str(trainer.precision))  # a trainer has connected the processes
+        return trainer if str(trainer.precision) == first else self._make_trainer(first)
 
     def _make_trainer(self, precision: str | None) -> Trainer:
         trainer = build.trainer(
@@ -185,7 +187,7 @@ class Training:
             warn(f"{self.run.checkpoints / BEST} does not belong to {last}: the run starts from the beginning")
             self.checkpoint_io.opened = None
             return None, 0
-        if changes := provenance.changes(sessions_of(opened)[-1], self.sessions.here):
+        if changes := provenance.changes(sessions_of(opened)[-1], self.sessions.here(self.trainer)):
             warn(
                 f"{self.run.path} is resumed with {', '.join(changes)}: the last digits of its numbers may differ from"
                 " those of an unbroken run"

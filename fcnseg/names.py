@@ -9,8 +9,6 @@ SCORES = {  # every score by its name, with its title for people
 }
 PAPER_SCORES = ("paper_iou", "paper_acc")  # NaN without a background
 MONITOR = "val/miou"  # the value by which the best epoch is chosen
-NEAR = 0.02  # the share of an image's diagonal that is near: the width of boundaries
-PAPER_BATCH = 16  # images in the batches that the paper averages over; a run's own batch size changes nothing
 
 # The files of a run's folder, and the files of its folder of checkpoints.
 HYDRA, STATUS, METRICS, RESULT = ".hydra", "status.json", "metrics.csv", "result.json"

@@ -66,7 +66,7 @@ def errors(truth: "Pixels", prediction: "Pixels", classes: Classes) -> Picture:
     return np.asarray(np.array([*ERRORS.values()], dtype=np.uint8)[kind])
 
 
-def layers(
+def pictures_of(
     image: "Pixels", truth: "Pixels", prediction: "Pixels", classes: Classes, *, with_errors: bool
 ) -> dict[str, Picture]:
     """The pictures of a sample, an image (3, H, W) and labels (H, W), by what they show."""
@@ -94,7 +94,7 @@ def panel(
         names: The names of the samples, which head the rows.
         with_errors: Whether the errors of the predictions are shown as well.
     """
-    rows = [layers(*each, classes, with_errors=with_errors) for each in zip(images, truths, predictions, strict=True)]
+    rows = [pictures_of(*each, classes, with_errors=with_errors) for each in zip(images, truths, predictions, strict=True)]
     shades = legend([*truths, *predictions], classes, with_errors=with_errors)
     height, width, _ = rows[0]["image"].shape
     scale = -(-WIDTH // (len(rows[0]) * width))

@@ -28,7 +28,7 @@ def predict(cfg: DictConfig) -> None:
     check_choice("format", cfg.format, FORMATS)
     run, out = Run(Path(str(cfg.run))), Path(str(cfg.out))
     config = run.config
-    from fcnseg import inference  # imports torch: a refused command need not wait for it
+    from fcnseg import inference
     from fcnseg.data import decode
     from fcnseg.inference import submission
     from fcnseg.inference.masks import MaskFolder, key_of

@@ -1,7 +1,6 @@
 """Train a network: `python -m fcnseg.train model=wilson aug=flip`."""
 
 from functools import partial
-from typing import cast
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -13,7 +12,6 @@ from fcnseg.cli.command import command, make_callable
 from fcnseg.cli.configs import default_values
 from fcnseg.machine.processes import only_the_first_prints
 from fcnseg.machine.signals import was_requeued
-from fcnseg.results.result import Result
 from fcnseg.results.summary import show
 from fcnseg.runs.folder import Run
 from fcnseg.runs.settings import check_one_device, check_ranges
@@ -22,23 +20,18 @@ from fcnseg.runs.settings import check_one_device, check_ranges
 @command("config")
 def train(cfg: DictConfig) -> float | None:
     """Train and test the run that `cfg` describes, or show it if it has finished; return its test mIoU."""
-    check_settings(cfg)
-    if was_requeued():  # SLURM has started the job again: resume=never would start over each time
-        cfg.resume = "auto"
+    prepare(cfg)
     run, console = Run.of(cfg, default_values), messages.console()
     with only_the_first_prints(cfg.trainer) as is_first:
         if run.is_finished(cfg):
             console.print("This run has finished; resume=never repeats it.")
         else:
             train_and_test(cfg, run, console)
-        if not is_first:
-            return None
-        run.close()
-        return show(cast(Result, run.result), run.path, console)
+        return show(run.close(), run.path, console) if is_first else None
 
 
-def check_settings(cfg: DictConfig) -> None:
-    """Refuse settings that make no sense.
+def prepare(cfg: DictConfig) -> None:
+    """Refuse settings that make no sense, and resume a job that SLURM has started again: resume=never would start over.
 
     Raises:
         ValueError: A setting is out of its range, or the job of a sweep asks for several devices.
@@ -46,11 +39,13 @@ def check_settings(cfg: DictConfig) -> None:
     check_ranges(cfg)
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         check_one_device(cfg.trainer)
+    if was_requeued():
+        cfg.resume = "auto"
 
 
 def train_and_test(cfg: DictConfig, run: Run, console: Console) -> None:
     """Train and test a run, and describe it by a model card."""
-    from fcnseg.fit import fit  # imports torch: a refused command need not wait for it
+    from fcnseg.fit import fit
     from fcnseg.report.card import describe
 
     fit(cfg, run, console, partial(describe, settings=HydraConfig.get().overrides.task))

@@ -119,8 +119,16 @@ def test_a_piece_knows_torch_and_the_facts(name):
             },
         ),
         ("fcnseg.learning.divided_step", {"fcnseg.data.batch", "fcnseg.machine.distributed", "fcnseg.learning.losses"}),
-        ("fcnseg.learning.metrics", {*FACTS, "fcnseg.data.batch"}),
-        ("fcnseg.learning.image_metrics", {*FACTS, "fcnseg.learning.metrics", "fcnseg.models.enlarge", "fcnseg.data.batch"}),
+        ("fcnseg.learning.metrics", {*FACTS, "fcnseg.learning.formulas", "fcnseg.data.batch"}),
+        ("fcnseg.learning.formulas", set()),
+        (
+            "fcnseg.learning.image_metrics",
+            {
+                *FACTS,
+                *("fcnseg.learning.metrics", "fcnseg.learning.formulas"),
+                *("fcnseg.models.enlarge", "fcnseg.data.batch"),
+            },
+        ),
         ("fcnseg.pictures", FACTS),
         ("fcnseg.data.transforms", {*FACTS, "fcnseg.data.augment", "fcnseg.data.batch"}),
         ("fcnseg.data.mixing", {*FACTS, "fcnseg.data.augment", "fcnseg.data.transforms"}),

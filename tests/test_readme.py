@@ -15,9 +15,11 @@ import torch
 import yaml
 
 from fcnseg import evaluate, predict, train
+from fcnseg.benchmark import __main__ as benchmark
 from fcnseg.check import __main__ as check
 from fcnseg.data import augment, voc
 from fcnseg.data.formats.classes import find_class_list
+from fcnseg.data.shapes import shapes
 from fcnseg.export import __main__ as export
 from fcnseg.learning import losses
 from fcnseg.report import __main__ as report
@@ -38,8 +40,10 @@ COMMAND = {
     "evaluate": evaluate.evaluate,
     "predict": predict.predict,
     "report": report.report,
+    "export": export.export,
     "check": check.check,
 }
+SHOWN = {"evaluate": "mIoU", "export": "the network is in ", "report": "The report is report/index.html"}
 SMALL = {
     "data.source.train": "8",
     "data.source.val": "4",
@@ -98,20 +102,37 @@ def test_launchers_take_their_settings(line):
         hydra.compose("config", overrides=[*overrides, "hydra.launcher.no_such_setting=1"], return_hydra_config=True)
 
 
-def test_the_other_commands_run(command, a_run, root, tmp_path):
-    code, out, err = command(evaluate.evaluate, f"run={a_run}")
+@pytest.fixture
+def other(root, tmp_path):
+    """A `data.root` with the data of `a_run`, and an image set that is called test."""
+    folder = shapes(shutil.copytree(root, tmp_path / "other"), train=8, val=4, seed=0)
+    folder.list_of("test").write_text("\n".join(folder.names("val")))
+    return tmp_path / "other"
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if line.split()[0] in SHOWN])
+def test_what_is_done_with_runs(line, command, a_run, other):
+    name, *settings = shlex.split(line.replace("runs/<name>", str(a_run)).replace("../other", str(other)))
+    if name == "export" and export.missing():
+        pytest.skip(f"{export.missing()} is not installed")
+    code, out, err = command(COMMAND[name], *settings)
     assert code == 0, err
-    assert str(a_run) in out
+    assert SHOWN[name] in out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("benchmark")])
+def test_the_benchmark_runs(line, command, root):
+    small = ["data.size=32", "data.batch_size=4", "steps=2", "repeats=1", "arms=[plain,fcnseg]"]
+    code, out, err = command(benchmark.benchmark, *shlex.split(line.replace("../voc", str(root)))[1:], *small)
+    assert code == 0, err
+    assert "images_per_s" in out
+
+
+def test_a_generated_data_set_is_checked(command, root):
     code, out, err = command(check.check, "data=shapes", f"data.root={root}", *list(map("=".join, SMALL.items()))[:2])
     assert code == 0, err
     assert "aeroplane" in out
-    if not export.missing():
-        code, out, err = command(export.export, f"run={a_run}", "format=onnx")
-        assert code == 0, err
-        assert f"the network is in {a_run.name}.onnx" in out
-    code, out, err = command(report.report)
-    assert code == 0, err
-    assert (tmp_path / "report" / "index.html").is_file()
 
 
 def test_masks_of_photographs(command, a_run, root, tmp_path):

@@ -39,7 +39,7 @@ FACTORS = {"data.source.train": (1, 4, 16), "data.size": (1, 2, 4), "data.batch_
 def benchmark(cfg: DictConfig) -> None:
     """Measure and print tables; after every one, write all so far to `cfg.json` and, in Markdown, to a file beside it."""
     mode = check_settings(cfg)
-    from fcnseg import build  # it imports torch: a refused command need not wait for that
+    from fcnseg import build
     from fcnseg.benchmark.step import machine
 
     console, figures = messages.console(), {"The machine": [machine()]}

@@ -12,8 +12,9 @@ from lightning import LightningModule, Trainer
 from torch import Tensor
 
 from fcnseg.callbacks.after_epoch import AfterEpoch
-from fcnseg.data.batch import denormalize
+from fcnseg.data.batch import Batch, denormalize
 from fcnseg.data.dataset import Classes
+from fcnseg.learning.divided_step import images_of
 from fcnseg.learning.metrics import iou_per_class
 from fcnseg.machine.distributed import gathered, rank, world
 from fcnseg.pictures import Picture, panel
@@ -91,11 +92,10 @@ class EpochLog(AfterEpoch):
             self.began = time.perf_counter()
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: Batch, batch_idx: int
     ) -> None:
         """Count the images of the whole batch."""
-        loader: Any = trainer.train_dataloader
-        self.images += len(batch[1]) if world() == 1 else loader.sizes[batch_idx]
+        self.images += images_of(batch, batch_idx, pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock of training."""

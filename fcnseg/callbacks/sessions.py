@@ -1,11 +1,12 @@
 """The callback that lists the sessions in which a run was trained: their epochs and their machines."""
 
-from collections.abc import Mapping
 from math import ceil
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
+from fcnseg.results import provenance
+from fcnseg.results.result import Code
 from fcnseg.runs.older import sessions_of
 
 
@@ -13,14 +14,14 @@ class Sessions(Callback):
     """Lists, in every checkpoint, the sessions of a run: one for each time that it was started or resumed.
 
     Args:
-        here: The surroundings of this session: see `provenance.surroundings`.
+        code: The code of this session: see `provenance.code`.
 
     Attributes:
         earlier: The sessions before this one.
     """
 
-    def __init__(self, here: Mapping[str, Any]) -> None:
-        self.here = here
+    def __init__(self, code: Code) -> None:
+        self.code = code
         self.earlier: list[dict[str, Any]] = []
         self._first_step = 0
 
@@ -32,10 +33,14 @@ class Sessions(Callback):
         """Save the sessions up to here."""
         checkpoint["sessions"] = self.up_to_now(trainer)
 
+    def here(self, trainer: Trainer) -> dict[str, Any]:
+        """The surroundings and the code of this session."""
+        return {**provenance.surroundings(trainer), **self.code}
+
     def up_to_now(self, trainer: Trainer) -> list[dict[str, Any]]:
         """The sessions in order: `epochs` (the first and the last, counted from 1) and the surroundings of each."""
         if trainer.global_step == self._first_step:
             return self.earlier
         epoch = trainer.num_training_batches
         epochs = [int(self._first_step // epoch) + 1, ceil(trainer.global_step / epoch)]
-        return [*self.earlier, {"epochs": epochs, **self.here}]
+        return [*self.earlier, {"epochs": epochs, **self.here(trainer)}]

@@ -50,7 +50,7 @@ def check(cfg: DictConfig) -> None:
     if not files:
         say(f"{data_set.path}")
 
-    from fcnseg.check.survey import image_sets, render, survey, warnings_of  # imports torch, which a refusal does not wait for
+    from fcnseg.check.survey import image_sets, render, survey, warnings_of
 
     chosen, left_out = image_sets(data_set)
     surveys = [survey(data_set, name, *chosen[:number]) for number, name in enumerate(chosen)]

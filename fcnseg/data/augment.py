@@ -95,7 +95,7 @@ def choose(chosen: Tensor, one: Tensor, other: Tensor) -> Tensor:
         chosen (N,) or (N, H, W) bool; one, other (N, ..., H, W) uint8 -> (N, ..., H, W) uint8.
     """
     bits = chosen.byte().neg()  # 0 or 255
-    bits = bits.view(len(bits), *[1] * (one.ndim - bits.ndim), *bits.shape[1:])
+    bits = bits.view(len(bits), *[1] * (one.ndim - bits.ndim), *bits.shape[1:])  # (N, 1, ..., 1), or (N, 1, H, W)
     return one.bitwise_xor(other).bitwise_and_(bits).bitwise_xor_(other)
 
 

@@ -126,10 +126,10 @@ def read_mask(path: Path, image: Image.Image | None = None, *, legend: Legend) -
         ValueError: The file is missing, broken, or of a format or mode that masks do not have. Or its size differs
             from its image's, its orientation or palette is unclear, or the legend lacks one of its numbers or colours.
     """
-    return labelled(path, stored_mask(path, pictures=legend.pictures), image, legend=legend)
+    return as_labels(path, stored_mask(path, pictures=legend.pictures), image, legend=legend)
 
 
-def labelled(path: Path, mask: Image.Image, image: Image.Image | None, *, legend: Legend) -> Image.Image:
+def as_labels(path: Path, mask: Image.Image, image: Image.Image | None, *, legend: Legend) -> Image.Image:
     """The labels of a mask that `stored_mask` has read: see `read_mask`."""
     if image is not None:
         _check_fits(path, mask, image)

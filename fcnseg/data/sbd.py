@@ -41,7 +41,7 @@ class TrainAug(Files):
         """The labels of a mask, VOC's PNG or SBD's MATLAB file: see `decode.read_mask`; SBD's have no void."""
         path = self.mask(name)
         stored = _segmentation(path) if path.suffix == ".mat" else decode.stored_mask(path, pictures=False)
-        return decode.labelled(path, stored, image, legend=self.known.legend)
+        return decode.as_labels(path, stored, image, legend=self.known.legend)
 
 
 def _listed(path: Path) -> tuple[str, ...]:

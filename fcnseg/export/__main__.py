@@ -23,7 +23,7 @@ def export(cfg: DictConfig) -> None:
     run = Run(Path(str(cfg.run)))
     out, beside = check_settings(cfg, run)
     size = sides(run.config.data.size)
-    from fcnseg.export import formats, parity  # import torch, which a refused command need not wait for
+    from fcnseg.export import formats, parity
     from fcnseg.runs import stored_network
 
     trained = stored_network.load(run.path, trust=cfg.trust)

@@ -44,7 +44,7 @@ class Prediction:
 
     def overlay(self) -> pictures.Picture:
         """The mask over the photograph, (H, W, 3); a file is read again."""
-        photograph = torch.from_numpy(np.array(photograph_of(self.source)))
+        photograph = torch.from_numpy(np.array(photograph_of(self.source)))  # (H, W, 3)
         return pictures.overlay(photograph.permute(2, 0, 1), torch.from_numpy(self.labels), self.classes)
 
     def picture(self, values: npt.NDArray[Any], *, oriented: bool) -> Image.Image:

@@ -127,7 +127,9 @@ class Segmenter:
             self.device = torch.device(device or torch.accelerator.current_accelerator(check_available=True) or "cpu")
             self.net.to(self.device)
         except (RuntimeError, AssertionError) as error:
-            raise ValueError(f"device={device}: {str(error).splitlines()[0]}") from error
+            raise ValueError(
+                f"device={device} cannot be used ({str(error).splitlines()[0]}): wanted cpu, cuda, cuda:1, ... or null"
+            ) from error
         return self
 
     @overload

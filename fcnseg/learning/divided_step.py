@@ -5,60 +5,65 @@ network gives L_p, a sum over the part's pixels divided by the part's divisor D_
 L = sum of L_p * D_p / D, over all parts of all devices, where D is the sum of the D_p.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from lightning import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from fcnseg.data.batch import Batch
 from fcnseg.learning.losses import TINY, divisor
 from fcnseg.machine.distributed import interleaved, total, world
 
 
-def is_whole(task: LightningModule) -> bool:
-    """Whether a batch is one part on one device."""
-    return bool(world() == task.accumulate == 1)
+def is_whole(number: int) -> bool:
+    """Whether a batch is one part on one device, with `number` parts on every device."""
+    return world() == number == 1
 
 
-def train_on(task: Any, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor, int]:
-    """Train a task on this process's images of a batch; the loss and the gradient are for the whole batch.
+def train_on(
+    batch: Batch, number: int, *, net: nn.Module, loss: nn.Module, backward: Callable[[Tensor, None], object]
+) -> tuple[Tensor, Tensor]:
+    """Train a network on this process's images of a batch; the loss and the gradient are for the whole batch.
 
     Lightning's own accumulation would count steps in parts, and weight the parts of a shorter last batch too much.
 
     Args:
-        task: The `SegmentationTask` whose network, loss and trainer are used.
         batch: This process's images of the batch.
-        batch_idx: The number of the batch in the epoch.
+        number: The number of parts on this device.
+        net: The network: images to logits.
+        loss: The loss: logits and mask to a scalar.
+        backward: Lightning's function that adds the gradient of a loss.
 
     Returns:
-        The loss whose gradient must still be computed; the loss of the whole batch; the number of images in the batch.
+        The loss whose gradient must still be added, with the value of the loss of the whole batch; and that value.
     """
-    if is_whole(task):
-        loss: Tensor = task.loss(task(batch.image), batch.mask)
-        return loss, loss, len(batch.mask)
-    task.optimizers(use_pl_optimizer=False).zero_grad()  # see the task's `optimizer_zero_grad`
-    divisor_of_batch = total(divisor(task.loss, batch.mask)).clamp_min(TINY)  # D
+    divisor_of_batch = total(divisor(loss, batch.mask)).clamp_min(TINY)  # D
     of_this_process = torch.zeros((), device=divisor_of_batch.device)
-    pairs = [*zip(*(parts(pixels, task.accumulate) for pixels in batch[:2]), strict=True)]
-    for number, (image, mask) in enumerate(pairs, start=1):
-        loss = task.loss(task(image), mask) * (divisor(task.loss, mask) / divisor_of_batch)  # L_p * D_p / D
-        of_this_process += loss.detach()
+    pairs = [*zip(*(parts(pixels, number) for pixels in batch[:2]), strict=True)]
+    for place, (image, mask) in enumerate(pairs, start=1):
+        of_part = loss(net(image), mask) * (divisor(loss, mask) / divisor_of_batch)  # L_p * D_p / D
+        of_this_process += of_part.detach()
         # The gradients of the processes are to be added; DDP takes their mean, the sum divided by world().
-        loss = loss * world()
+        of_part = of_part * world()
         # Lightning always runs a backward pass on the loss that a step returns, and DDP sends the gradients in that pass.
         # So it gets the last part: the gradients of the parts before it are already there, and the sum is sent once.
-        if number < len(pairs):
+        if place < len(pairs):
             # Lightning calls a step under autocast, which PyTorch advises against for a backward pass.
-            with torch.autocast(task.device.type, enabled=False):
-                task.trainer.strategy.backward(loss, None)
+            with torch.autocast(of_part.device.type, enabled=False):
+                backward(of_part, None)
     value = total(of_this_process)  # L
-    # The loader knows the size of the whole batch: this process may have a borrowed image.
-    images = task.trainer.train_dataloader.sizes[batch_idx] if world() > 1 else len(batch.mask)
-    # Its gradient is that of the last part. Its value is the loss of the whole batch, which the callbacks get: the difference
-    # that is added has no gradient.
-    return loss + (value - loss).detach(), value, images
+    # Its gradient is that of the last part. The callbacks get its value: the difference that is added has no gradient.
+    return of_part + (value - of_part).detach(), value
+
+
+def images_of(batch: Batch, batch_idx: int, module: LightningModule) -> int:
+    """The number of images in the whole batch, which the loader knows: a process may have only a borrowed one of them."""
+    if world() == 1:
+        return len(batch.mask)
+    loader: Any = module.trainer.train_dataloader
+    return int(loader.sizes[batch_idx])
 
 
 def parts(pixels: Tensor, number: int) -> list[Tensor]:

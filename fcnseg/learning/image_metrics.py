@@ -9,9 +9,9 @@ from torch.nn import functional as F
 
 from fcnseg.data.batch import Batch
 from fcnseg.data.dataset import Classes
+from fcnseg.learning.formulas import NEAR
 from fcnseg.learning.metrics import SegmentationMetrics
 from fcnseg.models import enlarge
-from fcnseg.names import NEAR
 
 BINS = 15  # the number of bins of confidence, which is from 0 to 1
 UNIT = 1 << 20  # confidence is summed up in whole parts of this size: integers have the same sum in any order

@@ -36,7 +36,7 @@ def pixel_rows(logits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     return logits.permute(0, 2, 3, 1).flatten(0, 2).float(), mask.flatten().long()
 
 
-def labelled(mask: Tensor) -> Tensor:
+def labelled_pixels(mask: Tensor) -> Tensor:
     """The number of labelled pixels of a mask of any shape, as a scalar."""
     return (mask != VOID).sum()
 
@@ -86,7 +86,7 @@ class CrossEntropy(Loss):
     def divisor(self, mask: Tensor) -> Tensor:
         """The number of labelled pixels, or the sum of their weights."""
         if not self.weighted:
-            return labelled(mask)
+            return labelled_pixels(mask)
         labels, counted = mask.flatten().long(), mask.flatten() != VOID
         return self.weight[labels.where(counted, 0)].mul(counted).sum()
 
@@ -107,7 +107,7 @@ class Focal(Loss):
         rows, labels = pixel_rows(logits, mask)
         losses = F.cross_entropy(rows, labels, ignore_index=VOID, reduction="none")  # -log p; 0 where void
         unsure = (-torch.expm1(-losses)).clamp_min(TINY)  # 1 - p; a root of 0 has no gradient
-        return (unsure**self.gamma * losses).sum() / labelled(labels).clamp_min(1)
+        return (unsure**self.gamma * losses).sum() / labelled_pixels(labels).clamp_min(1)
 
 
 class OHEM(Loss):
@@ -127,7 +127,7 @@ class OHEM(Loss):
         losses = F.cross_entropy(rows, labels, ignore_index=VOID, reduction="none")  # 0 where void
         # The hardest of all pixels, of which those beyond the share of the labelled are left out: no count is read from a GPU.
         hardest = losses.topk(math.ceil(self.share * len(losses))).values  # (share*N*H*W,)
-        counted = torch.arange(len(hardest), device=losses.device) < self.share * labelled(labels)
+        counted = torch.arange(len(hardest), device=losses.device) < self.share * labelled_pixels(labels)
         return (hardest * counted).sum() / counted.sum().clamp_min(1)
 
 
@@ -197,7 +197,7 @@ def divisor(loss: nn.Module, mask: Tensor) -> Tensor:
     then give the loss and the gradient of the whole batch. Only OHEM, Dice and Lovasz, which are not means over pixels, become
     means over the parts.
     """
-    found: Callable[[Tensor], Tensor] = getattr(loss, "divisor", labelled)
+    found: Callable[[Tensor], Tensor] = getattr(loss, "divisor", labelled_pixels)
     return found(mask)
 
 

@@ -10,7 +10,8 @@ from torchmetrics.classification import MulticlassJaccardIndex
 
 from fcnseg.data.batch import Batch
 from fcnseg.data.dataset import Classes
-from fcnseg.names import PAPER_BATCH, PAPER_SCORES
+from fcnseg.learning.formulas import PAPER_BATCH, iou
+from fcnseg.names import PAPER_SCORES
 
 
 def confusion(prediction: Tensor, mask: Tensor, num_classes: int) -> Tensor:
@@ -33,7 +34,7 @@ def iou_per_class(matrix: Tensor) -> Tensor:
     """IoU of every class from matrices of (..., C, C): (..., C) on the CPU, NaN for a class in neither truth nor prediction."""
     matrix = matrix.cpu().double()
     both = matrix.diagonal(dim1=-2, dim2=-1)
-    return both / (matrix.sum(-1) + matrix.sum(-2) - both)
+    return iou(both, matrix.sum(-1), matrix.sum(-2))  # type: ignore[no-any-return]
 
 
 def accuracy(matrix: Tensor) -> Tensor:
@@ -103,6 +104,10 @@ class SegmentationMetrics(Metric):
     def add(self, logits: Tensor, prediction: Tensor, batch: Batch) -> None:
         """Add all that is scored of a batch: logits (N, C, H, W), and the labels (N, H, W) predicted by them."""
         self.update(prediction, batch.mask)
+
+    def findings(self) -> list[list[Tensor]]:
+        """All that was added: lists with an item for every batch."""
+        return [getattr(self, name) for name in self._defaults]  # torchmetrics' names of the states
 
     def all_matrices(self) -> Tensor:
         """(N, C + 1, C) int64, in the order in which the images came."""

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from fcnseg.data.batch import Batch
 from fcnseg.data.dataset import Classes
-from fcnseg.learning.divided_step import gather, is_whole, parts, train_on
+from fcnseg.learning.divided_step import gather, images_of, is_whole, parts, train_on
 from fcnseg.learning.image_metrics import DetailedMetrics
 from fcnseg.learning.losses import check_logits
 from fcnseg.learning.metrics import RunningMean, SegmentationMetrics
@@ -52,8 +52,7 @@ class SegmentationTask(LightningModule):
         self.net = net.to(memory_format=memory_format)
         self.memory_format = memory_format
         self.loss, self.optimizer, self.schedule = loss, optimizer, schedule
-        self.classes = classes
-        self.accumulate = accumulate
+        self.classes, self.accumulate = classes, accumulate
         means = nn.ModuleDict({f"{stage}/loss": RunningMean() for stage in ("train", "val", "test")})
         self.losses: Mapping[str, RunningMean] = means  # type: ignore[assignment]
         self.details = DetailedMetrics(classes)
@@ -67,8 +66,14 @@ class SegmentationTask(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of a batch."""
-        loss, value, images = train_on(self, batch, batch_idx)
-        self.losses["train/loss"].add(value, images)
+        loss: Tensor
+        if is_whole(self.accumulate):
+            loss = value = self.loss(self(batch.image), batch.mask)
+        else:
+            self.trainer.optimizers[0].zero_grad()  # see `optimizer_zero_grad`
+            gradient = self.trainer.strategy.backward
+            loss, value = train_on(batch, self.accumulate, net=self, loss=self.loss, backward=gradient)
+        self.losses["train/loss"].add(value, images_of(batch, batch_idx, self))
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -118,8 +123,7 @@ class SegmentationTask(LightningModule):
 
     def _log_scores(self, stage: str) -> None:
         metric, mean = self.metrics[stage], self.losses[f"{stage}/loss"]
-        states = [getattr(metric, name) for name in metric._defaults]  # torchmetrics' list of what a metric adds up
-        gather(self, stage, [*states, self.finite[stage], mean.values, mean.counts])
+        gather(self, stage, [*metric.findings(), self.finite[stage], mean.values, mean.counts])
         values = {"loss": mean.pop(), **metric.compute()}
         if not self.was_finite(stage):  # the largest of NaN logits would still be some class
             values = {name: torch.full_like(value, torch.nan) for name, value in values.items()}
@@ -135,8 +139,8 @@ class SegmentationTask(LightningModule):
         return bool(torch.stack(self.finite[stage]).all())
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
-        """Do nothing for a divided batch: `train_on` has zeroed the gradients, and they hold those of the earlier parts."""
-        if is_whole(self):
+        """Do nothing for a divided batch: its step has zeroed the gradients, and they hold those of the earlier parts."""
+        if is_whole(self.accumulate):
             super().optimizer_zero_grad(epoch, batch_idx, optimizer)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from typing import Any, BinaryIO
 
 LARGEST_TEXT = 4 << 20  # bytes of a file of a run that is read as text: the longest log, of 20 000 epochs, is smaller
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # the first characters of texts that programs for tables compute
+NUMBERS = re.compile(r"\[\n([^\[\]{}\"]+)\]")  # a list of numbers in JSON, whose texts have no line breaks
 _builds = True  # whether `build_once` may build
 
 
@@ -123,8 +125,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Replace the file `path` by `content`, which may hold no NaN."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """Replace the file `path` by `content`, which may hold no NaN; a list of numbers takes one line."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    write_text(path, NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text) + "\n")
 
 
 def read_text(path: Path, largest: int = LARGEST_TEXT) -> str:

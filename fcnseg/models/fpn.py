@@ -18,9 +18,7 @@ class FPN(OnBackbone):
 
     Args:
         num_classes: The number of channels of the logits.
-        backbone: The name of a torchvision classification model with a last feature map of stride 32.
-        weights: The weights of the backbone: torchvision's name for them, a file, or None (see `make_backbone`).
-        freeze: Whether the backbone keeps its weights, and its batch norms their statistics.
+        backbone, weights, freeze: The pretrained part: see `OnBackbone`.
         width: The channels of every map of the decoder.
         input_scale: The images are enlarged by this factor for the network: pretrained weights know objects at the size
             that they have in photographs of 224 px, and see next to nothing in images of 96 px.

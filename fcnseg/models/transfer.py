@@ -13,9 +13,7 @@ class Transfer(OnBackbone):
 
     Args:
         num_classes: The number of channels of the logits.
-        backbone: The name of a torchvision classification model with a last feature map of stride 32.
-        weights: The weights of the backbone: torchvision's name for them, a file, or None (see `make_backbone`).
-        freeze: Whether the backbone keeps its weights, and its batch norms their statistics; the paper fine-tunes.
+        backbone, weights, freeze: The pretrained part: see `OnBackbone`. The paper fine-tunes: freeze is false.
 
     Shape:
         image (N, 3, H, W), normalised float, H and W from 32 up -> logits (N, num_classes, H, W).

@@ -81,7 +81,9 @@ def read(path: Path) -> dict[str, Tensor]:
         if is_run:
             state = of_network(state["state_dict"])
     except Exception as error:  # a damaged file can raise any error
-        raise ValueError(f"cannot read model.weights={path}: {error}") from error
+        raise ValueError(
+            f"cannot read model.weights={path} ({error}): wanted a file that torch.save wrote, or a run's folder"
+        ) from error
     if isinstance(state, dict) and METADATA in state:  # the weights by a library's own names are enough
         state = {name: value for name, value in state.items() if name != METADATA and not str(name).startswith(NET)}
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
@@ -94,7 +96,7 @@ def of_network(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(NET): value for name, value in state.items() if name.startswith(NET)}
 
 
-def shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+def shapes_of(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     """The shape of every tensor in a state dict, by its name."""
     return {name: tuple(value.shape) for name, value in state.items()}
 
@@ -132,12 +134,17 @@ def load(
     Raises:
         ValueError: The weights are of another network; the message has a table of what differs.
     """
-    own, found = shapes(net.state_dict()), shapes(state)
+    own, found = shapes_of(net.state_dict()), shapes_of(state)
     keys = own.keys() | {key for key in found if key.split(".")[0] not in without}
     differing = sorted(key for key in keys if own.get(key) != found.get(key))
     new = [key for key in differing if key in own and key in found and own[key] == (classes, *found[key][1:])]
     if other := [key for key in differing if key not in new]:
-        raise refusal(f"model.weights={source} are not the weights of this network:", other, found, own)
+        raise refusal(
+            f"model.weights={source} are of another network: choose that one, other weights, or model.weights=null",
+            other,
+            found,
+            own,
+        )
     if new:
         warn(f"model.weights={source} are for {found[new[0]][0]} classes, not {classes}: {', '.join(new)} are new")
     net.load_state_dict({key: state[key] for key in own if key not in new}, strict=False)

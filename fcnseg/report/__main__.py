@@ -36,7 +36,7 @@ def _make(out: Path) -> None:
 @command("report")
 def report(cfg: DictConfig) -> None:
     """Read the runs, compare them with each other and with the paper, and write the report's files."""
-    from fcnseg.report import render, tables, worst_images  # import torch and matplotlib
+    from fcnseg.report import render, tables, worst_images
     from fcnseg.report.collect import collect
     from fcnseg.report.sections import sections, studied, summary
 

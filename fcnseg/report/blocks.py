@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 
 from fcnseg.data.dataset import Classes
-from fcnseg.pictures import Picture, layers, legend, panel
+from fcnseg.pictures import Picture, legend, panel, pictures_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,7 +35,7 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Code:
+class Listing:
     """Lines to copy, such as commands, in a language that Markdown knows by name."""
 
     text: str
@@ -130,7 +130,7 @@ class Gallery:
         """Pairs of pictures by their title; each picture is named after its content."""
         cards: dict[str, dict[str, Picture]] = {}
         for title, mask in self.predictions.items():
-            shown = layers(self.image, self.truth, mask, self.classes, with_errors=self.with_errors)
+            shown = pictures_of(self.image, self.truth, mask, self.classes, with_errors=self.with_errors)
             # They are the same beside every network, and have a card of their own.
             cards.setdefault("image and truth", {what: shown.pop(what) for what in ("image", "truth")})
             cards[title] = shown
@@ -147,7 +147,7 @@ class Gallery:
         return panel(*samples, self.classes, [*self.predictions], with_errors=self.with_errors)
 
 
-Block = Text | Code | Table | Chart | Gallery
+Block = Text | Listing | Table | Chart | Gallery
 
 
 @dataclass(frozen=True)

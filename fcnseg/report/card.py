@@ -14,7 +14,7 @@ from fcnseg.data.module import DataModule
 from fcnseg.errors import counted, warn
 from fcnseg.names import SCORES
 from fcnseg.pictures import panel
-from fcnseg.report.blocks import Block, Chart, Code, Section, Table, Text
+from fcnseg.report.blocks import Block, Chart, Listing, Section, Table, Text
 from fcnseg.report.galleries import pick, pixels, predict
 from fcnseg.report.render import write_markdown
 from fcnseg.results.result import Result
@@ -72,7 +72,7 @@ def _about_data(choice: str, data: DataModule, result: Result) -> list[Block]:
 def _training(result: Result, settings: Sequence[str]) -> list[Block]:
     epoch = f"epoch {result['best_epoch'] + 1} of {result['epochs']}, which was best on the validation images"
     return [
-        Code(shlex.join(["python", "-m", "fcnseg.train", *settings]), "bash"),
+        Listing(shlex.join(["python", "-m", "fcnseg.train", *settings]), "bash"),
         Text(
             f"The weights are those of {epoch}. {result['parameters']:,} parameters; {result['seconds']:.0f} s of training on"
             f" {result['hardware']} in {result['precision']}, by commit {result['commit']} of fcnseg."
@@ -92,7 +92,7 @@ def _use(run: Run) -> list[Block]:
 prediction = fcnseg.load({str(run.path)!r})("photo.jpg")
 prediction.labels, prediction.scores  # of every pixel: the label of its class, and how sure it is
 prediction.save("mask.png")"""
-    return [Code("\n".join(commands), "bash"), Code(python, "python")]
+    return [Listing("\n".join(commands), "bash"), Listing(python, "python")]
 
 
 def _scores(result: Result) -> list[Block]:
@@ -120,7 +120,8 @@ def _examples(run: Run, data: DataModule) -> Chart:
     """Three test images, chosen so that they show many classes."""
     names = pick(data, data.names("test"))
     segmenter = inference.load(run.path, trust=True)  # the run that this process has trained
-    labels = torch.stack([*predict(segmenter, data, names).values()])
+    labels = torch.stack([*predict(segmenter, data, names).values()])  # (N, H, W)
+    # (N, 3, H, W) and (N, H, W)
     images, truths = (torch.stack(each) for each in zip(*(pixels(data, name) for name in names), strict=True))
     caption = f"{', '.join(names)}: the image, its truth, the prediction, and the prediction over the image."
     return Chart("examples", caption, partial(panel, images, truths, labels, data.classes, names))

@@ -18,7 +18,6 @@ from fcnseg.names import CONFIG, FAILED, FINISHED, INTERRUPTED, KILLED, METRICS,
 from fcnseg.results.per_image import PER_IMAGE, PerImage
 from fcnseg.runs.folder import Run
 from fcnseg.runs.identity import without_watchers
-from fcnseg.runs.older import classes_of
 from fcnseg.runs.settings import flatten
 
 T = TypeVar("T")
@@ -78,14 +77,14 @@ def _needed(names: Sequence[str]) -> dict[str, Check]:
         "images": _table_of(_is_count, STAGES),
         "confusion": _list_of(_list_of(_is_count, len(names)), len(names) + 1),  # truth, void last, by prediction
         **dict.fromkeys(("parameters", "best_epoch", "epochs"), _is_count),
-        **{"size": _is_size, "seconds": _is_finite, "split": _is_text, "data_fingerprint": _is_text},
+        **{"size": _is_size, "seconds": _is_finite, "split": _is_text, "data_fingerprint": _is_text, "floor_class": _is_text},
     }
 
 
 def _checked_classes(result: Mapping[str, Any]) -> Classes | None:
     """The classes of a result, whose names can be shown; None if they are damaged."""
     with suppress(ValueError):
-        classes = classes_of(result)
+        classes = Classes.of(result.get("classes"))
         return classes if all(map(_is_text, classes.names)) else None
     return None
 
@@ -93,7 +92,7 @@ def _checked_classes(result: Mapping[str, Any]) -> Classes | None:
 # The optional values of result.json, by their full names; the report reads only these and the required ones.
 OPTIONAL: dict[str, Check] = {
     **dict.fromkeys(("images_per_s", "predicted_per_s", "giga_macs", "peak_memory", "calibration.error"), _or_none(_is_finite)),
-    **dict.fromkeys(("commit", "hardware", "precision", "floor_class", "versions.torch"), _or_none(_is_text)),
+    **dict.fromkeys(("commit", "hardware", "precision", "versions.torch"), _or_none(_is_text)),
     "dirty": lambda value: value in (None, False, True),
 }
 
@@ -145,7 +144,7 @@ class Entry:
     @property
     def floor_class(self) -> str:
         """The one class that the floor of a finished run predicts everywhere."""
-        return str(self.result.get("floor_class", "background"))
+        return str(self.result["floor_class"])
 
     @property
     def published(self) -> paper.PublishedResult | None:

@@ -179,6 +179,7 @@ def pixels(data: "DataModule", name: str) -> tuple["Tensor", "Tensor"]:
 
 def predict(segmenter: "Segmenter", data: "DataModule", names: Sequence[str]) -> "dict[str, Tensor]":
     """The predicted labels (H, W) of test images by name, at the size that the network was trained for."""
+    # (1, 3, H, W) -> (1, C, H, W) -> (H, W)
     return {name: segmenter.logits(pixels(data, name)[0][None]).argmax(1)[0].byte() for name in names}
 
 

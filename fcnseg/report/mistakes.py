@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 
 from fcnseg.errors import counted
-from fcnseg.names import NEAR
+from fcnseg.learning.formulas import NEAR, calibration_error
 from fcnseg.report import charts
 from fcnseg.report.blocks import Block, Chart, Links, Table, Text, address
 from fcnseg.report.galleries import Galleries
@@ -87,7 +87,8 @@ def _examples(study: Study, cells: Numbers) -> Links:
 
 def boundaries(study: Study) -> list[Block]:
     """The share of errors near boundaries for every run, and the boundary IoU of every class."""
-    boundary_ious = [with_mean(iou(np.moveaxis(run.images.boundary.astype(np.int64).sum(0), -1, 0))) for run in study.runs]
+    sums = [run.images.boundary.astype(np.int64).sum(0) for run in study.runs]  # (C, 3) each
+    boundary_ious = [with_mean(iou(of_run.T)) for of_run in sums]  # (C + 1,) each
     rows = [[run.title, *_near(run), as_text(values[0])] for run, values in zip(study.runs, boundary_ious, strict=True)]
     about = (
         f"Near is within {100 * NEAR:.0f} % of the image's diagonal from another label in the truth. Boundary IoU is that of"
@@ -122,8 +123,8 @@ def calibration(study: Study) -> list[Block]:
         return []
     rows = []
     for title, (pixels, confidence, right) in sums.items():
-        wanted = np.array([np.abs(confidence - right).sum(), confidence.sum(), right.sum()])
-        rows.append([title, *(f"{value:.4f}" for value in wanted / pixels.sum())])
+        means = confidence.sum() / pixels.sum(), right.sum() / pixels.sum()
+        rows.append([title, *(f"{value:.4f}" for value in (calibration_error(pixels, confidence, right), *means))])
     about = (
         "Confidence is the highest probability of a pixel, over all labelled pixels. The expected calibration error is the "
         "mean distance between confidence and the share of right pixels, over bins of confidence: 0 for a network that is "

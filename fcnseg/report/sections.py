@@ -8,7 +8,8 @@ import numpy as np
 
 from fcnseg import paper
 from fcnseg.errors import counted
-from fcnseg.names import FINISHED, PAPER_BATCH
+from fcnseg.learning.formulas import PAPER_BATCH
+from fcnseg.names import FINISHED
 from fcnseg.report import charts, curves, mistakes, tables, two_runs, worst_images
 from fcnseg.report.blocks import Block, Chart, Section, Table, Text
 from fcnseg.report.collect import STATUSES, Entry

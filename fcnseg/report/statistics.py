@@ -5,6 +5,7 @@ from itertools import zip_longest
 
 import numpy as np
 
+from fcnseg.learning import formulas
 from fcnseg.results.per_image import Numbers
 
 DRAWS = 1000  # draws of the test images for the bootstrap
@@ -28,9 +29,8 @@ def padded(columns: Iterable[Sequence[float] | Numbers]) -> Numbers:
 
 def iou(counts: Numbers) -> Numbers:
     """IoU from pixels in both, in the truth, in the prediction: (3, ...) -> (...), NaN for a class in neither."""
-    both, truth, predicted = counts
-    union = truth + predicted - both
-    return np.where(union > 0, both / np.maximum(union, 1), np.nan)
+    with np.errstate(invalid="ignore"):  # 0 / 0
+        return np.asarray(formulas.iou(*counts))
 
 
 def iou_differences(one: Numbers, other: Numbers) -> Numbers:

@@ -9,6 +9,7 @@ from lightning import Trainer
 
 from fcnseg.data import as_one_number, spelled
 from fcnseg.data.module import DataModule
+from fcnseg.learning.formulas import calibration_error
 from fcnseg.learning.image_metrics import UNIT
 from fcnseg.learning.metrics import everywhere, iou_per_class, scores
 from fcnseg.learning.task import SegmentationTask
@@ -52,9 +53,9 @@ def measure(trainer: Trainer, task: SegmentationTask, data: DataModule) -> Measu
 
 def _calibration(task: SegmentationTask) -> dict[str, Any]:
     """The expected calibration error over the labelled pixels, and the sums of every bin that it was computed from."""
-    pixels, confidence, right = torch.cat(task.details.calibration).sum(0).T.cpu().double()
+    pixels, confidence, right = torch.cat(task.details.calibration).sum(0).T.cpu().double()  # (B,) each
     confidence /= UNIT
-    error = ((confidence - right).abs().sum() / pixels.sum()).item()
+    error = calibration_error(pixels, confidence, right).item()
     sums = {"pixels": pixels.long(), "confidence": confidence, "right": right.long()}
     return {"error": _number(error), **{name: values.tolist() for name, values in sums.items()}}
 
@@ -64,9 +65,10 @@ def per_image(task: SegmentationTask, data: DataModule) -> PerImage | None:
     if not task.was_finite("test"):
         return None
     details, matrices = task.details, task.details.all_matrices().cpu()
-    place = matrices.nonzero()
-    cells = torch.cat([place, matrices[tuple(place.T)][:, None]], 1)
-    pixels, confidence, right = torch.cat(details.calibration).cpu().unbind(-1)
+    place = matrices.nonzero()  # (M, 3): the image, the truth and the prediction of every cell that is not 0
+    cells = torch.cat([place, matrices[tuple(place.T)][:, None]], 1)  # (M, 4)
+    pixels, confidence, right = torch.cat(details.calibration).cpu().unbind(-1)  # (N, B) each
+    # (N, 2), (N, C, 3) and (N,)
     near, boundary, softmin = (torch.cat(parts).cpu() for parts in (details.near, details.boundary, details.softmin))
     counts = (values.int().numpy() for values in (cells, pixels, right, near, boundary))
     names = np.array(data.names("test"), dtype=np.str_)

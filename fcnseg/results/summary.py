@@ -25,7 +25,7 @@ def show(result: Measured, path: Path, console: Console) -> float | None:
     """Print a result: its scores beside the floor, the IoU of every class, and the run's folder; return the test mIoU."""
     console.print(_scores(result))
     if not beats_floor(result):
-        console.print(f"This is not better than predicting {result.get('floor_class', 'background')} everywhere.")
+        console.print(f"This is not better than predicting {result['floor_class']} everywhere.")
     console.print(_of_classes(result))
     if "best_epoch" in result:  # of a run, and not of a later test
         run = cast(Result, result)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fcnseg.errors import warn
 from fcnseg.machine.files import draft_of, replacing, sha256, write_text
-from fcnseg.models.weights import refusal, shapes
+from fcnseg.models.weights import refusal, shapes_of
 from fcnseg.names import BEST, LAST, PREVIOUS
 
 SUMS = "SHA256SUMS"  # the name of the file of hashes, which `sha256sum -c` reads
@@ -134,7 +134,7 @@ def check_weights(state: Mapping[str, Tensor], module: nn.Module, path: Path) ->
     Raises:
         ValueError: A weight has another name or shape; the message has a table of them.
     """
-    own, found = shapes(module.state_dict()), shapes(state)
+    own, found = shapes_of(module.state_dict()), shapes_of(state)
     if differing := sorted(name for name in own.keys() | found.keys() if own.get(name) != found.get(name)):
         title = f"{path} has the weights of another network: choose that network, or another name="
         raise refusal(title, differing, found, own)

@@ -39,7 +39,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
                 network, or has more epochs than `max_epochs`.
         """
         checkpoint = read(path)
-        older.check_checkpoint(checkpoint, path)
+        older.check_resumable(checkpoint, path)
         check_weights(checkpoint["state_dict"], task, path)
         if (done := checkpoint["epoch"]) > max_epochs:
             raise ValueError(

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
@@ -21,7 +21,8 @@ from fcnseg.machine.files import read_json, write_json, write_text
 from fcnseg.names import CHECKPOINTS, CONFIG, FAILED, FINISHED, HYDRA, INTERRUPTED, KILLED, METRICS, RESULT, RUNNING, STATUS
 from fcnseg.results import per_image
 from fcnseg.results.per_image import PER_IMAGE, PerImage
-from fcnseg.runs import identity, read_files
+from fcnseg.results.result import Result
+from fcnseg.runs import identity, older, read_files
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,8 @@ class Run:
         Raises:
             ValueError: The file is damaged.
         """
-        return read_json(self.path / RESULT, "remove it, and the command that trained the run tests it again")
+        stored = read_json(self.path / RESULT, "remove it, and the command that trained the run tests it again")
+        return None if stored is None else older.result(stored)
 
     @property
     def epochs(self) -> list[dict[str, float]]:
@@ -260,10 +262,13 @@ class Run:
             raise self._unwritable(error, "copy the run to where you can write") from error
         return path
 
-    def close(self) -> None:
-        """Correct the status of a run that was killed between writing its result and its status."""
-        if self.result is not None and (self.status or {}).get("status") != FINISHED:
+    def close(self) -> Result:
+        """The result of a finished run, whose status is corrected if it was killed between writing the two."""
+        result = self.result
+        assert result is not None
+        if (self.status or {}).get("status") != FINISHED:
             self._write_status(FINISHED)
+        return cast(Result, result)
 
     def start(self, cfg: DictConfig, **began: str) -> None:
         """Set the status before anything is removed, so that it is true whenever the process may be killed."""

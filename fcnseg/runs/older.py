@@ -1,4 +1,4 @@
-"""What the runs of earlier versions of this package lack, or hold in another form; all other code knows only today's form."""
+"""What the runs of earlier versions of this package lack, or hold in another form, read in the form of today."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,8 +36,13 @@ def _renamed(node: Any) -> Any:
     return RENAMED[old] + str(node).removeprefix(old) if old else node
 
 
+def result(stored: dict[str, Any]) -> dict[str, Any]:
+    """The content of a result.json: earlier versions knew only VOC's classes, whose floor is background."""
+    return {"floor_class": VOC.names[0], "classes": VOC.plain(), **stored}
+
+
 def classes_of(stored: Mapping[str, Any]) -> Classes:
-    """The classes of a result or a checkpoint; VOC's if it has none, since earlier versions knew only these.
+    """The classes of a checkpoint; VOC's if it has none, since earlier versions knew only these.
 
     Raises:
         ValueError: The classes are damaged.
@@ -51,7 +56,7 @@ def sessions_of(checkpoint: Mapping[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def check_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
+def check_resumable(checkpoint: Mapping[str, Any], path: Path) -> None:
     """Refuse to resume a checkpoint without the log of its run, which earlier versions kept in another place.
 
     Raises:

@@ -33,7 +33,7 @@ LOSSES = tuple(f"{losses.__name__}.{name}" for name, loss in vars(losses).items(
 TRAINER = ("accelerator", "precision", "deterministic", "benchmark", "inference_mode")
 
 
-def check_checkpoint(run: Run) -> None:
+def check_best(run: Run) -> None:
     """Refuse a run whose best checkpoint is not the one that gave its result.
 
     Raises:

@@ -1,6 +1,9 @@
 """The settings of a run: the allowed ones, and those by which loggers compare runs.
 
 Each setting of Lightning's Trainer is used, or refused with the reason and the remedy.
+
+A new setting is written, with its default, into a config. It is added here if it may be null or has a range, and to
+`identity.NOT_IDENTITY` if it does not make a run another one. `tests/test_configs.py` lists all defaults.
 """
 
 from collections.abc import Callable

@@ -5,13 +5,15 @@ from types import SimpleNamespace
 import pytest
 
 from fcnseg.callbacks.sessions import Sessions
+from fcnseg.results import provenance
 
 
 @pytest.mark.parametrize("key", ["sessions", "parts"])  # earlier versions called them parts
-def test_a_resumed_run_lists_its_earlier_sessions(key):
+def test_a_resumed_run_lists_its_earlier_sessions(key, monkeypatch):
+    monkeypatch.setattr(provenance, "surroundings", lambda trainer: {"threads": 1})
     first = {"epochs": [1, 2], "threads": 2}
-    sessions = Sessions({"threads": 1})
+    sessions = Sessions({"commit": "0123abc", "dirty": False})
     sessions.on_load_checkpoint(None, None, {key: [first], "global_step": 8})
     stored = {}
     sessions.on_save_checkpoint(SimpleNamespace(global_step=12, num_training_batches=4), None, stored)
-    assert stored == {"sessions": [first, {"epochs": [3, 3], "threads": 1}]}
+    assert stored == {"sessions": [first, {"epochs": [3, 3], "threads": 1, "commit": "0123abc", "dirty": False}]}

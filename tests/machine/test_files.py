@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fcnseg.machine.files import LARGEST_TEXT, build_once, read_json, replacing, sync_folder
+from fcnseg.machine.files import LARGEST_TEXT, build_once, read_json, replacing, sync_folder, write_json
 
 
 def test_a_new_file_is_on_the_disk_before_its_name_and_the_name_before_the_end(tmp_path, monkeypatch):
@@ -89,3 +89,10 @@ def test_a_damaged_file_is_told_once(tmp_path, content, told):
     with pytest.raises(ValueError, match=told) as caught:
         read_json(path)
     assert str(caught.value).count(f"{path} is damaged") == str(caught.value).count("remove it") == 1
+
+
+def test_a_list_of_numbers_takes_a_line_of_json(tmp_path):
+    content = {"matrix": [[1, 0], [-2.5e-7, None]], "texts": ["[1,\n 2]", "é"], "empty": [], "rows": [{"a": [1]}]}
+    write_json(tmp_path / "content.json", content)
+    assert read_json(tmp_path / "content.json") == content
+    assert "    [1, 0],\n    [-2.5e-07, null]\n" in (tmp_path / "content.json").read_text()

@@ -240,5 +240,7 @@ def _drawn(paths: Iterable[Path], kind: str, read: Callable[[Any], T], keys: Seq
             try:
                 found = read(content)
             except (LookupError, TypeError, ValueError, AttributeError) as error:
-                raise ValueError(f"{path} looks like {kind}, but is broken ({type(error).__name__}: {error})") from error
+                raise ValueError(
+                    f"{path} looks like {kind}, but is broken ({type(error).__name__}: {error}): export it again"
+                ) from error
             yield path, found

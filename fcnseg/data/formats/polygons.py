@@ -52,7 +52,9 @@ class Drawing:
             try:
                 labels[pixels_of(shape, (height, width))] = class_list.words[word]
             except (ValueError, TypeError, LookupError, OSError, OverflowError, MemoryError) as error:
-                raise ValueError(f"{path}: a shape of the class {word} in {name} is broken ({error})") from error
+                raise ValueError(
+                    f"{path}: a shape of the class {word} in {name} is broken ({error}): draw it again, or remove it"
+                ) from error
         mask = Image.fromarray(labels)
         mask.info["by_colour"] = False
         return mask
@@ -128,7 +130,7 @@ def pixels_of_runs(counts: Any, stored: Sequence[int], size: tuple[int, int]) ->
     if tuple(stored) != size or sum(lengths) != size[0] * size[1] or min(lengths, default=0) < 0:
         raise ValueError(f"it has {sum(lengths)} pixels of {stored}, wanted {list(size)}")
     flat = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
-    return flat.reshape(size[1], size[0]).T
+    return flat.reshape(size[1], size[0]).T  # (W, H) -> (H, W)
 
 
 def _lengths(text: str) -> list[int]:

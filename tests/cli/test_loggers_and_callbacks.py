@@ -61,8 +61,8 @@ def alone(tmp_path_factory, train_in):
 @pytest.fixture
 def importable(monkeypatch):
     """This file, as a module that Hydra can import."""
-    monkeypatch.setitem(sys.modules, "slots_of_a_user", sys.modules[__name__])
-    return "slots_of_a_user"
+    monkeypatch.setitem(sys.modules, "modules_of_a_user", sys.modules[__name__])
+    return "modules_of_a_user"
 
 
 def test_a_logger_gets_every_value_and_the_hyperparameters(alone, train_in, tmp_path, importable):
