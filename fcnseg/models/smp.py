@@ -46,9 +46,7 @@ class SMP(nn.Module):
             if torch.get_default_device().type == "meta":
                 raise  # some encoders cannot be made without memory
             asked = f"model.arch={arch} model.encoder={encoder} model.weights={weights}"
-            raise ValueError(
-                f"segmentation_models_pytorch cannot make {asked} ({error}): choose names that it has, or model.weights=null"
-            ) from error
+            raise ValueError(f"segmentation_models_pytorch cannot make {asked}: {error}") from error
         if path:
             self._load(path, num_classes)
 

@@ -143,7 +143,7 @@ def test_smp_takes_torchvisions_weights_of_its_encoder(tmp_path, capsys):
 @pytest.mark.parametrize(("arch", "encoder"), [("Unett", "mobilenet_v2"), ("Unet", "mobilenet_v9"), ("Unet", "tu-nonsense")])
 def test_what_smp_has_not_is_refused(arch, encoder):
     pytest.importorskip("segmentation_models_pytorch")
-    with pytest.raises(ValueError, match=rf"cannot make model.arch={arch} model.encoder={encoder} model.weights=None \(."):
+    with pytest.raises(ValueError, match=rf"cannot make model.arch={arch} model.encoder={encoder} model.weights=None: ."):
         SMP(5, arch=arch, encoder=encoder, weights=None)
 
 

@@ -80,7 +80,7 @@ def of_run(title, kind, seed, images=7, rows=(), **config):
     names, background = SETS[kind]
     truth, guess, found = drawn(len(names), images, seed)
     classes = Classes(names, tuple((n, n, n) for n in range(len(names))), background)
-    scores = {"metrics": {"test/miou": 1 / (seed + 2)}, "floor": {"miou": 0.4}}
+    scores = {"metrics": {"test/miou": 1 / (seed + 2)}, "floor": {"miou": 0.4}, "floor_class": "background"}
     result = {"classes": classes, **scores, "size": SIDE, "best_epoch": 1}
     entry = Entry(Path(title), "finished", {"seed": seed, **config}, rows, result, (), found)
     return TestedRun(title, entry, found), truth, guess
