@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
+from typing import cast
 
 import torch
 from lightning import Callback, Trainer, seed_everything
@@ -40,8 +41,8 @@ from fcnseg.runs.settings import PRECISIONS, hyperparameters
 Describe = Callable[[Run, DataModule, Result], None]
 
 
-def fit(cfg: DictConfig, run: Run, console: Console, describe: Describe) -> None:
-    """Train a run in its folder, from its last good checkpoint on if there is one; test its best weights; write result.json.
+def fit(cfg: DictConfig, run: Run, console: Console, describe: Describe) -> Result:
+    """Train a run in its folder, from its last good checkpoint on if there is one; test its best weights.
 
     Args:
         cfg: The run's whole config.
@@ -49,6 +50,9 @@ def fit(cfg: DictConfig, run: Run, console: Console, describe: Describe) -> None
         console: The console that the progress is printed to.
         describe: A function of the run, its data and the content of result.json; it is called before the file is written. It
             is `report.card.describe`, whose package is above this one.
+
+    Returns:
+        The content of result.json, in every process of the run.
 
     Raises:
         ValueError: Something in `cfg`, the data set or the folder is wrong; nothing was trained.
@@ -66,12 +70,14 @@ def fit(cfg: DictConfig, run: Run, console: Console, describe: Describe) -> None
         task = _checked_task(cfg, data)
         training = Training(cfg, run, stop, console, code)
         with training.locked() as is_open:
-            if is_open:
-                checkpoint, epoch = training.open_checkpoint(task, data)
-                with training.recorded(data):
-                    training.fit(task, data, checkpoint, epoch)
-                    result = training.test(task, data)
-                    training.write(result, task, data, describe)
+            if not is_open:
+                return cast(Result, run.result)
+            checkpoint, epoch = training.open_checkpoint(task, data)
+            with training.recorded(data):
+                training.fit(task, data, checkpoint, epoch)
+                result = training.test(task, data)
+                training.write(result, task, data, describe)
+            return result
 
 
 def _checked_task(cfg: DictConfig, data: DataModule) -> SegmentationTask:

@@ -14,6 +14,8 @@ MONITOR = "val/miou"  # the value by which the best epoch is chosen
 HYDRA, STATUS, METRICS, RESULT = ".hydra", "status.json", "metrics.csv", "result.json"
 CONFIG = f"{HYDRA}/config.yaml"
 CHECKPOINTS, BEST, LAST, PREVIOUS = "checkpoints", "best.ckpt", "last.ckpt", "previous.ckpt"
+SUMS = "SHA256SUMS"  # the hashes of the checkpoints, which `sha256sum -c` reads
+PER_IMAGE, EVALUATIONS, CARD, LOCK = "images.npz", "evaluations", "README.md", ".lock"
 
 # How a run stands, in status.json; a killed one has stored that it runs, and its process is gone.
 RUNNING, FINISHED, FAILED, INTERRUPTED, KILLED = "running", "finished", "failed", "interrupted", "killed"

@@ -1,6 +1,7 @@
 """Train a network: `python -m fcnseg.train model=wilson aug=flip`."""
 
 from functools import partial
+from typing import cast
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -8,26 +9,24 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from fcnseg.cli import messages
-from fcnseg.cli.command import command, make_callable
+from fcnseg.cli.command import command
 from fcnseg.cli.configs import default_values
 from fcnseg.machine.processes import only_the_first_prints
 from fcnseg.machine.signals import was_requeued
+from fcnseg.results.result import Result
 from fcnseg.results.summary import show
 from fcnseg.runs.folder import Run
 from fcnseg.runs.settings import check_one_device, check_ranges
 
 
-@command("config")
+@command("config", from_python=True)
 def train(cfg: DictConfig) -> float | None:
     """Train and test the run that `cfg` describes, or show it if it has finished; return its test mIoU."""
     prepare(cfg)
     run, console = Run.of(cfg, default_values), messages.console()
-    with only_the_first_prints(cfg.trainer) as is_first:
-        if run.is_finished(cfg):
-            console.print("This run has finished; resume=never repeats it.")
-        else:
-            train_and_test(cfg, run, console)
-        return show(run.close(), run.path, console) if is_first else None
+    with only_the_first_prints(cfg.trainer):
+        result = finished(run, console) if run.is_finished(cfg) else trained(cfg, run, console)
+        return show(result, run.path, console)
 
 
 def prepare(cfg: DictConfig) -> None:
@@ -43,16 +42,18 @@ def prepare(cfg: DictConfig) -> None:
         cfg.resume = "auto"
 
 
-def train_and_test(cfg: DictConfig, run: Run, console: Console) -> None:
-    """Train and test a run, and describe it by a model card."""
+def finished(run: Run, console: Console) -> Result:
+    """The result of a finished run."""
+    console.print("This run has finished; resume=never repeats it.")
+    return cast(Result, run.result)
+
+
+def trained(cfg: DictConfig, run: Run, console: Console) -> Result:
+    """Train and test a run, and describe it by a model card; return its result."""
     from fcnseg.fit import fit
     from fcnseg.report.card import describe
 
-    fit(cfg, run, console, partial(describe, settings=HydraConfig.get().overrides.task))
-
-
-# In Python, fcnseg.train("model=wilson") calls this module itself.
-make_callable(__name__, train.in_python)
+    return fit(cfg, run, console, partial(describe, settings=HydraConfig.get().overrides.task))
 
 
 if __name__ == "__main__":

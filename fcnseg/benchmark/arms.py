@@ -24,7 +24,7 @@ from fcnseg.benchmark.tables import Row, Work, call, rows
 from fcnseg.data import sides, spelled
 from fcnseg.data.dataset import MEAN, STD, VOID
 from fcnseg.data.module import DataModule
-from fcnseg.data.voc import NUM_CLASSES
+from fcnseg.data.voc import NUM_CLASSES, PLACES
 from fcnseg.errors import RunFailedError
 from fcnseg.fit import Training
 from fcnseg.learning.task import SegmentationTask
@@ -104,8 +104,8 @@ def image_loader(data: DataModule, device: torch.device) -> DataLoader[Any]:
     """
     found = data.source(data.root)
     folder, place = found.path, {name: index for index, name in enumerate(found.names("train"))}
-    if folder.parts[-2:] != ("VOCdevkit", "VOC2012"):
-        raise ValueError(f"data.root={data.root} has VOC in {folder}; torchvision wants it in VOCdevkit/VOC2012")
+    if not folder.match(PLACES[0]):
+        raise ValueError(f"data.root={data.root} has VOC in {folder}; torchvision wants it in {PLACES[0]}")
     size, to_float = sides(data.size), v2.ToDtype(torch.float32, scale=True)
     image = v2.Compose([v2.Resize(size), v2.ToImage(), to_float, v2.Normalize(MEAN, STD)])
     mask = v2.Compose([v2.Resize(size, InterpolationMode.NEAREST), v2.PILToTensor(), lambda mask: mask[0].long()])

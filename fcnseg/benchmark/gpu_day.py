@@ -158,7 +158,7 @@ def images(day: Day) -> Row:
     start, counts = time.monotonic(), VOC_COUNTS if day.on_gpu else FEW
     names = [str(number) for number in range(sum(counts.values()))]
     sets = {"train": names[: counts["train"]], "val": names[counts["train"] :]}
-    folder = voc.new_folder(day.folder / "VOCdevkit" / "VOC2012", sets)
+    folder = voc.new_folder(day.folder / voc.PLACES[0], sets)
     with ThreadPoolExecutor(cores()) as pool:  # each thread waits for its process
         list(pool.map(lambda first: day.call(_write, folder, names[first :: cores()]), range(cores())))
     return {**counts, "seconds": time.monotonic() - start}

@@ -94,17 +94,23 @@ class Command:
         return Run.of(cfg, dict)
 
 
-def command(config_name: str) -> Callable[[JobFunction], Command]:
-    """The decorator that turns a function into a `Command` with the config of this name."""
-    return partial(Command, config_name=config_name)
+def command(config_name: str, *, from_python: bool = False) -> Callable[[JobFunction], Command]:
+    """The decorator that turns a function into a `Command` with the config of this name.
 
-
-def make_callable(module: str, function: Callable[..., object]) -> None:
-    """Have the module of a command call `function` when it is called itself.
-
-    Once `fcnseg.train` is imported, Python takes this name for the module, and no function of the package can have it.
+    Args:
+        config_name: The name of a file in `conf/`, without its ending.
+        from_python: Whether its module can be called, as `fcnseg.train("model=wilson")`: once `fcnseg.train` is imported,
+            Python takes this name for the module, and no function of the package can have it.
     """
-    sys.modules[module].__class__ = type("CallableModule", (ModuleType,), {"__call__": staticmethod(function)})
+
+    def decorate(function: JobFunction) -> Command:
+        made = Command(function, config_name)
+        if from_python:
+            call = {"__call__": staticmethod(made.in_python)}
+            sys.modules[function.__module__].__class__ = type("CallableModule", (ModuleType,), call)
+        return made
+
+    return decorate
 
 
 def prepare_process() -> None:

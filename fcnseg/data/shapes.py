@@ -60,14 +60,14 @@ def shapes(root: Path, *, train: int, val: int, seed: int) -> voc.Folder:
         check_whole_number(f"data.source.{name}", number, least)
     folder = root / f"shapes-v{FORMAT}-{train}-{val}-{seed}"
     build_once(folder, partial(_generate, train, val, seed))
-    return voc.Folder(folder / "VOCdevkit" / "VOC2012", generated=True)
+    return voc.Folder(folder / voc.PLACES[0], generated=True)
 
 
 def _generate(train: int, val: int, seed: int, folder: Path) -> None:
     """Draw the data set with these numbers into `folder`."""
     names = [f"shapes_{index:06d}" for index in range(train + val)]
     image_sets = {"train": names[:train], "val": names[train:], "trainval": names}
-    data_set = voc.new_folder(folder / "VOCdevkit" / "VOC2012", image_sets)
+    data_set = voc.new_folder(folder / voc.PLACES[0], image_sets)
 
     def save(index: int) -> None:
         image, mask = draw(seed, index)

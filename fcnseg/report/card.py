@@ -12,7 +12,7 @@ from fcnseg.cli.arguments import quoted
 from fcnseg.data import LICENCES
 from fcnseg.data.module import DataModule
 from fcnseg.errors import counted, warn
-from fcnseg.names import SCORES
+from fcnseg.names import CARD, SCORES
 from fcnseg.pictures import panel
 from fcnseg.report.blocks import Block, Chart, Listing, Section, Table, Text
 from fcnseg.report.galleries import pick, pixels, predict
@@ -21,7 +21,6 @@ from fcnseg.results.result import Result
 from fcnseg.results.summary import as_text, beats_floor
 from fcnseg.runs.folder import Run
 
-CARD = "README.md"
 LIMITS = (
     "The network knows only these classes: anything else in a photograph gets the label of one of them. Its scores are"
     " those of images like the ones it was tested on. Photographs are squashed to {size} pixels before the network sees them,"

@@ -14,8 +14,8 @@ import numpy as np
 from fcnseg import paper
 from fcnseg.data import as_one_number, spelled
 from fcnseg.data.dataset import Classes
-from fcnseg.names import CONFIG, FAILED, FINISHED, INTERRUPTED, KILLED, METRICS, RESULT, RUNNING, SCORES, STATUS
-from fcnseg.results.per_image import PER_IMAGE, PerImage
+from fcnseg.names import CONFIG, FAILED, FINISHED, INTERRUPTED, KILLED, METRICS, PER_IMAGE, RESULT, RUNNING, SCORES, STATUS
+from fcnseg.results.per_image import PerImage
 from fcnseg.runs.folder import Run
 from fcnseg.runs.identity import without_watchers
 from fcnseg.runs.settings import flatten
@@ -182,8 +182,7 @@ def read(path: Path) -> Entry:
     status = str(reported.get("status"))
     if not config or status not in STATUSES:
         status = "broken"
-    # A run may have been killed between its result and its last status.
-    if status in (FINISHED, RUNNING, KILLED) and result and not wrong:
+    if status == FINISHED and result and not wrong:
         known = {**{key: result[key] for key in needed}, "classes": classes, "size": as_one_number(result["size"])}
         flat = attempt(RESULT, lambda: flatten(result)) or {}
         known |= {key: flat[key] for key, is_right in OPTIONAL.items() if key in flat and is_right(flat[key])}

@@ -10,7 +10,6 @@ import numpy.typing as npt
 
 from fcnseg.machine.files import replacing
 
-PER_IMAGE = "images.npz"  # the name of the file in a run's folder
 MOST_BYTES = 1 << 28  # the most bytes of a file's arrays: a hostile file could fill the memory
 SHAPES = {  # the shape of every array, with N images, B bins and C classes; -1 stands for any number
     "names": ("N",),

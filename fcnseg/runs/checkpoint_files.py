@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from fcnseg.errors import warn
 from fcnseg.machine.files import draft_of, replacing, sha256, write_text
 from fcnseg.models.weights import refusal, shapes_of
-from fcnseg.names import BEST, LAST, PREVIOUS
+from fcnseg.names import BEST, LAST, PREVIOUS, SUMS
 
-SUMS = "SHA256SUMS"  # the name of the file of hashes, which `sha256sum -c` reads
 StoredCheckpoint = dict[str, Any]
 
 

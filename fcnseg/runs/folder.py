@@ -11,18 +11,33 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from fcnseg.errors import RunFailedError, StopError, warn
 from fcnseg.machine.files import read_json, write_json, write_text
-from fcnseg.names import CHECKPOINTS, CONFIG, FAILED, FINISHED, HYDRA, INTERRUPTED, KILLED, METRICS, RESULT, RUNNING, STATUS
+from fcnseg.names import (
+    CHECKPOINTS,
+    CONFIG,
+    EVALUATIONS,
+    FAILED,
+    FINISHED,
+    HYDRA,
+    INTERRUPTED,
+    KILLED,
+    LOCK,
+    METRICS,
+    PER_IMAGE,
+    RESULT,
+    RUNNING,
+    STATUS,
+)
 from fcnseg.results import per_image
-from fcnseg.results.per_image import PER_IMAGE, PerImage
-from fcnseg.results.result import Result
+from fcnseg.results.per_image import PerImage
 from fcnseg.runs import identity, older, read_files
+from fcnseg.runs.settings import MAY_GROW
 
 
 @dataclass(frozen=True)
@@ -65,10 +80,13 @@ class Run:
             ValueError: The file is damaged.
         """
         status = read_json(self.path / STATUS)
+        if not status or status.get("status") != RUNNING:
+            return status
+        if (self.path / RESULT).exists():  # it was killed after its end, before it had recorded that
+            return {**status, "status": FINISHED}
         # The number of a process says nothing on another machine, which may share the disk.
-        if status and status.get("status") == RUNNING and status.get("host") == platform.node():
-            return {**status, "status": RUNNING if _is_alive(status.get("pid")) else KILLED}
-        return status
+        is_gone = status.get("host") == platform.node() and not _is_alive(status.get("pid"))
+        return {**status, "status": KILLED if is_gone else RUNNING}
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -148,7 +166,7 @@ class Run:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._check_no_links()  # before the lock, whose file might be a link, too
-            return FileLock(self.path / ".lock").acquire(timeout=0)  # no waiting: the other process may train for days
+            return FileLock(self.path / LOCK).acquire(timeout=0)  # no waiting: the other process may train for days
         except Timeout as error:
             raise ValueError(f"another process trains the run {self.path}: wait for it, or choose another name=") from error
         except OSError as error:
@@ -185,7 +203,7 @@ class Run:
 
         A run of an earlier version may lack one of them: it counts as equal to `cfg`'s.
         """
-        wanted, config = {key: OmegaConf.select(cfg, key) for key in identity.MAY_GROW}, self.config
+        wanted, config = {key: OmegaConf.select(cfg, key) for key in MAY_GROW}, self.config
         return [(now, OmegaConf.select(config, key, default=now)) for key, now in wanted.items()]
 
     def check_same(self, cfg: DictConfig) -> None:
@@ -251,7 +269,7 @@ class Run:
         Raises:
             ValueError: The folder cannot be written, or leads elsewhere.
         """
-        path = self.path / "evaluations" / f"{name}.json"
+        path = self.path / EVALUATIONS / f"{name}.json"
         try:
             self._check_no_links()
             path.parent.mkdir(exist_ok=True)
@@ -261,14 +279,6 @@ class Run:
         except OSError as error:
             raise self._unwritable(error, "copy the run to where you can write") from error
         return path
-
-    def close(self) -> Result:
-        """The result of a finished run, whose status is corrected if it was killed between writing the two."""
-        result = self.result
-        assert result is not None
-        if (self.status or {}).get("status") != FINISHED:
-            self._write_status(FINISHED)
-        return cast(Result, result)
 
     def start(self, cfg: DictConfig, **began: str) -> None:
         """Set the status before anything is removed, so that it is true whenever the process may be killed."""
@@ -283,7 +293,7 @@ class Run:
 
     def _clear(self) -> None:
         """Remove the files of an earlier run, checkpoints first and config last, so that a kill leaves no wrong pair."""
-        kept = (".lock", STATUS, HYDRA, self.checkpoints.name)
+        kept = (LOCK, STATUS, HYDRA, self.checkpoints.name)
         others = [path for path in self.path.iterdir() if path.name not in kept]
         for path in [self.checkpoints, *others, self.path / HYDRA]:
             if path.is_dir():
@@ -293,7 +303,7 @@ class Run:
 
     def _write_status(self, status: str, **more: str) -> None:
         """Write how the run has ended, unless another process has taken it over; a full disk is not an error."""
-        before = self.status or {}
+        before = read_json(self.path / STATUS) or {}
         taken_over = before.get("status") == RUNNING and {**before, **_process()} != before
         if taken_over or not self.path.is_dir():  # the run belongs to another process now, or was removed
             return

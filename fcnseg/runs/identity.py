@@ -21,13 +21,8 @@ from omegaconf import DictConfig, OmegaConf
 from fcnseg.data import spelled
 from fcnseg.paper import EXPERIMENTS
 from fcnseg.runs import older
-from fcnseg.runs.settings import flatten
+from fcnseg.runs.settings import MAY_GROW, NOT_IDENTITY, SETTINGS, flatten
 
-NOT_IDENTITY = (
-    *("name", "runs", "resume", "logger", "data.cache", "data.download"),
-    *("trainer.devices", "trainer.num_nodes", "trainer.accumulate_grad_batches"),  # these say how a batch is computed
-)
-MAY_GROW = ("trainer.max_epochs", "patience")  # a finished run is extended by a larger value of these
 ORDER = "_order_"
 Defaults = Callable[[], Mapping[str, Any]]
 WATCHERS = {  # callbacks of Lightning's that only watch; a user's own says `only_watches: true`
@@ -92,15 +87,6 @@ def differences(old: DictConfig, new: DictConfig, defaults: Defaults) -> dict[st
     return {key: (then, today) for key, (then, today) in pairs.items() if then != today}
 
 
-SHORT = {  # the short word of a setting, directly before its number; other settings have their full names
-    "optimizer.lr": "lr",
-    "data.size": "size",
-    "data.batch_size": "batch",
-    "data.limit": "limit",
-    "trainer.max_epochs": "epochs",
-    "patience": "patience",
-    "ema": "ema",
-}
 LONGEST_SPELLED = 80  # the most characters of spelled-out settings; the rest goes into the hash
 LONGEST_GIVEN = 200  # the most bytes of a name from the user; a file system takes 255
 PRESETS = ("experiment", "debug")  # groups that set other groups' settings but have none of their own
@@ -201,9 +187,10 @@ def _spelled(key: str, value: Any) -> str:
     elif isinstance(value, str):
         text = value
     elif key == "data.size" and isinstance(value, list):
-        return f"{SHORT[key]}{spelled(value)}"
+        return f"{SETTINGS[key].short}{spelled(value)}"
     else:
         text = {None: "null", True: "true", False: "false"}[value] if isinstance(value, bool | None) else ""
     if not re.fullmatch(r"\d+(\.\d+)?|[A-Za-z]\w*", text, re.ASCII) or len(text) > 20:
         return ""
-    return f"{SHORT[key]}{text}" if key in SHORT and text[0].isdigit() else f"{key}.{text}"
+    short = SETTINGS[key].short if key in SETTINGS else ""
+    return f"{short}{text}" if short and text[0].isdigit() else f"{key}.{text}"

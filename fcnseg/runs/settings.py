@@ -2,13 +2,13 @@
 
 Each setting of Lightning's Trainer is used, or refused with the reason and the remedy.
 
-A new setting is written, with its default, into a config. It is added here if it may be null or has a range, and to
-`identity.NOT_IDENTITY` if it does not make a run another one. `tests/test_configs.py` lists all defaults.
+A new setting is written, with its default, into a config, and into `SETTINGS` if there is more to know of it than its type.
+`tests/test_configs.py` lists all defaults.
 """
 
 from collections.abc import Callable
 from math import inf
-from typing import Any
+from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
@@ -16,37 +16,84 @@ from fcnseg.data import check_settings, spelled
 from fcnseg.errors import check_whole_number
 from fcnseg.machine.processes import devices_and_machines
 
-MAY_BE_NULL = (  # settings that may be null, even if a choice or an experiment sets another value
-    *("patience", "ema", "checkpoint.every_n_minutes", "checkpoint.every_n_steps", "model.weights", "picture"),
-    *("optimizer.fused", "optimizer.backbone_lr", "optimizer.decay_norms", "schedule.warmup"),
-    *("data.pack_size", "data.limit", "data.cache", "data.download"),
-)
-MAY_BE_A_LIST = ("data.size", "data.pack_size")  # numbers, or a list of height and width
-# The least value of every whole number that has one.
-LEAST_VALUES = {"trainer.max_epochs": 1, "patience": 1, "checkpoint.every_n_steps": 1, "seed": 0, "schedule.T_max": 1}
 LARGEST_SEED = 2**32 - 1  # NumPy's
+
+
+class Setting(NamedTuple):
+    """What is known of a setting besides its type, which is that of its default.
+
+    Attributes:
+        null: Whether it may be null, even if a choice or an experiment sets another value.
+        sides: Whether it may be a list of height and width.
+        least: The least value of a whole number.
+        is_right: Whether a value that is not null is right.
+        wanted: The right values, in words.
+        short: The word that stands before its number in the name of a run, in place of the setting's full name.
+        identity: Whether another value makes a run another one.
+        may_grow: Whether a larger value extends a finished run.
+    """
+
+    null: bool = False
+    sides: bool = False
+    least: int | None = None
+    is_right: Callable[[Any], bool] = lambda _: True
+    wanted: str = ""
+    short: str = ""
+    identity: bool = True
+    may_grow: bool = False
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-# Checks of settings that are given and not null: the key, whether a value is right, and the wanted values.
-WANTED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
-    ("seed", lambda seed: seed <= LARGEST_SEED, f"a whole number from 0 to {LARGEST_SEED}"),
-    ("optimizer.lr", lambda rate: rate >= 0, "a learning rate from 0 up"),
-    ("checkpoint.min_seconds", lambda seconds: seconds >= 0, "a number from 0 up"),
-    ("checkpoint.every_n_minutes", lambda minutes: minutes > 0, "a number above 0"),
-    ("ema", lambda decay: _is_number(decay) and 0 < decay < 1, "a number between 0 and 1, such as 0.999"),
-    ("optimizer.backbone_lr", lambda factor: _is_number(factor) and factor > 0, "a factor above 0, such as 0.1"),
-    ("optimizer.decay_norms", lambda decays: isinstance(decays, bool), "true or false"),
-    (
-        "schedule.warmup",
-        lambda steps: _is_number(steps) and 0 <= steps < (inf if isinstance(steps, int) else 1),
-        "a whole number of steps, or a share of all steps below 1",
+SETTINGS = {  # all settings of which there is more to know than a type
+    "name": Setting(identity=False),
+    "runs": Setting(identity=False),
+    "resume": Setting(identity=False, is_right=lambda resume: resume in ("auto", "never"), wanted="one of auto, never"),
+    "logger": Setting(identity=False),
+    "picture": Setting(null=True),
+    "seed": Setting(least=0, is_right=lambda seed: seed <= LARGEST_SEED, wanted=f"a whole number from 0 to {LARGEST_SEED}"),
+    "patience": Setting(null=True, least=1, short="patience", may_grow=True),
+    "ema": Setting(
+        null=True,
+        is_right=lambda decay: _is_number(decay) and 0 < decay < 1,
+        wanted="a number between 0 and 1, such as 0.999",
+        short="ema",
     ),
-    ("resume", lambda resume: resume in ("auto", "never"), "one of auto, never"),
-)
+    "trainer.max_epochs": Setting(least=1, short="epochs", may_grow=True),
+    "trainer.devices": Setting(identity=False),  # this and the next two say how a batch is computed
+    "trainer.num_nodes": Setting(identity=False),
+    "trainer.accumulate_grad_batches": Setting(identity=False),
+    "checkpoint.min_seconds": Setting(is_right=lambda seconds: seconds >= 0, wanted="a number from 0 up"),
+    "checkpoint.every_n_steps": Setting(null=True, least=1),
+    "checkpoint.every_n_minutes": Setting(null=True, is_right=lambda minutes: minutes > 0, wanted="a number above 0"),
+    "data.size": Setting(sides=True, short="size"),
+    "data.pack_size": Setting(null=True, sides=True),
+    "data.batch_size": Setting(short="batch"),
+    "data.limit": Setting(null=True, short="limit"),
+    "data.cache": Setting(null=True, identity=False),
+    "data.download": Setting(null=True, identity=False),
+    "model.weights": Setting(null=True),
+    "optimizer.lr": Setting(is_right=lambda rate: rate >= 0, wanted="a learning rate from 0 up", short="lr"),
+    "optimizer.fused": Setting(null=True),
+    "optimizer.backbone_lr": Setting(
+        null=True,
+        is_right=lambda factor: _is_number(factor) and factor > 0,
+        wanted="a factor above 0, such as 0.1",
+    ),
+    "optimizer.decay_norms": Setting(null=True, is_right=lambda decays: isinstance(decays, bool), wanted="true or false"),
+    "schedule.T_max": Setting(least=1),
+    "schedule.warmup": Setting(
+        null=True,
+        is_right=lambda steps: _is_number(steps) and 0 <= steps < (inf if isinstance(steps, int) else 1),
+        wanted="a whole number of steps, or a share of all steps below 1",
+    ),
+}
+MAY_BE_NULL = [key for key, setting in SETTINGS.items() if setting.null]
+MAY_BE_A_LIST = [key for key, setting in SETTINGS.items() if setting.sides]
+NOT_IDENTITY = [key for key, setting in SETTINGS.items() if not setting.identity]
+MAY_GROW = [key for key, setting in SETTINGS.items() if setting.may_grow]
 
 
 def check_ranges(cfg: DictConfig) -> None:
@@ -59,14 +106,13 @@ def check_ranges(cfg: DictConfig) -> None:
     data = cfg.data
     optional = {name: data.get(name) for name in ("limit", "pack_size")}
     check_settings(size=data.size, batch_size=data.batch_size, split=data.split, **optional)
-    for key, least in LEAST_VALUES.items():
-        value = OmegaConf.select(cfg, key)
-        if value is not None:
-            check_whole_number(key, value, least)
-    for key, is_right, wanted in WANTED:
-        value = OmegaConf.select(cfg, key)
-        if value is not None and not is_right(value):
-            raise ValueError(f"{key}={value}: wanted {wanted}{', or null' if key in MAY_BE_NULL else ''}")
+    for key, setting in SETTINGS.items():
+        if (value := OmegaConf.select(cfg, key)) is None:
+            continue
+        if setting.least is not None:
+            check_whole_number(key, value, setting.least)
+        if not setting.is_right(value):
+            raise ValueError(f"{key}={value}: wanted {setting.wanted}{', or null' if setting.null else ''}")
     if cfg.schedule.get("total_iters") and cfg.schedule.get("factor") == 1:
         raise ValueError(f"schedule.total_iters={cfg.schedule.total_iters} has no effect by itself: give schedule.factor, too")
 

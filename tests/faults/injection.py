@@ -35,6 +35,7 @@ from fcnseg.machine.files import read_json
 from fcnseg.models import FCN
 from fcnseg.report import card  # noqa: F401
 from fcnseg.results import provenance, scoring  # noqa: F401  (commands import some late: here once, before forking)
+from fcnseg.runs.folder import Run
 from fcnseg.train import train
 
 omegaconf.base.parse = cache(omegaconf.grammar_parser.parse)
@@ -256,7 +257,7 @@ def content(path):
         "rows": rows(path),
         "tensorboard": [tuple(map(repr, item)) for item in tensorboard(path)],
         "result": {key: value for key, value in result.items() if key not in (*TIME, "sessions", "bf16_gain")},
-        "status": read_json(path / "status.json")["status"],
+        "status": Run(path).status["status"],
     }
 
 

@@ -13,6 +13,7 @@ from fcnseg.data.batch import Batch
 from fcnseg.data.dataset import Classes
 from fcnseg.evaluate import evaluate
 from fcnseg.learning.image_metrics import BINS, TEMPERATURE, UNIT, DetailedMetrics, boundaries, calibration, softmin
+from fcnseg.names import PER_IMAGE
 from fcnseg.results import per_image
 from fcnseg.runs.folder import Run
 
@@ -125,14 +126,14 @@ def test_a_run_leaves_its_images_and_its_calibration(run):
 
 def test_evaluate_writes_them_anew_and_beside_its_own(command, run):
     then = run.images
-    (run.path / per_image.PER_IMAGE).unlink()
+    (run.path / PER_IMAGE).unlink()
     assert run.images is None
     assert command(evaluate, f"run={run.path}").code == 0
     for name in per_image.SHAPES:
         assert np.array_equal(getattr(run.images, name), getattr(then, name)), name
     assert command(evaluate, f"run={run.path}", "at=original").code == 0
     (path,) = (run.path / "evaluations").glob("*.json")
-    beside = per_image.read(path.with_suffix(f".{per_image.PER_IMAGE}"))
+    beside = per_image.read(path.with_suffix(f".{PER_IMAGE}"))
     confusion = np.array(json.loads(path.read_text())["confusion"])
     assert beside.cells[:, 3].sum() == confusion.sum() != then.cells[:, 3].sum()
 
@@ -145,7 +146,7 @@ def test_a_test_that_was_not_finite_leaves_none(command, run, tmp_path):
         if name.startswith("net.") and value.is_floating_point():
             value.fill_(torch.nan)
     torch.save(stored, best)
-    (tmp_path / "run" / per_image.PER_IMAGE).unlink()
+    (tmp_path / "run" / PER_IMAGE).unlink()
     outcome = command(evaluate, "run=run", "verify=false")
     assert outcome.code == 0, outcome.err
     assert Run(tmp_path / "run").images is None

@@ -19,6 +19,7 @@ import torch
 
 from fcnseg.data.dataset import Classes
 from fcnseg.machine.files import FORMULA
+from fcnseg.names import PER_IMAGE
 from fcnseg.pictures import ERRORS, errors
 from fcnseg.report import charts, curves, mistakes, render, sections, two_runs, worst_images
 from fcnseg.report import tables as tables_
@@ -28,7 +29,7 @@ from fcnseg.report.experiments import by_test_set, experiments
 from fcnseg.report.galleries import Galleries
 from fcnseg.report.study import Study, TestedRun
 from fcnseg.results import costs
-from fcnseg.results.per_image import PER_IMAGE, PerImage, write
+from fcnseg.results.per_image import PerImage, write
 
 SIDE, BINS = 12, 15
 NEW = ("predicted_per_s", "peak_memory", "giga_macs")  # what results of earlier versions lack

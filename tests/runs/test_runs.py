@@ -465,6 +465,9 @@ def test_a_killed_run_is_told_from_a_running_one(run, tmp_path):
     moved = runs.Run(shutil.copytree(run, tmp_path / "moved"))
     ended = subprocess.Popen(["true"])
     ended.wait()
+    (moved.path / "status.json").write_text('{"status": "running"}')
+    assert moved.status["status"] == "finished"  # it was killed before it had recorded its end
+    (moved.path / "result.json").unlink()
     for pid, host, status in (
         (os.getpid(), platform.node(), "running"),
         (ended.pid, platform.node(), "killed"),
