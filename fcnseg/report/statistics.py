@@ -29,8 +29,9 @@ def padded(columns: Iterable[Sequence[float] | Numbers]) -> Numbers:
 
 def iou(counts: Numbers) -> Numbers:
     """IoU from pixels in both, in the truth, in the prediction: (3, ...) -> (...), NaN for a class in neither."""
-    with np.errstate(invalid="ignore"):  # 0 / 0
-        return np.asarray(formulas.iou(*counts))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = np.asarray(formulas.iou(*counts))
+    return np.where((found >= 0) & (found < np.inf), found, np.nan)  # counts of somebody else's may contradict each other
 
 
 def iou_differences(one: Numbers, other: Numbers) -> Numbers:
