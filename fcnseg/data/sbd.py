@@ -1,6 +1,5 @@
 """SBD, the Semantic Boundaries Dataset: masks of VOC's photographs that VOC has not labelled, for a larger train set."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,8 +33,8 @@ class TrainAug(Files):
 
     @property
     def rules(self) -> str:
-        """The classes. The table of labels is VOC's, which is the same everywhere."""
-        return json.dumps(self.classes.plain())
+        """Those of any data set: the table of labels, which `Files` adds, is VOC's and the same everywhere."""
+        return super(Files, self).rules
 
     def read_mask(self, name: str, image: Image.Image | None = None) -> Image.Image:
         """The labels of a mask, VOC's PNG or SBD's MATLAB file: see `decode.read_mask`; SBD's have no void."""
