@@ -52,7 +52,7 @@ def fit(cfg: DictConfig, run: Run, console: Console, describe: Describe) -> Resu
             is `report.card.describe`, whose package is above this one.
 
     Returns:
-        The content of result.json, in every process of the run.
+        The content of result.json.
 
     Raises:
         ValueError: Something in `cfg`, the data set or the folder is wrong; nothing was trained.
@@ -71,7 +71,7 @@ def fit(cfg: DictConfig, run: Run, console: Console, describe: Describe) -> Resu
         training = Training(cfg, run, stop, console, code)
         with training.locked() as is_open:
             if not is_open:
-                return cast(Result, run.result)
+                return from_first_process(lambda: cast(Result, run.result))
             checkpoint, epoch = training.open_checkpoint(task, data)
             with training.recorded(data):
                 training.fit(task, data, checkpoint, epoch)

@@ -23,7 +23,7 @@ class Sessions(Callback):
     def __init__(self, code: Code) -> None:
         self.code = code
         self.earlier: list[dict[str, Any]] = []
-        self._first_step = 0
+        self._first_step, self._here = 0, dict[str, Any]()
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Take over the earlier sessions, and the step at which this one begins."""
@@ -34,8 +34,9 @@ class Sessions(Callback):
         checkpoint["sessions"] = self.up_to_now(trainer)
 
     def here(self, trainer: Trainer) -> dict[str, Any]:
-        """The surroundings and the code of this session."""
-        return {**provenance.surroundings(trainer), **self.code}
+        """The surroundings and the code of this session, as they were when it began: packages may be updated meanwhile."""
+        self._here = self._here or {**provenance.surroundings(trainer), **self.code}
+        return self._here
 
     def up_to_now(self, trainer: Trainer) -> list[dict[str, Any]]:
         """The sessions in order: `epochs` (the first and the last, counted from 1) and the surroundings of each."""

@@ -107,7 +107,7 @@ def _end_of_parent(parent: int) -> None:
 
 
 @contextmanager
-def only_the_first_prints(trainer: Mapping[Any, Any]) -> Iterator[bool]:
+def only_the_first_prints(trainer: Mapping[Any, Any]) -> Iterator[None]:
     """Let only the first process of a run print in the `with` block.
 
     The others are silent, unless one fails for a reason that the first cannot know.
@@ -115,22 +115,19 @@ def only_the_first_prints(trainer: Mapping[Any, Any]) -> Iterator[bool]:
     Args:
         trainer: The settings of the trainer; the processes of its run are not connected yet.
 
-    Yields:
-        Whether this process is the first of its run.
-
     Raises:
         ValueError: See `environment`.
     """
     devices, nodes = devices_and_machines(trainer)
     is_alone = devices * nodes == 1 and TORCHRUN not in os.environ
     if is_alone or environment(devices, nodes).global_rank() == 0:
-        yield True
+        yield
         return
     if "LOCAL_RANK" in os.environ:  # another process of ours, or torchrun's, has started this one
         _end_after(_end_of_parent, int(os.environ.get(PARENT, os.getppid())))
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         try:
-            yield False
+            yield
         except StopError as error:
             sys.exit(128 + error.signum)
         except KeyboardInterrupt:

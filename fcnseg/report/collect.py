@@ -77,7 +77,7 @@ def _needed(names: Sequence[str]) -> dict[str, Check]:
         "images": _table_of(_is_count, STAGES),
         "confusion": _list_of(_list_of(_is_count, len(names)), len(names) + 1),  # truth, void last, by prediction
         **dict.fromkeys(("parameters", "best_epoch", "epochs"), _is_count),
-        **{"size": _is_size, "seconds": _is_finite, "split": _is_text, "data_fingerprint": _is_text, "floor_class": _is_text},
+        **{"size": _is_size, "seconds": _is_finite, "split": _is_text, "data_fingerprint": _is_text},
     }
 
 
@@ -92,7 +92,7 @@ def _checked_classes(result: Mapping[str, Any]) -> Classes | None:
 # The optional values of result.json, by their full names; the report reads only these and the required ones.
 OPTIONAL: dict[str, Check] = {
     **dict.fromkeys(("images_per_s", "predicted_per_s", "giga_macs", "peak_memory", "calibration.error"), _or_none(_is_finite)),
-    **dict.fromkeys(("commit", "hardware", "precision", "versions.torch"), _or_none(_is_text)),
+    **dict.fromkeys(("commit", "hardware", "precision", "floor_class", "versions.torch"), _or_none(_is_text)),
     "dirty": lambda value: value in (None, False, True),
 }
 
@@ -144,7 +144,7 @@ class Entry:
     @property
     def floor_class(self) -> str:
         """The one class that the floor of a finished run predicts everywhere."""
-        return str(self.result["floor_class"])
+        return str(self.result.get("floor_class", "background"))
 
     @property
     def published(self) -> paper.PublishedResult | None:

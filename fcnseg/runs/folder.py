@@ -80,10 +80,10 @@ class Run:
             ValueError: The file is damaged.
         """
         status = read_json(self.path / STATUS)
+        if status and (self.path / RESULT).exists():  # `start` removes it: the run was killed before it had recorded its end
+            return {**status, "status": FINISHED}
         if not status or status.get("status") != RUNNING:
             return status
-        if (self.path / RESULT).exists():  # it was killed after its end, before it had recorded that
-            return {**status, "status": FINISHED}
         # The number of a process says nothing on another machine, which may share the disk.
         is_gone = status.get("host") == platform.node() and not _is_alive(status.get("pid"))
         return {**status, "status": KILLED if is_gone else RUNNING}
@@ -307,6 +307,8 @@ class Run:
         taken_over = before.get("status") == RUNNING and {**before, **_process()} != before
         if taken_over or not self.path.is_dir():  # the run belongs to another process now, or was removed
             return
+        if (self.path / RESULT).exists():  # a signal came after the end
+            status = FINISHED
         path, now = self.path / STATUS, {**before, "status": status, "ended": _now()}
         try:
             write_json(path, {**now, **more})

@@ -118,7 +118,8 @@ def run_name(cfg: DictConfig, *, defaults: DictConfig, preset: Mapping[str, str 
         if word and len("-".join([*words, word])) <= LONGEST_SPELLED:
             words.append(word)
             del settings[key]
-    hashed = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:8]
+    text = older.with_first_names(json.dumps(settings, sort_keys=True, default=str))
+    hashed = hashlib.sha256(text.encode()).hexdigest()[:8]
     return "-".join([*words, f"seed{cfg.seed}", *([hashed] if settings else [])])
 
 

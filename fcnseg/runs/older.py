@@ -8,7 +8,7 @@ from fcnseg.data import TARGETS
 from fcnseg.data.dataset import Classes
 from fcnseg.data.voc import VOC
 
-RENAMED = {  # how a `_target_` began, and how it begins today
+RENAMED = {  # how the name of a class or a function began, and how it begins today
     "fcnseg.data.module.VOCDataModule": TARGETS[0],
     "fcnseg.losses.": "fcnseg.learning.losses.",
     "fcnseg.schedules.": "fcnseg.learning.schedules.",
@@ -24,6 +24,13 @@ def with_todays_form(stored: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(schedule, dict) and schedule.get("_target_") == "torch.optim.lr_scheduler.ConstantLR":
         schedule.setdefault("total_iters", 0 if schedule.get("factor") == 1 else 5)  # 5 is PyTorch's default
     return config
+
+
+def with_first_names(text: str) -> str:
+    """A text with the names that classes and functions had first, so that what is hashed from it stays the same."""
+    for first, today in RENAMED.items():
+        text = text.replace(today, first)
+    return text
 
 
 def _renamed(node: Any) -> Any:

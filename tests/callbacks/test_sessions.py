@@ -17,3 +17,10 @@ def test_a_resumed_run_lists_its_earlier_sessions(key, monkeypatch):
     stored = {}
     sessions.on_save_checkpoint(SimpleNamespace(global_step=12, num_training_batches=4), None, stored)
     assert stored == {"sessions": [first, {"epochs": [3, 3], "threads": 1, "commit": "0123abc", "dirty": False}]}
+
+
+def test_a_package_that_is_updated_meanwhile_is_not_the_sessions(monkeypatch):
+    sessions = Sessions({"commit": "0123abc", "dirty": False})
+    for threads in (1, 2):
+        monkeypatch.setattr(provenance, "surroundings", lambda trainer, threads=threads: {"threads": threads})
+        assert sessions.here(None)["threads"] == 1

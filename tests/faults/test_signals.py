@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 from injection import at, evaluate, fill, kill, load, rows, run, send, start
 
-from fcnseg import train
+from fcnseg import fit, train
 from fcnseg.data import packed
 from fcnseg.errors import StopError
 from fcnseg.learning.task import SegmentationTask
@@ -216,4 +216,13 @@ def test_a_signal_ends_a_sweep_and_says_where(tmp_path, args):
 def test_a_signal_after_the_result_does_not_undo_it(tmp_path, args, same):
     inject = partial(at, train, "show", 1, send(signal.SIGTERM))
     assert run(tmp_path, *args, inject=inject).code == -signal.SIGTERM
+    same(tmp_path / "runs" / "run")
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_stopped_with_its_result_has_finished(tmp_path, args, same, signum):
+    outcome = run(tmp_path, *args, inject=partial(at, fit, "write_json", 1, send(signum), after=True))
+    assert outcome.code == 128 + signum
+    assert read_json(tmp_path / "runs" / "run" / "status.json")["status"] == "finished"
+    assert "has finished" in run(tmp_path, *args).out
     same(tmp_path / "runs" / "run")

@@ -222,3 +222,10 @@ def test_two_different_runs_have_two_names(runs):
     for one, other in itertools.combinations(range(len(runs)), 2):
         assert (names[one] == names[other]) == (texts[one] == texts[other])
     assert all(re.fullmatch(r"[\w.-]+", name, re.ASCII) for name in names)
+
+
+def test_a_name_stays_though_its_loss_has_moved_within_the_package(name_of):
+    added = ["+loss@loss.terms.focal.loss=focal", "+loss.terms.focal.weight=0.5", "+loss.terms.focal.loss._partial_=true"]
+    assert name_of("loss=ce_dice", *added) == (
+        "fcn-ce_dice-loss.terms.focal.loss._partial_.true-loss.terms.focal.loss.gamma.2.0-seed0-3eadae22"
+    )
