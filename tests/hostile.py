@@ -76,6 +76,11 @@ def swollen(name, folder):
         file.truncate(1 << 40)  # a terabyte of nothing
 
 
+def unfinished(status, folder):
+    (folder / RESULT).unlink()  # with it, a run has finished, whatever its status says
+    write(STATUS, status, folder)
+
+
 NASTY = {  # texts that are no plain words
     "markup": "[bold]<script>alert(1)</script>--><b>|`*_$\\frac{",
     "mathtext": "a$b$\\frac",
@@ -117,7 +122,7 @@ KINDS = {
        for what, value in NASTY.items() if what != "surrogate"},
     "a surrogate in the config": lambda folder: write(
         CONFIG, (folder / CONFIG).read_text().replace("name: good", 'name: "\\uD800 \\e"'), folder),
-    **{f"{name} has {what}": partial(write, STATUS, json.dumps({"status": "failed", name: value}))
+    **{f"{name} has {what}": partial(unfinished, json.dumps({"status": "failed", name: value}))
        for name in ("status", "error", "data_fingerprint") for what, value in {**NASTY, **WRONG}.items()},
     **{f"{key} in the result has {what}": partial(result_with, (key,), value)
        for key in ("split", "data_fingerprint", "hardware", "precision", "commit", "versions")
