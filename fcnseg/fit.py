@@ -36,7 +36,8 @@ from fcnseg.runs.checkpoint_io import SafeCheckpointIO
 from fcnseg.runs.folder import Run
 from fcnseg.runs.older import sessions_of
 from fcnseg.runs.run_log import RunLog
-from fcnseg.runs.settings import PRECISIONS, hyperparameters
+from fcnseg.runs.settings import hyperparameters
+from fcnseg.runs.trainer_settings import PRECISIONS
 
 Describe = Callable[[Run, DataModule, Result], None]
 

@@ -16,7 +16,8 @@ from fcnseg.machine.signals import was_requeued
 from fcnseg.results.result import Result
 from fcnseg.results.summary import show
 from fcnseg.runs.folder import Run
-from fcnseg.runs.settings import check_one_device, check_ranges
+from fcnseg.runs.settings import check_ranges
+from fcnseg.runs.trainer_settings import check_one_device
 
 
 @command("config", from_python=True)

@@ -1,6 +1,4 @@
-"""The settings of a run: the allowed ones, and those by which loggers compare runs.
-
-Each setting of Lightning's Trainer is used, or refused with the reason and the remedy.
+"""The settings of a run: what is known of each besides its type, and those by which loggers compare runs.
 
 A new setting is written, with its default, into a config, and into `SETTINGS` if there is more to know of it than its type.
 `tests/test_configs.py` lists all defaults.
@@ -10,11 +8,11 @@ from collections.abc import Callable
 from math import inf
 from typing import Any, NamedTuple
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from fcnseg.data import check_settings, spelled
 from fcnseg.errors import check_whole_number
-from fcnseg.machine.processes import devices_and_machines
+from fcnseg.runs.trainer_settings import check_trainer
 
 LARGEST_SEED = 2**32 - 1  # NumPy's
 
@@ -149,105 +147,3 @@ def flatten(config: Any, prefix: str = "", *, resolve: bool = True, with_empty: 
         for key, node in config.items()
         for full, value in flatten(node, f"{prefix}.{key}" if prefix else str(key), with_empty=with_empty).items()
     }
-
-
-BY_LIGHTNING = "a run on several devices uses Lightning's ddp; trainer.devices and +trainer.num_nodes say how many"
-WHOLE_EPOCHS = "a run trains on all images and validates after every epoch; trainer.max_epochs says for how long"
-TRY_OUT = "debug=fast tries everything out in seconds"
-WHOLE_SETS = f"a result is of all images of its data set; {TRY_OUT}"
-OUR_LOG = "a run always has its own log; logger=csv, logger=wandb or +logger.x._target_=... adds another"
-OUR_CHECKPOINTS = "a run saves its own checkpoints, from which it resumes exactly; the settings are checkpoint.*"
-
-PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16")  # Lightning's short names come last
-
-# If Lightning adds a setting, tests/runs/test_trainer_settings.py fails until it is in one of these two lists.
-HONOURED = (
-    *("accelerator", "devices", "precision", "max_epochs", "deterministic", "benchmark", "inference_mode"),
-    *("num_nodes", "accumulate_grad_batches"),
-    *("gradient_clip_val", "gradient_clip_algorithm", "detect_anomaly", "log_every_n_steps", "profiler"),
-)
-REFUSED = {
-    "strategy": BY_LIGHTNING,
-    "sync_batchnorm": "on several GPUs batch norm is always synchronised, and on CPUs it cannot be",
-    "use_distributed_sampler": "each device gets its part of the order that one device would have",
-    **dict.fromkeys(("check_val_every_n_epoch", "max_steps", "min_steps", "min_epochs", "val_check_interval"), WHOLE_EPOCHS),
-    **dict.fromkeys(("limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches"), WHOLE_SETS),
-    **dict.fromkeys(("fast_dev_run", "num_sanity_val_steps"), TRY_OUT),
-    **dict.fromkeys(("logger", "model_registry"), OUR_LOG),
-    "enable_checkpointing": OUR_CHECKPOINTS,
-    "default_root_dir": "runs=<folder> says where runs are written",
-    "enable_autolog_hparams": "a run logs its hyperparameters itself",
-    "barebones": "it forbids the callbacks and the log of a run; python -m fcnseg.benchmark measures speed",
-    "overfit_batches": "debug=overfit trains on sixteen images over and over",
-    "max_time": "Ctrl-C, SIGTERM or SLURM's time limit stops a run, and the same command resumes it",
-    "callbacks": "callbacks=lr_monitor or +callbacks.x._target_=... adds one",
-    "plugins": "a run brings the one that reads and writes its checkpoints; trainer.precision chooses the precision",
-    "enable_progress_bar": "a run shows its own progress bar if its output is a terminal",
-    "enable_model_summary": "callbacks=model_summary prints one",
-    "reload_dataloaders_every_n_epochs": "the order of the images depends on seed and epoch already",
-}
-
-
-def check_trainer(cfg: DictConfig) -> None:
-    """Refuse settings of the Trainer that a run cannot use.
-
-    Raises:
-        ValueError: A setting is refused, has no effect beside the others, or is out of its range.
-    """
-    trainer = cfg.trainer
-    for key in sorted(trainer.keys() - {"_target_", *HONOURED}):
-        reason = REFUSED.get(str(key), f"it is unknown; known are {', '.join(HONOURED)}")
-        raise ValueError(f"trainer.{key}={trainer[key]} cannot be set: {reason}")
-    if str(trainer.precision) not in PRECISIONS:
-        raise ValueError(
-            f"trainer.precision={trainer.precision}: wanted one of {', '.join(PRECISIONS[:4])}. Images and weights are float32;"
-            " half the memory and the time comes from the mixed ones"
-        )
-    if "gradient_clip_algorithm" in trainer and trainer.get("gradient_clip_val") is None:
-        raise ValueError("trainer.gradient_clip_algorithm has no effect by itself: add +trainer.gradient_clip_val=1.0")
-    if "log_every_n_steps" in trainer and not cfg.callbacks:
-        raise ValueError(
-            "trainer.log_every_n_steps has no effect without a callback that logs: add callbacks=lr_monitor"
-            " callbacks.lr_monitor.logging_interval=step"
-        )
-    profiler = trainer.get("profiler")  # without a file, a profiler reports to Lightning's own log, which is silenced
-    if profiler is not None and not (isinstance(profiler, DictConfig) and {"dirpath", "filename"} <= profiler.keys()):
-        raise ValueError(
-            f"trainer.profiler={profiler} would print nowhere: give it a file, with +trainer.profiler._target_="
-            "lightning.pytorch.profilers.SimpleProfiler +trainer.profiler.dirpath=. +trainer.profiler.filename=profile"
-        )
-    _check_parts(trainer, cfg.data.batch_size)
-
-
-def _check_parts(trainer: DictConfig, batch_size: int) -> None:
-    """Refuse numbers of devices, machines and accumulated parts that do not divide a batch."""
-    devices, accumulate = trainer.devices, trainer.get("accumulate_grad_batches", 1)
-    number = len(devices) if isinstance(devices, ListConfig) else devices
-    if not str(number).isdecimal() or int(number) < 1:
-        raise ValueError(f"trainer.devices={devices}: wanted a whole number from 1 up, or a list of GPUs: [0,1]")
-    check_whole_number("trainer.num_nodes", trainer.get("num_nodes", 1), 1)
-    check_whole_number("trainer.accumulate_grad_batches", accumulate, 1)
-    devices_each, machines = devices_and_machines(trainer)
-    parts = devices_each * machines * accumulate
-    if batch_size % parts:
-        below = batch_size // parts * parts
-        fitting = " or ".join(str(size) for size in (below, below + parts) if size)
-        raise ValueError(
-            f"data.batch_size={batch_size} is the batch of all devices together, and {parts} parts"
-            f" (trainer.devices={devices_each}, trainer.num_nodes={machines}, trainer.accumulate_grad_batches={accumulate}) do"
-            f" not divide it: wanted, for instance, data.batch_size={fitting}"
-        )
-
-
-def check_one_device(trainer: DictConfig) -> None:
-    """Refuse several devices for the job of a sweep.
-
-    Raises:
-        ValueError: The settings ask for several.
-    """
-    if devices_and_machines(trainer) != (1, 1):
-        raise ValueError(
-            f"trainer.devices={trainer.devices}: a job of a sweep trains on one device, since the processes for the others"
-            " would start the whole sweep again; leave out -m for one run on several, or hydra/launcher=gpus gives every job"
-            " a GPU of its own"
-        )
