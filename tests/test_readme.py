@@ -237,6 +237,21 @@ def test_a_data_set_of_your_own_trains(command, root, tmp_path):
     assert len(list(tmp_path.glob("runs/folder-fcn-*/result.json"))) == 1
 
 
+def test_a_data_set_of_another_kind_trains(command, tmp_path, monkeypatch):
+    """A function of a folder that returns a `DataSet`, named by a config in `mine/data`."""
+    monkeypatch.syspath_prepend(tmp_path)
+    made = "from fcnseg.data.shapes import shapes\n\n\ndef tiles(root):\n    return shapes(root, train=8, val=4, seed=1)\n"
+    (tmp_path / "own_tiles.py").write_text(made)
+    (tmp_path / "mine" / "data").mkdir(parents=True)
+    source = "source: {_target_: own_tiles.tiles, _partial_: true}\n"
+    (tmp_path / "mine" / "data" / "own.yaml").write_text(f"defaults: [/data_set, _self_]\nroot: tiles\n{source}")
+    small = ["data.size=32", "data.batch_size=4", "trainer.max_epochs=1"]
+    outcome = command(train.train, "--config-dir", "mine", "data=own", *small)
+    assert outcome.code == 0, outcome.err
+    (result,) = tmp_path.glob("runs/data.own-*/result.json")
+    assert json.loads(result.read_text())["images"] == {"train": 8, "val": 4, "test": 4}
+
+
 def test_the_class_list_shown_is_one(tmp_path):
     (tmp_path / "classes.yaml").write_text(re.search(r"```\n(names: .*?)```", README, re.S)[1])
     found = find_class_list(tmp_path)
