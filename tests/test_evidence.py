@@ -9,6 +9,7 @@ import pytest
 CHECKOUT = Path(__file__).parent.parent
 EVIDENCE = CHECKOUT / "notebooks" / "evidence"
 README, PAGE = ((path / "README.md").read_text(encoding="utf-8") for path in (CHECKOUT, EVIDENCE))
+SENTENCES = " ".join(README.split())  # whatever their lines are
 PAPER = ("baseline", "cosine", "flip", "weighted", "wilson", "transfer", "unet")
 SIX = ("cat", "cow", "dog", "horse", "person", "sheep")
 
@@ -63,9 +64,19 @@ def test_strong_small():
         assert float(cells[11]) == round(run["seconds"])
     assert row(PAGE, "mean")[2] == f"{mean(scores):.4f}"
     low, middle, high = (f"{number:.3f}" for number in (min(scores), mean(scores), max(scores)))
-    assert f"`experiment=strong_small` has an mIoU of {middle} on all 223 images" in README
-    assert f"three seeds, {low} to {high})" in README
+    assert f"`experiment=strong_small` has an mIoU of {middle} on all 223 images" in SENTENCES
+    assert f"three seeds, {low} to {high})" in SENTENCES
     assert f"mIoU {middle} (floor 0.042), three seeds" in (CHECKOUT / "conf/experiment/strong_small.yaml").read_text()
+
+
+def test_strong():
+    (run,) = results("experiment.strong-model*")
+    score, floor = score_of(run, "miou"), run["floor"]["miou"]
+    cells = row(PAGE, "1, at 320 px", "official, 223")
+    assert cells[2:] == [f"{score:.4f}", f"{floor:.4f}", *of_classes(run), f"{run['seconds']:.0f}"]
+    words = f"mIoU {score:.3f} (floor {floor:.3f}), one seed, {run['seconds']:.0f} s on an H100"
+    assert words in (CHECKOUT / "conf/experiment/strong.yaml").read_text()
+    assert f"with a MobileNetV2 {score:.3f} at {run['size']} px (one)" in SENTENCES
 
 
 @pytest.mark.parametrize(("images", "pattern"), [("92", "-limit92"), ("183", "-limit183"), ("366", "-limit366")])
@@ -83,6 +94,6 @@ def test_scratch():
     assert row(PAGE, "scratch", "halves")[2:] == [f"{score:.4f}", above, *of_classes(run), f"{run['seconds']:.0f}"]
     assert row(PAGE, "wilson, the best")[2:4] == [f"{best:.4f}", f"{best - floor:.4f}"]
     words = f"{score:.3f} on the paper's half of them (floor {floor:.3f}; Wilson's network {best:.3f})"
-    assert f"`experiment=scratch` {words}" in README
+    assert f"`experiment=scratch` {words}" in SENTENCES
     header = (CHECKOUT / "conf/experiment/scratch.yaml").read_text()
     assert f"mIoU {score:.3f} (floor {floor:.3f}; Wilson's {best:.3f})" in header

@@ -218,7 +218,7 @@ def measure(day: Day) -> Iterator[Tables]:
     """Measure all tables, the most important first; after every case, yield the rows of its table so far."""
     networks = cases(network=NETWORKS)
     precisions = cases(network=NETWORKS, precision=("32-true", "bf16-mixed"))
-    yield from day.table("Losses on the CPU and on the device", correctness, precisions)
+    yield from day.table("Losses on the CPU and on the device", correctness, precisions, at_once=len(precisions))
     yield from day.table("Deterministic runs: repeated, and killed and resumed", exactness, networks, at_once=len(networks))
     yield from day.table("Generated images of VOC's size", images)
     yield from day.table("Training: speed and memory", speed, networks)

@@ -4,9 +4,11 @@ import io
 import json
 import os
 import signal
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from itertools import product
 from multiprocessing import get_context
@@ -30,12 +32,19 @@ def call(work: Callable[..., T], *args: Any, seconds: int = 0, **named: Any) -> 
     done nothing else: it is as good as a fresh one, without the seconds that importing torch takes.
 
     Raises:
-        Exception: `work` has raised it; a BrokenProcessPool if its process was killed.
+        TimeoutError: The process was killed after `seconds`.
+        Exception: `work` has raised it; a BrokenProcessPool if its process was killed otherwise.
     """
+    start = time.monotonic()
     context = get_context("forkserver")
     context.set_forkserver_preload(["fcnseg.benchmark.parts"])
-    with ProcessPoolExecutor(1, context, _start, (seconds,)) as pool:
-        return pool.submit(work, *args, **named).result()
+    try:
+        with ProcessPoolExecutor(1, context, _start, (seconds,)) as pool:
+            return pool.submit(work, *args, **named).result()
+    except BrokenProcessPool as error:
+        if 0 < seconds <= time.monotonic() - start:
+            raise TimeoutError(f"killed after {seconds} s") from error
+        raise
 
 
 def _start(seconds: int) -> None:
