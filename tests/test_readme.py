@@ -69,6 +69,36 @@ def a_run(command, root, tmp_path):
     return next(path for path in (tmp_path / "runs").iterdir() if not path.name.startswith("."))
 
 
+@pytest.mark.slow
+def test_the_first_command_has_the_scores_that_are_shown(command):
+    line = next(line for line in COMMANDS if line.startswith("train"))
+    code, out, err = command(train.train, *shlex.split(line)[1:], "trainer.precision=32-true")
+    assert code == 0, err
+    shown, printed = (re.findall(r"│ (.+?) +│ +([\d.]+) │ +([\d.]*) +│", text)[:6] for text in (README, out))
+    assert [(name, floor) for name, _, floor in shown] == [(name, floor) for name, _, floor in printed]
+    for (_, wanted, _), (_, score, _) in zip(shown, printed, strict=True):  # the last digits depend on the kind of CPU
+        assert float(score) == pytest.approx(float(wanted), abs=0.03)
+
+
+def test_the_speeds_are_those_of_the_benchmark_s_tables():
+    words = " ".join(README.split())
+    tables = [
+        [[cell.strip() for cell in line.strip("|").split("|")] for line in part.splitlines() if line.startswith("|")]
+        for part in re.split(r"\n\n(?=\|)", (Path(benchmark.__file__).parent / "README.md").read_text(encoding="utf-8"))
+    ]
+    cpu, no_bf16, h200, h100 = [
+        {re.split("[, ]", row[0])[0]: float(row[table[0].index("fcnseg / plain")]) for row in table[2:]}
+        for table in tables
+        if table and "fcnseg / plain" in table[0]
+    ]
+    assert cpu["wilson"] == cpu["transfer"]
+    at_224 = f"the FCN {cpu['fcn']} times, Wilson's network and transfer {cpu['wilson']} times, U-Net {cpu['unet']} times"
+    *first, last = (f"{h200[network]:.1f}" for network in ("fcn", "wilson", "transfer", "unet"))
+    assert f"{at_224} as fast as the first; on an H200, {', '.join(first)} and {last} times" in words
+    for where, ratios in (("that waits for its host,", h100), ("without fast bf16,", no_bf16)):
+        assert f"{where} {min(ratios.values()):.1f} to {max(ratios.values()):.1f} times" in words
+
+
 def test_there_are_commands_of_every_verb():
     assert {command.split()[0] for command in COMMANDS} >= {"train", "evaluate", "export", "report", "check"}
 

@@ -126,7 +126,7 @@ def colour_bases(device: torch.device) -> Tensor:
     """(3, 3, 3): the matrices that take the grey of a colour, the rest of it, and the rest turned by 90 degrees in YIQ."""
     to_yiq = torch.tensor([LUMA, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312)], dtype=torch.float64)
     quarter = torch.tensor([(0, 0, 0), (0, 0, -1), (0, 1, 0)], dtype=torch.float64)
-    grey = to_yiq[0].expand(3, 3)
+    grey = to_yiq[0].expand(3, 3)  # each row turns a colour into its grey
     return torch.stack([grey, torch.eye(3) - grey, to_yiq.inverse() @ quarter @ to_yiq]).float().to(device)
 
 

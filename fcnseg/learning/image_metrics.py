@@ -28,6 +28,7 @@ def calibration(logits: Tensor, mask: Tensor) -> Tensor:
     confidence, prediction = logits.float().softmax(1).nan_to_num(0).max(1)
     number = (confidence * BINS).long().clamp_max(BINS - 1)
     labelled = mask < logits.shape[1]
+    # (N, H, W, 3)
     facts = torch.stack([labelled.long(), (confidence * UNIT).round().long(), (prediction == mask).long()], -1)
     facts = (facts * labelled[..., None]).flatten(1, 2)  # (N, H*W, 3)
     place = number.flatten(1)[..., None].expand_as(facts)  # (N, H*W, 3)
@@ -42,7 +43,7 @@ def softmin(logits: Tensor, mask: Tensor) -> Tensor:
     Shape:
         logits (N, C, H, W), mask (N, H, W) -> (N,) float32, NaN where no pixel is labelled.
     """
-    label = mask.clamp_max(logits.shape[1] - 1).long()[:, None]
+    label = mask.clamp_max(logits.shape[1] - 1).long()[:, None]  # (N, 1, H, W)
     probability = logits.float().log_softmax(1).gather(1, label).exp()[:, 0]  # (N, H, W)
     weight = (-probability / TEMPERATURE).exp() * (mask < logits.shape[1])
     return (weight * probability).sum((1, 2)) / weight.sum((1, 2))
@@ -68,19 +69,19 @@ def boundaries(prediction: Tensor, mask: Tensor, num_classes: int) -> tuple[Tens
         near.new_zeros(len(mask), num_classes).scatter_add_(1, classes.flatten(1), chosen.flatten(1).long())
         for classes, chosen in pairs
     ]  # three of (N, C)
-    return near, torch.stack(sums, -1)
+    return near, torch.stack(sums, -1)  # (N, 2) and (N, C, 3)
 
 
 def _near_others(labels: Tensor, reach: int) -> Tensor:
     """Whether the square around each pixel, 2 * reach + 1 wide, has more than one label in it."""
-    values, width = labels[:, None].float(), 2 * reach + 1
+    values, width = labels[:, None].float(), 2 * reach + 1  # (N, 1, H, W)
 
     def highest(values: Tensor) -> Tensor:
         # A row and then a column: the maximum of a square in 26 comparisons a pixel instead of 169.
         rows = F.max_pool2d(values, (1, width), stride=1, padding=(0, reach))
         return F.max_pool2d(rows, (width, 1), stride=1, padding=(reach, 0))
 
-    return (highest(values) != -highest(-values))[:, 0]
+    return (highest(values) != -highest(-values))[:, 0]  # (N, H, W)
 
 
 class DetailedMetrics(SegmentationMetrics):

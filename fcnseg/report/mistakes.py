@@ -11,13 +11,12 @@ from fcnseg.report import charts
 from fcnseg.report.blocks import Block, Chart, Links, Table, Text, address
 from fcnseg.report.galleries import Galleries
 from fcnseg.report.statistics import iou, with_mean
-from fcnseg.report.study import Study, TestedRun
+from fcnseg.report.study import MOST_RUNS, Study, TestedRun
 from fcnseg.results.per_image import Numbers
 from fcnseg.results.summary import as_text
 
 LISTED, EXAMPLES, PICTURED = 100, 8, 3  # confusions in the table, images named in its rows, images shown
 MOST_CLASSES = 30  # rows, and columns, of a matrix of numbers
-MOST_COLUMNS = 12  # runs in the table of boundary IoU
 MOST_LINES = 6  # runs in one diagram: the lines of more would look alike
 
 
@@ -96,8 +95,8 @@ def boundaries(study: Study) -> list[Block]:
         f" {study.test_set}."
     )
     columns = ("run", "pixels near boundaries", "errors near boundaries", "wrong there", "wrong elsewhere", "mean boundary IoU")
-    titles = [run.title for run in study.runs[:MOST_COLUMNS]]
-    of_classes = [map(as_text, values[1:]) for values in boundary_ious[:MOST_COLUMNS]]
+    titles = [run.title for run in study.runs[:MOST_RUNS]]
+    of_classes = [map(as_text, values[1:]) for values in boundary_ious[:MOST_RUNS]]
     return [
         Text(about),
         Table(columns, rows),

@@ -11,6 +11,8 @@ from fcnseg.report.experiments import Experiment
 from fcnseg.report.statistics import iou, nanmean
 from fcnseg.results.per_image import Numbers, PerImage
 
+MOST_RUNS = 12  # the runs of a table with a column for each
+
 
 @dataclass(frozen=True)
 class TestedRun:

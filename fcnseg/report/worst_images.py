@@ -8,10 +8,10 @@ from fcnseg.errors import counted
 from fcnseg.machine.files import csv_text
 from fcnseg.report.blocks import Block, Table, Text
 from fcnseg.report.galleries import Galleries
-from fcnseg.report.study import Study
+from fcnseg.report.study import MOST_RUNS, Study
 from fcnseg.results.summary import beats_floor
 
-MOST_ROWS, MOST_RUNS, MOST_DISPUTED, MOST_SUSPECTED = 1000, 12, 10, 40  # images, runs, and images, of a table
+MOST_ROWS, MOST_DISPUTED, MOST_SUSPECTED = 1000, 10, 40  # images of a table
 OF_A_KIND, SUSPECTED_PICTURED = 3, 8  # images whose pictures are shown
 
 
