@@ -22,9 +22,9 @@ def main() -> None:
         sys.argv[1:] = rest
         runpy.run_module(f"fcnseg.{name}", run_name="__main__", alter_sys=True)
     else:
-        from fcnseg.cli.messages import WRONG_USE, leave, nearest  # imports Hydra, which the overview need not wait for
+        from fcnseg.cli.messages import EXIT_WRONG_USE, leave, nearest  # imports Hydra, which the overview need not wait for
 
-        leave(f"no command '{name}'; {nearest(name, COMMANDS)}fcnseg --help lists all commands", WRONG_USE)
+        leave(f"no command '{name}'; {nearest(name, COMMANDS)}fcnseg --help lists all commands", EXIT_WRONG_USE)
 
 
 def overview() -> str:

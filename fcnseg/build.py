@@ -56,26 +56,42 @@ REFUSED_CALLBACKS = {  # callbacks of Lightning's, with the reason and the remed
 }
 
 
+PASSED = {  # the arguments that a run passes itself, by the node of the config whose object takes them
+    "data": ("augment", "seed", "only", "trains"),
+    "data.source": ("root",),
+    "model": ("num_classes",),
+    "loss": ("class_pixels",),
+    "optimizer": ("params",),
+    "schedule": ("optimizer", "steps"),
+}
+# The settings of a node that are no arguments of its object.
+OURS = {"optimizer": ("backbone_lr", "decay_norms"), "schedule": ("warmup",)}
+
+
 def check_arguments(cfg: DictConfig, key: str = "") -> None:
     """Check the config's values against the types of the arguments that they are passed to.
 
-    Only numbers, text, true, false and null are checked. Unknown arguments of augmentations and
-    sources of data are also refused: these are called later (`_partial_: true`), and would fail in the run.
+    Only numbers, text, true, false and null are checked. Refused are also arguments that a run passes itself, and unknown
+    arguments of what is called later (`_partial_: true`): they would have no effect, or fail in the run.
 
     Args:
         cfg: The config, or a node of it.
         key: The full name of the node.
 
     Raises:
-        ValueError: A value has another type, or an unknown argument.
+        ValueError: A value has another type, or cannot be set.
     """
     hints = _types(target := str(cfg.get("_target_")))
-    known = _arguments(target) if cfg.get("_partial_") and key.split(".")[0] in ("aug", "data") else None
+    passed = PASSED.get(key, ())
+    known = _arguments(target) if cfg.get("_partial_") else None
     for name, value in cfg.items():
         full = f"{key}.{name!s}" if key else str(name)
+        if name in passed:
+            raise ValueError(f"{full}={value} cannot be set: every run passes it to {target} itself; leave it out")
         # Names such as _target_ and _partial_ are Hydra's.
-        if known is not None and name not in known and not str(name).startswith("_"):
-            raise ValueError(f"{full}: {target} has no such argument; it has {', '.join(known) or 'none'}")
+        if known is not None and name not in (*known, *OURS.get(key, ())) and not str(name).startswith("_"):
+            settings = ", ".join(argument for argument in known if argument not in passed)
+            raise ValueError(f"{full}: {target} has no such argument; it has {settings or 'none'}")
         if isinstance(value, DictConfig):
             check_arguments(value, full)
         # Not isinstance, for which true is a whole number. A whole number will do for a float.
@@ -138,12 +154,12 @@ def task(cfg: DictConfig, *, classes: Classes, class_pixels: Tensor) -> Segmenta
         loss=instantiate(cfg.loss, class_pixels=class_pixels),
         optimizer=partial(
             optimizer,
-            make=_without(cfg.optimizer, "backbone_lr", "decay_norms"),
+            make=_without(cfg.optimizer, *OURS["optimizer"]),
             backbone_lr=cfg.optimizer.get("backbone_lr"),
             decay_norms=cfg.optimizer.get("decay_norms"),
             clips=bool(cfg.trainer.get("gradient_clip_val")),
         ),
-        schedule=partial(scheduled, make=_without(cfg.schedule, "warmup"), warmup=cfg.schedule.get("warmup")),
+        schedule=partial(scheduled, make=_without(cfg.schedule, *OURS["schedule"]), warmup=cfg.schedule.get("warmup")),
         classes=classes,
         memory_format=memory_format(net),
         accumulate=cfg.trainer.get("accumulate_grad_batches", 1),

@@ -12,10 +12,11 @@ import pytest
 import fcnseg
 
 PACKAGE = Path(fcnseg.__file__).parent
-FACTS = {  # "fcnseg.data" by itself imports only errors
+FACTS = {
     "fcnseg.names",
     "fcnseg.errors",
     "fcnseg.data",
+    "fcnseg.data.settings",
     "fcnseg.data.voc",
     "fcnseg.data.dataset",
 }

@@ -26,7 +26,7 @@ MODES = {
     "augment": (
         "with augment=true",
         r"arms|steps|budget|patience|ema|(schedule|callbacks|checkpoint)\b.*"
-        r"|trainer\.(?!accelerator|devices|precision|gradient_clip_val).*",
+        r"|trainer\.(?!accelerator|devices|precision).*",
     ),
     "arms": ("on a comparison of arms", r"budget|patience|trainer\.max_epochs"),
 }

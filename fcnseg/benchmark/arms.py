@@ -21,9 +21,9 @@ from torchvision.transforms import InterpolationMode, v2
 from fcnseg import build
 from fcnseg.benchmark.step import fabric_of, task_of
 from fcnseg.benchmark.tables import Row, Work, call, rows
-from fcnseg.data import sides, spelled
 from fcnseg.data.dataset import MEAN, STD, VOID
 from fcnseg.data.module import DataModule
+from fcnseg.data.settings import sides, spelled
 from fcnseg.data.voc import NUM_CLASSES, PLACES
 from fcnseg.errors import RunFailedError
 from fcnseg.fit import Training
@@ -191,7 +191,7 @@ THEIRS: dict[str, Train] = {"plain": train_in_a_loop, "lightning": train_with_li
 
 
 def take_turns(arms: Sequence[str], work: Work, limits: Row, repeats: int = 1) -> Iterator[list[Row]]:
-    """Train with each arm `repeats` times by `work`, in turns; after every turn, yield the `table` of all so far.
+    """Train with each arm `repeats` times by `work`, in turns; after every turn, yield the rows `beside_plain` of all so far.
 
     Because of the turns, other work on the machine slows all arms alike.
 
@@ -203,7 +203,7 @@ def take_turns(arms: Sequence[str], work: Work, limits: Row, repeats: int = 1) -
         # Every other round in reverse: a machine that slows down affects all arms alike.
         for arm in arms[:: -1 if number % 2 else 1]:
             turns.setdefault(arm, []).extend(rows(work, {"arm": arm}))
-            yield table([_median(done) for done in turns.values()], limits)
+            yield beside_plain([_median(done) for done in turns.values()], limits)
 
 
 def _median(turns: Sequence[Row]) -> Row:
@@ -214,7 +214,7 @@ def _median(turns: Sequence[Row]) -> Row:
     return {**turns[0], "images_per_s": median(speeds), "spread": speeds}
 
 
-def table(arms: Sequence[Row], limits: Row) -> list[Row]:
+def beside_plain(arms: Sequence[Row], limits: Row) -> list[Row]:
     """A row for each arm, with its speed beside that of `plain` and beside the machine's `limits`, images/s by precision.
 
     Raises:

@@ -22,8 +22,8 @@ from torch.utils.flop_counter import flop_registry
 
 from fcnseg import build
 from fcnseg.benchmark.tables import Row
-from fcnseg.data import Size, sides
 from fcnseg.data.module import DataModule
+from fcnseg.data.settings import Size, sides
 from fcnseg.learning.task import SegmentationTask
 from fcnseg.machine.limits import cores, keep_freed_memory
 from fcnseg.machine.precision import processor

@@ -137,6 +137,7 @@ class EpochLog(AfterEpoch):
         if not self._samples:
             return None
         images, truths, predictions, names = zip(*(shown for _, shown in self._samples), strict=True)
+        # (N, 3, H, W), and twice (N, H, W)
         return panel(torch.cat(images), torch.cat(truths), torch.cat(predictions), classes, [*chain(*names)])
 
 

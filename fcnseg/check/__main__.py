@@ -13,7 +13,7 @@ from fcnseg import paper
 from fcnseg.cli import messages
 from fcnseg.cli.command import command
 from fcnseg.cli.configs import default_config
-from fcnseg.cli.messages import WRONG_USE
+from fcnseg.cli.messages import EXIT_WRONG_USE
 from fcnseg.errors import first_of
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def check(cfg: DictConfig) -> None:
     if files := _recognised(cfg, source, root):
         say(f"{files.path}: {files.format}")
         if not _ready(files, say, write=cfg.write):
-            sys.exit(WRONG_USE)
+            sys.exit(EXIT_WRONG_USE)
     elif cfg.write:
         raise ValueError(f"write=true: the classes of data={cfg.choices.data} are known; leave it out")
     data_set = files or find_data_set(source, root, cfg.data.get("download"))
@@ -63,7 +63,7 @@ def check(cfg: DictConfig) -> None:
         if save(Path(cfg.picture), data_set, surveys):
             say(f"pairs and shares are in {cfg.picture}")
     if any(survey.problems for survey in surveys):
-        sys.exit(WRONG_USE)
+        sys.exit(EXIT_WRONG_USE)
 
 
 def _refuse_settings_without_effect(cfg: DictConfig) -> None:

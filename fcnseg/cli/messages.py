@@ -15,7 +15,7 @@ from rich.console import Console
 from fcnseg.cli.arguments import HELP, Arguments
 from fcnseg.errors import RunFailedError, StopError, drop, warn
 
-FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130  # the exit codes of commands
+EXIT_FAILED, EXIT_WRONG_USE, EXIT_INTERRUPTED = 1, 2, 130  # the exit codes of commands
 FULL_ERROR = "HYDRA_FULL_ERROR"  # with 1, Hydra raises an error instead of printing it and exiting
 
 
@@ -35,15 +35,15 @@ def one_message(arguments: Arguments, names: Callable[[], Iterable[str]]) -> Ite
     except BrokenPipeError:  # nobody reads any longer
         drop(sys.stdout)
     except RunFailedError as error:
-        leave(str(error), FAILED)
+        leave(str(error), EXIT_FAILED)
     except StopError as error:
         leave(f"{error}: {_same_command(arguments)} resumes from the last save", 128 + error.signum)
     except KeyboardInterrupt:
-        leave(f"interrupted: {_same_command(arguments)} resumes from the last save", INTERRUPTED)
+        leave(f"interrupted: {_same_command(arguments)} resumes from the last save", EXIT_INTERRUPTED)
     except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
         if wants_traceback:
             raise
-        leave(explanation(error, names), WRONG_USE)
+        leave(explanation(error, names), EXIT_WRONG_USE)
 
 
 def leave(message: str, code: int) -> NoReturn:

@@ -17,17 +17,17 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 from rich.table import Column, Table
 
-from fcnseg import names
 from fcnseg.cli.arguments import Arguments, quoted
 from fcnseg.cli.configs import TRAIN, default_values
 from fcnseg.cli.launchers import prepare_launcher
-from fcnseg.cli.messages import FAILED, console, explanation, leave
+from fcnseg.cli.messages import EXIT_FAILED, console, explanation, leave
 from fcnseg.cli.values import check_and_name
 from fcnseg.errors import StopError, warn
 from fcnseg.machine.files import read_json, write_json
+from fcnseg.names import FAILED, FINISHED, INTERRUPTED, KILLED, RUNNING
 from fcnseg.runs.folder import Run
 
-DONE = (names.FINISHED, "skipped")
+DONE = (FINISHED, "skipped")
 
 
 class Journal:
@@ -60,7 +60,7 @@ class Journal:
         """
         path = self.folder / f"{number}.json"
         if not path.exists():
-            write_json(path, {**new_record(overrides), "status": names.FAILED, "error": last_line(str(error) or repr(error))})
+            write_json(path, {**new_record(overrides), "status": FAILED, "error": last_line(str(error) or repr(error))})
         return JobReturn(status=JobStatus.COMPLETED)
 
     def close(self) -> bool:
@@ -82,7 +82,7 @@ class Journal:
 
 def new_record(overrides: Iterable[str]) -> dict[str, Any]:
     """The record of a job that has just begun. The overrides stand in for the run's name, which is set later."""
-    return {"run": ",".join(overrides), "status": names.RUNNING}
+    return {"run": ",".join(overrides), "status": RUNNING}
 
 
 def last_line(text: str) -> str:
@@ -94,7 +94,7 @@ def _table(jobs: list[dict[str, Any]]) -> Table:
     name = Column("run", overflow="fold")
     table = Table(name, "status", "mIoU", "seconds", "error", title=f"{len(jobs)} jobs", title_justify="left")
     for job in jobs:
-        status = names.KILLED if job["status"] == names.RUNNING else job["status"]
+        status = KILLED if job["status"] == RUNNING else job["status"]
         miou = "-" if job.get("miou") is None else f"{job['miou']:.4f}"
         table.add_row(job["run"], status, miou, f"{job.get('seconds', 0):.1f}", job.get("error", ""))
     return table
@@ -116,7 +116,7 @@ def sweep(arguments: Arguments, launch: Callable[[Namespace], object]) -> None:
     finally:
         finished = journal.close()
     if not finished:
-        leave("not every job has finished; the same command repeats those that have not", FAILED)
+        leave("not every job has finished; the same command repeats those that have not", EXIT_FAILED)
 
 
 def run_job(cfg: DictConfig, job: Callable[[DictConfig], object]) -> object:
@@ -134,15 +134,15 @@ def run_job(cfg: DictConfig, job: Callable[[DictConfig], object]) -> object:
         with isolated(), chdir(hydra_cfg.runtime.cwd):  # Hydra has changed to the sweep's folder
             check_and_name(cfg, TRAIN)
             run = Run.of(cfg, default_values)
-            record["run"], done = run.path.name, "skipped" if run.is_finished(cfg) else names.FINISHED
+            record["run"], done = run.path.name, "skipped" if run.is_finished(cfg) else FINISHED
             write_json(path, record)
             record |= {"miou": job(cfg), "status": done}
     except (KeyboardInterrupt, StopError):
-        record["status"] = names.INTERRUPTED
+        record["status"] = INTERRUPTED
         raise
     except Exception as error:
         message = explanation(error)
-        record |= {"status": names.FAILED, "error": last_line(message)}
+        record |= {"status": FAILED, "error": last_line(message)}
         warn(message)
     finally:
         # First of all: on Ctrl-C, a launcher may kill this process a second later.

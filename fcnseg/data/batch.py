@@ -57,5 +57,5 @@ def resize(batch: Batch, size: tuple[int, int]) -> Batch:
     if mask.shape[1:] == size:
         return batch
     image = F.interpolate(image, size, mode="bilinear", antialias=True)
-    mask = F.interpolate(mask[:, None], size, mode="nearest-exact")[:, 0]
+    mask = F.interpolate(mask[:, None], size, mode="nearest-exact")[:, 0]  # (N, *size), by way of (N, 1, *size)
     return Batch(image.contiguous(memory_format=torch.channels_last), mask, sample)

@@ -93,7 +93,7 @@ class ClassMix:
         number = torch.where(is_there, hashed((draw() * 2**24).long()[:, None] | each), -1)  # (N, 256), random
         rank = number.argsort(1, descending=True).argsort(1)  # 0 for the class with the largest number
         chosen = (rank < is_there.sum(1, keepdim=True) // 2) & (draw() < self.p)[:, None]
-        return mixed(chosen.gather(1, labels).view_as(mask), image, mask)
+        return mixed(chosen.gather(1, labels).view_as(mask), image, mask)  # (N, 256) -> (N, H * W) -> (N, H, W)
 
 
 def mixed(chosen: Tensor, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,12 +12,13 @@ import torch
 from lightning import LightningDataModule
 from torch import Tensor
 
-from fcnseg.data import Size, check_settings, decode, sides
+from fcnseg.data import decode
 from fcnseg.data.augment import Augmentation, EpochDraws, partners
 from fcnseg.data.batch import Batch, normalize, resize
 from fcnseg.data.dataset import Classes, DataSet, Source, find_data_set
 from fcnseg.data.loader import Loader
 from fcnseg.data.packed import Pack, default_packs_folder, pack
+from fcnseg.data.settings import Size, check_settings, sides
 from fcnseg.errors import first_of, warn
 from fcnseg.machine.distributed import world
 
@@ -45,6 +46,7 @@ class DataModule(LightningDataModule):
         cache: The folder for packs; None: `packs` in the data set, or the user's cache if the data set is read-only.
         download: Whether `source` may download the data set; None: as the source has it.
         only: The one image set that is used, for a test; None: train and val.
+        trains: Whether a run trains on the data, and train must therefore have enough images.
 
     Raises:
         ValueError: A setting is out of its range.
@@ -56,10 +58,8 @@ class DataModule(LightningDataModule):
             its pack, (n,) int64. With `only`, there is only "test".
         classes: The classes that its masks label, in the order of the labels.
         floor_class: The class that the floor predicts everywhere: background, or else the most frequent class of train.
-        trains: Whether a run trains on the data, and train must therefore have enough images.
     """
 
-    trains = True
     root: Path
     _: KW_ONLY
     source: Source
@@ -73,6 +73,7 @@ class DataModule(LightningDataModule):
     cache: Path | None = None
     download: bool | None = None
     only: str | None = None
+    trains: bool = True
     data_set: DataSet = field(init=False)
     packs: dict[str, Pack] = field(init=False, default_factory=dict)
     stages: dict[str, tuple[str, Tensor]] = field(init=False, default_factory=dict)
@@ -102,7 +103,7 @@ class DataModule(LightningDataModule):
             warn(f"left out, as python -m fcnseg.check shows: {first_of(self.data_set.alone, 1, in_line=True)}")
         if self.only is not None:
             self.packs = {self.only: pack(self.data_set, self.only, self.size, cache=self.cache)}
-            self.stages = {"test": (self.only, torch.arange(len(self.packs[self.only].ids)))}
+            self.stages = {"test": (self.only, torch.arange(len(self.packs[self.only].names)))}
         else:
             self._prepare_train_and_val()
         # The first pack is train's, or the only one. The last number of pixels is void's, and no class.
@@ -135,8 +136,8 @@ class DataModule(LightningDataModule):
         packs = {name: pack(data_set, name, sizes[name], names=names[name], cache=self.cache) for name in names}
         if not silent:  # after packing, which may have failed
             warn(f"the images are kept, decoded and resized, in {packs_folder}; data.cache=<folder> chooses another place")
-        train, val = (torch.arange(len(each.ids)) for each in packs.values())
-        first, second = _halves(packs["val"].ids) if self.split == "halves" else (val, val)
+        train, val = (torch.arange(len(each.names)) for each in packs.values())
+        first, second = _halves(packs["val"].names) if self.split == "halves" else (val, val)
         self.stages = {"train": ("train", train), "val": ("val", first), "test": ("val", second)}
         self.packs = packs  # last, since `prepare_data` does nothing once they are there
 
@@ -174,7 +175,7 @@ class DataModule(LightningDataModule):
     def names(self, stage: str, sample: Tensor | None = None) -> list[str]:
         """The names of a batch's images, from the indices in `Batch.sample`; of all of a stage, in its order, without them."""
         image_set, samples = self.stages[stage]
-        return [self.packs[image_set].ids[i] for i in (samples if sample is None else sample).tolist()]
+        return [self.packs[image_set].names[i] for i in (samples if sample is None else sample).tolist()]
 
     def shown(self, stage: str, count: int) -> list[int]:
         """The places, in a stage's order, of `count` images to show: chosen by their names, the same ones in every run."""
@@ -228,7 +229,7 @@ class DataModule(LightningDataModule):
         """Augment (in training), normalise and bring to `size`, on the device."""
         image, mask, sample = batch
         if self.trainer and self.trainer.training:
-            samples = len(self.packs["train"].ids)
+            samples = len(self.packs["train"].names)
             drawn = _epoch_draws(self.seed, self.trainer.current_epoch, samples, sample.device)
             image, mask = self.augment(image, mask, drawn.of(sample))
             # Only a part of a batch comes with borrowed samples in front. One process has the whole batch, all its own.

@@ -18,8 +18,9 @@ import torch
 from PIL.Image import Resampling
 from torch import Tensor
 
-from fcnseg.data import Size, decode, sides, spelled
+from fcnseg.data import decode
 from fcnseg.data.dataset import BY_COLOUR, SUFFIXES, VOID, DataSet
+from fcnseg.data.settings import Size, sides, spelled
 from fcnseg.errors import first_of, warn
 from fcnseg.machine.files import build_once, user_cache
 from fcnseg.machine.threads import in_threads
@@ -52,14 +53,14 @@ class Pack:
     Attributes:
         images: (N, H, W, 3) uint8 RGB, resized to one size, bilinear with antialias; channels last, as networks want them.
         masks: (N, H, W) uint8 labels, 0..C-1 and 255 for void, resized by nearest neighbour.
-        ids: The names of the N images, as pack.json calls them.
+        names: The names of the N images.
         class_pixels: (C + 1,) int64, the pixels of every class, then of void, before resizing.
         fingerprint: A hash of the names and of the bytes of every file.
     """
 
     images: Tensor
     masks: Tensor
-    ids: tuple[str, ...]
+    names: tuple[str, ...]
     class_pixels: Tensor
     fingerprint: str
 

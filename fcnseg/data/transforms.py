@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fcnseg.data import sides
 from fcnseg.data.augment import Draw
 from fcnseg.data.batch import denormalize, normalize
 from fcnseg.data.dataset import VOID
+from fcnseg.data.settings import sides
 from fcnseg.errors import check_number
 
 LUMA = (0.299, 0.587, 0.114)  # the grey of red, green and blue: ITU-R BT.601, as Pillow and torchvision have it
@@ -103,6 +103,7 @@ class Crop:
             sigma = 0.5 * ((shrinks / scale).square() - 1).clamp(min=0).sqrt()
             pixels = smooth(pixels, sigma, 0.5 * sqrt(most**2 - 1))
         pixels = F.grid_sample(pixels, grid, align_corners=False)
+        # (N, 1, H, W), as the images have channels
         labels = F.grid_sample(mask[:, None].float() - VOID, grid, mode="nearest", align_corners=False)
         return denormalize(pixels), (labels[:, 0] + VOID).byte()
 

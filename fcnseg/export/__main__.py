@@ -7,8 +7,8 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from fcnseg.cli.command import command
-from fcnseg.cli.messages import FAILED, leave, tell
-from fcnseg.data import sides
+from fcnseg.cli.messages import EXIT_FAILED, leave, tell
+from fcnseg.data.settings import sides
 from fcnseg.errors import check_choice
 from fcnseg.machine.files import replacing, write_json
 from fcnseg.runs.folder import Run
@@ -39,7 +39,7 @@ def export(cfg: DictConfig) -> None:
             parity.show(rows, source, raw=cfg.raw)
             parity.check(rows, graph)
     except parity.DifferentError as error:
-        leave(f"{out} was not kept: {error}", FAILED)
+        leave(f"{out} was not kept: {error}", EXIT_FAILED)
     write_json(beside, {**metadata, "parity": [row._asdict() for row in rows]})
     tell(f"the network is in {out}, and what it takes and gives in {beside}")
 

@@ -16,8 +16,8 @@ from torch.export import Dim, ExportedProgram
 from torch.fx.experimental import _config as shapes
 from torchvision.models import shufflenetv2
 
-from fcnseg.data import MIN_SIZE, sides
 from fcnseg.data.dataset import MEAN, STD
+from fcnseg.data.settings import MIN_SIZE, sides
 from fcnseg.models import SMP, Torchvision
 from fcnseg.models.backbones import OnBackbone
 from fcnseg.models.weights import METADATA, NET, of_network

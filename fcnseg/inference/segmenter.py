@@ -15,9 +15,9 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fcnseg.data import MIN_SIZE, SPLITS, Size, check_settings, sides
 from fcnseg.data.batch import normalize
 from fcnseg.data.dataset import Classes
+from fcnseg.data.settings import MIN_SIZE, SPLITS, Size, check_settings, sides
 from fcnseg.errors import check_whole_number
 from fcnseg.inference.prediction import Prediction, Source, photograph_of
 from fcnseg.inference.tiles import Tile, tiles

@@ -18,7 +18,7 @@ from fcnseg.machine.distributed import interleaved, total, world
 
 
 def is_whole(number: int) -> bool:
-    """Whether a batch is one part on one device, with `number` parts on every device."""
+    """Whether a batch is not divided: there is one process, and `number`, the parts on every device, is 1."""
     return world() == number == 1
 
 

@@ -86,7 +86,7 @@ class SegmentationTask(LightningModule):
 
     def _score(self, batch: Batch, stage: str) -> Tensor:
         found = [self(part) for part in parts(batch.image, self.accumulate)]
-        logits = torch.cat(found) if len(found) > 1 else found[0]
+        logits = torch.cat(found) if len(found) > 1 else found[0]  # (N, C, H, W)
         loss = self.loss(logits, batch.mask)
         self.losses[f"{stage}/loss"].add(loss, len(batch.mask))
         lowest, highest = logits.aminmax()  # a quarter of the time of logits.isfinite() on the CPU

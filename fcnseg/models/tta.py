@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fcnseg.data import MIN_SIZE
+from fcnseg.data.settings import MIN_SIZE
 from fcnseg.errors import check_choice
 
 # The scales of the images that each choice of `tta` averages over; multiscale has those of the public recipes on VOC.

@@ -9,8 +9,8 @@ import torch
 
 from fcnseg import inference
 from fcnseg.cli.arguments import quoted
-from fcnseg.data import LICENCES
 from fcnseg.data.module import DataModule
+from fcnseg.data.settings import LICENCES
 from fcnseg.errors import counted, warn
 from fcnseg.names import CARD, SCORES
 from fcnseg.pictures import panel

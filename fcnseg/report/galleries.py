@@ -10,8 +10,8 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from fcnseg.data import sides
 from fcnseg.data.dataset import Classes
+from fcnseg.data.settings import sides
 from fcnseg.names import BEST
 from fcnseg.report.blocks import Block, Gallery, Text
 from fcnseg.report.collect import Entry, line
@@ -171,9 +171,9 @@ def pixels(data: "DataModule", name: str) -> tuple["Tensor", "Tensor"]:
         ValueError: There is no such image.
     """
     pack = data.packs[data.stages["test"][0]]
-    if name not in pack.ids:
-        raise ValueError(f"{name} is not among the {len(pack.ids)} images of {data.root}: data.root=<where they are now>")
-    at = pack.ids.index(name)
+    if name not in pack.names:
+        raise ValueError(f"{name} is not among the {len(pack.names)} images of {data.root}: data.root=<where they are now>")
+    at = pack.names.index(name)
     return pack.images[at].permute(2, 0, 1).cpu(), pack.masks[at].cpu()  # (H, W, 3) -> (3, H, W)
 
 

@@ -68,7 +68,7 @@ def confusions(study: Study, galleries: Galleries) -> list[Block]:
         f"that make it up, most pixels first. {study.test_set}."
     )
     columns = ("confusion", "pixels", "share of the truth", "images", "most pixels in")
-    counts = totals.reshape(count, count) + np.diag(both)
+    counts = totals.reshape(count, count) + np.diag(both)  # (C, C)
     of_all = counted(int(np.count_nonzero(totals)), "confusion")
     below = f"The {len(rows)} largest of {of_all}, and the images with most of their pixels:"
     return [

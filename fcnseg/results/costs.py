@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from fcnseg.data import Size, sides
+from fcnseg.data.settings import Size, sides
 
 PEAK = Path("/proc/self/clear_refs")  # writing a 5 to it makes Linux forget the peak of this process's memory
 

@@ -20,7 +20,7 @@ class Measured(TypedDict):
         split: The split of the data set; or the one image set that was tested on.
         images: The number of images in train, val and test.
         size: The height and the width of the scored images in pixels, as one number if they are equal; or "original".
-        data_fingerprint: The hash of the data set's files, or its description if it has none.
+        data_fingerprint: The hash of the data set's files.
         parameters: The number of the network's parameters.
     """
 

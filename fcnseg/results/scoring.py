@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from lightning import Trainer
 
-from fcnseg.data import as_one_number, spelled
 from fcnseg.data.module import DataModule
+from fcnseg.data.settings import as_one_number, spelled
 from fcnseg.learning.formulas import calibration_error
 from fcnseg.learning.image_metrics import UNIT
 from fcnseg.learning.metrics import everywhere, iou_per_class, scores

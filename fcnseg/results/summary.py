@@ -9,7 +9,7 @@ from typing import Any, cast
 from rich.console import Console
 from rich.table import Column, Table
 
-from fcnseg.data import SPLITS
+from fcnseg.data.settings import SPLITS
 from fcnseg.errors import counted
 from fcnseg.names import PAPER_SCORES, SCORES
 from fcnseg.results.result import Measured, Result

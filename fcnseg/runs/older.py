@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fcnseg.data import TARGETS
 from fcnseg.data.dataset import Classes
+from fcnseg.data.settings import TARGETS
 from fcnseg.data.voc import VOC
 
 RENAMED = {  # how the name of a class or a function began, and how it begins today

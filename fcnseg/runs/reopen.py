@@ -14,9 +14,9 @@ from lightning import Trainer
 from omegaconf import DictConfig, OmegaConf
 
 from fcnseg import build
-from fcnseg.data import TARGETS
 from fcnseg.data.augment import Chain
 from fcnseg.data.module import DataModule
+from fcnseg.data.settings import TARGETS
 from fcnseg.errors import warn
 from fcnseg.learning import losses
 from fcnseg.learning.task import SegmentationTask
@@ -106,8 +106,7 @@ def data(cfg: DictConfig, *, root: str | None = None, only: str | None = None, t
         node["download"] = False
     if isinstance(source := node.get("source"), dict):
         source.update({key: [] for key in source if str(key).endswith("urls")})
-    made = cast(DataModule, make(node, TARGETS, trust, augment=Chain(), seed=0, only=only))
-    made.trains = False
+    made = cast(DataModule, make(node, TARGETS, trust, augment=Chain(), seed=0, only=only, trains=False))
     with nullcontext() if root else nothing_built():
         made.prepare_data()
     return made

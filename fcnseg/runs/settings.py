@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from fcnseg.data import check_settings, spelled
+from fcnseg.data.settings import check_settings, spelled
 from fcnseg.errors import check_whole_number
 from fcnseg.runs.trainer_settings import check_trainer
 

@@ -59,7 +59,7 @@ def check_trainer(cfg: DictConfig) -> None:
         )
     if "gradient_clip_algorithm" in trainer and trainer.get("gradient_clip_val") is None:
         raise ValueError("trainer.gradient_clip_algorithm has no effect by itself: add +trainer.gradient_clip_val=1.0")
-    if "log_every_n_steps" in trainer and not cfg.callbacks:
+    if "log_every_n_steps" in trainer and not any(map(_may_log_steps, cfg.callbacks.values())):
         raise ValueError(
             "trainer.log_every_n_steps has no effect without a callback that logs: add callbacks=lr_monitor"
             " callbacks.lr_monitor.logging_interval=step"
@@ -71,6 +71,11 @@ def check_trainer(cfg: DictConfig) -> None:
             "lightning.pytorch.profilers.SimpleProfiler +trainer.profiler.dirpath=. +trainer.profiler.filename=profile"
         )
     _check_parts(trainer, cfg.data.batch_size)
+
+
+def _may_log_steps(callback: DictConfig) -> bool:
+    """Whether a callback may log between epochs: not if it is one of ours that does not."""
+    return callback.get("logging_interval") != "epoch" and not str(callback.get("_target_")).endswith("ModelSummary")
 
 
 def _check_parts(trainer: DictConfig, batch_size: int) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 
 from fcnseg.benchmark import __main__, arms, step
 from fcnseg.benchmark.__main__ import benchmark, growth
-from fcnseg.benchmark.arms import image_loader, of_stock_layers, table
+from fcnseg.benchmark.arms import beside_plain, image_loader, of_stock_layers
 from fcnseg.benchmark.step import Operation, Operations, ideal_seconds, step_operations
 from fcnseg.benchmark.tables import call, cases, measured, rows
 from fcnseg.build import data as build_data
@@ -156,10 +156,10 @@ def test_first_losses_must_agree(loss, precision, agree):
         {"arm": "fcnseg", "first_loss": loss, "precision": precision, "images_per_s": 1.0},
     ]
     if agree:
-        table(rows, {})
+        beside_plain(rows, {})
     else:
         with pytest.raises(RunFailedError, match=r"plain.*fcnseg"):
-            table(rows, {})
+            beside_plain(rows, {})
 
 
 def test_what_fails_in_a_process_is_said():
@@ -193,6 +193,7 @@ def test_a_table_grows_case_by_case_in_their_order():
         (["trainer.max_epochs=2"], ["trainer.max_epochs=2 has no effect"]),
         (["growth=true", "data=shapes", "steps=3"], ["steps=3 has no effect with growth=true"]),
         (["augment=true", "ema=0.9"], ["ema=0.9 has no effect with augment=true: leave it out"]),
+        (["augment=true", "+trainer.gradient_clip_val=1"], ["gradient_clip_val=1 has no effect"]),
         (["augment=true", "checkpoint.min_seconds=1"], ["checkpoint.min_seconds=1 has no effect"]),
         (["augment=true", "+trainer.accumulate_grad_batches=2"], ["accumulate_grad_batches=2 has no effect"]),
         (["gpu_day=true", "repeats=3"], ["repeats=3 has no effect with gpu_day=true"]),
@@ -308,7 +309,7 @@ def test_a_row_for_each_arm():
         {"arm": "lightning", "failed": "out of memory"},
         {"arm": "fcnseg", "images_per_s": 6.0, "precision": "bf16-mixed", "first_loss": 3.0},
     ]
-    plain, lightning, fcnseg = table(trained, {"32-true": 4.0, "bf16-mixed": 8.0})
+    plain, lightning, fcnseg = beside_plain(trained, {"32-true": 4.0, "bf16-mixed": 8.0})
     assert (plain["times_plain"], plain["roofline"]) == (1, 0.5)
     assert lightning == {"arm": "lightning", "failed": "out of memory"}
     assert (fcnseg["times_plain"], fcnseg["roofline"]) == (3, 0.75)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from fcnseg.data import loader, sides, voc
+from fcnseg.data import loader, voc
 from fcnseg.data import module as data_module
 from fcnseg.data.augment import Chain, Flip, draws
 from fcnseg.data.batch import denormalize, normalize
@@ -13,6 +13,7 @@ from fcnseg.data.dataset import VOID
 from fcnseg.data.loader import Loader
 from fcnseg.data.mixing import ClassMix, CutMix
 from fcnseg.data.module import DataModule
+from fcnseg.data.settings import sides
 from fcnseg.data.shapes import shapes
 from fcnseg.data.transforms import Crop
 

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from fcnseg import paper
-from fcnseg.data import as_one_number, spelled
+from fcnseg.data.settings import as_one_number, spelled
 from fcnseg.data.voc import VOC
 from fcnseg.names import CONFIG
 from fcnseg.report import charts, curves, galleries, render, sections, tables

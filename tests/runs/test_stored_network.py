@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from fcnseg.cli.configs import CONF
-from fcnseg.data import TARGETS
+from fcnseg.data.settings import TARGETS
 from fcnseg.data.voc import VOC
 from fcnseg.evaluate import evaluate
 from fcnseg.machine.files import read_json, write_json

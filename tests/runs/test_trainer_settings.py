@@ -100,6 +100,13 @@ def test_a_setting_that_would_have_no_effect_is_refused(compose, settings, remed
         check_trainer(config(compose, settings, {}))
 
 
+@pytest.mark.parametrize("callback", ["lr_monitor", "model_summary"])
+def test_steps_are_not_logged_by_callbacks_that_log_none(compose, callback):
+    cfg = compose(f"callbacks={callback}", "+trainer.log_every_n_steps=5")
+    with pytest.raises(ValueError, match=r"callbacks\.lr_monitor\.logging_interval=step"):
+        check_trainer(cfg)
+
+
 def test_the_task_takes_a_batch_in_as_many_parts_as_are_accumulated(compose):
     cfg = config(compose, {"accumulate_grad_batches": 2}, {})
     assert build.task(cfg, classes=VOC, class_pixels=torch.ones(21)).accumulate == 2
