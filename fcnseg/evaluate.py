@@ -36,9 +36,9 @@ def evaluate(cfg: DictConfig) -> float | None:
 
     with stop_requests():
         measured = measure(trainer, task, data)
-    images = per_image(task, data)
+    findings = per_image(task, data)
     miou = show(measured, run.path, console())
-    keep(measured, images, cfg=cfg, run=run, data=data)
+    keep(measured, findings, cfg=cfg, run=run, data=data)
     return miou
 
 
@@ -82,12 +82,12 @@ def changed(run: Run, data: "DataModule") -> str | None:
     return data.changed_since((run.result or run.status or {}).get("data_fingerprint", data.fingerprint))
 
 
-def keep(measured: Mapping[str, Any], images: PerImage | None, *, cfg: DictConfig, run: Run, data: "DataModule") -> None:
+def keep(measured: Mapping[str, Any], findings: PerImage | None, *, cfg: DictConfig, run: Run, data: "DataModule") -> None:
     """Write the test's measurements into the run's folder; for the run's own test, only its findings in every image.
 
     Args:
         measured: The value of `scoring.measure`.
-        images: The value of `scoring.per_image`.
+        findings: The value of `scoring.per_image`.
         cfg: The config of the command.
         run: The run that was tested.
         data: The data that it was tested on.
@@ -101,10 +101,10 @@ def keep(measured: Mapping[str, Any], images: PerImage | None, *, cfg: DictConfi
             tta = [] if cfg.tta == "none" else [cfg.tta]
             parts = [data.root.resolve().name, measured["split"], measured["size"], *tta, data.fingerprint[-12:]]
             name = "-".join(map(str, parts))
-            path = run.add_evaluation(name, {**measured, "tta": cfg.tta, "root": str(data.root)}, images)
+            path = run.add_evaluation(name, {**measured, "tta": cfg.tta, "root": str(data.root)}, findings)
             tell(f"these scores are in {path}")
         elif run.result:  # images.npz belongs to it
-            run.add_images(images)
+            run.add_per_image(findings)
     except ValueError as error:
         if not own_test:
             raise

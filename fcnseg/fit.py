@@ -22,7 +22,7 @@ from fcnseg.callbacks.sessions import Sessions
 from fcnseg.data.module import DataModule
 from fcnseg.errors import LostError, counted, warn
 from fcnseg.learning.task import SegmentationTask
-from fcnseg.machine.distributed import failures_explained, from_first_process, highest, rank, world
+from fcnseg.machine.distributed import failures_explained, highest, rank, result_of_first_process, world
 from fcnseg.machine.files import write_json
 from fcnseg.machine.limits import limits_explained
 from fcnseg.machine.precision import bf16_gain
@@ -72,7 +72,7 @@ def fit(cfg: DictConfig, run: Run, console: Console, describe: Describe) -> Resu
         training = Training(cfg, run, stop, console, code)
         with training.locked() as is_open:
             if not is_open:
-                return from_first_process(lambda: cast(Result, run.result))
+                return result_of_first_process(lambda: cast(Result, run.result))
             checkpoint, epoch = training.open_checkpoint(task, data)
             with training.recorded(data):
                 training.fit(task, data, checkpoint, epoch)
@@ -133,7 +133,7 @@ class Training:
     def _agreed_trainer(self) -> Trainer:
         """A trainer whose precision is the first process's: processes on other machines may find another one faster."""
         trainer = self._make_trainer(self._kept_precision())
-        first = from_first_process(lambda: str(trainer.precision))  # a trainer has connected the processes
+        first = result_of_first_process(lambda: str(trainer.precision))  # a trainer has connected the processes
         return trainer if str(trainer.precision) == first else self._make_trainer(first)
 
     def _make_trainer(self, precision: str | None) -> Trainer:
@@ -171,7 +171,7 @@ class Training:
                 until_the_end.enter_context(self.run.locked())
                 return not self.run.is_finished(self.cfg)
 
-            yield from_first_process(lock)  # the others wait for its answer
+            yield result_of_first_process(lock)  # the others wait for its answer
 
     def open_checkpoint(self, task: SegmentationTask, data: DataModule) -> tuple[Path | None, int]:
         """Open the run's newest good checkpoint in the first process, and have all others take the same file.
@@ -182,7 +182,7 @@ class Training:
         Raises:
             ValueError: The checkpoint is of another network or data set, or of more epochs than the run is to have.
         """
-        return from_first_process(lambda: self._open_checkpoint(task, data))
+        return result_of_first_process(lambda: self._open_checkpoint(task, data))
 
     def _open_checkpoint(self, task: SegmentationTask, data: DataModule) -> tuple[Path | None, int]:
         last = newest_good(self.run.checkpoints) if self.cfg.resume == "auto" else None
@@ -282,5 +282,5 @@ class Training:
         """
         if rank() == 0:
             describe(self.run, data, result)
-            self.run.add_images(scoring.per_image(task, data))
+            self.run.add_per_image(scoring.per_image(task, data))
             write_json(self.run.path / RESULT, result)

@@ -34,5 +34,5 @@ EXPERIMENTS = {  # each has its settings in conf/experiment/<name>.yaml
     "unet": PublishedResult("U-Net", "weighted", 8, 1.8510, 0.0866, 0.7347),
 }
 DATA = "voc2012"
-IMAGES = {"train": 1464, "val": 725, "test": 724}  # official train, and val's 1449 in two halves
+COUNTS = {"train": 1464, "val": 725, "test": 724}  # official train, and val's 1449 in two halves
 FLOOR = {"paper_iou": 0.054, "paper_acc": 0.748}  # background everywhere, on all of val

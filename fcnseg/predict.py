@@ -36,7 +36,7 @@ def predict(cfg: DictConfig) -> None:
 
     files, others = photographs(str(cfg.images), without=out)
     for path in others:
-        warn(f"{path} is skipped: photographs are {', '.join(decode.FORMATS)} files")
+        warn(f"{path} is skipped: photographs are {', '.join(decode.READABLE)} files")
     segmenter = inference.load(run.path, **{key: cfg[key] for key in LOADED}).to(cfg.device)
     folder = out / submission.place(config, segmenter.classes, str(cfg.images)) if cfg.format == "voc" else out
     key, wanted = key_of(run, segmenter, oriented=cfg.oriented), {name: cfg[name] for name in WRITTEN}

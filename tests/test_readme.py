@@ -1,5 +1,6 @@
 """The README's commands and examples are run, small."""
 
+import fnmatch
 import json
 import re
 import shlex
@@ -97,6 +98,13 @@ def test_the_speeds_are_those_of_the_benchmark_s_tables():
     assert f"{at_224} as fast as the first; on an H200, {', '.join(first)} and {last} times" in words
     for where, ratios in (("that waits for its host,", h100), ("without fast bf16,", no_bf16)):
         assert f"{where} {min(ratios.values()):.1f} to {max(ratios.values()):.1f} times" in words
+
+
+def test_every_choice_is_in_its_group_s_row():
+    table = README.partition("| group | choices |")[2].partition("\n\n")[0].strip()
+    rows = {group: row for row in table.splitlines() for group in re.findall(r"`(\w+)`", row[: row.index("|", 1)])}
+    for path in CONF.glob("*/*.yaml"):
+        assert f"`{path.stem}`" in rows[path.parent.name], path
 
 
 def test_there_are_commands_of_every_verb():
@@ -294,3 +302,14 @@ def test_every_file_and_folder_of_the_package_has_its_place_in_the_readme():
     where = README.partition("## Where things are")[2]
     names = {path.name for path in CONF.parent.joinpath("fcnseg").iterdir() if not path.name.startswith(("__init", "__py"))}
     assert [name for name in sorted(names) if name not in where] == []
+
+
+def test_the_tests_that_the_table_of_faults_names_exist():
+    faults = Path(__file__).parent / "faults"
+    for row in re.findall(r"^\|.*`.*\|$", (faults / "README.md").read_text(encoding="utf-8"), re.M):
+        for word in re.findall(r"`([^`]+)`", row.rsplit("|", 2)[1]):
+            if word.endswith(".py"):
+                file = CONF.parent / word if "/" in word else faults / word
+                names = re.findall(r"^def (test_\w+)", file.read_text(encoding="utf-8"), re.M)
+            else:
+                assert fnmatch.filter(names, word.replace("...", "*")), (file, word)

@@ -32,13 +32,13 @@ from fcnseg.data.shapes import draw
 from fcnseg.machine.files import read_json
 from fcnseg.machine.limits import cores
 from fcnseg.names import CHECKPOINTS, LAST, RESULT, SCORES
-from fcnseg.paper import EXPERIMENTS, IMAGES
+from fcnseg.paper import COUNTS, EXPERIMENTS
 
 T = TypeVar("T")
 # Every network with its settings: pretrained weights cannot be downloaded everywhere.
 NETWORKS: dict[str, Sequence[str]] = {"fcn": (), "transfer": ("model.weights=null",), "wilson": (), "unet": ()}
 PAPER = {experiment: NETWORKS.get(experiment, ()) for experiment in EXPERIMENTS}
-VOC_COUNTS = {"train": IMAGES["train"], "val": IMAGES["val"] + IMAGES["test"]}  # the paper cuts VOC's val in two
+VOC_COUNTS = {"train": COUNTS["train"], "val": COUNTS["val"] + COUNTS["test"]}  # the paper cuts VOC's val in two
 SIZE = (500, 500)  # the square in pixels that VOC's images fit
 FEW = {"train": 32, "val": 8}  # the numbers of images on a CPU
 ON_CPU = ("data.size=32", "data.batch_size=4", "trainer.max_epochs=2")

@@ -15,6 +15,7 @@ from PIL import Image
 from fcnseg.errors import counted
 
 VOID = 255  # the label of pixels without one: a prediction there is neither right nor wrong
+MOST_CLASSES = VOID - 1  # labels are bytes, and one more is kept for what is no class: see `decode.UNKNOWN`
 # The endings of photographs.
 SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG", ".bmp", ".tif", ".tiff", ".webp")
 MEAN = (0.485, 0.456, 0.406)  # ImageNet's mean, RGB in 0..1: torchvision's backbones were trained with it
@@ -42,8 +43,8 @@ class Classes:
     void_colour: tuple[int, int, int] = (255, 255, 255)
 
     def __post_init__(self) -> None:
-        if not 2 <= len(self) < VOID:
-            raise ValueError(f"{counted(len(self), 'class', 'classes')}, wanted 2 to {VOID - 1}")
+        if not 2 <= len(self) <= MOST_CLASSES:
+            raise ValueError(f"{counted(len(self), 'class', 'classes')}, wanted 2 to {MOST_CLASSES}")
         if twice := [name for name, times in Counter(self.names).items() if times > 1]:
             raise ValueError(f"several classes have the name {twice[0]}, wanted a name for each")
         if len(self.colours) != len(self) or self.background not in (None, *range(len(self))):

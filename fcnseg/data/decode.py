@@ -13,11 +13,11 @@ import numpy.typing as npt
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
-from fcnseg.data.dataset import VOID
+from fcnseg.data.dataset import MOST_CLASSES, VOID
 from fcnseg.errors import first_of
 
 # Only these formats are opened, under any suffix: Pillow would hand an EPS to Ghostscript, an external program.
-FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
+READABLE = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
 ORIENTATION = 0x0112  # EXIF's tag
 TURNS = {  # the turn that makes a picture upright, by its orientation; 1 is upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -33,7 +33,7 @@ TURNS = {  # the turn that makes a picture upright, by its orientation; 1 is upr
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 Colour = tuple[int, int, int]  # RGB
-UNKNOWN = 254  # the entry of tables of labels that is no class and not void
+UNKNOWN = MOST_CLASSES  # the entry of tables of labels that is no class and not void
 SMOOTH = "; so many come from smoothed edges: export the masks without anti-aliasing"
 MANY = 16  # the number of unknown numbers or colours in a mask above which smoothed edges are the likely cause
 LOSSLESS = ("PNG", "BMP", "TIFF")
@@ -181,8 +181,8 @@ def _upright(path: Path, kind: str) -> Image.Image:
 
     Pillow's `exif_transpose` is not used: it writes the EXIF data anew, which fails if a tag is invalid.
     """
-    remedies = ("correct its name, or leave it out", f"replace the file (by {', '.join(FORMATS)}) or leave it out")
-    with errors_named(f"{kind} {path}", *remedies), Image.open(path, formats=FORMATS) as file:
+    remedies = ("correct its name, or leave it out", f"replace the file (by {', '.join(READABLE)}) or leave it out")
+    with errors_named(f"{kind} {path}", *remedies), Image.open(path, formats=READABLE) as file:
         stored = file.getexif().get(ORIENTATION)
         orientation = stored if stored in TURNS else 1
         file.load()

@@ -42,25 +42,30 @@ def check_settings(
     Raises:
         ValueError: A setting is out of its range; the message names it.
     """
-    limited = [] if limit is None else [("limit", limit, 1)]
-    pair = {"size": size, "pack_size": size if pack_size is None else pack_size}
-    lengths = [(name, side, MIN_SIZE) for name, value in pair.items() for side in _given_sides(name, value)]
-    for name, value, least in (*lengths, ("batch_size", batch_size, 1), *limited):
-        check_whole_number(f"data.{name}", value, least)
-    if any(kept < side for kept, side in zip(*map(sides, reversed(pair.values())), strict=True)):
+    kept_at = size if pack_size is None else pack_size
+    check_size("size", size)
+    check_size("pack_size", kept_at)
+    check_whole_number("data.batch_size", batch_size, 1)
+    if limit is not None:
+        check_whole_number("data.limit", limit, 1)
+    if any(kept < side for kept, side in zip(sides(kept_at), sides(size), strict=True)):
         raise ValueError(
             f"data.pack_size={pack_size} is smaller than data.size={size}: raise it, or null keeps images at data.size"
         )
     check_choice("data.split", split, SPLITS)
 
 
-def _given_sides(name: str, size: Any) -> Sequence[Any]:
-    """The one or two sides of `size`, of any value."""
-    if not isinstance(size, Sequence) or isinstance(size, str):  # a list of OmegaConf's is a Sequence, and no list
-        return [size]
-    if len(size) != 2:
+def check_size(name: str, size: Any) -> None:
+    """Refuse what is no size of images, as the setting `name` of the data.
+
+    Raises:
+        ValueError: It is neither a whole number nor two, or a side is too short.
+    """
+    several = isinstance(size, Sequence) and not isinstance(size, str)  # a list of OmegaConf's is a Sequence, and no list
+    if several and len(size) != 2:
         raise ValueError(f"data.{name}={list(size)}: wanted a whole number from {MIN_SIZE} up, or [height,width]")
-    return size
+    for side in size if several else [size]:
+        check_whole_number(f"data.{name}", side, MIN_SIZE)
 
 
 def sides(size: int | Sequence[int]) -> tuple[int, int]:

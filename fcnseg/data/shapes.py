@@ -101,7 +101,7 @@ def _clouds(rng: np.random.Generator, size: tuple[int, int], cells: int) -> Real
 
 def _background(rng: np.random.Generator, size: tuple[int, int]) -> Reals:
     """Patches of two dull colours: (H, W, 3), RGB of about 0..1."""
-    one, other = (np.array(colorsys.hsv_to_rgb(rng.random(), rng.uniform(0, 0.5), rng.uniform(0.3, 0.9))) for _ in "12")
+    one, other = (np.array(colorsys.hsv_to_rgb(rng.random(), rng.uniform(0, 0.5), rng.uniform(0.3, 0.9))) for _ in range(2))
     blend = 0.6 * _clouds(rng, size, 4) + 0.4 * _clouds(rng, size, int(rng.integers(8, 40)))
     canvas: Reals = one + (other - one) * blend[..., None]
     return canvas

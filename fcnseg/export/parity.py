@@ -21,7 +21,7 @@ from fcnseg.models import Wilson
 from fcnseg.runs import reopen
 from fcnseg.runs.folder import Run
 
-IMAGES = 4  # the number of photographs that are compared
+COMPARED = 4  # the number of photographs that are compared
 ODD = (97, 131)  # a size that no stride divides
 TOLERANCE = 1e-4  # a share of the largest logit: rounding changes a hundredth of it, another normalisation ten times it
 # The share of the pixels that may differ by more in Wilson's model: where two pixels of a pool are equal but for rounding,
@@ -80,9 +80,9 @@ def photographs(run: Run, *, root: str | None, trust: bool) -> tuple[list[Image.
         except (ValueError, OSError) as error:
             if root is not None:  # the user has named this folder, and wants these images
                 raise
-            data_set = shapes(Path(folder), train=1, val=IMAGES, seed=0)
+            data_set = shapes(Path(folder), train=1, val=COMPARED, seed=0)
             names, source = data_set.names("val"), f"generated images, since the run's data set cannot be read ({error})"
-        return [read_image(data_set.image(name)) for name in names[:IMAGES]], source
+        return [read_image(data_set.image(name)) for name in names[:COMPARED]], source
 
 
 def compare(graph: Graph, reopened: Callable[[], Opened], images: Sequence[Image.Image], size: tuple[int, int]) -> list[Row]:
@@ -102,7 +102,7 @@ def compare(graph: Graph, reopened: Callable[[], Opened], images: Sequence[Image
     except Exception as error:  # any that a library raises for a graph that it cannot run
         raise DifferentError(f"it cannot be opened again ({error})") from error
     # The larger the images, the fewer of them: each comparison takes about the same time.
-    sizes = ((IMAGES, size), (2, ODD), (1, (2 * size[0], 2 * size[1])))
+    sizes = ((COMPARED, size), (2, ODD), (1, (2 * size[0], 2 * size[1])))
     return [compared_at(graph, opened, images[:number], each) for number, each in sizes]
 
 

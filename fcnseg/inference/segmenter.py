@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from fcnseg.data.batch import normalize
 from fcnseg.data.dataset import Classes
-from fcnseg.data.settings import MIN_SIZE, SPLITS, Size, check_settings, sides
+from fcnseg.data.settings import MIN_SIZE, Size, check_size, sides
 from fcnseg.errors import check_whole_number
 from fcnseg.inference.prediction import Prediction, Source, photograph_of
 from fcnseg.inference.tiles import Tile, tiles
@@ -250,7 +250,8 @@ def load(
     """
     trained, result = stored_network.load(folder, trust=trust), Run(Path(folder)).result or {}
     size = trained.config.data.get("size")
-    check_settings(size=size, batch_size=batch_size, split=SPLITS[0], limit=None)
+    check_size("size", size)
+    check_whole_number("batch_size", batch_size, 1)
     bf16 = str(result.get("precision")).startswith("bf16")
     return Segmenter(trained.net, trained.classes, size, tta=tta, tile=tile, overlap=overlap, batch_size=batch_size, bf16=bf16)
 

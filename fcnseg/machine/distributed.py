@@ -50,7 +50,7 @@ def failures_explained() -> Iterator[None]:
         raise
 
 
-def from_first_process(function: Callable[[], T]) -> T:
+def result_of_first_process(function: Callable[[], T]) -> T:
     """The first process's result of a function, in all processes; if it raises there, the others exit silently."""
     results: list[T] = []
     try:

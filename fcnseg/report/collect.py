@@ -108,7 +108,7 @@ class Entry:
         rows: The rows of metrics.csv, one an epoch.
         result: The content of result.json; empty unless the status is "finished".
         remarks: The problems of the run, in sentences for the user.
-        images: The findings of a finished run's test in every image; None if images.npz is missing or damaged.
+        per_image: The findings of a finished run's test in every image; None if images.npz is missing or damaged.
     """
 
     path: Path
@@ -117,7 +117,7 @@ class Entry:
     rows: Sequence[Mapping[str, float]]
     result: Mapping[str, Any]
     remarks: tuple[str, ...]
-    images: PerImage | None = None
+    per_image: PerImage | None = None
 
     @property
     def name(self) -> str:
@@ -186,8 +186,8 @@ def read(path: Path) -> Entry:
         known = {**{key: result[key] for key in needed}, "classes": classes, "size": as_one_number(result["size"])}
         flat = attempt(RESULT, lambda: flatten(result)) or {}
         known |= {key: flat[key] for key, is_right in OPTIONAL.items() if key in flat and is_right(flat[key])}
-        images = attempt(PER_IMAGE, lambda: _checked_images(run.images, known))
-        return Entry(path, FINISHED, config, rows, known, tuple(remarks), images)
+        per_image = attempt(PER_IMAGE, lambda: _checked_per_image(run.per_image, known))
+        return Entry(path, FINISHED, config, rows, known, tuple(remarks), per_image)
     if status == FINISHED:
         status, remarks = "broken", remarks or [line(f"no {path / RESULT}, though status.json says finished")]
     if "error" in reported:
@@ -210,18 +210,18 @@ def _checked_config(config: Config) -> Config:
     return {line(key): _shown(value) for key, value in {**config, **sizes}.items()}
 
 
-def _checked_images(images: PerImage | None, result: Mapping[str, Any]) -> PerImage | None:
+def _checked_per_image(per_image: PerImage | None, result: Mapping[str, Any]) -> PerImage | None:
     """The content of images.npz, with names that can be shown.
 
     Raises:
         ValueError: Its images or classes differ from those of the result.
     """
-    if images is None:
+    if per_image is None:
         return None
-    sizes, wanted = images.boundary.shape[:2], (result["images"]["test"], len(result["classes"]))
+    sizes, wanted = per_image.boundary.shape[:2], (result["images"]["test"], len(result["classes"]))
     if sizes != wanted:
         raise ValueError(f"it is of {sizes[0]} images of {sizes[1]} classes, and the result of {wanted[0]} of {wanted[1]}")
-    return replace(images, names=np.array([line(name, 100) for name in images.names], dtype=np.str_))
+    return replace(per_image, names=np.array([line(name, 100) for name in per_image.names], dtype=np.str_))
 
 
 def _shown(value: Any) -> Any:

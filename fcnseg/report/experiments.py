@@ -136,12 +136,12 @@ def differences_from_paper(entry: Entry) -> tuple[str, ...]:
     if not entry.published:
         return ()
     ours, theirs, data = entry.config, published_settings(entry.choice("experiment")), entry.choice("data")
-    images, differing = entry.result.get("images", paper.IMAGES), []
+    images, differing = entry.result.get("images", paper.COUNTS), []
     if data != paper.DATA:
         differing.append(f"data {data} (paper: {paper.DATA})")
     # On other data, or split in another way, the numbers of images always differ.
-    elif images != paper.IMAGES and ours.get("data.split") == theirs["data.split"]:
-        counts = ["/".join(map(str, each.values())) for each in (images, paper.IMAGES)]
+    elif images != paper.COUNTS and ours.get("data.split") == theirs["data.split"]:
+        counts = ["/".join(map(str, each.values())) for each in (images, paper.COUNTS)]
         differing.append(f"images {counts[0]} (paper: {counts[1]})")
     for key in dict.fromkeys([*theirs, *ours]):
         skipped = _is_incidental(key) or key in NOT_THE_PAPER_S or key.startswith(("choices.", "data.source."))

@@ -86,7 +86,7 @@ def _examples(study: Study, cells: Numbers) -> Links:
 
 def boundaries(study: Study) -> list[Block]:
     """The share of errors near boundaries for every run, and the boundary IoU of every class."""
-    sums = [run.images.boundary.astype(np.int64).sum(0) for run in study.runs]  # (C, 3) each
+    sums = [run.per_image.boundary.astype(np.int64).sum(0) for run in study.runs]  # (C, 3) each
     boundary_ious = [with_mean(iou(of_run.T)) for of_run in sums]  # (C + 1,) each
     rows = [[run.title, *_near(run), as_text(values[0])] for run, values in zip(study.runs, boundary_ious, strict=True)]
     about = (
@@ -107,7 +107,7 @@ def boundaries(study: Study) -> list[Block]:
 
 def _near(run: TestedRun) -> list[str]:
     """The shares of a run's pixels near boundaries, of its errors there, and of wrong pixels there and elsewhere."""
-    near, wrong = run.images.near.astype(np.int64).sum(0)
+    near, wrong = run.per_image.near.astype(np.int64).sum(0)
     pixels, errors = run.counts[1].sum(), run.counts[1].sum() - run.counts[0].sum()
     shares = ((near, pixels), (wrong, errors), (wrong, near), (errors - wrong, pixels - near))
     return [f"{part / whole:.1%}" if whole else "-" for part, whole in shares]
@@ -116,7 +116,7 @@ def _near(run: TestedRun) -> list[str]:
 def calibration(study: Study) -> list[Block]:
     """The calibration error of every run, and a reliability diagram of the best ones with its numbers."""
     # By run, for every bin: the pixels, the sum of their confidence, and the right pixels, (B,) each.
-    stored = {run.title: (run.images.pixels, run.images.confidence, run.images.right) for run in study.runs}
+    stored = {run.title: (run.per_image.pixels, run.per_image.confidence, run.per_image.right) for run in study.runs}
     sums = {title: [each.astype(np.float64).sum(0) for each in bins] for title, bins in stored.items() if bins[0].sum()}
     if not sums:
         return []

@@ -48,11 +48,13 @@ def write_html(folder: Path, title: str, lead: str, sections: Sequence[Section])
     galleries = [block for block in blocks if isinstance(block, Gallery)]
     tables = [block for block in blocks if isinstance(block, Table) and block.rows_are]
     images = {address("image", gallery.name) for gallery in galleries}
-    pictures = [  # of a gallery by the title of their card and by their content
-        {title: {what: _webp(picture) for what, picture in card.items()} for title, card in gallery.cards().items()}
+    pictures = {  # of each gallery, by the title of their card and by their content
+        id(gallery): {
+            title: {what: _webp(picture) for what, picture in card.items()} for title, card in gallery.cards().items()
+        }
         for gallery in galleries
-    ]
-    size = sum(len(_data_address(each)) for cards in pictures for card in cards.values() for each in card.values())
+    }
+    size = sum(len(_data_address(each)) for cards in pictures.values() for card in cards.values() for each in card.values())
     remark = f"The pictures, of {size / 1e6:.0f} MB, are in the folder {PICTURES} beside index.html, which needs them."
     remark = remark if size > MOST_INSIDE else ""
     page = TEMPLATES.get_template("page.html").render(
@@ -62,7 +64,7 @@ def write_html(folder: Path, title: str, lead: str, sections: Sequence[Section])
         remark=remark,
         galleries=images,
         addresses=images | {address(table.rows_are, str(row[0])) for table in tables for row in table.rows},
-        pictures=iter(pictures),
+        pictures_of=lambda gallery: pictures[id(gallery)],
         place=_beside(folder) if remark else _data_address,
         address=address,
         free=partial(_free, set()),

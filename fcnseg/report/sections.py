@@ -141,7 +141,7 @@ def _results(sets: Mapping[str, Sequence[Experiment]], finished: Sequence[Experi
 
 def _caveat(entry: Entry) -> str:
     """The reason why results on this run's test set cannot be compared with the paper's; empty if they can."""
-    ours, theirs = entry.result["images"]["test"], paper.IMAGES["test"]
+    ours, theirs = entry.result["images"]["test"], paper.COUNTS["test"]
     if entry.choice("data") != paper.DATA:
         return f"Trained and tested on {entry.data_set}, not on VOC-2012: the paper's numbers are of another task."
     if ours != theirs:

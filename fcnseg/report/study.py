@@ -21,18 +21,18 @@ class TestedRun:
     Attributes:
         title: A title that no other run on the same test set has.
         entry: The content of the run's folder.
-        images: The content of its images.npz, for N images and C classes.
+        per_image: The content of its images.npz, for N images and C classes.
     """
 
     title: str
     entry: Entry
-    images: PerImage
+    per_image: PerImage
 
     @cached_property
     def counts(self) -> Numbers:
         """The labelled pixels of every class, (3, N, C): in truth and prediction, in the truth, in the prediction."""
-        images, classes = self.images.boundary.shape[:2]
-        cells = self.images.cells.astype(np.int64)  # (cells, 4)
+        images, classes = self.per_image.boundary.shape[:2]
+        cells = self.per_image.cells.astype(np.int64)  # (cells, 4)
         image, truth, predicted, pixels = cells[cells[:, 1] < classes].T  # void left out
 
         def sums(label: Numbers, weights: Numbers) -> Numbers:
@@ -49,8 +49,8 @@ class TestedRun:
     @cached_property
     def wrong(self) -> Numbers:
         """The cells of wrong pixels, (M, 4), most pixels first: image, truth, prediction, pixels."""
-        cells = self.images.cells.astype(np.int64)
-        cells = cells[(cells[:, 1] != cells[:, 2]) & (cells[:, 1] < self.images.boundary.shape[1])]
+        cells = self.per_image.cells.astype(np.int64)
+        cells = cells[(cells[:, 1] != cells[:, 2]) & (cells[:, 1] < self.per_image.boundary.shape[1])]
         return np.asarray(cells[np.argsort(-cells[:, 3], kind="stable")])
 
     def confused(self, image: int) -> str:
@@ -83,7 +83,7 @@ class Study:
     @property
     def names(self) -> list[str]:
         """The names of the N images."""
-        return [str(name) for name in self.best.images.names]
+        return [str(name) for name in self.best.per_image.names]
 
     @cached_property
     def iou(self) -> Numbers:
@@ -106,15 +106,15 @@ def studies(sets: Mapping[str, Iterable[Experiment]]) -> list[Study]:
     made = []
     for test_set, in_set in sets.items():
         runs = [
-            TestedRun(_title(experiment, entry), entry, entry.images)
+            TestedRun(_title(experiment, entry), entry, entry.per_image)
             for experiment in in_set
             for entry in experiment.entries
-            if entry.images is not None
+            if entry.per_image is not None
         ]
         runs = sorted(runs, key=lambda run: -(run.entry.result["metrics"]["test/miou"] or 0))
         # The files may contradict each other if somebody has changed one of them.
-        runs = [run for run in runs if np.array_equal(run.images.names, runs[0].images.names)]
-        if runs and len(runs[0].images.names):
+        runs = [run for run in runs if np.array_equal(run.per_image.names, runs[0].per_image.names)]
+        if runs and len(runs[0].per_image.names):
             made.append(Study(test_set, runs))
     return made
 

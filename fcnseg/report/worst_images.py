@@ -72,7 +72,7 @@ def disputed(study: Study, galleries: Galleries) -> list[Block]:
 def labels_to_look_at(study: Study, galleries: Galleries) -> list[Block]:
     """The images with the lowest soft minimum of the probability of their labels, and pictures of the first of them."""
     best = study.best
-    softmin = best.images.softmin
+    softmin = best.per_image.softmin
     order = [int(n) for n in np.argsort(softmin, kind="stable") if not np.isnan(softmin[n])]
     if not order:
         return []

@@ -70,29 +70,27 @@ class PerImage:
         if len(self.cells) and (self.cells[:, :3].max(0) >= limits).any():
             raise ValueError("cells holds an image or a class that is not there")
 
+    def write(self, path: Path) -> None:
+        """Replace the file `path` by this."""
+        with replacing(path) as file:
+            np.savez_compressed(file, allow_pickle=False, **vars(self))
 
-def write(path: Path, content: PerImage) -> None:
-    """Replace the file `path` by `content`."""
-    arrays = {field.name: getattr(content, field.name) for field in fields(content)}
-    with replacing(path) as file:
-        np.savez_compressed(file, allow_pickle=False, **arrays)
+    @classmethod
+    def read(cls, path: Path) -> "PerImage | None":
+        """Read a file of `write`, which may come from anybody; None if there is no such file, as in runs of earlier versions.
 
-
-def read(path: Path) -> PerImage | None:
-    """Read a file of `write`, which may come from anybody; None if there is no such file, as in runs of earlier versions.
-
-    Raises:
-        ValueError: The file is damaged.
-    """
-    if not path.exists():
-        return None
-    try:
-        if not path.is_file():
-            raise ValueError("it is no ordinary file")
-        with zipfile.ZipFile(path) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > MOST_BYTES:
-                raise ValueError(f"it holds more than {MOST_BYTES} bytes")
-        with np.load(path, allow_pickle=False) as stored:
-            return PerImage(**{field.name: stored[field.name] for field in fields(PerImage)})
-    except Exception as error:  # a damaged file may raise any error
-        raise ValueError(f"{path} is damaged ({error}): evaluate the run again to replace it") from error
+        Raises:
+            ValueError: The file is damaged.
+        """
+        if not path.exists():
+            return None
+        try:
+            if not path.is_file():
+                raise ValueError("it is no ordinary file")
+            with zipfile.ZipFile(path) as archive:
+                if sum(entry.file_size for entry in archive.infolist()) > MOST_BYTES:
+                    raise ValueError(f"it holds more than {MOST_BYTES} bytes")
+            with np.load(path, allow_pickle=False) as stored:
+                return cls(**{field.name: stored[field.name] for field in fields(cls)})
+        except Exception as error:  # a damaged file may raise any error
+            raise ValueError(f"{path} is damaged ({error}): evaluate the run again to replace it") from error

@@ -34,7 +34,6 @@ from fcnseg.names import (
     RUNNING,
     STATUS,
 )
-from fcnseg.results import per_image
 from fcnseg.results.per_image import PerImage
 from fcnseg.runs import identity, older, read_files
 from fcnseg.runs.settings import MAY_GROW
@@ -242,28 +241,28 @@ class Run:
             )
 
     @property
-    def images(self) -> PerImage | None:
+    def per_image(self) -> PerImage | None:
         """The content of images.npz; None without such a file, as in a run of an earlier version.
 
         Raises:
             ValueError: The file is damaged.
         """
-        return per_image.read(self.path / PER_IMAGE)
+        return PerImage.read(self.path / PER_IMAGE)
 
-    def add_images(self, images: PerImage | None) -> None:
+    def add_per_image(self, findings: PerImage | None) -> None:
         """Write the findings of the run's own test in every image; do nothing for None.
 
         Raises:
             ValueError: The folder cannot be written, or leads elsewhere.
         """
-        if images:
+        if findings:
             self._check_no_links()
             try:
-                per_image.write(self.path / PER_IMAGE, images)
+                findings.write(self.path / PER_IMAGE)
             except OSError as error:
                 raise self._unwritable(error, "copy the run to where you can write") from error
 
-    def add_evaluation(self, name: str, measured: Mapping[str, Any], images: PerImage | None) -> Path:
+    def add_evaluation(self, name: str, measured: Mapping[str, Any], findings: PerImage | None) -> Path:
         """Write the measurements of a later test beside the run's result, which stays unchanged.
 
         Raises:
@@ -273,8 +272,8 @@ class Run:
         try:
             self._check_no_links()
             path.parent.mkdir(exist_ok=True)
-            if images:
-                per_image.write(path.with_suffix(f".{PER_IMAGE}"), images)
+            if findings:
+                findings.write(path.with_suffix(f".{PER_IMAGE}"))
             write_json(path, dict(measured))
         except OSError as error:
             raise self._unwritable(error, "copy the run to where you can write") from error

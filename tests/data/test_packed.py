@@ -38,7 +38,7 @@ def assert_same(one, other):
     assert torch.equal(one.images, other.images)
     assert torch.equal(one.masks, other.masks)
     assert torch.equal(one.class_pixels, other.class_pixels)
-    assert (one.ids, one.fingerprint) == (other.ids, other.fingerprint)
+    assert (one.names, one.fingerprint) == (other.names, other.fingerprint)
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def forbid_building(monkeypatch):
 def test_pack_is_what_pillow_decodes(folder):
     found = pack(folder, "train", SIZE)
     names = (folder.path / "ImageSets" / "Segmentation" / "train.txt").read_text().split()
-    assert found.ids == tuple(names)
+    assert found.names == tuple(names)
     assert found.images.shape == (12, SIZE, SIZE, 3)
     assert found.masks.shape == (12, SIZE, SIZE)
     assert found.images.dtype == found.masks.dtype == torch.uint8
@@ -107,30 +107,30 @@ def change_order(folder, name):
 @pytest.mark.parametrize("change", [change_image, change_mask, change_list, change_order])
 def test_changed_data_get_another_pack(folder, change):
     before = pack(folder, "train", SIZE)
-    change(folder, before.ids[3])
+    change(folder, before.names[3])
     after = pack(folder, "train", SIZE)
     assert after.fingerprint != before.fingerprint
     assert len(packs(folder)) == 2
-    name = before.ids[4]
-    assert torch.equal(after.images[after.ids.index(name)], before.images[4])
+    name = before.names[4]
+    assert torch.equal(after.images[after.names.index(name)], before.images[4])
     assert not (torch.equal(after.images, before.images) and torch.equal(after.masks, before.masks))
 
 
 def test_a_renamed_image_gets_another_pack(folder):
     before = pack(folder, "train", SIZE)
-    folder.image(before.ids[0]).rename(folder.image("other"))
-    folder.mask(before.ids[0]).rename(folder.mask("other"))
-    names = ("other", *before.ids[1:])
+    folder.image(before.names[0]).rename(folder.image("other"))
+    folder.mask(before.names[0]).rename(folder.mask("other"))
+    names = ("other", *before.names[1:])
     (folder.path / "ImageSets" / "Segmentation" / "train.txt").write_text("\n".join(names))
     after = pack(folder, "train", SIZE)
-    assert after.ids == names
+    assert after.names == names
     assert after.fingerprint != before.fingerprint
     assert torch.equal(after.images, before.images)
 
 
 def test_fingerprint_is_of_contents_not_of_times_or_size(folder):
     before = pack(folder, "train", SIZE)
-    os.utime(folder.image(before.ids[0]), (1, 1))
+    os.utime(folder.image(before.names[0]), (1, 1))
     assert_same(pack(folder, "train", SIZE), before)
     assert len(packs(folder)) == 2  # the time decides whether to look again
     assert pack(folder, "train", 32).fingerprint == before.fingerprint
@@ -170,7 +170,7 @@ def test_broken_files_are_named_and_leave_nothing_behind(folder, damage, told):
     with pytest.raises(ValueError, match=told.format(name=name)):
         pack(folder, "train", SIZE)
     assert packs(folder) == []
-    assert len(pack(folder, "val", SIZE).ids) == 4  # the other image set is sound
+    assert len(pack(folder, "val", SIZE).names) == 4  # the other image set is sound
 
 
 def test_all_broken_files_are_named_up_to_ten(folder):
@@ -202,7 +202,7 @@ def test_a_disk_too_small_is_told_before_it_is_full(folder, monkeypatch):
         with pytest.raises(ValueError, match="No space left on device; make room there"):
             pack(folder, "train", SIZE)
     assert packs(folder) == []
-    assert len(pack(folder, "train", SIZE).ids) == 12
+    assert len(pack(folder, "train", SIZE).names) == 12
 
 
 def test_what_a_killed_build_left_is_no_pack(folder):
@@ -414,7 +414,7 @@ def test_damaged_arrays_are_named(folder, file, harm):
 def test_without_sched_getaffinity(folder, monkeypatch):
     """As on macOS."""
     monkeypatch.delattr(os, "sched_getaffinity")
-    assert len(pack(folder, "train", SIZE).ids) == 12
+    assert len(pack(folder, "train", SIZE).names) == 12
 
 
 def test_a_grey_mask_is_resized_to_labels_that_it_has(folder):

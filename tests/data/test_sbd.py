@@ -92,7 +92,7 @@ def test_masks_are_sbd_s_and_voc_s_own_where_voc_has_one(root, voc_folder):
         assert data.image(name) == voc_folder.image(name)
         assert np.array_equal(data.read_mask(name), voc_folder.read_mask(name))
     packed = pack(data, "train", 32)
-    assert packed.ids[-len(OWN) :] == tuple(OWN)
+    assert packed.names[-len(OWN) :] == tuple(OWN)
     own = sum(np.bincount(labels_of(name).ravel(), minlength=21) for name in OWN)
     vocs = pack(voc_folder, "train", 32).class_pixels[:21].numpy()
     assert np.array_equal(packed.class_pixels[:21].numpy(), own + vocs)

@@ -20,7 +20,8 @@ from fcnseg.callbacks.checkpoints import Checkpoints
 from fcnseg.learning.task import SegmentationTask
 from fcnseg.machine import precision
 from fcnseg.machine.files import read_json
-from fcnseg.results import per_image, scoring
+from fcnseg.results import scoring
+from fcnseg.results.per_image import PerImage
 from fcnseg.runs.checkpoint_files import newest_good
 
 ENDED = 60  # seconds, on a busy machine
@@ -146,7 +147,7 @@ def test_the_scores_of_a_checkpoint_are_those_of_one_process(tmp_path, args):
     wanted = tmp_path / "runs" / "run"
     for name in ("metrics", "iou", "confusion", "calibration", "images"):
         assert read_json(found / "result.json")[name] == read_json(wanted / "result.json")[name], name
-    one, other = (vars(per_image.read(path / "images.npz")) for path in (found, wanted))
+    one, other = (vars(PerImage.read(path / "images.npz")) for path in (found, wanted))
     assert all((one[name] == other[name]).all() for name in one)
 
 

@@ -14,7 +14,7 @@ from fcnseg.data.dataset import Classes
 from fcnseg.evaluate import evaluate
 from fcnseg.learning.image_metrics import BINS, TEMPERATURE, UNIT, DetailedMetrics, boundaries, calibration, softmin
 from fcnseg.names import PER_IMAGE
-from fcnseg.results import per_image
+from fcnseg.results.per_image import SHAPES, PerImage
 from fcnseg.runs.folder import Run
 
 N, H, W = 3, 40, 60
@@ -107,7 +107,7 @@ def run(train_in, tmp_path_factory):
 
 
 def test_a_run_leaves_its_images_and_its_calibration(run):
-    found, result = run.images, run.result
+    found, result = run.per_image, run.result
     size = len(result["classes"]["names"])
     matrix = np.zeros((size + 1, size), dtype=int)
     np.add.at(matrix, (found.cells[:, 1], found.cells[:, 2]), found.cells[:, 3])
@@ -125,15 +125,15 @@ def test_a_run_leaves_its_images_and_its_calibration(run):
 
 
 def test_evaluate_writes_them_anew_and_beside_its_own(command, run):
-    then = run.images
+    then = run.per_image
     (run.path / PER_IMAGE).unlink()
-    assert run.images is None
+    assert run.per_image is None
     assert command(evaluate, f"run={run.path}").code == 0
-    for name in per_image.SHAPES:
-        assert np.array_equal(getattr(run.images, name), getattr(then, name)), name
+    for name in SHAPES:
+        assert np.array_equal(getattr(run.per_image, name), getattr(then, name)), name
     assert command(evaluate, f"run={run.path}", "at=original").code == 0
     (path,) = (run.path / "evaluations").glob("*.json")
-    beside = per_image.read(path.with_suffix(f".{PER_IMAGE}"))
+    beside = PerImage.read(path.with_suffix(f".{PER_IMAGE}"))
     confusion = np.array(json.loads(path.read_text())["confusion"])
     assert beside.cells[:, 3].sum() == confusion.sum() != then.cells[:, 3].sum()
 
@@ -149,16 +149,16 @@ def test_a_test_that_was_not_finite_leaves_none(command, run, tmp_path):
     (tmp_path / "run" / PER_IMAGE).unlink()
     outcome = command(evaluate, "run=run", "verify=false")
     assert outcome.code == 0, outcome.err
-    assert Run(tmp_path / "run").images is None
+    assert Run(tmp_path / "run").per_image is None
 
 
 @pytest.mark.parametrize("name", ["names", "cells", "pixels", "boundary", "softmin"])
 def test_arrays_that_do_not_go_together_are_refused(run, tmp_path, name):
-    arrays = {key: getattr(run.images, key) for key in per_image.SHAPES}
+    arrays = {key: getattr(run.per_image, key) for key in SHAPES}
     for wrong in (arrays[name][:-1, ...] if name != "cells" else arrays[name] + 99, np.zeros(3, complex), np.array(7)):
         np.savez(tmp_path / "images.npz", **{**arrays, name: wrong})
         with pytest.raises(ValueError, match=r"images.npz is damaged"):
-            per_image.read(tmp_path / "images.npz")
+            PerImage.read(tmp_path / "images.npz")
 
 
 @pytest.mark.parametrize("damage", ["cut", "text", "pickled", "folder", "lacking", "large"])
@@ -173,8 +173,8 @@ def test_a_damaged_file_is_refused(run, tmp_path, damage):
             for _ in range(300):
                 file.write(bytes(1 << 20))
     else:
-        arrays = {key: getattr(run.images, key) for key in per_image.SHAPES if damage == "pickled" or key != "near"}
+        arrays = {key: getattr(run.per_image, key) for key in SHAPES if damage == "pickled" or key != "near"}
         arrays["names"] = arrays["names"].astype(object) if damage == "pickled" else arrays["names"]
         np.savez(path, **arrays)
     with pytest.raises(ValueError, match=r"images.npz is damaged"):
-        per_image.read(path)
+        PerImage.read(path)

@@ -29,7 +29,7 @@ from fcnseg.report.experiments import by_test_set, experiments
 from fcnseg.report.galleries import Galleries
 from fcnseg.report.study import Study, TestedRun
 from fcnseg.results import costs
-from fcnseg.results.per_image import PerImage, write
+from fcnseg.results.per_image import PerImage
 
 SIDE, BINS = 12, 15
 NEW = ("predicted_per_s", "peak_memory", "giga_macs")  # what results of earlier versions lack
@@ -159,7 +159,7 @@ def test_labels_are_ranked_by_the_best_run(study):
     warned = worst_images.labels_to_look_at(study.study, Pictures())[1]
     assert warned.warning
     assert "not better than predicting background everywhere" in warned.text
-    softmin = study.study.best.images.softmin
+    softmin = study.study.best.per_image.softmin
     assert [row[0] for row in table.rows] == [f"{n}<i>" for n in np.argsort(softmin[:-1])]
     assert [row[1] for row in table.rows] == [f"{value:.4f}" for value in np.sort(softmin[:-1])]
 
@@ -169,7 +169,7 @@ def test_calibration_is_numpys(study):
     (errors_of,) = tables(blocks)
     assert errors_of.columns == ("run", "expected calibration error", "mean confidence", "share of pixels right")
     for run, row in zip(study.study.runs, errors_of.rows, strict=True):
-        pixels, confidence, right = (getattr(run.images, name).sum(0) for name in ("pixels", "confidence", "right"))
+        pixels, confidence, right = (getattr(run.per_image, name).sum(0) for name in ("pixels", "confidence", "right"))
         error = sum(n / pixels.sum() * abs(c / n - r / n) for n, c, r in zip(pixels, confidence, right, strict=True) if n)
         assert row == [
             run.title,
@@ -219,12 +219,12 @@ def test_confusions_name_the_images_that_make_them_up(study):
 def test_boundaries_are_numpys(study):
     of_runs, of_classes = tables(mistakes.boundaries(study.study))
     for at, (run, row) in enumerate(zip(study.study.runs, of_runs.rows, strict=True)):
-        near, wrong = run.images.near.sum(0)
+        near, wrong = run.per_image.near.sum(0)
         labelled = study.truth != 255
         errors_ = (labelled & (study.truth != study.guesses[at])).sum()
         shares = [near / labelled.sum(), wrong / errors_, wrong / near, (errors_ - wrong) / (labelled.sum() - near)]
         assert row[1:5] == [f"{share:.1%}" for share in shares]
-        both, truth, guess = run.images.boundary.sum(0).T
+        both, truth, guess = run.per_image.boundary.sum(0).T
         assert [line[at + 1] for line in of_classes.rows] == [f"{value:.4f}" for value in both / (truth + guess - both)]
 
 
@@ -278,7 +278,7 @@ def test_two_runs_on_other_test_sets_are_told_so(study):
 
 def test_one_image_and_one_run_are_one():
     run, *_ = of_run("run", "two", 0, images=1, rows=[{"val/miou": 0.5}] * 2)
-    run.images.softmin[:] = 0.5
+    run.per_image.softmin[:] = 0.5
     study, shown = Study("a set", [run]), Pictures()
     blocks = [*worst_images.worst_first(study, shown), *worst_images.labels_to_look_at(study, shown)]
     blocks += [*mistakes.confusions(study, shown), *mistakes.boundaries(study), *mistakes.calibration(study)]
@@ -452,12 +452,12 @@ print(sorted({{"torch", "lightning", "torchvision", "torchmetrics", "pandas", "s
 
 def test_a_broken_file_is_a_remark_and_a_missing_one_is_nothing(run):
     entry, path = read(run), run / "images.npz"
-    assert (entry.images is not None, entry.remarks) == (True, ())
+    assert (entry.per_image is not None, entry.remarks) == (True, ())
     whole = path.read_bytes()
     path.unlink()
-    assert (read(run).images, read(run).remarks) == (None, ())
+    assert (read(run).per_image, read(run).remarks) == (None, ())
     path.write_bytes(whole[:500])
-    assert read(run).images is None
+    assert read(run).per_image is None
     assert "images.npz is damaged" in read(run).remarks[0]
     assert read(run).status == "finished"
     path.write_bytes(whole)
@@ -467,9 +467,9 @@ def test_pictures_of_a_run_without_its_checkpoint_are_missed_once(run, tmp_path)
     shutil.copytree(run, tmp_path / "run")
     (tmp_path / "run" / "checkpoints" / "best.ckpt").unlink()
     (whole, lost), galleries = (read(path) for path in (run, tmp_path / "run")), Galleries(None)
-    runs = [TestedRun("lost", lost, lost.images), TestedRun("whole", whole, whole.images)]
+    runs = [TestedRun("lost", lost, lost.per_image), TestedRun("whole", whole, whole.per_image)]
     for wanted in (["Text", "Gallery"], ["Gallery"]):
-        blocks = galleries.of_images([str(whole.images.names[0])], runs)
+        blocks = galleries.of_images([str(whole.per_image.names[0])], runs)
         assert [type(block).__name__ for block in blocks] == wanted
         assert list(blocks[-1].predictions) == ["whole"]
         assert blocks[-1].with_errors
@@ -480,10 +480,10 @@ def test_names_of_images_are_text(run, tmp_path, first):
     names = [*hostile.NASTY.values(), "\0", "\ufeff"][first : first + 4]  # one a test image
     assert len(names) == 4
     folder = shutil.copytree(run, tmp_path / "run")
-    found = read(folder).images
-    write(folder / PER_IMAGE, replace(found, names=np.array(names)))
+    found = read(folder).per_image
+    replace(found, names=np.array(names)).write(folder / PER_IMAGE)
     entries = [read(folder)]
-    assert all(map(str.isprintable, entries[0].images.names))
+    assert all(map(str.isprintable, entries[0].per_image.names))
     render.write_html(tmp_path, "title", "lead", sections.sections(entries, images=[], root=None))
     assert "<script>alert" not in (tmp_path / "index.html").read_text()
     cells = [cell for row in csv.reader(io.StringIO(worst_images.as_csv(sections.studied(entries)))) for cell in row]

@@ -139,7 +139,7 @@ def out(command, folder, runs, few_pictures):
     """The report on all of them, written once, and what was printed."""
     if not folder.exists():
         pair = ",".join(path.name for path in sorted(runs.glob("paper-baseline*")))
-        name = read(next(runs.glob("paper-transfer*"))).images.names[0]
+        name = read(next(runs.glob("paper-transfer*"))).per_image.names[0]
         outcome = command(report, f"runs={runs}", f"out={folder}", f"compare=[{pair}]", f"images=[{name}]")
         assert outcome.code == 0, outcome.err
         (folder / "printed.txt").write_text(outcome.out)
@@ -155,7 +155,7 @@ def plain(entry, cfg, name):
     """A finished run's entry with the config of one of the paper's experiments, on all images of the paper's."""
     config = flatten({key: cfg[key] for key in cfg if key != "choices"})
     choices = {"choices.data": "voc2012", "choices.experiment": name}
-    return replace(entry, config=config | choices, result={**entry.result, "images": paper.IMAGES})
+    return replace(entry, config=config | choices, result={**entry.result, "images": paper.COUNTS})
 
 
 def test_all_that_differs_from_the_paper_is_in_one_cell(compose, entries):
@@ -569,7 +569,7 @@ def test_the_page_has_every_section(out, runs):
         assert title in (out / "index.html").read_text()
     assert "No predictions of" not in text
     predictions = text.partition("\n## Predictions")[2].partition("\n## ")[0]
-    names = [read(next(runs.glob(pattern))).images.names for pattern in ("paper-transfer*", "*-fcn-*")]
+    names = [read(next(runs.glob(pattern))).per_image.names for pattern in ("paper-transfer*", "*-fcn-*")]
     assert set(re.findall(r"\]\(figures/masks-(\w+)", predictions)) == {names[0][0]}  # as images=[...] said
     assert len((out / "images.csv").read_text().splitlines()) == 1 + sum(map(len, names))
 
@@ -658,7 +658,7 @@ def test_a_damaged_checkpoint_is_told_once(tmp_path, finished):
     (experiment,), shown = experiments(collect(str(run))), galleries.Galleries(None)
     (told,) = galleries.side_by_side([experiment], None, shown)
     assert told.text.startswith("No predictions of transfer")
-    images = experiment.first.images
+    images = experiment.first.per_image
     assert shown.of_images(images.names[:1], [TestedRun("transfer", experiment.first, images)]) == []
 
 
@@ -706,7 +706,7 @@ def test_wrong_use(command, tmp_path, finished, arguments, words):
     ],
 )
 def test_another_test_set_than_the_paper_s_gets_a_caveat(entries, data, images, caveat):
-    result = {**entries[0].result, "images": {**paper.IMAGES, "test": images}}
+    result = {**entries[0].result, "images": {**paper.COUNTS, "test": images}}
     found = sections._caveat(replace(entries[0], config={"choices.data": data}, result=result))
     assert caveat in found if caveat else found == ""
 

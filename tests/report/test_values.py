@@ -133,7 +133,7 @@ def test_what_the_paper_prints():
         "unet": ("weighted", 8, 1.8510, 0.0866, 0.7347),
     }
     assert paper.FLOOR == {"paper_iou": 0.054, "paper_acc": 0.748}
-    assert paper.IMAGES == {"train": 1464, "val": 725, "test": 724}
+    assert paper.COUNTS == {"train": 1464, "val": 725, "test": 724}
 
 
 def lines(axes):
@@ -213,7 +213,7 @@ class Data:
         image = torch.zeros(1, 4, 4, 3, dtype=torch.uint8)
         image[:, :, :2], image[:, :, 2:] = 50, 200
         mask = torch.tensor([[0, 5, 0, 255]] * 4, dtype=torch.uint8)[None]
-        pack = type("Pack", (), {"images": image, "masks": mask, "ids": ("a",)})
+        pack = type("Pack", (), {"images": image, "masks": mask, "names": ("a",)})
         self.size, self.classes = 4, VOC
         self.packs, self.stages = {"val": pack}, {"test": ("val", torch.arange(1))}
 

@@ -112,7 +112,9 @@ def split(files: Files, share: float = SHARE, group: str | None = None) -> None:
     Raises:
         ValueError: There are fewer than two groups, or a setting is out of its range.
     """
-    pattern = _pattern(share, group)
+    if not 0 < share < 1:
+        raise ValueError(f"data.source.val={share}: wanted the share of images that val gets, between 0 and 1")
+    pattern = _pattern(group)
     sets = files.sets
     if "val" in sets:
         if share != SHARE or group:
@@ -132,10 +134,8 @@ def split(files: Files, share: float = SHARE, group: str | None = None) -> None:
     sets["val"] = [name for name in whole if keys[name] in val]
 
 
-def _pattern(share: float, group: str | None) -> re.Pattern[str]:
-    """The regular expression `group`; `share` is only checked."""
-    if not 0 < share < 1:
-        raise ValueError(f"data.source.val={share}: wanted the share of images that val gets, between 0 and 1")
+def _pattern(group: str | None) -> re.Pattern[str]:
+    """The regular expression `group`."""
     try:
         return re.compile(group or "")
     except re.error as error:

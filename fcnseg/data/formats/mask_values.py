@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fcnseg.data import decode, voc
-from fcnseg.data.dataset import VOID
+from fcnseg.data.dataset import MOST_CLASSES, VOID
 from fcnseg.data.formats.classes import FILE
 from fcnseg.data.formats.files import Files
 from fcnseg.machine.files import write_text
@@ -105,7 +105,7 @@ def _to_name(files: Files, stored: Stored) -> list[Any]:
     # Masks of 0 and 255 alone have two classes; 255 beside several other numbers is void, as in VOC.
     void = voc.VOC.void_colour if colours else VOID if len(numbers) > 2 else None
     values = [value for value in numbers or colours if value != void]
-    if not 2 <= len(values) <= decode.UNKNOWN:
+    if not 2 <= len(values) <= MOST_CLASSES:
         found = f"{len(values)} numbers or colours besides void"
-        raise ValueError(f"the masks of {files.path} hold {found}: wanted 2 to {decode.UNKNOWN}, one for a class")
+        raise ValueError(f"the masks of {files.path} hold {found}: wanted 2 to {MOST_CLASSES}, one for a class")
     return values

@@ -48,7 +48,7 @@ def test_packs_are_those_of_voc_s_layout(written, sample, tmp_path):
     data, _ = written
     for image_set in ("train", "val"):
         found = pack(data, image_set, 32, cache=tmp_path / "packs")
-        own = {PurePosixPath(name).name: row for row, name in enumerate(found.ids)}
+        own = {PurePosixPath(name).name: row for row, name in enumerate(found.names)}
         wanted = pack(sample.folder, "train", 32, names=list(own), cache=tmp_path / "voc")
         assert torch.equal(found.masks, wanted.masks)
         assert torch.equal(found.images, wanted.images)
