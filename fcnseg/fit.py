@@ -73,7 +73,7 @@ def fit(cfg: DictConfig, run: Run, console: Console, describe: Describe) -> Resu
         with training.locked() as is_open:
             if not is_open:
                 return result_of_first_process(lambda: cast(Result, run.result))
-            checkpoint, epoch = training.open_checkpoint(task, data)
+            checkpoint, epoch = result_of_first_process(lambda: training.open_checkpoint(task, data))
             with training.recorded(data):
                 training.fit(task, data, checkpoint, epoch)
                 result = training.test(task, data)
@@ -174,7 +174,7 @@ class Training:
             yield result_of_first_process(lock)  # the others wait for its answer
 
     def open_checkpoint(self, task: SegmentationTask, data: DataModule) -> tuple[Path | None, int]:
-        """Open the run's newest good checkpoint in the first process, and have all others take the same file.
+        """Open the run's newest good checkpoint.
 
         Returns:
             Its path and the epoch from which the run is resumed, counted from 0; None and 0 for a run from the beginning.
@@ -182,9 +182,6 @@ class Training:
         Raises:
             ValueError: The checkpoint is of another network or data set, or of more epochs than the run is to have.
         """
-        return result_of_first_process(lambda: self._open_checkpoint(task, data))
-
-    def _open_checkpoint(self, task: SegmentationTask, data: DataModule) -> tuple[Path | None, int]:
         last = newest_good(self.run.checkpoints) if self.cfg.resume == "auto" else None
         if last is None:
             return None, 0

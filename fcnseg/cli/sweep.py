@@ -25,6 +25,7 @@ from fcnseg.cli.values import check_and_name
 from fcnseg.errors import StopError, warn
 from fcnseg.machine.files import read_json, write_json
 from fcnseg.names import FAILED, FINISHED, INTERRUPTED, KILLED, RUNNING
+from fcnseg.results.summary import as_text
 from fcnseg.runs.folder import Run
 
 DONE = (FINISHED, "skipped")
@@ -95,8 +96,7 @@ def _table(jobs: list[dict[str, Any]]) -> Table:
     table = Table(name, "status", "mIoU", "seconds", "error", title=f"{len(jobs)} jobs", title_justify="left")
     for job in jobs:
         status = KILLED if job["status"] == RUNNING else job["status"]
-        miou = "-" if job.get("miou") is None else f"{job['miou']:.4f}"
-        table.add_row(job["run"], status, miou, f"{job.get('seconds', 0):.1f}", job.get("error", ""))
+        table.add_row(job["run"], status, as_text(job.get("miou")), f"{job.get('seconds', 0):.1f}", job.get("error", ""))
     return table
 
 

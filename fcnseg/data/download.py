@@ -105,7 +105,7 @@ def voc2012(root: Path, *, urls: Sequence[str], md5: str, download: bool | None 
     return voc.Folder(path)
 
 
-def find_or_download(data_set: Published, root: Path, *, urls: Sequence[str], md5: str, download: bool | None = None) -> Path:
+def find_or_download(data_set: Published, root: Path, *, urls: Sequence[str], md5: str, download: bool | None) -> Path:
     """The folder of a data set under `root`, which is downloaded first; one process does it while others wait.
 
     Args:

@@ -45,7 +45,7 @@ class SegmentationTask(LightningModule):
         optimizer: Callable[[nn.Module], Optimizer],
         schedule: Callable[[Optimizer, int, int], LRSchedulerConfigType],
         classes: Classes,
-        memory_format: torch.memory_format = torch.contiguous_format,
+        memory_format: torch.memory_format,
         accumulate: int = 1,
     ) -> None:
         super().__init__()

@@ -58,12 +58,12 @@ def _or_none(check: Check) -> Check:
     return lambda value: value is None or check(value)
 
 
-def _list_of(check: Check, length: int | None = None) -> Check:
-    """Whether a value is a list of right values, of this length if `length` is given."""
-    return lambda value: isinstance(value, list) and length in (None, len(value)) and all(map(check, value))
+def _list_of(check: Check, length: int) -> Check:
+    """Whether a value is a list of right values, of this length."""
+    return lambda value: isinstance(value, list) and length == len(value) and all(map(check, value))
 
 
-def _table_of(check: Check, names: Iterable[str] = ()) -> Check:
+def _table_of(check: Check, names: Iterable[str]) -> Check:
     """Whether a value is a table of right values that has these names."""
     return lambda value: isinstance(value, dict) and value.keys() >= set(names) and all(map(check, value.values()))
 

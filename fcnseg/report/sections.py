@@ -29,6 +29,11 @@ DEFINITIONS = (
     "class if there is no background: only what a network scores above it has been learnt. The loss is weighted by class from "
     "the paper's fourth experiment on, in the paper and here."
 )
+ABOUT_COSTS = (
+    "GMAC: billions of multiplications and additions for one image at the run's size, of convolutions and matrix products. "
+    "Images/s predicted is the speed of the network alone. The memory is the most that training took, of the GPU, or of the "
+    "whole process on a CPU. Speeds, seconds and memory are means over seeds, on the hardware of each run."
+)
 
 
 def sections(
@@ -68,7 +73,7 @@ def sections(
         Section("IoU of every class", _of_each(sets, _classes)),
         Section("Confusion matrices", _confusions(detailed)),
         *_image_by_image(known, galleries),
-        Section("Cost", [*([Text(tables.ABOUT_COSTS)] if sets else []), *_of_each(sets, tables.costs)]),
+        Section("Cost", [*([Text(ABOUT_COSTS)] if sets else []), *_of_each(sets, tables.costs)]),
         Section("What more images bring", _of_each(sets, curves.over_images)),
         Section("Training curves laid over each other", _of_each(sets, curves.overlaid)),
     ]

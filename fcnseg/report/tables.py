@@ -20,11 +20,6 @@ from fcnseg.runs.settings import flatten
 PRINTED = {"paper_iou": "IoU", "paper_acc": "accuracy", "loss": "loss"}  # the metrics that the paper prints
 LOSSES = ("train/loss", "val/loss")
 MOST_POINTS = 12  # experiments in the chart of costs: each needs a colour and a line of the legend
-ABOUT_COSTS = (
-    "GMAC: billions of multiplications and additions for one image at the run's size, of convolutions and matrix products. "
-    "Images/s predicted is the speed of the network alone. The memory is the most that training took, of the GPU, or of the "
-    "whole process on a CPU. Speeds, seconds and memory are means over seeds, on the hardware of each run."
-)
 
 
 def results(experiments: Sequence[Experiment]) -> Table:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -106,14 +106,14 @@ def read(path: Path) -> StoredCheckpoint:
     try:
         if not path.is_file():  # reading a pipe could wait for ever
             raise FileNotFoundError("no such file")
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint: StoredCheckpoint = torch.load(path, map_location="cpu", weights_only=True)
         for name, value in checkpoint["state_dict"].items():
             str.encode(name), value.shape  # names of tensors
     except Exception as error:  # a damaged file may raise any error
         raise ValueError(
             f"cannot load the checkpoint {path} ({str(error).splitlines()[0]}): restore it, or start over with resume=never"
         ) from error
-    return cast(StoredCheckpoint, checkpoint)
+    return checkpoint
 
 
 def load_weights(task: nn.Module, path: Path) -> None:

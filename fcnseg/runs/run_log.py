@@ -62,11 +62,6 @@ class RunLog(Logger):
         return str(self.run.path.parent)
 
     @property
-    def unwritten(self) -> list[dict[str, float]]:
-        """The rows that a full disk has kept out of the files so far."""
-        return self.rows[self._written :]
-
-    @property
     def images_per_second(self) -> float | None:
         """The images trained on in a second, as the median over the epochs; None before the first epoch."""
         return median(row["images_per_s"] for row in self.rows) if self.rows else None
@@ -128,7 +123,7 @@ class RunLog(Logger):
         columns = dict.fromkeys(name for row in self.rows for name in row if not name.startswith(CLASS_IOU))
         table = csv_text([columns, *([row.get(name) for name in columns] for row in self.rows)])
         write_text(self.run.path / METRICS, table)
-        for row in self.unwritten:
+        for row in self.rows[self._written :]:  # a full disk may have kept rows of earlier epochs out
             for name, value in row.items():
                 if name not in NOT_DRAWN:
                     self.writer.add_scalar(name, value, int(row["epoch"]))

@@ -115,7 +115,7 @@ def group(cfg: DictConfig, name: str) -> dict[str, Any]:
     node = with_todays_form(cast(dict[str, Any], OmegaConf.to_container(cfg))).get(name)
     if not isinstance(node, dict):
         raise ValueError(f"the config of the run has no {name}: restore its {CONFIG}")
-    return cast(dict[str, Any], node)
+    return node
 
 
 def make(node: Any, known: tuple[str, ...], trust: bool, **more: Any) -> Any:
