@@ -6,7 +6,7 @@ import runpy
 import sys
 from pathlib import Path
 
-from fcnseg.errors import say
+from fcnseg.texts import say
 
 PACKAGE = Path(__file__).parent
 COMMANDS = ("train", "evaluate", "predict", "export", "check", "report", "benchmark")

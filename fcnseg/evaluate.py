@@ -8,11 +8,12 @@ from omegaconf import DictConfig
 
 from fcnseg.cli.command import command
 from fcnseg.cli.messages import console, tell
-from fcnseg.errors import check_choice, warn
+from fcnseg.errors import check_choice
 from fcnseg.machine.signals import stop_requests
 from fcnseg.results.per_image import PerImage
 from fcnseg.results.summary import show
 from fcnseg.runs.folder import Run
+from fcnseg.texts import warn
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -60,20 +61,15 @@ def reopened(cfg: DictConfig, run: Run) -> "tuple[DataModule, SegmentationTask, 
         ValueError: There is no such run, or its network cannot be rebuilt, or its data cannot be opened.
     """
     stored, result = run.config, run.result or {}
-    from fcnseg.models.tta import averaged
     from fcnseg.runs import reopen
 
     if cfg.verify:  # scores of other weights would be taken for those of the result
         reopen.check_best(run)
-    data = reopen.data(stored, root=cfg.data.root, only=cfg.set, trust=cfg.trust)
+    floor_class = result.get("floor_class")
+    data = reopen.data(stored, root=cfg.data.root, only=cfg.set, floor_class=floor_class, trust=cfg.trust)
     if cfg.set is None and (change := changed(run, data)):
         warn(f"{run.path}: {change}: these scores and those of its training are not comparable")
-    task = reopen.task(run.path, data, trust=cfg.trust)
-    task.net = averaged(task.net, cfg.tta)
-    if cfg.at == "original":
-        task.details.original_masks = data.original_masks
-    if (floor := result.get("floor_class")) in data.classes.names:  # the most frequent class is train's
-        data.floor_class = data.classes.names.index(floor)
+    task = reopen.task(run.path, data, tta=cfg.tta, at_original=cfg.at == "original", trust=cfg.trust)
     return data, task, reopen.trainer(stored, kept_precision=result.get("precision"))
 
 

@@ -20,7 +20,7 @@ from fcnseg.callbacks.finite_loss import FiniteLoss
 from fcnseg.callbacks.progress import RunProgress
 from fcnseg.callbacks.sessions import Sessions
 from fcnseg.data.module import DataModule
-from fcnseg.errors import LostError, counted, warn
+from fcnseg.errors import LostError
 from fcnseg.learning.task import SegmentationTask
 from fcnseg.machine.distributed import failures_explained, highest, rank, result_of_first_process, world
 from fcnseg.machine.files import write_json
@@ -38,6 +38,7 @@ from fcnseg.runs.older import sessions_of
 from fcnseg.runs.run_log import RunLog
 from fcnseg.runs.settings import hyperparameters
 from fcnseg.runs.trainer_settings import PRECISIONS
+from fcnseg.texts import counted, warn
 
 Describe = Callable[[Run, DataModule, Result], None]
 
@@ -75,7 +76,7 @@ def fit(cfg: DictConfig, run: Run, console: Console, describe: Describe) -> Resu
                 return result_of_first_process(lambda: cast(Result, run.result))
             checkpoint, epoch = result_of_first_process(lambda: training.open_checkpoint(task, data))
             with training.recorded(data):
-                training.fit(task, data, checkpoint, epoch)
+                training.train(task, data, checkpoint, epoch)
                 result = training.test(task, data)
                 training.write(result, task, data, describe)
             return result
@@ -96,7 +97,7 @@ def _checked_task(cfg: DictConfig, data: DataModule) -> SegmentationTask:
 
 
 class Training:
-    """A trainer with the callbacks and loggers of a run.
+    """A run in this process: its trainer with its callbacks and loggers, and the steps of `fit`.
 
     Args:
         cfg: The run's whole config.
@@ -211,7 +212,7 @@ class Training:
         with status, failures_explained(), limits_explained(data.batch_size, data.size, began["precision"]):
             yield
 
-    def fit(self, task: SegmentationTask, data: DataModule, checkpoint: Path | None, epoch: int) -> None:
+    def train(self, task: SegmentationTask, data: DataModule, checkpoint: Path | None, epoch: int) -> None:
         """Train, from the opened checkpoint and its epoch on if there is one: see `open_checkpoint`.
 
         Raises:

@@ -9,9 +9,10 @@ from omegaconf import DictConfig
 
 from fcnseg.cli.command import command
 from fcnseg.cli.messages import tell
-from fcnseg.errors import RunFailedError, check_choice, counted, warn
+from fcnseg.errors import RunFailedError, check_choice
 from fcnseg.machine.threads import with_progress
 from fcnseg.runs.folder import Run
+from fcnseg.texts import counted, warn
 
 if TYPE_CHECKING:
     from fcnseg.inference.masks import MaskFolder

@@ -15,6 +15,7 @@ PACKAGE = Path(fcnseg.__file__).parent
 FACTS = {
     "fcnseg.names",
     "fcnseg.errors",
+    "fcnseg.texts",
     "fcnseg.data",
     "fcnseg.data.settings",
     "fcnseg.data.voc",
@@ -111,7 +112,7 @@ def test_a_piece_knows_torch_and_the_facts(name):
     ("name", "known"),
     [
         ("fcnseg.data.voc", {"fcnseg.data.decode", "fcnseg.data.dataset"}),
-        ("fcnseg.data.dataset", {"fcnseg.errors"}),
+        ("fcnseg.data.dataset", {"fcnseg.texts"}),
         (
             "fcnseg.learning.task",
             {
@@ -143,7 +144,7 @@ def test_known_modules(name, known):
 def test_data_knows_data_files_and_warnings_only(name):
     asks = ["fcnseg.machine.distributed"] if name in ("fcnseg.data.module", "fcnseg.data.loader") else []
     machine = {f"fcnseg.machine.{name}" for name in ("files", "limits", "threads")}
-    known = {*machine, "fcnseg.errors", *asks}
+    known = {*machine, "fcnseg.errors", "fcnseg.texts", *asks}
     assert {module for module in ours(name) if layer(module) != "data"} <= known
 
 

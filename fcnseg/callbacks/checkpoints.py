@@ -19,13 +19,14 @@ from torch import Tensor
 from fcnseg.callbacks.after_epoch import AfterEpoch
 from fcnseg.callbacks.ema import validated_weights
 from fcnseg.callbacks.finite_loss import FiniteLoss
-from fcnseg.errors import StopError, warn
+from fcnseg.errors import StopError
 from fcnseg.machine.distributed import gathered, highest, rank
 from fcnseg.machine.files import sha256
 from fcnseg.machine.signals import StopRequest
 from fcnseg.names import BEST, LAST, MONITOR
 from fcnseg.runs.checkpoint_files import StoredCheckpoint, damage, read, save
 from fcnseg.runs.folder import Run
+from fcnseg.texts import warn
 
 
 class Checkpoints(AfterEpoch, Checkpoint):

@@ -5,8 +5,8 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 
-from fcnseg.errors import warn
 from fcnseg.names import MONITOR
+from fcnseg.texts import warn
 
 
 class RunEarlyStopping(EarlyStopping):

@@ -14,7 +14,7 @@ from fcnseg.cli import messages
 from fcnseg.cli.command import command
 from fcnseg.cli.configs import default_config
 from fcnseg.cli.messages import EXIT_WRONG_USE
-from fcnseg.errors import first_of
+from fcnseg.texts import first_of
 
 if TYPE_CHECKING:
     from fcnseg.data.formats.files import Files

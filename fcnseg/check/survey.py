@@ -17,10 +17,10 @@ from rich.table import Table
 
 from fcnseg.data import decode
 from fcnseg.data.dataset import BY_COLOUR, VOID, Classes, DataSet
-from fcnseg.errors import counted, first_of
 from fcnseg.learning.losses import class_weights
 from fcnseg.learning.metrics import scores
 from fcnseg.machine.threads import in_threads
+from fcnseg.texts import counted, first_of
 
 Span = tuple[int, int, int]  # the least, the median and the greatest of some lengths in pixels; zeros without any
 RARE = 0.0001  # the share of train's pixels below which a class is almost empty

@@ -26,8 +26,8 @@ from fcnseg.cli.help import help_text
 from fcnseg.cli.messages import FULL_ERROR, explanation, one_message
 from fcnseg.cli.sweep import run_job, sweep
 from fcnseg.cli.values import check_and_name
-from fcnseg.errors import say
 from fcnseg.runs.folder import Run
+from fcnseg.texts import say
 
 JobFunction = Callable[[DictConfig], object]
 
@@ -105,7 +105,7 @@ def command(config_name: str, *, from_python: bool = False) -> Callable[[JobFunc
 
     def decorate(function: JobFunction) -> Command:
         made = Command(function, config_name)
-        if from_python:
+        if from_python:  # a module is called if its class can be called
             call = {"__call__": staticmethod(made.in_python)}
             sys.modules[function.__module__].__class__ = type("CallableModule", (ModuleType,), call)
         return made

@@ -13,7 +13,8 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from fcnseg.cli.arguments import HELP, Arguments
-from fcnseg.errors import RunFailedError, StopError, drop, warn
+from fcnseg.errors import RunFailedError, StopError
+from fcnseg.texts import drop, warn
 
 EXIT_FAILED, EXIT_WRONG_USE, EXIT_INTERRUPTED = 1, 2, 130  # the exit codes of commands
 FULL_ERROR = "HYDRA_FULL_ERROR"  # with 1, Hydra raises an error instead of printing it and exiting

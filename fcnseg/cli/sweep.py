@@ -22,11 +22,12 @@ from fcnseg.cli.configs import TRAIN, default_values
 from fcnseg.cli.launchers import prepare_launcher
 from fcnseg.cli.messages import EXIT_FAILED, console, explanation, leave
 from fcnseg.cli.values import check_and_name
-from fcnseg.errors import StopError, warn
+from fcnseg.errors import StopError
 from fcnseg.machine.files import read_json, write_json
 from fcnseg.names import FAILED, FINISHED, INTERRUPTED, KILLED, RUNNING
 from fcnseg.results.summary import as_text
 from fcnseg.runs.folder import Run
+from fcnseg.texts import warn
 
 DONE = (FINISHED, "skipped")
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from fcnseg.errors import counted
+from fcnseg.texts import counted
 
 VOID = 255  # the label of pixels without one: a prediction there is neither right nor wrong
 MOST_CLASSES = VOID - 1  # labels are bytes, and one more is kept for what is no class: see `decode.UNKNOWN`

@@ -14,7 +14,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from fcnseg.data.dataset import MOST_CLASSES, VOID
-from fcnseg.errors import first_of
+from fcnseg.texts import first_of
 
 # Only these formats are opened, under any suffix: Pillow would hand an EPS to Ghostscript, an external program.
 READABLE = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")

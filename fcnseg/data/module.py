@@ -19,8 +19,8 @@ from fcnseg.data.dataset import Classes, DataSet, Source, find_data_set
 from fcnseg.data.loader import Loader
 from fcnseg.data.packed import Pack, default_packs_folder, pack
 from fcnseg.data.settings import Size, check_settings, sides
-from fcnseg.errors import first_of, warn
 from fcnseg.machine.distributed import world
+from fcnseg.texts import first_of, warn
 
 # The draws of an epoch are made once for all its batches. The cache of a method would also keep its data module in memory.
 _epoch_draws = lru_cache(maxsize=1)(EpochDraws)

@@ -21,9 +21,9 @@ from torch import Tensor
 from fcnseg.data import decode
 from fcnseg.data.dataset import BY_COLOUR, SUFFIXES, VOID, DataSet
 from fcnseg.data.settings import Size, sides, spelled
-from fcnseg.errors import first_of, warn
 from fcnseg.machine.files import build_once, user_cache
 from fcnseg.machine.threads import in_threads
+from fcnseg.texts import first_of, warn
 
 FORMAT = 2  # goes up when the same files would be packed in another way
 READ_WHOLE = 2**30  # bytes up to which a pack's checksum is verified whenever the pack is opened

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fcnseg.data import voc
 from fcnseg.data.dataset import SUFFIXES
-from fcnseg.errors import first_of
+from fcnseg.texts import first_of
 
 
 def photographs(images: str, without: Path) -> tuple[dict[str, Path], list[Path]]:

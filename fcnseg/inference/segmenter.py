@@ -112,7 +112,8 @@ class Segmenter:
         bf16: bool = False,
     ) -> None:
         check_whole_number("batch_size", batch_size, 1)
-        self.classes, self.size, self.tta, self.tile, self.overlap = classes, sides(size), tta, tile, _overlap(tile, overlap)
+        self.classes, self.size, self.tta = classes, sides(size), tta
+        self.tile, self.overlap = tile, _overlap(tile, overlap)
         self.batch_size, self.bf16, self.device = batch_size, bf16, torch.device("cpu")
         self.memory_format = memory_format(net)
         self.net = averaged(net, tta).to(memory_format=self.memory_format)
@@ -263,7 +264,8 @@ def _overlap(tile: int | None, overlap: int | None) -> int:
             raise ValueError(f"overlap={overlap} is that of tiles: give tile=, too")
         return 0
     check_whole_number("tile", tile, MIN_SIZE)
-    check_whole_number("overlap", overlap := tile // 4 if overlap is None else overlap, 0)
+    overlap = tile // 4 if overlap is None else overlap
+    check_whole_number("overlap", overlap, 0)
     if overlap > tile // 2:  # each tile would keep less than nothing between the halves that its neighbours keep
         raise ValueError(f"overlap={overlap}: wanted at most half of tile={tile}")
     return overlap

@@ -10,10 +10,10 @@ from PIL import Image
 from fcnseg import paper
 from fcnseg.data import voc
 from fcnseg.data.dataset import Classes
-from fcnseg.errors import first_of
 from fcnseg.inference.photographs import image_set
 from fcnseg.machine.files import replacing
 from fcnseg.runs.settings import flatten
+from fcnseg.texts import first_of
 
 
 def place(config: Mapping[str, Any], classes: Classes, images: str) -> Path:

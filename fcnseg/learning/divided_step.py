@@ -17,13 +17,13 @@ from fcnseg.learning.losses import TINY, divisor
 from fcnseg.machine.distributed import interleaved, total, world
 
 
-def is_whole(number: int) -> bool:
-    """Whether a batch is not divided: there is one process, and `number`, the parts on every device, is 1."""
-    return world() == number == 1
+def is_whole(accumulate: int) -> bool:
+    """Whether a batch is not divided: there is one process, and `accumulate`, the parts on every device, is 1."""
+    return world() == accumulate == 1
 
 
 def train_on(
-    batch: Batch, number: int, *, net: nn.Module, loss: nn.Module, backward: Callable[[Tensor, None], object]
+    batch: Batch, accumulate: int, *, net: nn.Module, loss: nn.Module, backward: Callable[[Tensor, None], object]
 ) -> tuple[Tensor, Tensor]:
     """Train a network on this process's images of a batch; the loss and the gradient are for the whole batch.
 
@@ -31,7 +31,7 @@ def train_on(
 
     Args:
         batch: This process's images of the batch.
-        number: The number of parts on this device.
+        accumulate: The number of parts on this device.
         net: The network: images to logits.
         loss: The loss: logits and mask to a scalar.
         backward: Lightning's function that adds the gradient of a loss.
@@ -41,7 +41,7 @@ def train_on(
     """
     divisor_of_batch = total(divisor(loss, batch.mask)).clamp_min(TINY)  # D
     of_this_process = torch.zeros((), device=divisor_of_batch.device)
-    pairs = [*zip(*(parts(pixels, number) for pixels in batch[:2]), strict=True)]
+    pairs = [*zip(*(parts(pixels, accumulate) for pixels in batch[:2]), strict=True)]
     for place, (image, mask) in enumerate(pairs, start=1):
         of_part = loss(net(image), mask) * (divisor(loss, mask) / divisor_of_batch)  # L_p * D_p / D
         of_this_process += of_part.detach()
@@ -66,9 +66,9 @@ def images_of(batch: Batch, batch_idx: int, module: LightningModule) -> int:
     return int(loader.sizes[batch_idx])
 
 
-def parts(pixels: Tensor, number: int) -> list[Tensor]:
-    """The images or masks of a batch, (N, ...), cut into at most `number` parts."""
-    return [part for part in pixels.tensor_split(number) if len(part)]
+def parts(pixels: Tensor, accumulate: int) -> list[Tensor]:
+    """The images or masks of a batch, (N, ...), cut into at most `accumulate` parts."""
+    return [part for part in pixels.tensor_split(accumulate) if len(part)]
 
 
 def gather(module: LightningModule, stage: str, found: Iterable[list[Any]]) -> None:

@@ -10,13 +10,14 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, BinaryIO
 
 LARGEST_TEXT = 4 << 20  # bytes of a file of a run that is read as text: the longest log, of 20 000 epochs, is smaller
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # the first characters of texts that programs for tables compute
 NUMBERS = re.compile(r"\[\n([^\[\]{}\"]+)\]")  # a list of numbers in JSON, whose texts have no line breaks
-_builds = True  # whether `build_once` may build
+_builds = ContextVar("_builds", default=True)  # whether `build_once` may build
 
 
 def draft_of(path: Path) -> Path:
@@ -63,12 +64,11 @@ def replacing(path: Path, *, before_rename: Callable[[Path], None] | None = None
 @contextmanager
 def nothing_built() -> Iterator[None]:
     """Have `build_once` refuse to build in the `with` block: a missing folder is an error."""
-    global _builds
-    _builds = False
+    before = _builds.set(False)
     try:
         yield
     finally:
-        _builds = True
+        _builds.reset(before)
 
 
 def build_once(folder: Path, build: Callable[[Path], None]) -> None:
@@ -85,7 +85,7 @@ def build_once(folder: Path, build: Callable[[Path], None]) -> None:
     """
     if folder.exists():
         return
-    if not _builds:
+    if not _builds.get():
         raise ValueError(
             f"{folder} is not there: the training did not need it, it was removed, or the data set has changed since. It is not"
             " made in a place that only a stored config names; data.root=<the data set's folder> allows that"

@@ -14,7 +14,8 @@ from subprocess import Popen
 from threading import Thread
 from typing import TYPE_CHECKING, Any, cast
 
-from fcnseg.errors import DivergedError, LostError, StopError, warn
+from fcnseg.errors import DivergedError, LostError, StopError
+from fcnseg.texts import warn
 
 if TYPE_CHECKING:
     from lightning import Trainer  # whose import takes seconds, and a refused command does not need it

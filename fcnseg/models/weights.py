@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from fcnseg.errors import first_of, warn
 from fcnseg.names import BEST, CHECKPOINTS
+from fcnseg.texts import first_of, warn
 
 WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # an environment variable that torch.load reads
 METADATA = "metadata"  # a name in a file of `fcnseg.export`, beside those of its weights

@@ -11,7 +11,6 @@ from fcnseg import inference
 from fcnseg.cli.arguments import quoted
 from fcnseg.data.module import DataModule
 from fcnseg.data.settings import LICENCES
-from fcnseg.errors import counted, warn
 from fcnseg.names import CARD, SCORES
 from fcnseg.pictures import panel
 from fcnseg.report.blocks import Block, Chart, Listing, Section, Table, Text
@@ -20,6 +19,7 @@ from fcnseg.report.render import write_markdown
 from fcnseg.results.result import Result
 from fcnseg.results.summary import as_text, beats_floor
 from fcnseg.runs.folder import Run
+from fcnseg.texts import counted, warn
 
 LIMITS = (
     "The network knows only these classes: anything else in a photograph gets the label of one of them. Its scores are"

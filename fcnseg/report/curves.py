@@ -8,7 +8,6 @@ from statistics import fmean
 
 import numpy as np
 
-from fcnseg.errors import counted
 from fcnseg.names import FINISHED, MONITOR
 from fcnseg.report import charts, tables
 from fcnseg.report.blocks import Block, Chart, Table, Text
@@ -16,6 +15,7 @@ from fcnseg.report.collect import Entry
 from fcnseg.report.experiments import Experiment, by_train_images, titled
 from fcnseg.report.statistics import nanmean, padded
 from fcnseg.results.per_image import Numbers
+from fcnseg.texts import counted
 
 MOST_CURVES = 8  # experiments in one chart
 MOST_EPOCHS = 10  # columns of its table

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 from fcnseg import paper
 from fcnseg.cli.configs import compose
-from fcnseg.errors import counted
 from fcnseg.report.collect import Config, Entry, line
 from fcnseg.runs.identity import ORDER
 from fcnseg.runs.settings import NOT_IDENTITY, flatten
+from fcnseg.texts import counted
 
 # Settings, and groups of settings, that say where and how often a run is made, but not what it computes.
 INCIDENTAL = (*NOT_IDENTITY, "seed", "data.root", "checkpoint")

@@ -5,7 +5,6 @@ from functools import partial
 
 import numpy as np
 
-from fcnseg.errors import counted
 from fcnseg.learning.formulas import NEAR, calibration_error
 from fcnseg.report import charts
 from fcnseg.report.blocks import Block, Chart, Links, Table, Text, address
@@ -14,6 +13,7 @@ from fcnseg.report.statistics import iou, with_mean
 from fcnseg.report.study import MOST_RUNS, Study, TestedRun
 from fcnseg.results.per_image import Numbers
 from fcnseg.results.summary import as_text
+from fcnseg.texts import counted
 
 LISTED, EXAMPLES, PICTURED = 100, 8, 3  # confusions in the table, images named in its rows, images shown
 MOST_CLASSES = 30  # rows, and columns, of a matrix of numbers

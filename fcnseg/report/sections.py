@@ -7,7 +7,6 @@ from functools import partial
 import numpy as np
 
 from fcnseg import paper
-from fcnseg.errors import counted
 from fcnseg.learning.formulas import PAPER_BATCH
 from fcnseg.names import FINISHED
 from fcnseg.report import charts, curves, mistakes, tables, two_runs, worst_images
@@ -19,6 +18,7 @@ from fcnseg.report.statistics import nanmean
 from fcnseg.report.study import Study, studies
 from fcnseg.results.per_image import Numbers
 from fcnseg.results.summary import as_text
+from fcnseg.texts import counted
 
 MOST_DETAILED = 12  # experiments with charts of their own: two hundred such charts take minutes, and nobody reads them
 MOST_STUDIES = 3  # test sets that are shown image by image: each has some thirty pictures

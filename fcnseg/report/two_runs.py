@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fcnseg.errors import counted
 from fcnseg.report.blocks import Block, Table, Text
 from fcnseg.report.galleries import Galleries
 from fcnseg.report.statistics import DRAWS, iou, iou_differences, with_mean
 from fcnseg.report.study import Study, TestedRun
 from fcnseg.results.per_image import Numbers
 from fcnseg.results.summary import as_text
+from fcnseg.texts import counted
 
 LISTED, PICTURED = 10, 2  # images gained, and images lost: in a table, as pictures
 

@@ -4,12 +4,12 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from fcnseg.errors import counted
 from fcnseg.machine.files import csv_text
 from fcnseg.report.blocks import Block, Table, Text
 from fcnseg.report.galleries import Galleries
 from fcnseg.report.study import MOST_RUNS, Study
 from fcnseg.results.summary import beats_floor
+from fcnseg.texts import counted
 
 MOST_ROWS, MOST_DISPUTED, MOST_SUSPECTED = 1000, 10, 40  # images of a table
 OF_A_KIND, SUSPECTED_PICTURED = 3, 8  # images whose pictures are shown

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from fcnseg.data.settings import SPLITS
-from fcnseg.errors import counted
 from fcnseg.names import PAPER_SCORES, SCORES
 from fcnseg.results.result import Measured, Result
+from fcnseg.texts import counted
 
 
 def beats_floor(result: Mapping[str, Any]) -> bool:

@@ -7,11 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fcnseg.errors import warn
 from fcnseg.machine.files import draft_of, replacing, sha256, write_text
 from fcnseg.models.weights import refusal, shapes_of
 from fcnseg.names import BEST, LAST, PREVIOUS, SUMS
+from fcnseg.texts import warn
 
+# The content of a checkpoint. Lightning's keys: state_dict, optimizer_states, lr_schedulers, loops, epoch, global_step and
+# callbacks, in which each of ours has what its `state_dict` returns; ours: classes (`Checkpoints.on_save_checkpoint`).
 StoredCheckpoint = dict[str, Any]
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
-from fcnseg.errors import RunFailedError, StopError, warn
+from fcnseg.errors import RunFailedError, StopError
 from fcnseg.machine.files import read_json, write_json, write_text
 from fcnseg.names import (
     CHECKPOINTS,
@@ -37,6 +37,7 @@ from fcnseg.names import (
 from fcnseg.results.per_image import PerImage
 from fcnseg.runs import identity, older, read_files
 from fcnseg.runs.settings import MAY_GROW
+from fcnseg.texts import warn
 
 
 @dataclass(frozen=True)
@@ -195,9 +196,9 @@ class Run:
         if cfg.resume == "never" or self.result is None:
             return False
         # A patience of null is an endless one. A longer run than `cfg` asks for is not trained again.
-        return all((inf if had is None else had) >= (inf if now is None else now) for now, had in self._lengths(cfg))
+        return all((inf if had is None else had) >= (inf if now is None else now) for now, had in self._limits(cfg))
 
-    def _lengths(self, cfg: DictConfig) -> list[tuple[int | None, int | None]]:
+    def _limits(self, cfg: DictConfig) -> list[tuple[int | None, int | None]]:
         """For the epochs and for the patience, the value in `cfg` and the value in the run's config.
 
         A run of an earlier version may lack one of them: it counts as equal to `cfg`'s.

@@ -17,15 +17,16 @@ from fcnseg import build
 from fcnseg.data.augment import Chain
 from fcnseg.data.module import DataModule
 from fcnseg.data.settings import TARGETS
-from fcnseg.errors import warn
 from fcnseg.learning import losses
 from fcnseg.learning.task import SegmentationTask
 from fcnseg.machine.files import nothing_built, sha256
 from fcnseg.models.layers import memory_format
+from fcnseg.models.tta import averaged
 from fcnseg.names import BEST
 from fcnseg.runs.checkpoint_files import check_weights
 from fcnseg.runs.folder import Run
 from fcnseg.runs.stored_network import group, is_module_of, load, made_by, make
+from fcnseg.texts import warn
 
 # The losses that are made without `trust`.
 LOSSES = tuple(f"{losses.__name__}.{name}" for name, loss in vars(losses).items() if is_module_of(loss, losses.__name__))
@@ -49,12 +50,16 @@ def check_best(run: Run) -> None:
         )
 
 
-def task(folder: str | Path, data: DataModule, *, trust: bool = False) -> SegmentationTask:
+def task(
+    folder: str | Path, data: DataModule, *, tta: str = "none", at_original: bool = False, trust: bool = False
+) -> SegmentationTask:
     """Rebuild a run's network and loss, with the best weights, as a task to validate and test; it cannot train.
 
     Args:
         folder: The folder of the run.
         data: The data to score the network on.
+        tta: Test-time augmentation: none, flip or multiscale.
+        at_original: Whether images are scored at their own sizes, and not at that of a batch.
         trust: Whether the config may name any code.
 
     Raises:
@@ -77,6 +82,9 @@ def task(folder: str | Path, data: DataModule, *, trust: bool = False) -> Segmen
         )
         check_weights(state, rebuilt, run.checkpoints / BEST)
     rebuilt.load_state_dict(state)
+    rebuilt.net = averaged(rebuilt.net, tta)
+    if at_original:
+        rebuilt.details.original_masks = data.original_masks
     return rebuilt.eval()
 
 
@@ -85,7 +93,14 @@ def _cannot_train(*_: object) -> NoReturn:
     raise ValueError("a rebuilt run cannot be trained: train its network in a task of your own")
 
 
-def data(cfg: DictConfig, *, root: str | None = None, only: str | None = None, trust: bool = False) -> DataModule:
+def data(
+    cfg: DictConfig,
+    *,
+    root: str | None = None,
+    only: str | None = None,
+    floor_class: str | None = None,
+    trust: bool = False,
+) -> DataModule:
     """The data of `cfg.data`, ready for a test; nothing is downloaded.
 
     Args:
@@ -93,6 +108,8 @@ def data(cfg: DictConfig, *, root: str | None = None, only: str | None = None, t
         root: The folder in which the data set is now, in which packs may be written; None: the one that the run was trained
             from, in which nothing is written.
         only: The one image set to score on; None: the one that the run was tested on.
+        floor_class: The class that the floor predicts, which is known from train; None, or a class that the data do not have:
+            the one of these data.
         trust: Whether the config may name any code.
 
     Raises:
@@ -109,6 +126,8 @@ def data(cfg: DictConfig, *, root: str | None = None, only: str | None = None, t
     made = cast(DataModule, make(node, TARGETS, trust, augment=Chain(), seed=0, only=only, trains=False))
     with nullcontext() if root else nothing_built():
         made.prepare_data()
+    if floor_class in made.classes.names:
+        made.floor_class = made.classes.names.index(floor_class)
     return made
 
 

@@ -15,12 +15,12 @@ from lightning.pytorch.loggers import Logger
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from fcnseg.errors import warn
 from fcnseg.machine.distributed import rank
 from fcnseg.machine.files import csv_text, write_text
 from fcnseg.names import METRICS, SCORES
 from fcnseg.pictures import Picture
 from fcnseg.runs.folder import Run
+from fcnseg.texts import warn
 
 FINAL = dict.fromkeys((f"test/{name}" for name in (*SCORES, "loss")), 0.0)  # HPARAMS shows these beside hyperparameters
 CLASS_IOU = "iou/"  # the beginning of the names of the IoU of the classes, which only TensorBoard gets

@@ -111,8 +111,13 @@ def check_ranges(cfg: DictConfig) -> None:
             check_whole_number(key, value, setting.least)
         if not setting.is_right(value):
             raise ValueError(f"{key}={value}: wanted {setting.wanted}{', or null' if setting.null else ''}")
-    if cfg.schedule.get("total_iters") and cfg.schedule.get("factor") == 1:
-        raise ValueError(f"schedule.total_iters={cfg.schedule.total_iters} has no effect by itself: give schedule.factor, too")
+    _check_schedule(cfg.schedule)
+
+
+def _check_schedule(schedule: DictConfig) -> None:
+    """Refuse a number of epochs after which a factor of 1 ends."""
+    if schedule.get("total_iters") and schedule.get("factor") == 1:
+        raise ValueError(f"schedule.total_iters={schedule.total_iters} has no effect by itself: give schedule.factor, too")
 
 
 def hyperparameters(cfg: DictConfig) -> dict[str, Any]:

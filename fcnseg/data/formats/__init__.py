@@ -7,7 +7,7 @@ from fcnseg.data.formats.classes import READERS
 from fcnseg.data.formats.files import SHARE, Files, split
 from fcnseg.data.formats.layouts import IMAGES, MASKS
 from fcnseg.data.voc import Folder
-from fcnseg.errors import first_of, warn
+from fcnseg.texts import first_of, warn
 
 
 def folder(

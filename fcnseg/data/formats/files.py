@@ -11,7 +11,7 @@ from fcnseg.data import decode
 from fcnseg.data.dataset import Classes, DataSet
 from fcnseg.data.formats.classes import FILE, ClassList
 from fcnseg.data.formats.polygons import Drawing
-from fcnseg.errors import warn
+from fcnseg.texts import warn
 
 
 @dataclass
