@@ -6,7 +6,7 @@ from math import prod
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning import LightningModule, Trainer
@@ -72,19 +72,20 @@ def train(cfg: Any, arm: str, *, steps: int, images: int | None = None) -> Row:
 
     The precision of `cfg` is not "auto".
     """
-    if arm == "alternative":
+    how = ARMS[arm]
+    if how.other_precision:
         cfg.trainer.precision = "bf16-mixed" if cfg.trainer.precision == "32-true" else "32-true"
     device, done, data = fabric_of(cfg).device, WARMUP + steps, build.data(cfg)
     data.prepare_data()
     # As many images as the steps need: the end of an epoch would be timed as well.
     data.stages["train"] = ("train", torch.arange(done * data.batch_size) % (images or data.count("train")))
     task = task_of(cfg, data)
-    if arm == "everything":
+    if how.compiled:
         task.net.compile()
     clock = Clock(device, done)
-    THEIRS.get(arm, train_as_a_run)(cfg, data, task, clock)
+    how.train(cfg, data, task, clock)
     return {
-        "precision": "32-true" if arm in THEIRS else cfg.trainer.precision,
+        "precision": cfg.trainer.precision if how.train is train_as_a_run else "32-true",
         "first_loss": clock.first_loss,
         "first_step_s": clock.times[1] - clock.times[0],
         "images_per_s": data.batch_size * steps / clock.timed_s,
@@ -186,8 +187,21 @@ def train_as_a_run(cfg: Any, data: Any, task: SegmentationTask, clock: Clock, va
         trainer.fit(task, data, val)
 
 
-Train = Callable[[Any, Any, SegmentationTask, Clock], None]
-THEIRS: dict[str, Train] = {"plain": train_in_a_loop, "lightning": train_with_lightning}  # the others train as a run
+class Arm(NamedTuple):
+    """A way to train; the config, the data, the task and the clock are given to `train`."""
+
+    train: Callable[[Any, Any, SegmentationTask, Clock], None] = train_as_a_run
+    other_precision: bool = False
+    compiled: bool = False
+
+
+ARMS = {
+    "plain": Arm(train_in_a_loop),
+    "lightning": Arm(train_with_lightning),
+    "fcnseg": Arm(),
+    "alternative": Arm(other_precision=True),
+    "everything": Arm(compiled=True),
+}
 
 
 def take_turns(arms: Sequence[str], work: Work, limits: Row, repeats: int = 1) -> Iterator[list[Row]]:

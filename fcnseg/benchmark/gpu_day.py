@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.profiler import profile
 from torch.utils._pytree import tree_leaves
 
-from fcnseg.benchmark.arms import FULL, REDUCED, take_turns, train
+from fcnseg.benchmark.arms import ARMS, FULL, REDUCED, take_turns, train
 from fcnseg.benchmark.step import bare_step, fabric_of, limits, prepare
 from fcnseg.benchmark.tables import Row, Tables, Work, call, cases, measured
 from fcnseg.data import voc
@@ -42,7 +42,7 @@ VOC_COUNTS = {"train": COUNTS["train"], "val": COUNTS["val"] + COUNTS["test"]}  
 SIZE = (500, 500)  # the square in pixels that VOC's images fit
 FEW = {"train": 32, "val": 8}  # the numbers of images on a CPU
 ON_CPU = ("data.size=32", "data.batch_size=4", "trainer.max_epochs=2")
-ARMS = ("plain", "lightning", "fcnseg", "everything")
+COMPARED = [name for name, arm in ARMS.items() if not arm.other_precision]
 STEPS = 5  # the number of steps after which losses are compared
 EXACT = ("trainer.deterministic=true", "trainer.max_epochs=3", "checkpoint.min_seconds=0")
 SAVED, KILLED = 11, 13  # the steps after which a run is saved and killed
@@ -175,7 +175,7 @@ def _write(folder: voc.Folder, names: Sequence[str]) -> None:
 def speed(day: Day, network: str) -> list[Row]:
     """The arms of the benchmark, each trained once: their speed, their share of the roofline, and their memory."""
     cfg = day.compose(*day.settings(f"model={network}", *NETWORKS[network], "data.batch_size=32"))
-    *_, arms = take_turns(ARMS, partial(day.call, train, cfg, steps=day.steps), day.call(limits, cfg))
+    *_, arms = take_turns(COMPARED, partial(day.call, train, cfg, steps=day.steps), day.call(limits, cfg))
     return arms
 
 

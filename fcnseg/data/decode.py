@@ -32,7 +32,7 @@ TURNS = {  # the turn that makes a picture upright, by its orientation; 1 is upr
 # From 89 million pixels on, Pillow warns that an image may be meant to fill the memory; from 179 million on it refuses it.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
-Colour = tuple[int, int, int]  # RGB
+RGB = tuple[int, int, int]  # a colour
 UNKNOWN = MOST_CLASSES  # the entry of tables of labels that is no class and not void
 SMOOTH = "; so many come from smoothed edges: export the masks without anti-aliasing"
 MANY = 16  # the number of unknown numbers or colours in a mask above which smoothed edges are the likely cause
@@ -50,7 +50,7 @@ class Legend:
     """
 
     values: Mapping[int, int]
-    colours: Mapping[Colour, int]
+    colours: Mapping[RGB, int]
     pictures: bool = True
 
     @cached_property
@@ -254,7 +254,7 @@ def _by_colour(path: Path, mask: Image.Image, legend: Legend) -> npt.NDArray[np.
     return labels
 
 
-def _strange(mask: Image.Image, known: Mapping[Colour, int]) -> str:
+def _strange(mask: Image.Image, known: Mapping[RGB, int]) -> str:
     """The part of a message about the colours of a picture that no class has."""
     if not known:
         return "is a picture of colours, but no class has a colour: write colors: into classes.yaml"
@@ -268,6 +268,6 @@ def _strange(mask: Image.Image, known: Mapping[Colour, int]) -> str:
     return f"holds colours that no class has: {', '.join(shown)}{more}; wanted those of the classes{remedy}"
 
 
-def colours(mask: Image.Image) -> list[tuple[int, Colour]]:
+def colours(mask: Image.Image) -> list[tuple[int, RGB]]:
     """The number of pixels of every colour of an RGB picture."""
-    return [(n, cast(Colour, colour)) for n, colour in mask.getcolors(mask.width * mask.height) or ()]
+    return [(n, cast(RGB, colour)) for n, colour in mask.getcolors(mask.width * mask.height) or ()]

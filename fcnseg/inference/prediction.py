@@ -16,7 +16,7 @@ from fcnseg.data import decode
 from fcnseg.data.dataset import Classes
 from fcnseg.machine.files import replacing
 
-Source = str | Path | Image.Image | npt.NDArray[np.uint8] | Tensor  # the forms in which a photograph is given
+Photograph = str | Path | Image.Image | npt.NDArray[np.uint8] | Tensor  # the forms in which a photograph is given
 NOTE = "fcnseg"  # the key of the text that a mask keeps
 
 
@@ -35,7 +35,7 @@ class Prediction:
     labels: npt.NDArray[np.uint8]
     scores: npt.NDArray[np.float32]
     classes: Classes
-    source: Source
+    source: Photograph
     orientation: int
 
     def colour(self) -> pictures.Picture:
@@ -70,7 +70,7 @@ class Prediction:
             mask.save(file, "PNG", pnginfo=text)
 
 
-def photograph_of(source: Source) -> Image.Image:
+def photograph_of(source: Photograph) -> Image.Image:
     """The photograph as RGB; a file's is upright.
 
     Raises:

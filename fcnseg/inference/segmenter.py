@@ -19,7 +19,7 @@ from fcnseg.data.batch import normalize
 from fcnseg.data.dataset import Classes
 from fcnseg.data.settings import MIN_SIZE, Size, check_size, sides
 from fcnseg.errors import check_whole_number
-from fcnseg.inference.prediction import Prediction, Source, photograph_of
+from fcnseg.inference.prediction import Photograph, Prediction, photograph_of
 from fcnseg.inference.tiles import Tile, tiles
 from fcnseg.machine.limits import cores
 from fcnseg.machine.precision import bf16_wins
@@ -134,11 +134,11 @@ class Segmenter:
         return self
 
     @overload
-    def __call__(self, images: Source, *, scores: bool = True) -> Prediction: ...
+    def __call__(self, images: Photograph, *, scores: bool = True) -> Prediction: ...
     @overload
-    def __call__(self, images: list[Source], *, scores: bool = True) -> list[Prediction]: ...
+    def __call__(self, images: list[Photograph], *, scores: bool = True) -> list[Prediction]: ...
 
-    def __call__(self, images: Source | list[Source], *, scores: bool = True) -> Prediction | list[Prediction]:
+    def __call__(self, images: Photograph | list[Photograph], *, scores: bool = True) -> Prediction | list[Prediction]:
         """The prediction for a photograph, or for each of a list of photographs, of any sizes.
 
         Args:
@@ -168,7 +168,7 @@ class Segmenter:
             logits: Tensor = self.net(batch)
         return logits[..., :height, :width].float().cpu()
 
-    def stream(self, images: Iterable[Source], *, scores: bool = False) -> Iterator[Prediction | ValueError]:
+    def stream(self, images: Iterable[Photograph], *, scores: bool = False) -> Iterator[Prediction | ValueError]:
         """The predictions for one photograph after the other, in their order and in bounded memory.
 
         Threads read the files, and enlarge the logits, while the network works.
@@ -201,7 +201,7 @@ class Segmenter:
         """Whether the photographs that wait are more than the memory should hold: in number, or in pixels."""
         return len(waiting) > 2 * self.batch_size or sum(work.size for work in waiting) > MOST_PIXELS
 
-    def _begin(self, source: Source, *, scores: bool) -> _Work:
+    def _begin(self, source: Photograph, *, scores: bool) -> _Work:
         """Read a photograph, in a thread."""
         try:
             photograph = photograph_of(source)

@@ -115,6 +115,10 @@ class Losses(arms.Clock):
         super().step(loss)
 
 
+def test_every_arm_can_be_chosen():
+    assert list(arms.ARMS) == OmegaConf.load(CONF / "benchmark.yaml").arms
+
+
 def test_the_arms_train_the_same(root, compose):
     """Step by step: gradients that were not set to zero, or another optimiser, would show in the second one."""
     small = [

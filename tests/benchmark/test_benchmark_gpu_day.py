@@ -25,7 +25,7 @@ def small(monkeypatch):
     """One narrow network, one experiment, and nothing compiled."""
     monkeypatch.setattr(gpu_day, "NETWORKS", {"fcn": NARROW})
     monkeypatch.setattr(gpu_day, "PAPER", {"baseline": NARROW})
-    monkeypatch.setattr(gpu_day, "ARMS", ("plain", "lightning", "fcnseg"))
+    monkeypatch.setattr(gpu_day, "COMPARED", ("plain", "lightning", "fcnseg"))
 
 
 @pytest.mark.usefixtures("small")

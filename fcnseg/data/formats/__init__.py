@@ -5,7 +5,7 @@ from pathlib import Path
 from fcnseg.data.formats import layouts
 from fcnseg.data.formats.classes import READERS
 from fcnseg.data.formats.files import SHARE, Files, split
-from fcnseg.data.formats.layouts import IMAGES, MASKS
+from fcnseg.data.formats.layouts import IMAGE_FOLDERS, MASK_FOLDERS
 from fcnseg.data.voc import Folder
 from fcnseg.texts import first_of, warn
 
@@ -31,9 +31,9 @@ def folder(
     files = find(root, image_suffix=image_suffix, mask_suffix=mask_suffix)
     if files is None:
         raise ValueError(
-            f"no data set in data.root={root}: {contents(root)}; wanted VOC's layout, a folder of {', '.join(IMAGES[:2])} or"
-            f" alike beside one of {', '.join(MASKS[:2])} or alike, a CSV with the columns image, mask and split, COCO's"
-            " annotations.json or labelme's JSON files (README, Your data)"
+            f"no data set in data.root={root}: {contents(root)}; wanted VOC's layout, a folder of"
+            f" {', '.join(IMAGE_FOLDERS[:2])} or alike beside one of {', '.join(MASK_FOLDERS[:2])} or alike, a CSV"
+            " with the columns image, mask and split, COCO's annotations.json or labelme's JSON files (README, Your data)"
         )
     split(files, val, group)
     return files

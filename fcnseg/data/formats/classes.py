@@ -11,7 +11,7 @@ import yaml
 
 from fcnseg.data import voc
 from fcnseg.data.dataset import VOID, Classes
-from fcnseg.data.decode import Colour, Legend
+from fcnseg.data.decode import RGB, Legend
 
 FILE = "classes.yaml"
 KEYS = ("names", "colors", "void", "map")
@@ -40,9 +40,9 @@ def class_list(
     source: Path,
     names: Mapping[int, str],
     *,
-    colours: Mapping[str, Colour] | None = None,
-    void: Iterable[int | Colour | str] = (),
-    map: Mapping[int | Colour | str, str | None] | None = None,
+    colours: Mapping[str, RGB] | None = None,
+    void: Iterable[int | RGB | str] = (),
+    map: Mapping[int | RGB | str, str | None] | None = None,
 ) -> ClassList:
     """The class list of names by stored number.
 
@@ -64,7 +64,7 @@ def class_list(
         raise ValueError(f"{source} mentions {strange[0]}, which is no class: the names are {', '.join(classes.names)}")
     # A map of numbers is complete: a number that it leaves out is a mistake in a mask, and no class by its place.
     by_place = {} if any(isinstance(key, int) for key in mapped) else names
-    meanings: dict[int | Colour | str, int] = {  # of what stands here twice, the later counts
+    meanings: dict[int | RGB | str, int] = {  # of what stands here twice, the later counts
         VOID: VOID,
         **dict.fromkeys(IGNORED, VOID),
         **{name: i for i, name in enumerate(classes.names)},
@@ -79,7 +79,7 @@ def class_list(
     return ClassList(source, classes, Legend(values, by_colour), words)
 
 
-def _classes(source: Path, names: Sequence[str], given: Mapping[str, Colour]) -> Classes:
+def _classes(source: Path, names: Sequence[str], given: Mapping[str, RGB]) -> Classes:
     """The classes, each in its own colour, or in one of VOC's colour map that no other class has."""
     if len({*given.values()}) < len(given):
         raise ValueError(f"{source} gives two classes one colour, wanted another for each")
@@ -153,7 +153,7 @@ def _meaning(name: Any, names: Mapping[int, str]) -> str | None:
     return names[name] if type(name) is int else str(name)
 
 
-def _key(key: Any) -> int | Colour | str:
+def _key(key: Any) -> int | RGB | str:
     """A key of `map:` or `void:` as masks store it: a number, a colour or a name."""
     if type(key) is not int:
         return _colour(key) if _written(key) else str(key)
@@ -168,7 +168,7 @@ def _written(colour: Any) -> re.Match[str] | None:
     return re.fullmatch(r"#([0-9a-fA-F]{6})|\s*\d+\s*,\s*\d+\s*,\s*\d+\s*", text)
 
 
-def _colour(text: Any) -> Colour:
+def _colour(text: Any) -> RGB:
     if found := _written(text):
         red, green, blue = bytes.fromhex(found[1]) if found[1] else map(int, found[0].split(","))
         if max(red, green, blue) < 256:

@@ -14,8 +14,8 @@ from fcnseg.data.formats import polygons
 from fcnseg.data.formats.classes import ClassList, class_list_of_shapes, find_class_list
 from fcnseg.data.formats.files import Files
 
-IMAGES = ("images", "image", "imgs", "img", "img_dir", voc.IMAGES.lower(), "leftimg8bit", "photos")
-MASKS = (
+IMAGE_FOLDERS = ("images", "image", "imgs", "img", "img_dir", voc.IMAGES.lower(), "leftimg8bit", "photos")
+MASK_FOLDERS = (
     *("masks", "mask", "labels", "label", "annotations", "ann_dir", "segmentationclasspng", voc.MASKS.lower()),
     *("gtfine", "gt"),
 )
@@ -133,7 +133,7 @@ def _folders(root: Path) -> dict[str, Path]:
 def _places(root: Path) -> tuple[Path, Path] | None:
     """The folders of images and of masks in `root`, if both are there."""
     below = _folders(root)
-    images, masks = (next((below[name] for name in names if name in below), None) for names in (IMAGES, MASKS))
+    images, masks = (next((below[name] for name in names if name in below), None) for names in (IMAGE_FOLDERS, MASK_FOLDERS))
     return (images, masks) if images and masks else None
 
 
@@ -203,7 +203,7 @@ def _photograph(root: Path, source: Path, image_set: str, file: str) -> Path:
 def labelme(root: Path) -> Files | None:
     """Labelme's own JSON files, beside the images."""
     files, below = Files(root, ""), _folders(root)
-    top = next((path for name, path in below.items() if name in IMAGES), root)
+    top = next((path for name, path in below.items() if name in IMAGE_FOLDERS), root)
     places = [root, *(path for name, path in below.items() if name in SETS)]
     paths = top.rglob("*.json") if top != root else chain(*(place.glob("*.json") for place in places))
     keys = ("shapes", "imageWidth", "imageHeight")

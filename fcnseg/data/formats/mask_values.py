@@ -31,11 +31,11 @@ class Stored:
     """
 
     masks: int
-    pixels: Mapping[int | decode.Colour, int]
-    holding: Mapping[int | decode.Colour, int]
+    pixels: Mapping[int | decode.RGB, int]
+    holding: Mapping[int | decode.RGB, int]
     problems: tuple[str, ...]
 
-    def found(self, value: int | decode.Colour) -> str:
+    def found(self, value: int | decode.RGB) -> str:
         """How often a number or colour occurs, for messages."""
         share = self.pixels[value] / sum(self.pixels.values())
         return f"{share:.2%} of the pixels, in {self.holding[value]} of {self.masks} masks"
@@ -43,8 +43,8 @@ class Stored:
 
 def count_values(masks: Sequence[Path]) -> Stored:
     """Count the numbers or colours in masks."""
-    pixels: Counter[int | decode.Colour] = Counter()
-    holding: Counter[int | decode.Colour] = Counter()
+    pixels: Counter[int | decode.RGB] = Counter()
+    holding: Counter[int | decode.RGB] = Counter()
     problems, read = [], 0
     for one in in_threads(_counted, masks, "Masks"):
         if isinstance(one, ValueError):
@@ -56,7 +56,7 @@ def count_values(masks: Sequence[Path]) -> Stored:
     return Stored(read, pixels, holding, tuple(problems))
 
 
-def _counted(path: Path) -> dict[int | decode.Colour, int] | ValueError:
+def _counted(path: Path) -> dict[int | decode.RGB, int] | ValueError:
     try:
         mask = decode.stored_mask(path)
     except ValueError as error:
