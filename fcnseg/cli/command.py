@@ -91,7 +91,7 @@ class Command:
             raise ValueError(explanation(error, partial(setting_names, self.config_name, arguments))) from error
         finally:
             GlobalHydra.instance().clear()
-        return Run.of(cfg, dict)
+        return Run.of(cfg)
 
 
 def command(config_name: str, *, from_python: bool = False) -> Callable[[JobFunction], Command]:

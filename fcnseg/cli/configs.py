@@ -1,11 +1,12 @@
 """The configs in `conf/`: their folders, their settings and their defaults.
 
-There are four kinds of defaults, each of the running job's choices:
+There are four kinds of defaults of the running job. Those of `experiment=strong optimizer.lr=0.1 +aug@aug.cutout=cutout`:
 
-default_config: of its command, for the check of values, whose types are those of the defaults.
-default_config(added=False): the same without added steps, for a run's name, which tells of them.
-preset_choices: the choices that its experiment makes by itself, which the name leaves out.
-default_values: those in the files, without its experiment's, for a run whose version lacked a setting.
+default_config: what `experiment=strong +aug@aug.cutout=cutout` gives; values are checked for the types of these.
+default_config(added=False): what `experiment=strong` gives; the name of the run tells of all that differs from it.
+preset_choices: model=fpn, aug=strong and so on, which strong chooses by itself; the name leaves them out.
+default_values: what `model=fpn aug=strong ...` gives, without strong's own values such as data.size=320; a run whose version
+    lacked a setting is compared as if it had these.
 """
 
 from collections.abc import Iterator, Mapping

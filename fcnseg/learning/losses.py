@@ -42,7 +42,7 @@ def labelled_pixels(mask: Tensor) -> Tensor:
 
 
 class Loss(nn.Module):
-    """The base class of all losses.
+    """The base class of the losses of this package. One of your own may be any module with this constructor and these shapes.
 
     Args:
         class_pixels: (C,), the pixels of every class in the train set; most losses do not need them. Void counts as

@@ -51,10 +51,10 @@ class Run:
     """
 
     path: Path
-    defaults: identity.Defaults = dict
+    defaults: identity.Defaults = identity.no_defaults
 
     @classmethod
-    def of(cls, cfg: DictConfig, defaults: identity.Defaults) -> "Run":
+    def of(cls, cfg: DictConfig, defaults: identity.Defaults = identity.no_defaults) -> "Run":
         """The run with the settings `cfg`, whose `name` comes from the user or from `identity.run_name`."""
         return cls(Path(cfg.runs) / str(cfg.name), defaults)
 

@@ -37,6 +37,11 @@ WATCHERS = {  # callbacks of Lightning's that only watch; a user's own says `onl
 }
 
 
+def no_defaults() -> dict[str, Any]:
+    """No defaults, where no run of an earlier version is compared: one that lacks a setting has another one."""
+    return {}
+
+
 def without_watchers(cfg: DictConfig) -> dict[str, Any]:
     """A config, interpolations resolved, without its loggers and the callbacks that only watch.
 
