@@ -54,7 +54,7 @@ WRONG = [  # arguments, and words of the message
     (["+trainer.max_epoch=1"], ["max_epoch"]),
     (["+choices.stray=1"], ["choices.stray"]),
     (["choices.model=unet"], ["choices.model", "model=<choice>"]),
-    (["experiment=[flip,wilson]"], ["experiment=[flip,wilson]", "one experiment"]),  # no choice by Hydra's list
+    (["experiment=[flip,wilson]"], ["experiment=[flip,wilson]", "one experiment"]),  # Hydra lists none of several
     (["+choices.stray._target_=os.listdir"], ["choices.stray._target_"]),
     (["+stray._target_=os.listdir"], ["stray._target_"]),
     (["+stray={}"], ["stray"]),
