@@ -156,3 +156,19 @@ def train_in(tiny):
         return max(folder.glob("*/result.json"), key=lambda path: path.stat().st_mtime_ns).parent
 
     return train_in
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, train_in):
+    """A finished run on VOC's layout, of images that are not square."""
+    return train_in(tmp_path_factory.mktemp("run"), "data=voc2012", "data.size=[32,48]", "optimizer.lr=0.05")
+
+
+@pytest.fixture
+def deterministic():
+    """PyTorch refuses what has no deterministic way."""
+    import torch
+
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)

@@ -14,14 +14,6 @@ WRONG = {"null": None, "text": "x", "number": 1.5, "list": [1, 2], "table": {"a"
 DEEP = "[" * 100_000
 
 
-def values(node, path=()):
-    """The places of all values in a JSON document, those of tables and lists by their first entries."""
-    yield path
-    entries = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
-    for key, value in [*entries][:2] if path else entries:
-        yield from values(value, (*path, key))
-
-
 def put(node, path, value):
     if not path:
         return value
@@ -142,13 +134,3 @@ KINDS = {
     "a null byte in a row": partial(write, METRICS, "epoch,train/loss\n0,\0\n"),
     "quotes": partial(write, METRICS, 'epoch,train/loss\n0,"' + "x" * 200_000 + '"\n'),
 }  # fmt: skip
-
-
-def with_wrong_results(result):
-    """`KINDS`, and every value of a result replaced by something else."""
-    places = [path for path in values(result) if path]
-    return KINDS | {
-        f"{'.'.join(map(str, path))} is {what}": partial(result_with, path, value)
-        for path in places
-        for what, value in WRONG.items()
-    }

@@ -15,22 +15,15 @@ from fcnseg.evaluate import evaluate
 from fcnseg.runs import stored_network
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory, train_in):
-    return train_in(tmp_path_factory.mktemp("run"), "data=voc2012", "data.size=[32,48]", "optimizer.lr=0.05")
-
-
 @pytest.fixture
 def other(root, tmp_path):
     """A data set of three images in the image set test, and nothing else."""
-    found, folder = voc.Folder.find(root), voc.Folder(tmp_path / "other")
+    found = voc.Folder.find(root)
     names = (*found.names("val")[:1], *found.names("train")[:2])
+    folder = voc.new_folder(tmp_path / "other", {"test": names})
     for name in names:
-        for one, copy in ((found.image(name), folder.image(name)), (found.mask(name), folder.mask(name))):
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(one, copy)
-    (folder.path / "ImageSets" / "Segmentation").mkdir(parents=True)
-    (folder.path / "ImageSets" / "Segmentation" / "test.txt").write_text("\n".join(names))
+        shutil.copy(found.image(name), folder.image(name))
+        shutil.copy(found.mask(name), folder.mask(name))
     return folder
 
 

@@ -18,6 +18,7 @@ import yaml
 from fcnseg import evaluate, predict, train
 from fcnseg.benchmark import __main__ as benchmark
 from fcnseg.check import __main__ as check
+from fcnseg.cli.configs import CONF
 from fcnseg.data import augment, voc
 from fcnseg.data.formats.classes import find_class_list
 from fcnseg.data.shapes import shapes
@@ -26,7 +27,6 @@ from fcnseg.learning import losses
 from fcnseg.report import __main__ as report
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-CONF = Path(__file__).parent.parent / "conf"
 BLOCKS = {language: re.findall(rf"```{language}\n(.*?)```", README, re.S) for language in ("bash", "console", "python", "yaml")}
 CONFIGS = dict(re.findall(r"`(mine/\w+/\w+\.yaml)`:\n\n```yaml\n(.*?)```", README, re.S))
 MODULES = dict(re.findall(r"`(\w+)\.py`:\n\n```python\n(.*?)```", README, re.S))

@@ -195,7 +195,7 @@ def test_a_launcher_that_is_not_installed_is_refused_with_its_extra(launch, monk
     assert (code, "hydra/launcher=gpus is not installed" in err, 'pip install ".[ray]"' in err) == (2, True, True)
 
 
-def test_a_number_that_is_text_names_the_run_as_the_job_does(launch, tmp_path):
+def test_a_number_that_is_text_names_the_run_as_the_job_does(launch):
     assert launch("trainer.precision=32-true,32")[0] == 0
     out = launch("trainer.precision=32-true,32")[1]
     assert out[out.index("2 jobs") :].count(" skipped ") == 2

@@ -61,15 +61,19 @@ def test_read_image_of_grey(file, depth):
     assert np.array_equal(found, np.stack([grey] * 3, axis=-1))
 
 
-@pytest.mark.parametrize(
-    ("orientation", "upright"),
-    [(1, lambda a: a), (2, np.fliplr), (3, lambda a: np.rot90(a, 2)), (6, lambda a: np.rot90(a, -1)), (8, np.rot90)],
-)
-def test_read_image_upright(file, orientation, upright):
+def turned(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    path = file(Image.fromarray(rgb()), exif=exif)
-    assert np.array_equal(np.asarray(decode.read_image(path)), upright(rgb()))
+    return exif
+
+
+ORIENTATIONS = {1: lambda a: a, 2: np.fliplr, 3: lambda a: np.rot90(a, 2), 6: lambda a: np.rot90(a, -1), 8: np.rot90}
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_read_image_upright(file, orientation):
+    path = file(Image.fromarray(rgb()), exif=turned(orientation))
+    assert np.array_equal(np.asarray(decode.read_image(path)), ORIENTATIONS[orientation](rgb()))
 
 
 @pytest.mark.parametrize("read", [decode.read_image, voc.read_mask])
@@ -214,15 +218,6 @@ def test_a_palette_with_some_of_the_classes_colours_elsewhere_is_refused(file):
     mask = with_palette([[0, 1, 2]], [(0, 0, 0), (1, 2, 3), voc.PALETTE[15]])
     with pytest.raises(ValueError, match=r"the colours of the classes \[0, 15\] at other indices, .* indices \[1\] are of no"):
         voc.read_mask(file(mask))
-
-
-def turned(orientation):
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    return exif
-
-
-ORIENTATIONS = {1: lambda a: a, 2: np.fliplr, 3: lambda a: np.rot90(a, 2), 6: lambda a: np.rot90(a, -1), 8: np.rot90}
 
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS)

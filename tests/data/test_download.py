@@ -168,18 +168,12 @@ def test_a_server_without_ranges_sends_all_anew(server, root):
     assert server.requests == [("norange", "bytes=3000-", len(ARCHIVE))]
 
 
-def test_a_draft_longer_than_the_archive_is_fetched_anew(server, root):
+@pytest.mark.parametrize("draft", [ARCHIVE + b"more", b"?" * 3000], ids=["too long", "of something else"])
+def test_a_draft_that_does_not_fit_is_fetched_anew(server, root, draft):
     root.mkdir()
-    (root / f"{NAME}.draft").write_bytes(ARCHIVE + b"more")
+    (root / f"{NAME}.draft").write_bytes(draft)
     assert_complete(fetch(server, root, "good"), root)
-    assert [ranged for _, ranged, _ in server.requests] == [f"bytes={len(ARCHIVE) + 4}-", None]
-
-
-def test_a_draft_of_something_else_is_fetched_anew(server, root):
-    root.mkdir()
-    (root / f"{NAME}.draft").write_bytes(b"?" * 3000)
-    assert_complete(fetch(server, root, "good"), root)
-    assert [ranged for _, ranged, _ in server.requests] == ["bytes=3000-", None]
+    assert [ranged for _, ranged, _ in server.requests] == [f"bytes={len(draft)}-", None]
 
 
 def test_a_whole_draft_needs_no_network(server, root):

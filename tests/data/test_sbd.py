@@ -56,7 +56,7 @@ def release(voc_folder, tmp_path):
 
 
 @pytest.fixture
-def root(voc_folder, release, tmp_path):
+def root(release, tmp_path):
     """A data.root that holds both."""
     shutil.copytree(release, tmp_path / "data" / "benchmark_RELEASE" / "dataset")
     return tmp_path / "data"

@@ -238,7 +238,7 @@ def test_ties_are_no_wrong_labels():
     assert (row.same, row.ties, row.beyond) == (0, 1, 0)
 
 
-def test_a_package_that_is_missing_is_named_before_anything_is_loaded(command, monkeypatch, tmp_path):
+def test_a_package_that_is_missing_is_named_before_anything_is_loaded(command, monkeypatch):
     monkeypatch.setattr(module, "find_spec", lambda name: None if name == "onnxscript" else object())
     outcome = command(export, "run=nothing")
     assert outcome.code == 2

@@ -226,6 +226,21 @@ def send(signum):
 kill = send(signal.SIGKILL)
 
 
+def wait_until(condition, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def truncate(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
 def rows(path):
     """metrics.csv without the columns of time."""
     with (path / "metrics.csv").open(newline="") as file:

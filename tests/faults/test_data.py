@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from injection import at, content, differences, kill, run, start
+from injection import at, content, differences, empty, kill, run, start, truncate, wait_until
 from PIL import Image
 
 from fcnseg.check.__main__ import check
@@ -44,14 +44,6 @@ def folder(pristine, tmp_path):
 @pytest.fixture
 def command(folder):
     return ["data=voc2012", "data.root=VOC2012", *PLAIN]  # the same for every test: parsed once
-
-
-def truncate(path):
-    os.truncate(path, path.stat().st_size // 2)
-
-
-def empty(path):
-    path.write_bytes(b"")
 
 
 def colour(path):
@@ -146,7 +138,7 @@ SIZES = [("fcn", 33), ("wilson", 47), ("unet", 37), ("transfer", 63)]
 
 
 @pytest.mark.parametrize(("net", "size"), SIZES)
-def test_odd_sizes_train(tmp_path, folder, command, net, size):
+def test_odd_sizes_train(tmp_path, command, net, size):
     own = {"transfer": ["model.backbone=mobilenet_v3_small", "model.weights=null"]}.get(net, ["model.widths=[4,8]"])
     args = [arg for arg in command if not arg.startswith("model")]
     outcome = run(tmp_path, *args, f"model={net}", *own, f"data.size={size}")
@@ -368,10 +360,7 @@ def test_a_killed_download_is_resumed(tmp_path, mirror, archive):
     process = start(tmp_path, *args, inject=mirror.socket.close)
     mirror.serve()
     draft = tmp_path / "data" / f"{NAME}.draft"
-    deadline = time.monotonic() + 20
-    while not (draft.exists() and draft.stat().st_size == len(archive) // 2):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: draft.exists() and draft.stat().st_size == len(archive) // 2)
     process.send(signal.SIGKILL)
     assert process.wait().code == -9
     assert voc.Folder.find(tmp_path / "data") is None
@@ -387,10 +376,7 @@ def test_two_processes_download_once(tmp_path, mirror):
     args = [*mirror.args, f"data.root={tmp_path / 'data'}"]
     processes = [start(tmp_path, *args, f"name={name}", inject=mirror.socket.close) for name in ("one", "two")]
     mirror.serve()
-    deadline = time.monotonic() + 20
-    while not mirror.asked:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: mirror.asked)
     time.sleep(0.3)  # the other one has come by now
     mirror.go.set()
     assert [process.wait().code for process in processes] == [0, 0]

@@ -10,7 +10,7 @@ from functools import partial
 
 import pytest
 import torch
-from injection import at, content, differences, fill, kill, load, rows, run, send, start, tiny
+from injection import at, content, differences, fill, kill, load, rows, run, send, start, tiny, wait_until
 from lightning import Trainer
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
 from lightning.pytorch.strategies.launchers import subprocess_script
@@ -95,14 +95,14 @@ def unet(data):
     return [*words, *size, "trainer.precision=32-true", "optimizer=sgd", "optimizer.lr=0.01", "name=run"]
 
 
-def assert_close(one, other, most=1e-5):
-    """Losses and weights differ by less than `most`."""
+def assert_close(one, other):
+    """Losses and weights differ by less than 1e-5."""
     states = [load(path / "checkpoints" / "last.ckpt") for path in (one, other)]
     for key, value in states[0]["state_dict"].items():
-        torch.testing.assert_close(value, states[1]["state_dict"][key], rtol=0, atol=most, msg=key)
+        torch.testing.assert_close(value, states[1]["state_dict"][key], rtol=0, atol=1e-5, msg=key)
     for row, wanted in zip(rows(one), rows(other), strict=True):
         assert {key: float(row[key]) for key in row if "loss" in key} == pytest.approx(
-            {key: float(wanted[key]) for key in row if "loss" in key}, abs=most
+            {key: float(wanted[key]) for key in row if "loss" in key}, abs=1e-5
         )
 
 
@@ -312,13 +312,6 @@ def is_alive(pid):
     return bool(found.stdout.strip()) and "Z" not in found.stdout
 
 
-def wait_until(condition, seconds=300):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-
-
 @pytest.mark.slow
 def test_lightning_starts_a_run(tmp_path, unet):
     """By the console script, in whose place `python -m` is started for the second process."""
@@ -334,7 +327,7 @@ def test_lightning_starts_a_run(tmp_path, unet):
 @pytest.mark.parametrize("killed", ["first", "second"])
 def test_no_process_of_a_run_outlives_the_others(tmp_path, unet, killed):
     started = command("-m", "fcnseg.train", *unet, "trainer.devices=2", "trainer.max_epochs=9999", "patience=null")(tmp_path)
-    wait_until((tmp_path / "runs" / "run" / "metrics.csv").exists)
+    wait_until((tmp_path / "runs" / "run" / "metrics.csv").exists, 300)
     (second,) = [pid for pid in descendants(started.pid)]
     os.kill(started.pid if killed == "first" else second, signal.SIGKILL)
     _, err = started.communicate(timeout=120)

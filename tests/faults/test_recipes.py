@@ -102,7 +102,7 @@ def test_a_run_of_another_average_is_another_run(tmp_path, args):
     assert (outcome.code, "ema: 0.9 now, None then" in outcome.err) == (2, True), outcome
 
 
-def test_a_disturbed_average_would_be_told_apart(tmp_path, args, whole):
+def test_a_disturbed_average_would_be_told_apart(whole):
     """Without this, the comparisons above could pass by comparing nothing."""
     found = whole("poly")
     average = found["last"]["callbacks"]["EMA"]["average"]

@@ -7,7 +7,7 @@ import time
 from functools import partial
 
 import pytest
-from injection import at, evaluate, fill, kill, load, rows, run, send, start
+from injection import at, evaluate, fill, kill, load, rows, run, send, start, wait_until
 
 from fcnseg import fit, train
 from fcnseg.data import packed
@@ -34,11 +34,11 @@ def state(tmp_path):
     return read_json(path / "status.json")["status"], load(newest_good(path / "checkpoints"))["global_step"]
 
 
-@pytest.mark.parametrize(("signum", "step"), [(signal.SIGTERM, 2), (signal.SIGTERM, 5)])
-def test_a_signal_within_an_epoch(tmp_path, args, same, signum, step):
-    outcome = run(tmp_path, *args, RARELY, inject=partial(in_step, step, signum))
-    assert outcome.code == 128 + signum
-    assert f"stopped by {signum.name}: the same command resumes" in outcome.err
+@pytest.mark.parametrize("step", [2, 5])
+def test_a_signal_within_an_epoch(tmp_path, args, same, step):
+    outcome = run(tmp_path, *args, RARELY, inject=partial(in_step, step, signal.SIGTERM))
+    assert outcome.code == 128 + signal.SIGTERM
+    assert "stopped by SIGTERM: the same command resumes" in outcome.err
     assert state(tmp_path) == ("interrupted", step)
     assert not (tmp_path / "runs" / "run" / "result.json").exists()
     assert run(tmp_path, *args, RARELY).code == 0
@@ -151,7 +151,7 @@ def test_a_second_sigterm_does_not_cost_the_save(tmp_path, args, same):
     same(tmp_path / "runs" / "run")
 
 
-def test_a_job_queued_again_goes_on_whatever_its_command_says(tmp_path, args, same):
+def test_a_job_queued_again_goes_on_whatever_its_command_says(tmp_path, args):
     outcome = run(tmp_path, *args, RARELY, "resume=never", inject=partial(in_step, 5, signal.SIGTERM))
     assert "the same command, without resume=never, resumes" in outcome.err
 
@@ -183,13 +183,10 @@ def test_a_stop_whose_save_fails_says_so(tmp_path, args, same, small_disk):
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_from_outside_leaves_no_process(tmp_path, args, same, signum):
+def test_a_signal_from_outside_leaves_no_process(tmp_path, args, signum):
     """At an unforeseen moment of an endless run, after its first checkpoint."""
     process = start(tmp_path, *args, "trainer.max_epochs=100000", "patience=null")
-    deadline = time.monotonic() + 30
-    while not (tmp_path / "runs" / "run" / "metrics.csv").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until((tmp_path / "runs" / "run" / "metrics.csv").exists)
     process.send(signum)
     outcome = process.wait(10)
     assert outcome.code == 128 + signum

@@ -57,13 +57,13 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, args, precision):
     assert (again.code, "NaN or infinite" in again.err) == (1, True)
 
 
+def spoil(task, *_):
+    task.net.register_forward_hook(lambda _, __, logits: logits * torch.nan)
+
+
 @pytest.mark.parametrize(("step", "rate"), [(3, "0.01"), (6, "0.005")])
 def test_the_rate_told_is_that_of_the_step(tmp_path, args, step, rate):
     """The last of an epoch, after which a cosine over two epochs has gone down to a half, and then to 0."""
-
-    def spoil(task, *_):
-        task.net.register_forward_hook(lambda _, __, logits: logits * torch.nan)
-
     outcome = run(tmp_path, *args, inject=partial(at, SegmentationTask, "training_step", step, spoil))
     assert outcome.code == 1
     assert f"the loss of step {step - 1} " in outcome.err
@@ -85,9 +85,6 @@ def test_logits_that_are_no_numbers_stop_the_run_at_the_validation(tmp_path, arg
 
 
 def test_a_run_resumed_in_the_validation_tells_the_rate_of_the_step_before(tmp_path, args):
-    def spoil(task, *_):
-        task.net.register_forward_hook(lambda _, __, logits: logits * torch.nan)
-
     inject = partial(at, SegmentationTask, "validation_step", 2, send(signal.SIGTERM))
     assert run(tmp_path, *args, inject=inject).code == 128 + signal.SIGTERM
     outcome = run(tmp_path, *args, inject=partial(at, SegmentationTask, "validation_step", 1, spoil))
@@ -104,9 +101,9 @@ def test_infinite_logits_of_void_pixels_alone_stop_the_run(tmp_path, args, data,
     def infinite(task, batch, _):
         seen.write_text(" ".join(map(str, batch[2].tolist())))
         batch[1][0, 0, 0] = voc.VOID
-        task.net.register_forward_hook(lambda _, __, logits: spoil(logits))
+        task.net.register_forward_hook(lambda _, __, logits: with_one(logits))
 
-    def spoil(logits):
+    def with_one(logits):
         logits = logits.clone()
         logits[0, 3, 0, 0] = value
         return logits
@@ -122,7 +119,7 @@ def test_infinite_logits_of_void_pixels_alone_stop_the_run(tmp_path, args, data,
     assert re.findall(r"shapes_\d{6}", told) in named
 
 
-def test_weights_that_are_no_numbers_have_no_scores(tmp_path, unbroken_run):
+def test_weights_that_are_no_numbers_have_no_scores_and_no_iou(tmp_path, unbroken_run):
     moved = shutil.copytree(unbroken_run(), tmp_path / "moved")
     best = load(moved / "checkpoints" / "best.ckpt")
     best["state_dict"]["net.classifier.bias"][:] = torch.nan
@@ -131,14 +128,6 @@ def test_weights_that_are_no_numbers_have_no_scores(tmp_path, unbroken_run):
     lines = [line for line in outcome.out.splitlines() if "│" in line]
     scores = [line.split("│")[2].strip() for line in lines[:6]]
     assert scores == ["-"] * 6, outcome.out
-
-
-def test_weights_that_are_no_numbers_have_no_iou(tmp_path, unbroken_run):
-    moved = shutil.copytree(unbroken_run(), tmp_path / "moved")
-    best = load(moved / "checkpoints" / "best.ckpt")
-    best["state_dict"]["net.classifier.bias"][:] = torch.nan
-    save(moved / "checkpoints" / "best.ckpt", best)
-    outcome = run(tmp_path, f"run={moved}", "verify=false", command=evaluate)
     assert "background  " not in outcome.out, outcome.out  # of the table of classes
 
 
@@ -147,13 +136,11 @@ def folder(tmp_path):
     """Makes a data set of VOC's layout from the masks of its two image sets."""
 
     def made(train, val):
-        made = voc.Folder(tmp_path / "VOC2012")
-        for path in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
-            (made.path / path).mkdir(parents=True)
-        for image_set, masks in (("train", train), ("val", val)):
-            ids = [f"{image_set}_{i}" for i in range(len(masks))]
-            (made.path / "ImageSets" / "Segmentation" / f"{image_set}.txt").write_text("\n".join(ids))
-            for i, (name, mask) in enumerate(zip(ids, masks, strict=True)):
+        sets = {"train": train, "val": val}
+        names = {image_set: [f"{image_set}_{i}" for i in range(len(masks))] for image_set, masks in sets.items()}
+        made = voc.new_folder(tmp_path / "VOC2012", names)
+        for image_set, masks in sets.items():
+            for i, (name, mask) in enumerate(zip(names[image_set], masks, strict=True)):
                 noise = np.random.default_rng(i).integers(0, 256, (*mask.shape, 3), dtype=np.uint8)
                 Image.fromarray(noise).save(made.image(name))
                 Image.fromarray(mask).save(made.mask(name))

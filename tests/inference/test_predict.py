@@ -20,11 +20,6 @@ from fcnseg.evaluate import evaluate
 from fcnseg.predict import predict
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory, train_in):
-    return train_in(tmp_path_factory.mktemp("run"), "data=voc2012", "data.size=[32,48]", "optimizer.lr=0.05")
-
-
 @pytest.fixture
 def photos(tmp_path, root):
     """Three photographs: one in a folder below, one whose name has a space and an umlaut."""
@@ -112,7 +107,7 @@ def test_one_mask_is_one(command, run, photos):
     assert "1 mask is in masks; " in predicted(command, run, "images=photos/a.jpg").out
 
 
-def test_the_same_command_again_does_what_is_left(command, run, photos, tmp_path):
+def test_the_same_command_again_does_what_is_left(command, run, photos):
     predicted(command, run, "images=photos", "out=photos/masks")
     times = {path: path.stat().st_mtime_ns for path in (photos / "masks").rglob("*.png")}
     (photos / "masks" / "a.png").unlink()

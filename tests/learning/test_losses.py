@@ -46,13 +46,6 @@ def loss(request):
     return LOSSES[request.param](VOC_TRAIN)
 
 
-@pytest.fixture
-def deterministic():
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
 def batch(num_classes=21, size=9):
     generator = torch.Generator().manual_seed(0)
     logits = 3 * torch.randn(2, num_classes, size, size + 1, generator=generator)

@@ -83,7 +83,16 @@ def test_what_a_killed_build_left_is_not_in_the_folder(tmp_path):
     assert [path.name for path in (tmp_path / "folder").iterdir()] == ["file"]
 
 
-@pytest.mark.parametrize(("content", "told"), [(b"{", "Expecting"), (b" " * (LARGEST_TEXT + 1), "larger"), (b"[]", "a list")])
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "Expecting"),
+        (b"{", "Expecting"),
+        (b"\xef\xbb\xbf{}", "BOM"),
+        (b" " * (LARGEST_TEXT + 1), "larger"),
+        (b"[]", "a list"),
+    ],
+)
 def test_a_damaged_file_is_told_once(tmp_path, content, told):
     (path := tmp_path / "status.json").write_bytes(content)
     with pytest.raises(ValueError, match=told) as caught:
@@ -93,6 +102,8 @@ def test_a_damaged_file_is_told_once(tmp_path, content, told):
 
 def test_a_list_of_numbers_takes_a_line_of_json(tmp_path):
     content = {"matrix": [[1, 0], [-2.5e-7, None]], "texts": ["[1,\n 2]", "é"], "empty": [], "rows": [{"a": [1]}]}
-    write_json(tmp_path / "content.json", content)
-    assert read_json(tmp_path / "content.json") == content
-    assert "    [1, 0],\n    [-2.5e-07, null]\n" in (tmp_path / "content.json").read_text()
+    path = tmp_path / "content.json"
+    assert read_json(path) is None
+    write_json(path, content)
+    assert read_json(path) == content
+    assert "    [1, 0],\n    [-2.5e-07, null]\n" in path.read_text()

@@ -47,13 +47,6 @@ def net(request):
     return NETS[request.param]()
 
 
-@pytest.fixture
-def deterministic():
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
 def trained(net):
     """The network after one pass in training mode, so that its batch norms' statistics are no longer those of a new one."""
     net.train()(torch.randn(2, 3, 64, 64))

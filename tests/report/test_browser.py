@@ -26,10 +26,10 @@ pytestmark = [
 NASTY = "<script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">"
 
 
-def open_browser(*, scripts=True, width=1280):
+def open_browser(*, scripts=True):
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
-    for word in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", f"--window-size={width},900"):
+    for word in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,900"):
         options.add_argument(word)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     if not scripts:

@@ -61,7 +61,7 @@ def test_the_way_to_use_it_works(run, command, root, tmp_path, monkeypatch):
     assert Image.open("mask.png").mode == "P"
 
 
-def test_the_command_trains_the_same_run(run, tmp_path):
+def test_the_command_trains_the_same_run(run):
     (line,) = re.findall(r"python -m fcnseg.train (.*)", (run / "README.md").read_text())
     assert "data=voc2012" in line
     assert "my run <b>" in line
@@ -88,7 +88,7 @@ def test_train_from_python_does_what_the_command_does(tiny, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     run = fcnseg.train(*tiny("seed=3"))
     assert run.path.parent.name == "runs"
-    assert run.path.name.endswith("-seed3") or "seed3" in run.path.name
+    assert "seed3" in run.path.name
     assert run.result["metrics"]["test/miou"] is not None
     assert fcnseg.train(*tiny("seed=3")).path == run.path  # it is shown, not repeated
     with pytest.raises(ValueError, match="no setting 'modle'; did you mean model"):

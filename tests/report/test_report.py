@@ -457,7 +457,7 @@ def test_a_square_s_size_may_be_given_as_two_sides(finished, tmp_path):
     assert not any("size" in difference and "32, 32" in difference for difference in found.differences)
 
 
-def test_a_size_that_is_no_square_has_its_two_sides(entries):
+def test_a_size_that_is_no_square_has_its_two_sides():
     assert as_one_number("32x48") == "32x48"
     assert as_one_number(spelled([32, 48])) == "32x48"
     assert as_one_number(spelled([48, 48])) == as_one_number(48) == 48

@@ -11,7 +11,6 @@ from omegaconf import OmegaConf
 
 from fcnseg import fit
 from fcnseg.cli.configs import SHIPPED
-from fcnseg.paper import EXPERIMENTS
 from fcnseg.runs.identity import WATCHERS, run_name
 from fcnseg.train import train
 
@@ -144,10 +143,6 @@ def test_no_two_shipped_choices_have_one_word():
     ]
     assert len(words) == len(set(words))
     assert not [word for word in words if re.fullmatch(r"(lr|size|batch|epochs|patience|seed)\d.*", word)]
-
-
-def test_the_papers_experiments_are_known(name_of):
-    assert {f"experiment/{name}" for name in EXPERIMENTS} <= SHIPPED
 
 
 NOTHING = {"experiment": None, "debug": None}

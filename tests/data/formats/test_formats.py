@@ -67,7 +67,7 @@ def test_check_says_the_format_and_where_its_classes_are_from(command, written, 
 NAMES = [f"video{i // 10}_{i % 10}" for i in range(100)]
 
 
-def made(root, names=NAMES, masks=None):
+def made(root, names=NAMES):
     """Folders of tiny images and masks of two classes."""
     for name in names:
         for kind in ("images", "masks"):

@@ -19,10 +19,7 @@ BRIGHT = np.stack([BRIGHT >> 16, BRIGHT >> 8 & 255, BRIGHT & 255], axis=1)
 
 
 def lists(sample, root, **mask):
-    for image_set, names in sample.sets.items():
-        path = root / "ImageSets" / "Segmentation" / f"{image_set}.txt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(f"{name}\n" for name in names))
+    voc.new_folder(root, sample.sets)
     for name in sample.names:
         sample.photograph(name, root / "JPEGImages" / f"{name}.jpg")
         sample.mask(name, root / "SegmentationClass" / f"{name}.png", **mask)
