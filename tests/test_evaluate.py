@@ -18,7 +18,7 @@ from fcnseg.runs import stored_network
 @pytest.fixture
 def other(root, tmp_path):
     """A data set of three images in the image set test, and nothing else."""
-    found = voc.Folder.find(root)
+    found = voc.VOCFolder.find(root)
     names = (*found.names("val")[:1], *found.names("train")[:2])
     folder = voc.new_folder(tmp_path / "other", {"test": names})
     for name in names:
@@ -68,7 +68,7 @@ def numpys(run, folder, names):
 
 def test_at_the_images_own_sizes_the_scores_are_numpys(command, run, root):
     name, found, printed = evaluated(command, run, "at=original")
-    folder = voc.Folder.find(root)
+    folder = voc.VOCFolder.find(root)
     matrix = numpys(run, folder, folder.names("val"))
     assert found["confusion"] == matrix.tolist()
     truth, right = matrix[:-1].sum(1), matrix[:-1].diagonal()

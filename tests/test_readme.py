@@ -263,7 +263,7 @@ def test_an_example_trains(path, command, extended, root, tmp_path):
 def test_a_data_set_of_your_own_trains(command, root, tmp_path):
     mine = tmp_path / "mine"
     for kind, own in (("JPEGImages", "images"), ("SegmentationClass", "masks")):
-        shutil.copytree(voc.Folder.find(root).path / kind, mine / own)
+        shutil.copytree(voc.VOCFolder.find(root).path / kind, mine / own)
     (mine / "classes.yaml").write_text(f"names: [{', '.join(f'class{i}' for i in range(21))}]")
     lines = [line.replace("../mine", str(mine)) for line in COMMANDS if "../mine" in line]
     assert [line.split()[0] for line in lines] == ["check", "train"]

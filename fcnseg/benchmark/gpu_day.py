@@ -164,7 +164,7 @@ def images(day: Day) -> Row:
     return {**counts, "seconds": time.monotonic() - start}
 
 
-def _write(folder: voc.Folder, names: Sequence[str]) -> None:
+def _write(folder: voc.VOCFolder, names: Sequence[str]) -> None:
     """Draw images, and enlarge them to VOC's size."""
     for name in names:
         image, mask = draw(0, int(name))

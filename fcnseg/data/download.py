@@ -65,7 +65,7 @@ def nothing_found(root: Path) -> str:
     """The message that there is no data set in `root`: what was searched, what the folder holds, and what would work."""
     if files := formats.beyond_voc(root):
         return f"no VOC-2012 in data.root={root}: found {files.format}; add data=folder, which reads it"
-    if near := next((path for path in islice(_nearby(root), _FOLDERS) if voc.Folder.find(path)), None):
+    if near := next((path for path in islice(_nearby(root), _FOLDERS) if voc.VOCFolder.find(path)), None):
         remedy = f"data.root={near} would work"
     elif (root / voc.IMAGES).is_dir():
         remedy = f"write the names of its images into {voc.LISTS}/train.txt and val.txt, one a line"
@@ -91,7 +91,7 @@ def _nearby(root: Path) -> Iterator[Path]:
 VOC_ARCHIVE = Published("VOC-2012", voc.PLACES, voc.LISTS, nothing_found)
 
 
-def voc2012(root: Path, *, urls: Sequence[str], md5: str, download: bool | None = None) -> voc.Folder:
+def voc2012(root: Path, *, urls: Sequence[str], md5: str, download: bool | None = None) -> voc.VOCFolder:
     """Find VOC-2012 under `root`, or download it there (2 GB): see `find_or_download`.
 
     Raises:
@@ -102,7 +102,7 @@ def voc2012(root: Path, *, urls: Sequence[str], md5: str, download: bool | None 
     if files := formats.beyond_voc(root):
         own = f"data.root={root} has classes of its own in {files.known.source}"
         raise ValueError(f"{own}, wanted VOC's 21: add data=folder, which reads them")
-    return voc.Folder(path)
+    return voc.VOCFolder(path)
 
 
 def find_or_download(data_set: Published, root: Path, *, urls: Sequence[str], md5: str, download: bool | None) -> Path:

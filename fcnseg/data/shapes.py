@@ -42,7 +42,7 @@ PATTERNS: tuple[Callable[[Reals, Reals], Bools], ...] = (
 )
 
 
-def shapes(root: Path, *, train: int, val: int, seed: int) -> voc.Folder:
+def shapes(root: Path, *, train: int, val: int, seed: int) -> voc.VOCFolder:
     """The generated data set with these numbers, which is drawn first if it does not exist.
 
     An image depends only on the seed and its name: its bytes are the same on every generation.
@@ -60,7 +60,7 @@ def shapes(root: Path, *, train: int, val: int, seed: int) -> voc.Folder:
         check_whole_number(f"data.source.{name}", number, least)
     folder = root / f"shapes-v{FORMAT}-{train}-{val}-{seed}"
     build_once(folder, partial(_generate, train, val, seed))
-    return voc.Folder(folder / voc.PLACES[0], generated=True)
+    return voc.VOCFolder(folder / voc.PLACES[0], generated=True)
 
 
 def _generate(train: int, val: int, seed: int, folder: Path) -> None:

@@ -67,7 +67,7 @@ def check_inside(name: str, source: Path, root: Path) -> None:
 
 
 @dataclass(frozen=True)
-class Folder(DataSet):
+class VOCFolder(DataSet):
     """A folder in VOC's layout: `JPEGImages`, `SegmentationClass` and `ImageSets/Segmentation`.
 
     Attributes:
@@ -85,7 +85,7 @@ class Folder(DataSet):
         return "" if self.classes == VOC else super().rules
 
     @classmethod
-    def find(cls, root: Path) -> "Folder | None":
+    def find(cls, root: Path) -> "VOCFolder | None":
         """The VOC folder under `root`: `root/VOCdevkit/VOC2012`, `root/VOC2012` or `root` itself; None without one."""
         path = find_folder(root, PLACES, LISTS)
         return cls(path) if path else None
@@ -128,9 +128,9 @@ class Folder(DataSet):
         return next(filter(Path.is_file, paths), self.path / kind / f"{name}{suffixes[0]}")
 
 
-def new_folder(path: Path, image_sets: Mapping[str, Sequence[str]]) -> Folder:
+def new_folder(path: Path, image_sets: Mapping[str, Sequence[str]]) -> VOCFolder:
     """Make a folder in VOC's layout with the names of the images of each image set, for the images and masks to be put in."""
-    folder = Folder(path)
+    folder = VOCFolder(path)
     for name in (IMAGES, MASKS, LISTS):
         (path / name).mkdir(parents=True)
     for image_set, names in image_sets.items():

@@ -48,11 +48,11 @@ def _found(images: str) -> tuple[Path, list[Path]]:
     return top, [file for file in map(Path, glob.glob(images, recursive=True)) if file.is_file()]
 
 
-def image_set(images: str) -> tuple[voc.Folder, str] | None:
+def image_set(images: str) -> tuple[voc.VOCFolder, str] | None:
     """The folder in VOC's layout and the name of its image set, whose list `images` is; None for other files."""
     path = Path(images).absolute()
     is_set = path.suffix == ".txt" and path.parent.as_posix().endswith(f"/{voc.LISTS}")
-    return (voc.Folder(path.parents[2]), path.stem) if is_set else None
+    return (voc.VOCFolder(path.parents[2]), path.stem) if is_set else None
 
 
 def _listed(path: Path) -> tuple[Path, list[Path]]:

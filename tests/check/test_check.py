@@ -12,7 +12,7 @@ from PIL import Image
 from fcnseg.check.__main__ import WITHOUT_EFFECT, check
 from fcnseg.data import formats
 from fcnseg.data.formats import layouts
-from fcnseg.data.voc import Folder
+from fcnseg.data.voc import VOCFolder
 
 CLASSES = "names: [ground, crack, rust]\n"
 
@@ -325,7 +325,7 @@ def test_a_class_of_val_and_test_alone(command, tested):
 
 def test_lists_without_images_or_masks_of_their_own_are_left_out(command, root, tmp_path):
     """As in VOC's devkit, whose test has no masks and whose trainval has no other images."""
-    folder = Folder(shutil.copytree(root / "VOCdevkit" / "VOC2012", tmp_path / "devkit"))
+    folder = VOCFolder(shutil.copytree(root / "VOCdevkit" / "VOC2012", tmp_path / "devkit"))
     folder.list_of("test").write_text("a\nb\n")
     folder.list_of("small").write_text("\n".join(folder.names("train")[2:]))
     folder.list_of("later").touch()
@@ -344,7 +344,7 @@ def test_lists_without_images_or_masks_of_their_own_are_left_out(command, root, 
 
 
 def test_an_image_of_train_or_val_in_test_is_a_problem(command, root, tmp_path):
-    folder = Folder(shutil.copytree(root / "VOCdevkit" / "VOC2012", tmp_path / "leak"))
+    folder = VOCFolder(shutil.copytree(root / "VOCdevkit" / "VOC2012", tmp_path / "leak"))
     train, val = folder.names("train")[0], folder.names("val")[0]
     folder.list_of("test").write_text(f"{val}\n{train}\n")
     outcome = command(check, f"data.root={folder.path}", "picture=null")

@@ -39,7 +39,7 @@ def sound(tmp_path_factory):
 @pytest.fixture
 def folder(sound, tmp_path):
     shutil.copytree(sound.path, tmp_path / "VOC2012")
-    return voc.Folder(tmp_path / "VOC2012")
+    return voc.VOCFolder(tmp_path / "VOC2012")
 
 
 @pytest.fixture

@@ -145,7 +145,7 @@ def refused(outcome, *words):
 @pytest.fixture
 def folder(root, tmp_path):
     """A VOC folder to damage."""
-    return voc.Folder(shutil.copytree(root / "VOCdevkit" / "VOC2012", tmp_path / "copy" / "VOC2012"))
+    return voc.VOCFolder(shutil.copytree(root / "VOCdevkit" / "VOC2012", tmp_path / "copy" / "VOC2012"))
 
 
 @pytest.mark.parametrize(("args", "words"), WRONG, ids=lambda value: " ".join(value))

@@ -64,7 +64,7 @@ def visible(root):
 
 
 def assert_complete(folder, root):
-    assert folder == voc.Folder.find(root) == voc.Folder(root / "VOCdevkit" / "VOC2012")
+    assert folder == voc.VOCFolder.find(root) == voc.VOCFolder(root / "VOCdevkit" / "VOC2012")
     assert folder.image_sets() == ("train", "val")
     assert folder.missing(folder.names("train")) == []
     assert [path.name for path in folder.path.glob(".*")] == []
@@ -270,7 +270,7 @@ def test_two_processes_download_once(server, root):
             process.kill()
     assert outputs == [f"{root / 'VOCdevkit' / 'VOC2012'}\n"] * 2
     assert len(server.requests) == 1
-    assert_complete(voc.Folder.find(root), root)
+    assert_complete(voc.VOCFolder.find(root), root)
 
 
 def test_a_killed_extraction_is_cleared_and_done_again(server, root):
@@ -281,7 +281,7 @@ def test_a_killed_extraction_is_cleared_and_done_again(server, root):
     )
     command = [sys.executable, "-c", kill, str(root), server.url("good"), md5(ARCHIVE)]
     assert subprocess.run(command, timeout=20).returncode == 9
-    assert voc.Folder.find(root) is None
+    assert voc.VOCFolder.find(root) is None
     (stale := root / "VOCdevkit" / ".VOC2012.draft" / "stale").touch(exist_ok=False)
     assert_complete(folder := fetch(server, root, "good"), root)
     assert not (folder.path / stale.name).exists()

@@ -42,7 +42,7 @@ def listing(folder, tmp_path):
     """Makes the data set with another list of its val images."""
 
     def made(*numbers):
-        other = voc.Folder(shutil.copytree(folder.path, tmp_path / "VOC2012"))
+        other = voc.VOCFolder(shutil.copytree(folder.path, tmp_path / "VOC2012"))
         names = "".join(f"shapes_{number:06d}\n" for number in numbers)
         (other.path / "ImageSets" / "Segmentation" / "val.txt").write_text(names)
         return lambda root: other
@@ -281,7 +281,7 @@ def test_a_limit_chooses_by_the_names_alone(make, folder, tmp_path):
     """Pinned: the three names whose SHA-256 are least, so that no version of this package changes a subset."""
     pinned = ["shapes_000002", "shapes_000004", "shapes_000007"]
     assert make(limit=3, batch_size=2).names("train") == pinned
-    other = voc.Folder(shutil.copytree(folder.path, tmp_path / "VOC2012"))
+    other = voc.VOCFolder(shutil.copytree(folder.path, tmp_path / "VOC2012"))
     (other.path / "ImageSets" / "Segmentation" / "train.txt").write_text("\n".join(folder.names("train")[::-1]))
     assert make(lambda root: other, limit=3, batch_size=2).names("train") == pinned[::-1]
 
@@ -325,7 +325,7 @@ def test_what_has_changed_since_a_fingerprint(make):
 
 
 def test_where_the_packs_are_is_said_once(make, folder, tmp_path, capsys):
-    own = voc.Folder(shutil.copytree(folder.path, tmp_path / "VOC2012", ignore=lambda *_: ["packs"]))
+    own = voc.VOCFolder(shutil.copytree(folder.path, tmp_path / "VOC2012", ignore=lambda *_: ["packs"]))
     make(lambda root: own)
     told = capsys.readouterr().err
     assert told.count("\n") == 1
@@ -333,7 +333,7 @@ def test_where_the_packs_are_is_said_once(make, folder, tmp_path, capsys):
     make(lambda root: own, size=48)
     shutil.rmtree(own.path / "packs")
     make(lambda root: own, cache=str(tmp_path / "cache"))  # where the user has said
-    make(lambda root: voc.Folder(own.path, generated=True))
+    make(lambda root: voc.VOCFolder(own.path, generated=True))
     assert capsys.readouterr().err == ""
 
 

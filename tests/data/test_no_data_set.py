@@ -99,4 +99,4 @@ def test_what_is_no_source(tmp_path, source, told):
 
 
 def test_a_source_s_folder(tmp_path):
-    assert find_data_set(voc.Folder, tmp_path) == voc.Folder(tmp_path)
+    assert find_data_set(voc.VOCFolder, tmp_path) == voc.VOCFolder(tmp_path)

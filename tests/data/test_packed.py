@@ -25,7 +25,7 @@ def pristine(tmp_path_factory):
 @pytest.fixture
 def folder(pristine, tmp_path):
     """A data set of this test's own; files keep their times."""
-    return voc.Folder(shutil.copytree(pristine.path, tmp_path / "VOC2012"))
+    return voc.VOCFolder(shutil.copytree(pristine.path, tmp_path / "VOC2012"))
 
 
 def packs(folder):
@@ -310,7 +310,7 @@ def darken(folder, value):
 @pytest.mark.parametrize("change", [relabel, darken])
 def test_data_sets_of_equal_names_sizes_and_times_have_packs_of_their_own(folder, tmp_path, change):
     """As on read-only disks, in Nix and in normalised archives, where every file has one time."""
-    other = voc.Folder(shutil.copytree(folder.path, tmp_path / "other"))
+    other = voc.VOCFolder(shutil.copytree(folder.path, tmp_path / "other"))
     for one, value in ((folder, 1), (other, 2)):
         change(one, value)
         for path in one.path.rglob("*.*"):

@@ -33,7 +33,7 @@ def voc_folder(tmp_path):
     """VOC-2012 in `data`: eight images in train, four in val."""
     folder = shapes(tmp_path / "generated", train=8, val=4, seed=0)
     shutil.copytree(folder.path, made := tmp_path / "data" / "VOCdevkit" / "VOC2012")
-    return voc.Folder(made)
+    return voc.VOCFolder(made)
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ def masks(folder):
 
 
 def test_layout_is_voc_s(folder):
-    assert voc.Folder.find(home(folder)) == folder
+    assert voc.VOCFolder.find(home(folder)) == folder
     assert folder.path.parts[-2:] == ("VOCdevkit", "VOC2012")
     assert folder.image_sets() == ("train", "trainval", "val")
     train, val = folder.names("train"), folder.names("val")

@@ -34,21 +34,21 @@ def test_palette_is_whole():
 
 @pytest.mark.parametrize("place", ["VOCdevkit/VOC2012", "VOC2012", "."])
 def test_find(tmp_path, place):
-    assert voc.Folder.find(tmp_path) is None
+    assert voc.VOCFolder.find(tmp_path) is None
     (tmp_path / place / "ImageSets" / "Segmentation").mkdir(parents=True)
-    assert voc.Folder.find(tmp_path) == voc.Folder(tmp_path / place)
+    assert voc.VOCFolder.find(tmp_path) == voc.VOCFolder(tmp_path / place)
 
 
 def test_find_needs_image_sets_and_a_folder(tmp_path):
     (tmp_path / "VOC2012" / "JPEGImages").mkdir(parents=True)
-    assert voc.Folder.find(tmp_path) is None
-    assert voc.Folder.find(tmp_path / "absent") is None
+    assert voc.VOCFolder.find(tmp_path) is None
+    assert voc.VOCFolder.find(tmp_path / "absent") is None
 
 
 @pytest.fixture
 def folder(tmp_path):
     """Lists `a`, `b` and `c`; has two photographs and one mask."""
-    made = voc.Folder(tmp_path)
+    made = voc.VOCFolder(tmp_path)
     for path in (made.image("a"), made.image("b"), made.mask("b")):
         path.parent.mkdir(exist_ok=True)
         path.touch()

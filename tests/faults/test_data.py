@@ -38,7 +38,7 @@ def pristine(tmp_path_factory):
 @pytest.fixture
 def folder(pristine, tmp_path):
     """A data set of this test's own."""
-    return voc.Folder(shutil.copytree(pristine.path, tmp_path / "VOC2012"))
+    return voc.VOCFolder(shutil.copytree(pristine.path, tmp_path / "VOC2012"))
 
 
 @pytest.fixture
@@ -256,7 +256,7 @@ def test_a_pack_cut_short_while_it_is_mapped_costs_the_process_and_nothing_else(
 
 def test_a_disk_too_small_for_a_pack_says_so(folder, command, small_disk):
     """Twelve images of 512 pixels take 12 MB."""
-    moved = voc.Folder(shutil.copytree(folder.path, small_disk / "VOC2012"))
+    moved = voc.VOCFolder(shutil.copytree(folder.path, small_disk / "VOC2012"))
     outcome = run(small_disk.parent, *command, f"data.root='{moved.path}'", "data.size=512")
     assert (outcome.code, "No space left on device; make room there, or lower data.size" in outcome.err) == (2, True)
     assert packs(moved) == []
@@ -363,12 +363,12 @@ def test_a_killed_download_is_resumed(tmp_path, mirror, archive):
     wait_until(lambda: draft.exists() and draft.stat().st_size == len(archive) // 2)
     process.send(signal.SIGKILL)
     assert process.wait().code == -9
-    assert voc.Folder.find(tmp_path / "data") is None
+    assert voc.VOCFolder.find(tmp_path / "data") is None
     mirror.go.set()
     outcome = run(tmp_path, *args, inject=mirror.socket.close)
     assert outcome.code == 0, outcome.err
     assert mirror.asked == [0, len(archive) // 2]
-    assert voc.Folder.find(tmp_path / "data").names("val")
+    assert voc.VOCFolder.find(tmp_path / "data").names("val")
     assert not draft.exists()
 
 
@@ -389,6 +389,6 @@ def test_a_download_killed_while_unpacking_leaves_no_data_set(tmp_path, mirror):
     mirror.serve()
     inject = partial(at, tarfile.TarFile, "makefile", 5, kill)
     assert run(tmp_path, *args, inject=inject).code == -9
-    assert voc.Folder.find(tmp_path / "data") is None
+    assert voc.VOCFolder.find(tmp_path / "data") is None
     assert run(tmp_path, *args).code == 0
     assert len(mirror.asked) == 1  # the archive had come whole

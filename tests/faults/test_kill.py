@@ -224,8 +224,9 @@ BREAKS = {  # checkpoint.every_n_steps, and the ends of the sessions of one run
 @pytest.mark.parametrize(("interval", "parts"), [("step", 1), ("epoch", 2)])
 def test_a_resumed_run_logs_under_the_steps_of_an_unbroken_one(tmp_path, args, interval, parts):
     """As every logger gets them; Lightning's monitor logs the learning rate of every other step, or of every epoch."""
-    monitor = ("callbacks=lr_monitor", f"callbacks.lr_monitor.logging_interval={interval}", "+trainer.log_every_n_steps=2")
-    args = [*args, *monitor, "schedule=poly", "trainer.max_epochs=4", f"+trainer.accumulate_grad_batches={parts}"]
+    every = ["+trainer.log_every_n_steps=2"] if interval == "step" else []
+    args = [*args, "callbacks=lr_monitor", f"callbacks.lr_monitor.logging_interval={interval}", *every]
+    args = [*args, "schedule=poly", "trainer.max_epochs=4", f"+trainer.accumulate_grad_batches={parts}"]
     logged, contents = {}, {}
     for moment, (steps, *breaks) in {"never": (1,), **BREAKS}.items():
         notes, own = tmp_path / f"{moment}.txt", (f"runs='{moment}'", f"checkpoint.every_n_steps={steps}")

@@ -25,7 +25,7 @@ def photos(tmp_path, root):
     """Three photographs: one in a folder below, one whose name has a space and an umlaut."""
     home = tmp_path / "photos"
     for source, name in zip(
-        sorted(voc.Folder.find(root).path.glob("JPEGImages/*.jpg")),
+        sorted(voc.VOCFolder.find(root).path.glob("JPEGImages/*.jpg")),
         ("a.jpg", "below/b.JPG", "two grün.jpg"),
         strict=False,
     ):
@@ -71,7 +71,7 @@ def test_a_mask_for_each_photograph_in_its_place(command, run, photos, tmp_path)
 
 
 def test_the_scores_of_the_masks_are_those_of_evaluate_at_original(command, run, root, tmp_path):
-    folder = voc.Folder.find(root)
+    folder = voc.VOCFolder.find(root)
     predicted(command, run, f"images={folder.path}/ImageSets/Segmentation/val.txt")
     matrix = np.zeros((256, 21), int)
     for name in folder.names("val"):
@@ -218,7 +218,7 @@ def test_what_cannot_be_done_is_refused(command, run, photos, tmp_path, args, wo
 
 
 def test_the_archive_for_vocs_server(command, run, root, tmp_path):
-    folder = voc.Folder.find(root)
+    folder = voc.VOCFolder.find(root)
     outcome = predicted(command, run, f"images={folder.path}/ImageSets/Segmentation/val.txt", "format=voc", "out=sent")
     assert "is what VOC's server takes" in outcome.out
     with tarfile.open(tmp_path / "sent" / "results.tgz") as tar:
@@ -228,7 +228,7 @@ def test_the_archive_for_vocs_server(command, run, root, tmp_path):
 
 
 def test_an_archive_of_masks_that_are_turned_is_refused(command, run, root, tmp_path):
-    folder = voc.Folder(shutil.copytree(voc.Folder.find(root).path, tmp_path / "VOC2012"))
+    folder = voc.VOCFolder(shutil.copytree(voc.VOCFolder.find(root).path, tmp_path / "VOC2012"))
     name = folder.names("val")[0]
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -247,7 +247,7 @@ def test_an_archive_of_masks_that_are_turned_is_refused(command, run, root, tmp_
 
 def test_a_run_with_pretrained_weights_or_other_data_is_of_competition_6(command, tmp_path, train_in, root):
     run = train_in(tmp_path, "data=shapes")
-    folder = voc.Folder.find(root)
+    folder = voc.VOCFolder.find(root)
     predicted(command, run, f"images={folder.path}/ImageSets/Segmentation/val.txt", "format=voc", "out=sent")
     assert (tmp_path / "sent/results/VOC2012/Segmentation/comp6_val_cls").is_dir()
 

@@ -64,7 +64,7 @@ def test_a_small_photograph_is_padded_with_the_mean_colour():
 
 
 def test_the_ways_to_give_a_photograph_mean_the_same(run, root):
-    path = next(iter(voc.Folder.find(root).path.glob("JPEGImages/*.jpg")))
+    path = next(iter(voc.VOCFolder.find(root).path.glob("JPEGImages/*.jpg")))
     image = Image.open(path)
     array = np.asarray(image)
     first, *others = fcnseg.load(run)([path, str(path), image, array, torch.from_numpy(array.copy()).permute(2, 0, 1)])
@@ -77,7 +77,7 @@ def test_the_ways_to_give_a_photograph_mean_the_same(run, root):
 
 def test_a_mask_is_what_the_network_says_enlarged(run, root):
     trained = stored_network.load(run)
-    path = next(iter(voc.Folder.find(root).path.glob("JPEGImages/*.jpg")))
+    path = next(iter(voc.VOCFolder.find(root).path.glob("JPEGImages/*.jpg")))
     small = np.asarray(Image.open(path).resize((48, 32), Image.Resampling.BILINEAR)) / np.float32(255)
     mean, std = np.float32((0.485, 0.456, 0.406)), np.float32((0.229, 0.224, 0.225))
     with torch.inference_mode():

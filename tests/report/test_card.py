@@ -50,7 +50,7 @@ def test_the_examples_show_three_test_images(run):
 
 def test_the_way_to_use_it_works(run, command, root, tmp_path, monkeypatch):
     text = (run / "README.md").read_text()
-    shutil.copytree(voc.Folder.find(root).path / "JPEGImages", tmp_path / "photos")
+    shutil.copytree(voc.VOCFolder.find(root).path / "JPEGImages", tmp_path / "photos")
     shutil.copy(next((tmp_path / "photos").glob("*.jpg")), tmp_path / "photo.jpg")
     line = next(line for line in text.splitlines() if line.startswith("python -m fcnseg.predict"))
     outcome = command(predict, *shlex.split(line)[3:])

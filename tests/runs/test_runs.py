@@ -166,7 +166,7 @@ def test_evaluate_says_that_the_data_have_changed(command, run, root, tmp_path):
     moved.rename(tmp_path / shapes / "VOCdevkit")
     args = [f"run={run}", f"data.root={tmp_path}"]
     assert "have changed" not in command(evaluate, *args).err
-    folder = voc.Folder(tmp_path / shapes / "VOCdevkit" / "VOC2012")
+    folder = voc.VOCFolder(tmp_path / shapes / "VOCdevkit" / "VOC2012")
     for path in map(folder.mask, folder.names("val")):
         Image.new("L", Image.open(path).size, 7).save(path)
     outcome = command(evaluate, *args)

@@ -6,7 +6,7 @@ from fcnseg.data.formats import layouts
 from fcnseg.data.formats.classes import READERS
 from fcnseg.data.formats.files import SHARE, Files, split
 from fcnseg.data.formats.layouts import IMAGE_FOLDERS, MASK_FOLDERS
-from fcnseg.data.voc import Folder
+from fcnseg.data.voc import VOCFolder
 from fcnseg.texts import first_of, warn
 
 
@@ -61,7 +61,7 @@ def find(root: Path, *, image_suffix: str = "", mask_suffix: str | None = None) 
 
 def beyond_voc(root: Path) -> Files | None:
     """The data set in `root`, if only `data=folder` can read it; `data=voc2012` reads VOC's 21 classes."""
-    in_layout = Folder.find(root)
+    in_layout = VOCFolder.find(root)
     # In VOC's layout, only a class list tells a data set of other classes.
     if in_layout and not any((in_layout.path / name).is_file() for name in READERS):
         return None

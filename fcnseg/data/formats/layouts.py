@@ -39,7 +39,7 @@ Pairs = dict[str, tuple[Path, Path]]  # the photograph and the file with the mas
 
 def lists(root: Path) -> Files | None:
     """VOC's layout: also CVAT's "Segmentation mask 1.1"."""
-    if (found := voc.Folder.find(root)) is None:
+    if (found := voc.VOCFolder.find(root)) is None:
         return None
     class_list = find_class_list(found.path)
     files = Files(found.path, _format("VOC's layout", voc.LISTS, class_list), class_list=class_list)
