@@ -2,7 +2,7 @@
 
 The loss of a batch is a sum over its pixels, divided by a divisor such as the number of labelled pixels. Of a part p, the
 network gives L_p, a sum over the part's pixels divided by the part's divisor D_p. So the loss of the whole batch is
-L = sum of L_p * D_p / D, over all parts of all devices, where D is the sum of the D_p.
+L = sum of L_p * D_p / D, over all parts of all devices, where D is the sum of the D_p. A sum of losses has a divisor for each.
 """
 
 from collections.abc import Callable, Iterable
@@ -13,7 +13,7 @@ from lightning import LightningModule
 from torch import Tensor, nn
 
 from fcnseg.data.batch import Batch
-from fcnseg.learning.losses import TINY, divisor
+from fcnseg.learning.losses import TINY, divisor, summands
 from fcnseg.machine.distributed import interleaved, total, world
 
 
@@ -39,11 +39,13 @@ def train_on(
     Returns:
         The loss whose gradient must still be added, with the value of the loss of the whole batch; and that value.
     """
-    divisor_of_batch = total(divisor(loss, batch.mask)).clamp_min(TINY)  # D
-    of_this_process = torch.zeros((), device=divisor_of_batch.device)
+    # For every loss of a sum its factor without D_p: its weight / D.
+    losses = [(each, weight / total(divisor(each, batch.mask)).clamp_min(TINY)) for weight, each in summands(loss)]
+    of_this_process = torch.zeros((), device=batch.mask.device)
     pairs = [*zip(*(parts(pixels, accumulate) for pixels in batch[:2]), strict=True)]
     for place, (image, mask) in enumerate(pairs, start=1):
-        of_part = loss(net(image), mask) * (divisor(loss, mask) / divisor_of_batch)  # L_p * D_p / D
+        logits = net(image)
+        of_part = torch.stack([each(logits, mask) * (divisor(each, mask) * factor) for each, factor in losses]).sum()
         of_this_process += of_part.detach()
         # The gradients of the processes are to be added; DDP takes their mean, the sum divided by world().
         of_part = of_part * world()

@@ -185,9 +185,12 @@ class Sum(Loss):
         parts = [self.weights[name] * loss(logits, mask) for name, loss in self.losses.items()]
         return torch.stack(parts).sum()
 
-    def divisor(self, mask: Tensor) -> Tensor:
-        """The denominator of the first loss in the sum."""
-        return divisor(next(iter(self.losses.values())), mask)
+
+def summands(loss: nn.Module, weight: float = 1.0) -> list[tuple[float, nn.Module]]:
+    """The losses of a sum with their weights; of any other loss, itself. `weight` is the one of the whole loss."""
+    if not isinstance(loss, Sum):
+        return [(weight, loss)]
+    return [pair for name, term in loss.losses.items() for pair in summands(term, weight * loss.weights[name])]
 
 
 def divisor(loss: nn.Module, mask: Tensor) -> Tensor:

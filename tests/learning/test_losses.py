@@ -7,8 +7,10 @@ import torch
 from torch import nn
 
 from fcnseg.data import voc
+from fcnseg.data.batch import Batch
 from fcnseg.data.dataset import VOID
 from fcnseg.learning import losses
+from fcnseg.learning.divided_step import train_on
 from fcnseg.learning.losses import OHEM, CrossEntropy, Dice, Focal, Loss, Lovasz, Sum, class_weights
 
 # Counted from the official masks of VOC-2012's train set: 21 classes, void counted as background.
@@ -290,3 +292,19 @@ def test_parts_of_a_batch_counted_by_their_size_are_the_whole(name):
     torch.testing.assert_close(total, loss(logits, mask))
     torch.testing.assert_close(torch.autograd.grad(total, logits)[0], wanted)
     assert sizes[0] > 2 * sizes[1] > 0
+
+
+def test_the_parts_of_a_sum_s_batch_count_by_the_size_that_each_loss_has():
+    """Weighted cross-entropy divides by weights, and focal loss by pixels."""
+    inner = partial(Sum, terms={"plain": {"weight": 2.0, "loss": LOSSES["plain"]}})
+    makes = {"weighted": (1.0, LOSSES["weighted"]), "focal": (3.0, Focal), "inner": (0.5, inner)}
+    loss = Sum(VOC_TRAIN, terms={name: {"weight": weight, "loss": make} for name, (weight, make) in makes.items()})
+    logits, mask = batch(size=8)
+    mask[1:, 2:] = VOID
+    net = nn.Conv2d(21, 21, 1)
+    wanted = loss(net(logits), mask)
+    gradients = torch.autograd.grad(wanted, [*net.parameters()])
+    last, value = train_on(Batch(logits, mask, None), 2, net=net, loss=loss, backward=lambda part, _: part.backward())
+    last.backward()
+    torch.testing.assert_close(value, wanted.detach())
+    torch.testing.assert_close([each.grad for each in net.parameters()], [*gradients])
