@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import sys
 import warnings
 from collections.abc import Sequence
 from functools import partial
@@ -56,23 +57,24 @@ REFUSED_CALLBACKS = {  # callbacks of Lightning's, with the reason and the remed
 }
 
 
-PASSED = {  # the arguments that a run passes itself, by the node of the config whose object takes them
-    "data": ("augment", "seed", "only", "trains"),
+PASSED = {  # the arguments that fcnseg passes itself, by the node of the config, or by its group, whose object takes them
+    "data": ("augment", "seed", "only"),
     "data.source": ("root",),
+    "aug": ("image", "mask", "draw"),
     "model": ("num_classes",),
     "loss": ("class_pixels",),
     "optimizer": ("params",),
     "schedule": ("optimizer", "steps"),
 }
-# The settings of a node that are no arguments of its object.
+# The settings of a node that are no arguments of its object; `only_watches`, of loggers and callbacks, is for the identity.
 OURS = {"optimizer": ("backbone_lr", "decay_norms"), "schedule": ("warmup",)}
 
 
 def check_arguments(cfg: DictConfig, key: str = "") -> None:
     """Check the config's values against the types of the arguments that they are passed to.
 
-    Only numbers, text, true, false and null are checked. Refused are also arguments that a run passes itself, and unknown
-    arguments of what is called later (`_partial_: true`): they would have no effect, or fail in the run.
+    Only numbers, text, true, false and null are checked. Refused are also unknown arguments, and arguments that a run passes
+    itself: they would have no effect, or fail in the run.
 
     Args:
         cfg: The config, or a node of it.
@@ -82,14 +84,17 @@ def check_arguments(cfg: DictConfig, key: str = "") -> None:
         ValueError: A value has another type, or cannot be set.
     """
     hints = _types(target := str(cfg.get("_target_")))
-    passed = PASSED.get(key, ())
-    known = _arguments(target) if cfg.get("_partial_") else None
+    known, takes_any = _arguments(target)
+    # Of what must not be called, such as os.system, Hydra says so.
+    takes_any = takes_any or (not cfg.get("_partial_") and target.split(".")[0] in sys.stdlib_module_names)
+    passed = {*PASSED.get(key if key.startswith("data") else key.split(".")[0], ())} & {*known}
     for name, value in cfg.items():
         full = f"{key}.{name!s}" if key else str(name)
         if name in passed:
-            raise ValueError(f"{full}={value} cannot be set: every run passes it to {target} itself; leave it out")
-        # Names such as _target_ and _partial_ are Hydra's.
-        if known is not None and name not in (*known, *OURS.get(key, ())) and not str(name).startswith("_"):
+            raise ValueError(f"{full} cannot be set: fcnseg passes it to {target} itself; leave it out")
+        # Names such as _target_ and _partial_ are Hydra's. A node may be the step of a chain: see `data`.
+        is_argument = takes_any or isinstance(value, DictConfig) or name in (*known, *OURS.get(key, ()), "only_watches")
+        if not is_argument and not str(name).startswith("_"):
             settings = ", ".join(argument for argument in known if argument not in passed)
             raise ValueError(f"{full}: {target} has no such argument; it has {settings or 'none'}")
         if isinstance(value, DictConfig):
@@ -113,14 +118,13 @@ def _types(target: str) -> dict[str, set[type]]:
     return {name: types for name, types in kinds.items() if types <= {bool, int, float, str, type(None)}}
 
 
-def _arguments(target: str) -> list[str] | None:
-    """The names of the arguments that a class or a function has; None if they are not known, or if it takes any."""
+def _arguments(target: str) -> tuple[list[str], bool]:
+    """The names of the arguments of a class or a function, and whether it takes others, or they are not known."""
     try:
         parameters = inspect.signature(cast(Any, locate(target))).parameters
     except Exception:  # as in `_types`
-        return None
-    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    return None if takes_any else [*parameters]
+        return [], True
+    return [*parameters], any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
 
 
 def data(cfg: DictConfig) -> DataModule:
@@ -280,19 +284,23 @@ def _processes(trainer: DictConfig) -> dict[str, Any]:
 
 
 def precision(wanted: str, accelerator: str) -> str:
-    """Lightning's name of the precision: "auto" is bf16-mixed where that is faster, else 32-true."""
+    """Lightning's long name of the precision: "auto" is bf16-mixed where that is faster, else 32-true."""
     if wanted != "auto":
-        return wanted
+        return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}.get(str(wanted), str(wanted))
     return "bf16-mixed" if bf16_wins(_device(accelerator)) else "32-true"
 
 
-def check_precision(trainer: DictConfig) -> None:
-    """Refuse to train in float16 on a CPU, where Lightning takes bfloat16 instead.
+def check_device(trainer: DictConfig) -> None:
+    """Refuse to train on a GPU that is not there, or in float16 on a CPU, where Lightning takes bfloat16 instead.
 
     Raises:
-        ValueError: `trainer.precision` is float16, and the device a CPU.
+        ValueError: This machine cannot train as `trainer` asks.
     """
-    if str(trainer.precision) in FLOAT16 and _device(trainer.accelerator) == "cpu":
+    device = _device(trainer.accelerator)
+    if trainer.accelerator not in ("auto", "cpu", device) and (trainer.accelerator != "gpu" or device == "cpu"):
+        here = "no GPU that PyTorch can use" if device == "cpu" else f"a GPU for trainer.accelerator={device}"
+        raise ValueError(f"trainer.accelerator={trainer.accelerator}: this machine has {here}; auto takes what there is")
+    if str(trainer.precision) in FLOAT16 and device == "cpu":
         raise ValueError(
             f"trainer.precision={trainer.precision}: a CPU has no float16 training; wanted bf16-mixed, 32-true or auto"
         )

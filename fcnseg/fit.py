@@ -63,7 +63,7 @@ def fit(cfg: DictConfig, run: Run, console: Console, describe: Describe) -> Resu
     """
     code = provenance.code()  # now: a commit made while the run trains is not its code
     build.check_arguments(cfg)
-    build.check_precision(cfg.trainer)
+    build.check_device(cfg.trainer)
     with stop_requests() as stop:
         data = build.data(cfg)
         console.print(f"{run.path.name}: reads the data set", soft_wrap=True)
@@ -71,8 +71,8 @@ def fit(cfg: DictConfig, run: Run, console: Console, describe: Describe) -> Resu
         seed_everything(cfg.seed, verbose=False)
         task = _checked_task(cfg, data)
         training = Training(cfg, run, stop, console, code)
-        with training.locked() as is_open:
-            if not is_open:
+        with training.locked() as is_to_train:
+            if not is_to_train:
                 return result_of_first_process(lambda: cast(Result, run.result))
             checkpoint, epoch = result_of_first_process(lambda: training.open_checkpoint(task, data))
             with training.recorded(data):

@@ -99,7 +99,8 @@ def resolve(cfg: DictConfig) -> DictConfig:
 
     cfg.logger = {}
     OmegaConf.resolve(cfg)
-    build.check_precision(cfg.trainer)
+    build.check_arguments(cfg)
+    build.check_device(cfg.trainer)
     cfg.trainer.precision = build.precision(cfg.trainer.precision, cfg.trainer.accelerator)
     return cfg
 

@@ -61,13 +61,21 @@ def killer(step: int) -> Callback:
 
 @dataclass
 class Day:
-    """The values that the measurements of all tables share."""
+    """The values that the measurements of all tables share.
 
-    compose: Callable[..., Any]  # the function from overrides to the config of a training, for another process
-    own: Sequence[str]  # the overrides of the command line that every training also gets; they win
-    folder: Path  # the folder for data and runs
-    end: float  # the time, by `time.monotonic`, at which everything must be done
-    on_gpu: bool  # whether there is a GPU to train on; a CPU gets less work
+    Attributes:
+        compose: The function from overrides to the config of a training, for another process.
+        own: The overrides of the command line that every training also gets; they win.
+        folder: The folder for data and runs.
+        end: The time, by `time.monotonic`, at which everything must be done.
+        on_gpu: Whether there is a GPU to train on; a CPU gets less work.
+    """
+
+    compose: Callable[..., Any]
+    own: Sequence[str]
+    folder: Path
+    end: float
+    on_gpu: bool
 
     @property
     def left(self) -> float:

@@ -83,13 +83,21 @@ def seconds(*jobs: Job, device: torch.device, repeats: int = 10, of: Callable[..
 
 
 class Operation(NamedTuple):
-    """One call of an operation."""
+    """One call of an operation.
 
-    name: str  # its name in torch, such as "convolution_backward"
-    shapes: tuple[tuple[int, ...], ...]  # the shapes of the tensors that it takes
-    flops: float  # the floating-point operations that it does
-    nbytes: float  # the bytes that it moves if it reads its inputs and writes its outputs once
-    seconds: float  # the time that it took
+    Attributes:
+        name: Its name in torch, such as "convolution_backward".
+        shapes: The shapes of the tensors that it takes.
+        flops: The floating-point operations that it does.
+        nbytes: The bytes that it moves if it reads its inputs and writes its outputs once.
+        seconds: The time that it took.
+    """
+
+    name: str
+    shapes: tuple[tuple[int, ...], ...]
+    flops: float
+    nbytes: float
+    seconds: float
 
 
 class Operations(TorchDispatchMode):

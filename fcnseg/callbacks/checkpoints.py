@@ -212,7 +212,7 @@ class Checkpoints(AfterEpoch, Checkpoint):
         self.finite.check(trainer)
         if rank() == 0:
             self.run.check_own()
-        self._others = gathered(_generators(trainer.strategy.root_device))[1:]
+        self._others = gathered(_generator_states(trainer.strategy.root_device))[1:]
         try:
             if self._best_unsaved is not None:
                 self.best_sha256 = "" if rank() else save(self.folder / BEST, self._best_unsaved)
@@ -233,7 +233,7 @@ class Checkpoints(AfterEpoch, Checkpoint):
         self._stop_if_asked()  # a signal may have come since the last look
 
 
-def _generators(device: torch.device) -> list[Tensor]:
+def _generator_states(device: torch.device) -> list[Tensor]:
     """The states of this process's random number generators."""
     return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
 

@@ -206,7 +206,8 @@ def find_data_set(source: Source, root: Path, download: bool | None = None) -> D
     except OSError as error:
         raise ValueError(f"data.root={root}: {error}; give a folder that can be read and written") from error
     except TypeError as error:
-        raise ValueError(f"data.source cannot be called with a folder: {error}; leave data.source as it is") from error
+        setting = "data.download" if "'download'" in str(error) else "data.source"
+        raise ValueError(f"data.source cannot be called with a folder: {error}; leave {setting} as it is") from error
     if not isinstance(data_set, DataSet):
         kind = type(data_set).__name__
         raise ValueError(f"data.source gave a {kind}, wanted a fcnseg.data.dataset.DataSet: leave data.source as it is")

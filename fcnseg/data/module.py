@@ -46,7 +46,6 @@ class DataModule(LightningDataModule):
         cache: The folder for packs; None: `packs` in the data set, or the user's cache if the data set is read-only.
         download: Whether `source` may download the data set; None: as the source has it.
         only: The one image set that is used, for a test; None: train and val.
-        trains: Whether a run trains on the data, and train must therefore have enough images.
 
     Raises:
         ValueError: A setting is out of its range.
@@ -58,6 +57,7 @@ class DataModule(LightningDataModule):
             its pack, (n,) int64. With `only`, there is only "test".
         classes: The classes that its masks label, in the order of the labels.
         floor_class: The class that the floor predicts everywhere: background, or else the most frequent class of train.
+        trains: Whether a run trains on the data, and train must therefore have enough images. `reopen.data` sets it to False.
     """
 
     root: Path
@@ -73,12 +73,12 @@ class DataModule(LightningDataModule):
     cache: Path | None = None
     download: bool | None = None
     only: str | None = None
-    trains: bool = True
     data_set: DataSet = field(init=False)
     packs: dict[str, Pack] = field(init=False, default_factory=dict)
     stages: dict[str, tuple[str, Tensor]] = field(init=False, default_factory=dict)
     classes: Classes = field(init=False)
     floor_class: int = field(init=False)
+    trains: bool = field(init=False, default=True)
 
     def __post_init__(self) -> None:
         super().__init__()

@@ -71,8 +71,8 @@ class SegmentationTask(LightningModule):
             loss = value = self.loss(self(batch.image), batch.mask)
         else:
             self.trainer.optimizers[0].zero_grad()  # see `optimizer_zero_grad`
-            gradient = self.trainer.strategy.backward
-            loss, value = train_on(batch, self.accumulate, net=self, loss=self.loss, backward=gradient)
+            backward = self.trainer.strategy.backward
+            loss, value = train_on(batch, self.accumulate, net=self, loss=self.loss, backward=backward)
         self.losses["train/loss"].add(value, images_of(batch, batch_idx, self))
         return loss
 

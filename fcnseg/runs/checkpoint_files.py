@@ -13,7 +13,8 @@ from fcnseg.names import BEST, LAST, PREVIOUS, SUMS
 from fcnseg.texts import warn
 
 # The content of a checkpoint. Lightning's keys: state_dict, optimizer_states, lr_schedulers, loops, epoch, global_step and
-# callbacks, in which each of ours has what its `state_dict` returns; ours: classes (`Checkpoints.on_save_checkpoint`).
+# callbacks, in which each of ours has what its `state_dict` returns. What our callbacks add in `on_save_checkpoint`: classes
+# (Checkpoints), run_log (EpochLog) and sessions (Sessions).
 StoredCheckpoint = dict[str, Any]
 
 

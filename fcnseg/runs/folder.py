@@ -281,7 +281,10 @@ class Run:
         return path
 
     def start(self, cfg: DictConfig, **began: str) -> None:
-        """Set the status before anything is removed, so that it is true whenever the process may be killed."""
+        """Set the status, remove the results of an earlier training, and store the config.
+
+        The status comes first, so that it is true whenever the process may be killed.
+        """
         write_json(self.path / STATUS, {"status": RUNNING, **_process(), **began, "started": _now()})
         for name in (RESULT, PER_IMAGE):
             (self.path / name).unlink(missing_ok=True)

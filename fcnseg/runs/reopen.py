@@ -123,7 +123,8 @@ def data(
         node["download"] = False
     if isinstance(source := node.get("source"), dict):
         source.update({key: [] for key in source if str(key).endswith("urls")})
-    made = cast(DataModule, make(node, TARGETS, trust, augment=Chain(), seed=0, only=only, trains=False))
+    made = cast(DataModule, make(node, TARGETS, trust, augment=Chain(), seed=0, only=only))
+    made.trains = False  # no argument, which a data module of the user's own might not take
     with nullcontext() if root else nothing_built():
         made.prepare_data()
     if floor_class in made.classes.names:

@@ -1,7 +1,7 @@
 """The settings of a run: what is known of each besides its type, and those by which loggers compare runs.
 
 A new setting is written, with its default, into a config, and into `SETTINGS` if there is more to know of it than its type.
-`tests/test_configs.py` lists all defaults.
+`tests/test_configs.py` pins the defaults.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fcnseg.data.settings import check_settings, spelled
 from fcnseg.errors import check_whole_number
-from fcnseg.runs.trainer_settings import check_trainer
+from fcnseg.runs.trainer_settings import ACCELERATORS, check_trainer
 
 LARGEST_SEED = 2**32 - 1  # NumPy's
 
@@ -63,6 +63,10 @@ SETTINGS = {  # all settings of which there is more to know than a type
     "trainer.devices": Setting(identity=False),  # this and the next two say how a batch is computed
     "trainer.num_nodes": Setting(identity=False),
     "trainer.accumulate_grad_batches": Setting(identity=False),
+    "trainer.accelerator": Setting(
+        is_right=lambda accelerator: accelerator in ACCELERATORS, wanted=f"one of {', '.join(ACCELERATORS)}"
+    ),
+    "trainer.gradient_clip_val": Setting(is_right=lambda clip: _is_number(clip) and clip > 0, wanted="a number above 0"),
     "checkpoint.min_seconds": Setting(is_right=lambda seconds: seconds >= 0, wanted="a number from 0 up"),
     "checkpoint.every_n_steps": Setting(null=True, least=1),
     "checkpoint.every_n_minutes": Setting(null=True, is_right=lambda minutes: minutes > 0, wanted="a number above 0"),

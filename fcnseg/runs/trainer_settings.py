@@ -12,6 +12,7 @@ WHOLE_SETS = f"a result is of all images of its data set; {TRY_OUT}"
 OUR_LOG = "a run always has its own log; logger=csv, logger=wandb or +logger.x._target_=... adds another"
 OUR_CHECKPOINTS = "a run saves its own checkpoints, from which it resumes exactly; the settings are checkpoint.*"
 
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16")  # Lightning's short names come last
 
 # If Lightning adds a setting, tests/runs/test_trainer_settings.py fails until it is in one of these two lists.
@@ -74,8 +75,10 @@ def check_trainer(cfg: DictConfig) -> None:
 
 
 def _may_log_steps(callback: DictConfig) -> bool:
-    """Whether a callback may log between epochs: not if it is one of ours that does not."""
-    return callback.get("logging_interval") != "epoch" and not str(callback.get("_target_")).endswith("ModelSummary")
+    """Whether a callback may log between epochs: not if it is one of Lightning's that does not."""
+    target = str(callback.get("_target_"))
+    never = callback.get("logging_interval") == "epoch" or target.endswith("ModelSummary")
+    return not (never and target.startswith("lightning."))
 
 
 def _check_parts(trainer: DictConfig, batch_size: int) -> None:

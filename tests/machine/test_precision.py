@@ -102,4 +102,4 @@ def test_float16_is_refused_on_a_cpu(command, tiny, tmp_path, precision):
 
 def test_float16_is_not_refused_on_a_gpu(compose, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    build.check_precision(compose("data=shapes", "trainer.precision=16-mixed").trainer)
+    build.check_device(compose("data=shapes", "trainer.precision=16-mixed").trainer)
