@@ -1,15 +1,10 @@
 """From the config of a run to its objects: what the command line names is instantiated here."""
 
-import inspect
 import logging
-import sys
 import warnings
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
-from pydoc import locate
-from types import UnionType
-from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, cast
 
 import torch
 from hydra.errors import InstantiationException
@@ -25,7 +20,6 @@ from torch import Tensor, nn
 
 from fcnseg.data.dataset import Classes
 from fcnseg.data.module import DataModule
-from fcnseg.errors import KINDS
 from fcnseg.learning.optimizers import optimizer
 from fcnseg.learning.schedules import scheduled
 from fcnseg.learning.task import SegmentationTask
@@ -57,74 +51,8 @@ REFUSED_CALLBACKS = {  # callbacks of Lightning's, with the reason and the remed
 }
 
 
-PASSED = {  # the arguments that fcnseg passes itself, by the node of the config, or by its group, whose object takes them
-    "data": ("augment", "seed", "only"),
-    "data.source": ("root",),
-    "aug": ("image", "mask", "draw"),
-    "model": ("num_classes",),
-    "loss": ("class_pixels",),
-    "optimizer": ("params",),
-    "schedule": ("optimizer", "steps"),
-}
 # The settings of a node that are no arguments of its object; `only_watches`, of loggers and callbacks, is for the identity.
 OURS = {"optimizer": ("backbone_lr", "decay_norms"), "schedule": ("warmup",)}
-
-
-def check_arguments(cfg: DictConfig, key: str = "") -> None:
-    """Check the config's values against the types of the arguments that they are passed to.
-
-    Only numbers, text, true, false and null are checked. Refused are also unknown arguments, and arguments that a run passes
-    itself: they would have no effect, or fail in the run.
-
-    Args:
-        cfg: The config, or a node of it.
-        key: The full name of the node.
-
-    Raises:
-        ValueError: A value has another type, or cannot be set.
-    """
-    hints = _types(target := str(cfg.get("_target_")))
-    known, takes_any = _arguments(target)
-    # Of what must not be called, such as os.system, Hydra says so.
-    takes_any = takes_any or (not cfg.get("_partial_") and target.split(".")[0] in sys.stdlib_module_names)
-    passed = {*PASSED.get(key if key.startswith("data") else key.split(".")[0], ())} & {*known}
-    for name, value in cfg.items():
-        full = f"{key}.{name!s}" if key else str(name)
-        if name in passed:
-            raise ValueError(f"{full} cannot be set: fcnseg passes it to {target} itself; leave it out")
-        # Names such as _target_ and _partial_ are Hydra's. A node may be the step of a chain: see `data`.
-        is_argument = takes_any or isinstance(value, DictConfig) or name in (*known, *OURS.get(key, ()), "only_watches")
-        if not is_argument and not str(name).startswith("_"):
-            settings = ", ".join(argument for argument in known if argument not in passed)
-            raise ValueError(f"{full}: {target} has no such argument; it has {settings or 'none'}")
-        if isinstance(value, DictConfig):
-            check_arguments(value, full)
-        # Not isinstance, for which true is a whole number. A whole number will do for a float.
-        elif (kinds := hints.get(str(name))) and not (type(value) in kinds or (type(value) is int and float in kinds)):
-            wanted = " or ".join(word for kind, word in KINDS.items() if kind in kinds)
-            raise ValueError(f"{full}={value}: wanted {wanted}")
-
-
-def _types(target: str) -> dict[str, set[type]]:
-    """The types of those arguments of a class or a function that are numbers, text, true, false or null."""
-    try:
-        found: Any = locate(target)
-        hints = get_type_hints(cast(Any, found).__init__ if isinstance(found, type) else found)
-    except Exception:  # it is not here, or has no types: `instantiate` has its own messages
-        return {}
-    union = {name: get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,) for name, hint in hints.items()}
-    # A config cannot hold a tensor, and has a path as text.
-    kinds = {name: {str if kind is Path else kind for kind in types} - {Tensor} for name, types in union.items()}
-    return {name: types for name, types in kinds.items() if types <= {bool, int, float, str, type(None)}}
-
-
-def _arguments(target: str) -> tuple[list[str], bool]:
-    """The names of the arguments of a class or a function, and whether it takes others, or they are not known."""
-    try:
-        parameters = inspect.signature(cast(Any, locate(target))).parameters
-    except Exception:  # as in `_types`
-        return [], True
-    return [*parameters], any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
 
 
 def data(cfg: DictConfig) -> DataModule:

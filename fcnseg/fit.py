@@ -35,6 +35,7 @@ from fcnseg.runs.checkpoint_files import load_weights, newest_good
 from fcnseg.runs.checkpoint_io import SafeCheckpointIO
 from fcnseg.runs.folder import Run
 from fcnseg.runs.older import sessions_of
+from fcnseg.runs.parameters import check_parameters
 from fcnseg.runs.run_log import RunLog
 from fcnseg.runs.settings import hyperparameters
 from fcnseg.runs.trainer_settings import PRECISIONS
@@ -62,7 +63,7 @@ def fit(cfg: DictConfig, run: Run, console: Console, describe: Describe) -> Resu
         StopError: A signal came; the run's state is saved.
     """
     code = provenance.code()  # now: a commit made while the run trains is not its code
-    build.check_arguments(cfg)
+    check_parameters(cfg)
     build.check_device(cfg.trainer)
     with stop_requests() as stop:
         data = build.data(cfg)
@@ -123,13 +124,17 @@ class Training:
     def _in_order(self, finite: FiniteLoss) -> list[Callback]:
         """All callbacks in the order in which they act."""
         epoch_log = EpochLog(self.log, hyperparameters(self.cfg))
-        return [
-            *([EMA(self.cfg.ema)] if self.cfg.ema else []),
-            *(finite, epoch_log, RunProgress(epoch_log, self.console)),
-            *([RunEarlyStopping(self.cfg.patience)] if self.cfg.patience else []),
-            *(self.sessions, *build.callbacks(self.cfg)),
+        all_in_order = [
+            EMA(self.cfg.ema) if self.cfg.ema else None,
+            finite,
+            epoch_log,
+            RunProgress(epoch_log, self.console),
+            RunEarlyStopping(self.cfg.patience) if self.cfg.patience else None,
+            self.sessions,
+            *build.callbacks(self.cfg),
             self.checkpoints,  # last, since it saves the state of the others
         ]
+        return [callback for callback in all_in_order if callback]
 
     def _agreed_trainer(self) -> Trainer:
         """A trainer whose precision is the first process's: processes on other machines may find another one faster."""

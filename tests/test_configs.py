@@ -16,6 +16,7 @@ from fcnseg.cli.arguments import TEXT
 from fcnseg.cli.configs import CONF
 from fcnseg.evaluate import evaluate
 from fcnseg.paper import EXPERIMENTS, FLOOR
+from fcnseg.runs.parameters import check_parameters
 from fcnseg.runs.settings import MAY_BE_A_LIST, MAY_BE_NULL, flatten
 from fcnseg.train import train
 
@@ -362,14 +363,14 @@ def test_an_experiment_s_setting_may_be_taken_back(command, root, setting):
 
 def test_a_path_is_text(compose):
     with pytest.raises(ValueError, match=r"data\.cache=True: wanted text or null"):
-        build.check_arguments(compose("data=shapes", "data.cache=true"))
+        check_parameters(compose("data=shapes", "data.cache=true"))
 
 
 @pytest.mark.parametrize("setting", ["div_factor=abc", "final_div_factor=abc", "cycle_momentum=1"])
 def test_what_onecycle_takes_is_checked_before_a_run(compose, setting):
     key, _, value = setting.partition("=")
     with pytest.raises(ValueError, match=rf"schedule\.{key}={value}: wanted"):
-        build.check_arguments(compose("data=shapes", "schedule=onecycle", f"+schedule.{setting}"))
+        check_parameters(compose("data=shapes", "schedule=onecycle", f"+schedule.{setting}"))
 
 
 def test_a_default_in_a_config_is_the_default_of_what_it_makes():

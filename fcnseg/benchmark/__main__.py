@@ -96,10 +96,11 @@ def resolve(cfg: DictConfig) -> DictConfig:
         ValueError: This machine cannot train in the precision of `cfg`.
     """
     from fcnseg import build
+    from fcnseg.runs.parameters import check_parameters
 
     cfg.logger = {}
     OmegaConf.resolve(cfg)
-    build.check_arguments(cfg)
+    check_parameters(cfg)
     build.check_device(cfg.trainer)
     cfg.trainer.precision = build.precision(cfg.trainer.precision, cfg.trainer.accelerator)
     return cfg

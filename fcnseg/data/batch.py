@@ -40,7 +40,7 @@ def normalize(image: Tensor) -> Tensor:
     mean, std = _statistics(width := image.shape[-1], image.device)
     rows = image.permute(0, 2, 3, 1).flatten(2).float()  # (N, H, W * 3)
     pixels: Tensor = rows.sub_(mean).div_(std).unflatten(2, (width, 3))  # (N, H, W, 3)
-    return pixels.permute(0, 3, 1, 2)
+    return pixels.permute(0, 3, 1, 2)  # (N, 3, H, W)
 
 
 def denormalize(image: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ def denormalize(image: Tensor) -> Tensor:
     mean, std = _statistics(width := image.shape[-1], image.device)
     rows = torch.addcmul(mean, image.permute(0, 2, 3, 1).flatten(2), std)  # (N, H, W * 3)
     pixels: Tensor = rows.round_().clamp_(0, 255).byte().unflatten(2, (width, 3))  # (N, H, W, 3)
-    return pixels.permute(0, 3, 1, 2)
+    return pixels.permute(0, 3, 1, 2)  # (N, 3, H, W)
 
 
 def resize(batch: Batch, size: tuple[int, int]) -> Batch:

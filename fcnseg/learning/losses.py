@@ -87,7 +87,7 @@ class CrossEntropy(Loss):
         """The number of labelled pixels, or the sum of their weights."""
         if not self.weighted:
             return labelled_pixels(mask)
-        labels, counted = mask.flatten().long(), mask.flatten() != VOID
+        labels, counted = mask.flatten().long(), mask.flatten() != VOID  # (N * H * W,) each
         return self.weight[labels.where(counted, 0)].mul(counted).sum()
 
 

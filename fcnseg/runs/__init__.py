@@ -2,7 +2,7 @@
 
 In the order in which one may read them:
 
-settings, trainer_settings: what is allowed, and refused; those by which loggers compare runs.
+settings, trainer_settings, parameters: what is allowed, and refused; those by which loggers compare runs.
 identity: which settings make a run another one, and the folder's name.
 folder: `Run`, with the folder's files, its lock and its status.
 checkpoint_files: checkpoints, written whole or not at all, and checked before they are used.

@@ -1,6 +1,7 @@
 """The settings of a run: what is known of each besides its type, and those by which loggers compare runs.
 
-A new setting is written, with its default, into a config, and into `SETTINGS` if there is more to know of it than its type.
+A new setting is written, with its default, into a config, and into `SETTINGS` if there is more to know of it than its type; if
+it is a name or a path, into `cli.arguments.TEXT`; if a run passes it itself, into `parameters.PASSED`.
 `tests/test_configs.py` pins the defaults.
 """
 

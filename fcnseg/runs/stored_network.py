@@ -173,7 +173,7 @@ def made_by(run: Run) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        made_by, now = (run.result or {}).get("commit"), code()["commit"]
-        if made_by is None or made_by == now:
+        then, now = (run.result or {}).get("commit"), code()["commit"]
+        if then is None or then == now:
             raise
-        raise ValueError(f"{error}\nThe run was made by commit {made_by} of fcnseg, which can evaluate it.") from error
+        raise ValueError(f"{error}\nThe run was made by commit {then} of fcnseg, which can evaluate it.") from error
