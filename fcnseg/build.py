@@ -18,6 +18,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
+from fcnseg.data.augment import partners
 from fcnseg.data.dataset import Classes
 from fcnseg.data.module import DataModule
 from fcnseg.learning.optimizers import optimizer
@@ -59,7 +60,7 @@ def data(cfg: DictConfig) -> DataModule:
     """The data module of `cfg.data`, with `cfg.aug` and `cfg.seed`.
 
     Raises:
-        ValueError: A step was added to an augmentation that is no chain of steps.
+        ValueError: A step was added to an augmentation that is no chain of steps; or a batch is too small for it.
     """
     try:
         augment = instantiate(cfg.aug)
@@ -69,6 +70,10 @@ def data(cfg: DictConfig) -> DataModule:
             first = f"aug=none +aug@aug.{cfg.choices.aug}={cfg.choices.aug}"
             raise ValueError(f"aug={cfg.choices.aug} is no chain of steps: {first}, then the steps that follow it") from error
         raise
+    if (others := partners(augment)) >= cfg.data.batch_size:
+        raise ValueError(
+            f"data.batch_size={cfg.data.batch_size}: an image is mixed with {others} before it in its batch; raise it"
+        )
     return cast(DataModule, instantiate(cfg.data, augment=augment, seed=cfg.seed))
 
 

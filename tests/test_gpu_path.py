@@ -103,6 +103,6 @@ def test_the_pictures_of_a_run_are_made_on_the_cpu():
     """Its packs may be on the GPU, from which NumPy cannot read."""
     with FakeTensorMode():
         images, masks = (torch.zeros(shape, dtype=torch.uint8, device=CUDA) for shape in ((2, 8, 8, 3), (2, 8, 8)))
-        pack = SimpleNamespace(images=images, masks=masks, ids=("a", "b"))
+        pack = SimpleNamespace(images=images, masks=masks, names=("a", "b"))
         shown = pixels(SimpleNamespace(packs={"val": pack}, stages={"test": ("val", None)}), "b")
         assert [(part.device.type, part.shape) for part in shown] == [("cpu", (3, 8, 8)), ("cpu", (8, 8))]

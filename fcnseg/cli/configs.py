@@ -4,7 +4,7 @@ There are four kinds of defaults of the running job. Those of `experiment=strong
 
 default_config: what `experiment=strong +aug@aug.cutout=cutout` gives; values are checked for the types of these.
 default_config(added=False): what `experiment=strong` gives; the name of the run tells of all that differs from it.
-preset_choices: model=fpn, aug=strong and so on, which strong chooses by itself; the name leaves them out.
+preset_choices: what strong chooses by itself, such as model=fpn; the name leaves it out.
 default_values: what `model=fpn aug=strong ...` gives, without strong's own values such as data.size=320; a run whose version
     lacked a setting is compared as if it had these.
 """

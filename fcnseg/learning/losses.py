@@ -174,12 +174,20 @@ class Sum(Loss):
     Args:
         class_pixels: (C,), handed on to every loss.
         terms: The parts by their names.
+
+    Raises:
+        ValueError: A weight is not above 0.
     """
 
     def __init__(self, class_pixels: Tensor, *, terms: Mapping[str, Term]) -> None:
         super().__init__(class_pixels)
-        self.weights = {name: term["weight"] for name, term in terms.items()}
-        self.losses = nn.ModuleDict({name: term["loss"](class_pixels) for name, term in terms.items()})
+        self.weights = {name: each["weight"] for name, each in terms.items()}
+        for name, weight in self.weights.items():
+            if not 0 < weight < math.inf:
+                raise ValueError(
+                    f"loss.terms.{name}.weight={weight}: wanted a number above 0; ~loss.terms.{name} leaves it out"
+                )
+        self.losses = nn.ModuleDict({name: each["loss"](class_pixels) for name, each in terms.items()})
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
         parts = [self.weights[name] * loss(logits, mask) for name, loss in self.losses.items()]

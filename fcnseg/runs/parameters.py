@@ -37,7 +37,8 @@ def check_parameters(cfg: DictConfig, key: str = "") -> None:
     Raises:
         ValueError: A value has another type, or cannot be set.
     """
-    hints = _types(target := str(cfg.get("_target_")))
+    target = str(cfg.get("_target_"))
+    hints: dict[str, set[type]] = {"only_watches": {bool}, **_types(target)}
     known, takes_any = _parameters(target)
     # Of what must not be called, such as os.system, Hydra says so.
     takes_any = takes_any or (not cfg.get("_partial_") and target.split(".")[0] in sys.stdlib_module_names)

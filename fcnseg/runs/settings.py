@@ -117,6 +117,8 @@ def check_ranges(cfg: DictConfig) -> None:
         if not setting.is_right(value):
             raise ValueError(f"{key}={value}: wanted {setting.wanted}{', or null' if setting.null else ''}")
     _check_schedule(cfg.schedule)
+    if cfg.model.get("freeze") is True and "weights" in cfg.model and cfg.model.weights is None:
+        raise ValueError("model.freeze=true would keep random weights, since model.weights=null: give weights, or leave it out")
 
 
 def _check_schedule(schedule: DictConfig) -> None:

@@ -12,6 +12,7 @@ WHOLE_SETS = f"a result is of all images of its data set; {TRY_OUT}"
 OUR_LOG = "a run always has its own log; logger=csv, logger=wandb or +logger.x._target_=... adds another"
 OUR_CHECKPOINTS = "a run saves its own checkpoints, from which it resumes exactly; the settings are checkpoint.*"
 
+TARGET = "lightning.Trainer"
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16")  # Lightning's short names come last
 
@@ -50,6 +51,8 @@ def check_trainer(cfg: DictConfig) -> None:
         ValueError: A setting is refused, has no effect beside the others, or is out of its range.
     """
     trainer = cfg.trainer
+    if trainer._target_ != TARGET:
+        raise ValueError(f"trainer._target_={trainer._target_}: a run is trained by {TARGET}; leave it out")
     for key in sorted(trainer.keys() - {"_target_", *HONOURED}):
         reason = REFUSED.get(str(key), f"it is unknown; known are {', '.join(HONOURED)}")
         raise ValueError(f"trainer.{key}={trainer[key]} cannot be set: {reason}")
