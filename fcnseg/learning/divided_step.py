@@ -39,13 +39,14 @@ def train_on(
     Returns:
         The loss whose gradient must still be added, with the value of the loss of the whole batch; and that value.
     """
-    # For every loss of a sum its factor without D_p: its weight / D.
-    losses = [(each, weight / total(divisor(each, batch.mask)).clamp_min(TINY)) for weight, each in summands(loss)]
+    losses = [(weight, each, total(divisor(each, batch.mask)).clamp_min(TINY)) for weight, each in summands(loss)]  # with D
     of_this_process = torch.zeros((), device=batch.mask.device)
     pairs = [*zip(*(parts(pixels, accumulate) for pixels in batch[:2]), strict=True)]
     for place, (image, mask) in enumerate(pairs, start=1):
         logits = net(image)
-        of_part = torch.stack([each(logits, mask) * (divisor(each, mask) * factor) for each, factor in losses]).sum()
+        # weight * L_p * D_p / D
+        counted = [each(logits, mask) * (divisor(each, mask) / of_batch) * weight for weight, each, of_batch in losses]
+        of_part = torch.stack(counted).sum()
         of_this_process += of_part.detach()
         # The gradients of the processes are to be added; DDP takes their mean, the sum divided by world().
         of_part = of_part * world()

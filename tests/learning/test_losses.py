@@ -294,6 +294,18 @@ def test_parts_of_a_batch_counted_by_their_size_are_the_whole(name):
     assert sizes[0] > 2 * sizes[1] > 0
 
 
+def test_a_sum_s_batch_of_void_counts_nothing_in_parts():
+    """However large its weights are: a divisor of 0 is not divided by."""
+    loss = Sum(VOC_TRAIN, terms={"weighted": {"weight": 100.0, "loss": LOSSES["weighted"]}})
+    logits, mask = batch(size=8)
+    net = nn.Conv2d(21, 21, 1)
+    void = Batch(logits, torch.full_like(mask, VOID), None)
+    last, value = train_on(void, 2, net=net, loss=loss, backward=lambda part, _: part.backward())
+    last.backward()
+    assert (last.item(), value.item()) == (0, 0)
+    assert not any(each.grad.any() for each in net.parameters())
+
+
 def test_the_parts_of_a_sum_s_batch_count_by_the_size_that_each_loss_has():
     """Weighted cross-entropy divides by weights, and focal loss by pixels."""
     inner = partial(Sum, terms={"plain": {"weight": 2.0, "loss": LOSSES["plain"]}})
