@@ -216,7 +216,7 @@ def _read(data_set: DataSet, name: str) -> Look:
         return Look([0] * (len(data_set.classes) + 1), problems)
     # The size counts, too: 2 x 3 grey pixels have the bytes of 3 x 2.
     content = sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
-    return Look(data_set.classes.count_pixels(mask), (), image.size, mask.info["by_colour"], content)
+    return Look(data_set.classes.count_pixels(mask), (), image.size, mask.info.get("by_colour", False), content)
 
 
 def _span(lengths: Iterable[int]) -> Span:

@@ -68,13 +68,13 @@ class Arguments:
         return self.flags.multirun or self.values.get("hydra.mode") == "MULTIRUN"
 
     def check_no_sweep_settings(self) -> None:
-        """Refuse Hydra's own settings if no sweep is asked for: but for the places of configs, they would have no effect.
+        """Refuse settings of a sweep if no sweep is asked for: they would have no effect.
 
         Raises:
             ValueError: There is such a setting.
         """
         for key in self.values:
-            if key.startswith(("hydra/", "hydra.")) and key not in ("hydra.searchpath", "hydra.mode"):
+            if key.startswith(("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper", "hydra.sweep.")):
                 raise ValueError(f"{key} has an effect only on a sweep (python -m fcnseg.train -m): leave it out")
 
 

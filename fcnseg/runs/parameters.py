@@ -42,7 +42,7 @@ def check_parameters(cfg: DictConfig, key: str = "") -> None:
     known, takes_any = _parameters(target)
     # Of what must not be called, such as os.system, Hydra says so.
     takes_any = takes_any or (not cfg.get("_partial_") and target.split(".")[0] in sys.stdlib_module_names)
-    passed = {*PASSED.get(key if key.startswith("data") else key.split(".")[0], ())} & {*known}
+    passed = {*PASSED.get(key, PASSED.get(key.split(".")[0], ()))} & {*known}
     for name, value in cfg.items():
         full = f"{key}.{name!s}" if key else str(name)
         if name in passed:

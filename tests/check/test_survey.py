@@ -54,6 +54,13 @@ def tiny(tmp_path):
     return folder
 
 
+def test_masks_of_a_reader_of_one_s_own_need_no_further_facts(tiny, monkeypatch):
+    """As packs need none."""
+    monkeypatch.setattr(voc.VOCFolder, "read_mask", lambda self, name, _: Image.open(self.mask(name)))
+    found = survey(tiny, "train")
+    assert (found.images, found.by_colour, found.problems) == (2, 0, ())
+
+
 def test_numbers_worked_by_hand(tiny):
     found = survey(tiny, "train")
     assert (found.name, found.images, found.problems) == ("train", 2, ())

@@ -50,7 +50,6 @@ WRONG = [  # arguments, and words of the message
     (["data=shapes", "+data.download=true"], ["leave data.download as it is"]),
     (["+callbacks.x._target_=lightning.Callback", "+callbacks.x.only_watches=maybe"], ["only_watches=maybe: wanted true or"]),
     (["trainer._target_=lightning.Fabric"], ["trainer._target_=lightning.Fabric: a run is trained by lightning.Trainer"]),
-    (["hydra.verbose=true"], ["hydra.verbose has an effect only on a sweep"]),
     (["loss=ce_dice", "loss.terms.ce.weight=0"], ["loss.terms.ce.weight=0: wanted a number above 0; ~loss.terms.ce"]),
     (["aug=none", "+aug@aug.cutmix=cutmix", "data.batch_size=1"], ["data.batch_size=1: an image is mixed with 1 before it"]),
     (["model=transfer", "model.weights=null", "model.freeze=true"], ["model.freeze=true would keep random weights"]),
