@@ -52,10 +52,6 @@ REFUSED_CALLBACKS = {  # callbacks of Lightning's, with the reason and the remed
 }
 
 
-# The settings of a node that are no arguments of its object; `only_watches`, of loggers and callbacks, is for the identity.
-OURS = {"optimizer": ("backbone_lr", "decay_norms"), "schedule": ("warmup",)}
-
-
 def data(cfg: DictConfig) -> DataModule:
     """The data module of `cfg.data`, with `cfg.aug` and `cfg.seed`.
 
@@ -91,12 +87,12 @@ def task(cfg: DictConfig, *, classes: Classes, class_pixels: Tensor) -> Segmenta
         loss=instantiate(cfg.loss, class_pixels=class_pixels),
         optimizer=partial(
             optimizer,
-            make=_without(cfg.optimizer, *OURS["optimizer"]),
+            make=_without(cfg.optimizer, "backbone_lr", "decay_norms"),
             backbone_lr=cfg.optimizer.get("backbone_lr"),
             decay_norms=cfg.optimizer.get("decay_norms"),
             clips=bool(cfg.trainer.get("gradient_clip_val")),
         ),
-        schedule=partial(scheduled, make=_without(cfg.schedule, *OURS["schedule"]), warmup=cfg.schedule.get("warmup")),
+        schedule=partial(scheduled, make=_without(cfg.schedule, "warmup"), warmup=cfg.schedule.get("warmup")),
         classes=classes,
         memory_format=memory_format(net),
         accumulate=cfg.trainer.get("accumulate_grad_batches", 1),
@@ -104,8 +100,8 @@ def task(cfg: DictConfig, *, classes: Classes, class_pixels: Tensor) -> Segmenta
 
 
 def _without(node: DictConfig, *names: str) -> Any:
-    """The object that a node of a config stands for, without some of its settings."""
-    rest = node.copy()
+    """The object that a node of a config stands for, without some of its settings, which are no arguments of it."""
+    rest = node.copy()  # it keeps the node's full name, for messages
     OmegaConf.set_struct(rest, False)  # in struct mode, no setting could be removed
     for name in names:
         rest.pop(name, None)
@@ -154,8 +150,7 @@ def _entries(cfg: DictConfig, group: str, kind: type[T]) -> list[T]:
     entries = []
     for name, node in cfg[group].items():
         try:
-            # `only_watches` is for the identity of a run, and no argument of the class.
-            entry = instantiate({key: value for key, value in node.items() if key != "only_watches"})
+            entry = _without(node, "only_watches")
         except InstantiationException as error:
             if isinstance(error.__cause__, ModuleNotFoundError):
                 raise ValueError(f"{group}.{name} needs a package that is not installed: {error.__cause__}") from error

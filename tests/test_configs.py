@@ -12,12 +12,11 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from fcnseg import build
-from fcnseg.cli.arguments import TEXT
 from fcnseg.cli.configs import CONF
 from fcnseg.evaluate import evaluate
 from fcnseg.paper import EXPERIMENTS, FLOOR
 from fcnseg.runs.parameters import check_parameters
-from fcnseg.runs.settings import MAY_BE_A_LIST, MAY_BE_NULL, flatten
+from fcnseg.runs.settings import MAY_BE_A_LIST, MAY_BE_NULL, flatten, setting
 from fcnseg.train import train
 
 FILES = sorted(CONF.rglob("*.yaml"))
@@ -336,7 +335,7 @@ def test_a_setting_of_text_is_a_name_or_a_path_or_else_a_word():
                 follows or re.search(r"_target_$|defaults$|hydra|launcher", key)
             ):
                 found.add(key)
-    assert {key for key in found if not TEXT.fullmatch(key)} == WORDS_AND_NUMBERS
+    assert {key for key in found if not setting(key).text} == WORDS_AND_NUMBERS
 
 
 @pytest.mark.parametrize("experiment", ["strong", "strong_small", "scratch"])

@@ -75,7 +75,7 @@ def _refuse_settings_without_effect(cfg: DictConfig) -> None:
 def _recognised(cfg: DictConfig, source: Any, root: Path) -> "Files | None":
     """The files that data=folder finds in `root`, if it is chosen or data=voc2012 cannot read them; else None."""
     from fcnseg.data import formats
-    from fcnseg.data.formats.files import split
+    from fcnseg.data.formats.files import make_val
 
     files: Files | None = None
     if getattr(source, "func", source) is formats.folder:
@@ -83,7 +83,7 @@ def _recognised(cfg: DictConfig, source: Any, root: Path) -> "Files | None":
     elif cfg.choices.data == paper.DATA and cfg.write:  # VOC's layout as well, to be given other classes
         files = formats.folder(root)
     elif cfg.choices.data == paper.DATA and (files := formats.beyond_voc(root)):
-        split(files)
+        make_val(files)
     return files
 
 

@@ -12,11 +12,8 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
-# The names of the settings whose values are names and paths: 2024_01_05 and 1e3 are no numbers there.
-TEXT = re.compile(
-    r"\+{0,2}(name|runs?|images|out|set|compare|picture|json|model\.weights|data\.(root|cache)"
-    r"|data\.source\.(group|image_suffix|mask_suffix|\w*md5)|logger\.\w+\.(\w*name|project|save_dir))"
-)
+from fcnseg.runs.settings import setting
+
 # A whole value, or an entry of a list or a sweep, that Hydra would read as a number; or text, which stays.
 NUMBER_OR_TEXT = re.compile(
     r"""
@@ -101,7 +98,7 @@ def _with_text(word: str) -> str:
     `name=2024_01_05` becomes `name='2024_01_05'`, and `compare=[007,b]` becomes `compare=['007',b]`; `seed=007` is left alone.
     """
     key, equals, value = word.partition("=")
-    if not TEXT.fullmatch(key) or "(" in value:  # a function of Hydra's, such as range(1,9)
+    if not setting(key.lstrip("+")).text or "(" in value:  # a function of Hydra's, such as range(1,9)
         return word
     return key + equals + NUMBER_OR_TEXT.sub(lambda found: quoted(found["number"]) if found["number"] else found[0], value)
 

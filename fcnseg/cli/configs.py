@@ -54,8 +54,8 @@ def _composed(config_name: str, *overrides: str, with_hydra: bool = False) -> Di
     """
     sources = {source.path for source in HydraConfig.get().runtime.config_sources if source.provider != "schema"}
     # A user's own files may change at any time.
-    compose = _compose_once if sources == {"hydra.conf", str(CONF)} else _compose_once.__wrapped__
-    return compose(config_name, overrides, with_hydra)
+    composed = _compose_once if sources == {"hydra.conf", str(CONF)} else _compose_once.__wrapped__
+    return composed(config_name, overrides, with_hydra)
 
 
 def default_config(config_name: str, *, added: bool = True) -> DictConfig:

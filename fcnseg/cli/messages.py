@@ -95,7 +95,8 @@ def explanation(error: Exception, names: Callable[[], Iterable[str]] = list) -> 
 def _not_made(error: InstantiationException) -> str:
     """The message about a node of a config of which Hydra cannot make an object."""
     cause, setting = error.__cause__, re.search(r"full_key: (\S+)", str(error))
-    if isinstance(cause, ValueError) and setting and re.match(r"\w+=", str(cause)):  # names an argument
+    names_argument = isinstance(cause, ValueError) and re.match(r"[\w.]+=", str(cause))
+    if names_argument and setting and not str(cause).startswith(f"{setting[1]}."):
         return f"{setting[1]}.{cause}"
     if cause is None or isinstance(cause, ValueError) or not setting:  # these name the setting themselves
         return _missing_name(cause) or str(cause or error)

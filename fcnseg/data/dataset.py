@@ -104,6 +104,10 @@ class Classes:
         pixels = mask.histogram()  # (256,), by label
         return [*pixels[: len(self)], pixels[VOID]]
 
+    def floor(self, pixels: Sequence[int]) -> int:
+        """The class that the floor predicts everywhere, from the C + 1 of `count_pixels`: background, if there is one."""
+        return int(np.argmax(pixels[:-1])) if self.background is None else self.background
+
     def void_as_background(self, pixels: Sequence[int]) -> list[int]:
         """The C numbers of pixels that eq. (2) takes, from the C + 1 of `count_pixels`: void counts as background.
 

@@ -103,6 +103,11 @@ def as_rgb(image: Image.Image, name: object) -> Image.Image:
     return image
 
 
+def squashed(image: Image.Image, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """An RGB image at another height and width, bilinear with antialias, as networks see it: (height, width, 3)."""
+    return np.array(image.resize(size[::-1], Image.Resampling.BILINEAR))
+
+
 def laid_out_as_stored(picture: Image.Image, orientation: int) -> Image.Image:
     """Turn an upright picture so that its pixels are stored as in a file of this EXIF orientation."""
     turn = TURNS.get({6: 8, 8: 6}.get(orientation, orientation))

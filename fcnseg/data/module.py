@@ -106,9 +106,8 @@ class DataModule(LightningDataModule):
             self.stages = {"test": (self.only, torch.arange(len(self.packs[self.only].names)))}
         else:
             self._prepare_train_and_val()
-        # The first pack is train's, or the only one. The last number of pixels is void's, and no class.
-        pixels, background = next(iter(self.packs.values())).class_pixels[:-1], self.classes.background
-        self.floor_class = int(pixels.argmax()) if background is None else background
+        first, *_ = self.packs.values()  # train's, or the only one
+        self.floor_class = self.classes.floor(first.label_pixels.tolist())
 
     def _train_names(self) -> list[str]:
         """The names of the train images that are used, in the order of their list."""
@@ -154,7 +153,7 @@ class DataModule(LightningDataModule):
     @property
     def class_pixels(self) -> Tensor:
         """(C,) int64, the pixels of every class in train; void counts as background if there is one."""
-        return torch.tensor(self.classes.void_as_background(self.packs["train"].class_pixels.tolist()))
+        return torch.tensor(self.classes.void_as_background(self.packs["train"].label_pixels.tolist()))
 
     @property
     def fingerprint(self) -> str:

@@ -54,14 +54,14 @@ class Pack:
         images: (N, H, W, 3) uint8 RGB, resized to one size, bilinear with antialias; channels last, as networks want them.
         masks: (N, H, W) uint8 labels, 0..C-1 and 255 for void, resized by nearest neighbour.
         names: The names of the N images.
-        class_pixels: (C + 1,) int64, the pixels of every class, then of void, before resizing.
+        label_pixels: (C + 1,) int64, the pixels of every class, then of void, before resizing.
         fingerprint: A hash of the names and of the bytes of every file.
     """
 
     images: Tensor
     masks: Tensor
     names: tuple[str, ...]
-    class_pixels: Tensor
+    label_pixels: Tensor
     fingerprint: str
 
     def to(self, device: torch.device) -> "Pack":
@@ -178,7 +178,7 @@ def _write(data_set: DataSet, images: Array, masks: Array, item: tuple[int, str]
         wanted = f"wanted 0..{len(data_set.classes) - 1} and {VOID} for void"
         return ValueError(f"mask {data_set.mask(name)} is read with labels that are of no class, {wanted}")
     height, width = masks.shape[1:]
-    images[row] = np.asarray(image.resize((width, height), Resampling.BILINEAR))
+    images[row] = decode.squashed(image, (height, width))
     masks[row] = np.asarray(mask.resize((width, height), Resampling.NEAREST))
     digest = hashlib.sha256(data_set.image(name).read_bytes() + data_set.mask_bytes(name))
     return PackedImage(pixels, digest.hexdigest(), mask.info.get("by_colour", False))

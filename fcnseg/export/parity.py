@@ -14,7 +14,7 @@ from rich.table import Table
 from torch import Tensor
 
 from fcnseg.cli.messages import console
-from fcnseg.data.decode import read_image
+from fcnseg.data.decode import read_image, squashed
 from fcnseg.data.shapes import shapes
 from fcnseg.export.formats import Graph, Opened
 from fcnseg.models import Wilson
@@ -109,8 +109,8 @@ def compare(graph: Graph, reopened: Callable[[], Opened], images: Sequence[Image
 @torch.inference_mode()
 def compared_at(graph: Graph, opened: Opened, images: Sequence[Image.Image], size: tuple[int, int]) -> Row:
     """Measure how much an opened file differs from its graph on images that are resized to `size`, height and width."""
-    resized = [np.array(image.resize(size[::-1], Image.Resampling.BILINEAR)) for image in images]
-    batch = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).contiguous()  # (N, 3, H, W)
+    resized = torch.from_numpy(np.stack([squashed(image, size) for image in images]))  # (N, H, W, 3)
+    batch = resized.permute(0, 3, 1, 2).contiguous()  # (N, 3, H, W)
     _, torch_speed = _timed(graph, batch)
     found, file_speed = _timed(opened, batch)
     logits = graph.logits(batch)

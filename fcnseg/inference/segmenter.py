@@ -11,12 +11,12 @@ from typing import TypeVar, overload
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fcnseg.data.batch import normalize
 from fcnseg.data.dataset import Classes
+from fcnseg.data.decode import squashed
 from fcnseg.data.settings import MIN_SIZE, Size, check_size, sides
 from fcnseg.errors import check_whole_number
 from fcnseg.inference.prediction import Photograph, Prediction, photograph_of
@@ -208,14 +208,12 @@ class Segmenter:
         except ValueError as error:
             return _Work(error, torch.empty(0), [])  # complete at once, and given out in its turn
         height, width, orientation = photograph.height, photograph.width, photograph.info.get("orientation", 1)
-        if self.tile is None:
-            rows, columns = self.size
-            photograph = photograph.resize((columns, rows), Image.Resampling.BILINEAR)
+        pixels = squashed(photograph, self.size) if self.tile is None else np.array(photograph)
         seen = tiles(height, width, self.tile or max(height, width), self.overlap)
         labels = np.empty((height, width), np.uint8)  # what the threads fill, tile by tile
         found = np.empty(labels.shape if scores else (0, 0), np.float32)
         prediction = Prediction(labels, found, self.classes, source, orientation)
-        return _Work(prediction, torch.from_numpy(np.array(photograph)), seen)
+        return _Work(prediction, torch.from_numpy(pixels), seen)
 
     def _see(self, batch: Sequence[tuple[_Work, Tile]], pool: ThreadPoolExecutor) -> None:
         """Give the network a batch, and have threads place its logits."""
@@ -252,7 +250,6 @@ def load(
     trained, result = stored_network.load(folder, trust=trust), Run(Path(folder)).result or {}
     size = trained.config.data.get("size")
     check_size("size", size)
-    check_whole_number("batch_size", batch_size, 1)
     bf16 = str(result.get("precision")).startswith("bf16")
     return Segmenter(trained.net, trained.classes, size, tta=tta, tile=tile, overlap=overlap, batch_size=batch_size, bf16=bf16)
 

@@ -72,7 +72,7 @@ class CrossEntropy(Loss):
         weight = class_weights(class_pixels) if weighted else torch.ones(len(class_pixels))
         self.register_buffer("weight", weight)
         self.weighted = weighted
-        self.label_smoothing = check_number("loss.label_smoothing", label_smoothing, 0, 1)
+        self.label_smoothing = check_number("label_smoothing", label_smoothing, 0, 1)
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
         # One row a pixel: deterministic on CUDA, where the 2-D form is not.
@@ -101,7 +101,7 @@ class Focal(Loss):
 
     def __init__(self, class_pixels: Tensor, *, gamma: float = 2.0) -> None:
         super().__init__(class_pixels)
-        self.gamma = check_number("loss.gamma", gamma, 0, math.inf)
+        self.gamma = check_number("gamma", gamma, 0, math.inf)
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
         rows, labels = pixel_rows(logits, mask)
@@ -120,7 +120,7 @@ class OHEM(Loss):
 
     def __init__(self, class_pixels: Tensor, *, share: float = 0.25) -> None:
         super().__init__(class_pixels)
-        self.share = check_number("loss.share", share, 0.001, 1)
+        self.share = check_number("share", share, 0.001, 1)
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
         rows, labels = pixel_rows(logits, mask)
@@ -176,7 +176,7 @@ class Sum(Loss):
         terms: The parts by their names.
 
     Raises:
-        ValueError: A weight is not above 0.
+        ValueError: A weight is not above 0, or an argument of a part is out of its range.
     """
 
     def __init__(self, class_pixels: Tensor, *, terms: Mapping[str, Term]) -> None:
@@ -184,10 +184,13 @@ class Sum(Loss):
         self.weights = {name: each["weight"] for name, each in terms.items()}
         for name, weight in self.weights.items():
             if not 0 < weight < math.inf:
-                raise ValueError(
-                    f"loss.terms.{name}.weight={weight}: wanted a number above 0; ~loss.terms.{name} leaves it out"
-                )
-        self.losses = nn.ModuleDict({name: each["loss"](class_pixels) for name, each in terms.items()})
+                raise ValueError(f"terms.{name}.weight={weight}: wanted a number above 0; to leave it out, remove the part")
+        self.losses = nn.ModuleDict()
+        for name, each in terms.items():
+            try:
+                self.losses[name] = each["loss"](class_pixels)
+            except ValueError as error:  # names an argument of the part
+                raise ValueError(f"terms.{name}.loss.{error}") from error
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
         parts = [self.weights[name] * loss(logits, mask) for name, loss in self.losses.items()]

@@ -63,11 +63,11 @@ def make_backbone(name: str, weights: str | None) -> nn.Sequential:
     return features
 
 
-def layers(backbone: nn.Module) -> Iterator[nn.Module]:
+def layers_of(backbone: nn.Module) -> Iterator[nn.Module]:
     """The layers of a backbone in their order; a sequence of layers inside it gives its own layers."""
     for child in backbone.children():
         if type(child).forward is nn.Sequential.forward:
-            yield from layers(child)
+            yield from layers_of(child)
         else:
             yield child
 
@@ -76,7 +76,7 @@ def pyramid(backbone: nn.Module, name: str) -> dict[int, tuple[int, int]]:
     """The feature maps of a backbone in evaluation mode, found by trying an image of 64 pixels.
 
     Returns:
-        By stride, in rising order: the place among `layers` of the last layer that gives a map of this stride, and the
+        By stride, in rising order: the place among `layers_of` of the last layer that gives a map of this stride, and the
         channels of this map. The last layer of all has stride 32.
 
     Raises:
@@ -86,7 +86,7 @@ def pyramid(backbone: nn.Module, name: str) -> dict[int, tuple[int, int]]:
     x = torch.zeros(1, 3, 2 * STRIDE, 2 * STRIDE)
     try:
         with torch.no_grad():
-            for place, layer in enumerate(layers(backbone)):
+            for place, layer in enumerate(layers_of(backbone)):
                 x = layer(x)  # (1, C, H, W)
                 height, width = x.shape[2:]
                 if height == width and 2 * STRIDE % height == 0:

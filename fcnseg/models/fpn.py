@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fcnseg.errors import check_whole_number
-from fcnseg.models.backbones import STRIDE, OnBackbone, layers
+from fcnseg.models.backbones import STRIDE, OnBackbone, layers_of
 from fcnseg.models.layers import ConvBlock, crop_to_size, pad_to_multiple, xavier_init
 
 FINEST = 4  # the stride of the finest map that is decoded
@@ -38,8 +38,8 @@ class FPN(OnBackbone):
         input_scale: int = 1,
     ) -> None:
         super().__init__(backbone, weights, freeze)
-        check_whole_number("model.width", width, 1)
-        check_whole_number("model.input_scale", input_scale, 1)
+        check_whole_number("width", width, 1)
+        check_whole_number("input_scale", input_scale, 1)
         self.input_scale = input_scale
         taken = [found for stride, found in self.pyramid.items() if stride >= FINEST]
         self.places = [place for place, _ in taken]
@@ -53,7 +53,7 @@ class FPN(OnBackbone):
         if self.input_scale > 1:
             x = F.interpolate(x, scale_factor=self.input_scale, mode="bilinear")  # (N, 3, sH, sW)
         maps: list[Tensor] = []
-        for place, layer in enumerate(layers(self.backbone)):
+        for place, layer in enumerate(layers_of(self.backbone)):
             x = layer(x)
             if place in self.places:
                 maps.append(x)  # (N, C, H/4, W/4), then 1/8, 1/16, 1/32

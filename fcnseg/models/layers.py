@@ -72,7 +72,7 @@ def check_widths(widths: Sequence[int]) -> None:
         ValueError: There is no stage, or one has no channels.
     """
     if not widths or min(widths) < 1:
-        raise ValueError(f"model.widths={list(widths)}: wanted the channels of every stage, whole numbers from 1 up")
+        raise ValueError(f"widths={list(widths)}: wanted the channels of every stage, whole numbers from 1 up")
 
 
 def xavier_init(net: nn.Module) -> None:

@@ -4,7 +4,8 @@ In the order in which one may read them:
 
 settings, trainer_settings, parameters: what is allowed, and refused; those by which loggers compare runs.
 identity: which settings make a run another one, and the folder's name.
-folder: `Run`, with the folder's files, its lock and its status.
+folder: `Run`, with the folder's files and its lock.
+status: status.json, which says whether a run goes on, or how it has ended.
 checkpoint_files: checkpoints, written whole or not at all, and checked before they are used.
 checkpoint_io: how Lightning reads and writes them.
 run_log: metrics.csv and TensorBoard's files, written while a run trains.

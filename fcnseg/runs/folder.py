@@ -1,10 +1,6 @@
-"""The run folder: its files, its lock and the status of the run."""
+"""The run folder: its files, and the checks before it is written to."""
 
-import json
-import os
-import platform
 import shutil
-import time
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -26,18 +22,15 @@ from fcnseg.names import (
     FINISHED,
     HYDRA,
     INTERRUPTED,
-    KILLED,
     LOCK,
     METRICS,
     PER_IMAGE,
     RESULT,
-    RUNNING,
     STATUS,
 )
 from fcnseg.results.per_image import PerImage
-from fcnseg.runs import identity, older, read_files
+from fcnseg.runs import identity, older, read_files, status
 from fcnseg.runs.settings import MAY_GROW
-from fcnseg.texts import warn
 
 
 @dataclass(frozen=True)
@@ -72,21 +65,8 @@ class Run:
 
     @property
     def status(self) -> dict[str, Any] | None:
-        """The content of status.json; None without the file.
-
-        Its `status` is running, finished, failed, interrupted, or killed (recorded as running, but its process is gone).
-
-        Raises:
-            ValueError: The file is damaged.
-        """
-        status = read_json(self.path / STATUS)
-        if status and (self.path / RESULT).exists():  # `start` removes it: the run was killed before it had recorded its end
-            return {**status, "status": FINISHED}
-        if not status or status.get("status") != RUNNING:
-            return status
-        # The number of a process says nothing on another machine, which may share the disk.
-        is_gone = status.get("host") == platform.node() and not _is_alive(status.get("pid"))
-        return {**status, "status": KILLED if is_gone else RUNNING}
+        """The content of status.json; None without the file: see `status.read`."""
+        return status.read(self.path)
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -131,16 +111,16 @@ class Run:
                 raise self._unwritable(error) from error
             yield
         except StopError:  # a signal: no failure, since the same command resumes the run
-            self._write_status(INTERRUPTED)
+            status.end(self.path, INTERRUPTED)
             raise
         except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
-            self._write_status(INTERRUPTED)
+            status.end(self.path, INTERRUPTED)
             raise KeyboardInterrupt from None
         except BaseException as error:  # without its traceback here, the run would look as if it had been killed
-            self._write_status(FAILED, error=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
+            status.end(self.path, FAILED, error=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
             raise RunFailedError(f"{self.path} failed: {type(error).__name__}: {error}") from error
-        self._write_status(FINISHED)
-        # The block wrote the result, and `_write_status` is silent without a folder.
+        status.end(self.path, FINISHED)
+        # The block wrote the result, and `status.end` is silent without a folder.
         if self.result is None:
             raise RunFailedError(f"{self.path} was removed while the run ended: the same command trains it again")
 
@@ -150,8 +130,7 @@ class Run:
         Raises:
             FileNotFoundError: The folder was removed or renamed, or another process has made a new one.
         """
-        status = read_json(self.path / STATUS) or {}
-        if {**status, **_process()} != status or not (self.path / CONFIG).is_file():
+        if not status.is_of_this_process(self.path) or not (self.path / CONFIG).is_file():
             raise FileNotFoundError(
                 f"the folder {self.path} was removed or replaced while its run trained: leave it in its place, and the same"
                 " command trains the run again"
@@ -285,7 +264,7 @@ class Run:
 
         The status comes first, so that it is true whenever the process may be killed.
         """
-        write_json(self.path / STATUS, {"status": RUNNING, **_process(), **began, "started": _now()})
+        status.begin(self.path, **began)
         for name in (RESULT, PER_IMAGE):
             (self.path / name).unlink(missing_ok=True)
         if cfg.resume == "never" and (self.path / HYDRA).is_dir():
@@ -303,42 +282,3 @@ class Run:
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
-
-    def _write_status(self, status: str, **more: str) -> None:
-        """Write how the run has ended, unless another process has taken it over; a full disk is not an error."""
-        before = read_json(self.path / STATUS) or {}
-        taken_over = before.get("status") == RUNNING and {**before, **_process()} != before
-        if taken_over or not self.path.is_dir():  # the run belongs to another process now, or was removed
-            return
-        if (self.path / RESULT).exists():  # a signal came after the end
-            status = FINISHED
-        path, now = self.path / STATUS, {**before, "status": status, "ended": _now()}
-        try:
-            write_json(path, {**now, **more})
-        except OSError:  # the disk is full, but the existing file can still be changed
-            try:
-                with path.open("r+") as file:
-                    json.dump(now, file)
-                    file.truncate()
-            except OSError as error:
-                warn(f"{path} could not be written: {error.strerror}")
-
-
-def _process() -> dict[str, Any]:
-    """The values that distinguish this process from all others."""
-    return {"host": platform.node(), "pid": os.getpid()}
-
-
-def _is_alive(pid: object) -> bool:
-    """Whether a process with this number runs on this machine."""
-    try:
-        os.kill(int(str(pid)), 0)  # the signal 0 only asks whether the process exists
-    except (ValueError, OverflowError, ProcessLookupError):
-        return False
-    except PermissionError:  # the process of another user
-        return True
-    return True
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S%z")

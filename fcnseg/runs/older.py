@@ -48,13 +48,16 @@ def result(stored: dict[str, Any]) -> dict[str, Any]:
     return {"floor_class": VOC.names[0], "classes": VOC.plain(), **stored}
 
 
-def classes_of(stored: Mapping[str, Any]) -> Classes:
-    """The classes of a checkpoint; VOC's if it has none, since earlier versions knew only these.
+def classes_of(stored: Mapping[str, Any], path: Path) -> Classes:
+    """The classes of the checkpoint `path`; VOC's if it has none, since earlier versions knew only these.
 
     Raises:
         ValueError: The classes are damaged.
     """
-    return Classes.of(stored["classes"]) if "classes" in stored else VOC
+    try:
+        return Classes.of(stored["classes"]) if "classes" in stored else VOC
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}; restore it") from error
 
 
 def sessions_of(checkpoint: Mapping[str, Any]) -> list[dict[str, Any]]:

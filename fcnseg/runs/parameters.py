@@ -10,18 +10,8 @@ from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 from omegaconf import DictConfig
 from torch import Tensor
 
-from fcnseg.build import OURS
 from fcnseg.errors import KINDS
-
-PASSED = {  # the parameters that fcnseg passes itself, by the node of the config, or by its group, whose object takes them
-    "data": ("augment", "seed", "only"),
-    "data.source": ("root",),
-    "aug": ("image", "mask", "draw"),
-    "model": ("num_classes",),
-    "loss": ("class_pixels",),
-    "optimizer": ("params",),
-    "schedule": ("optimizer", "steps"),
-}
+from fcnseg.runs.settings import setting
 
 
 def check_parameters(cfg: DictConfig, key: str = "") -> None:
@@ -38,19 +28,17 @@ def check_parameters(cfg: DictConfig, key: str = "") -> None:
         ValueError: A value has another type, or cannot be set.
     """
     target = str(cfg.get("_target_"))
-    hints: dict[str, set[type]] = {"only_watches": {bool}, **_types(target)}
-    known, takes_any = _parameters(target)
+    hints, (known, takes_any) = _types(target), _parameters(target)
     # Of what must not be called, such as os.system, Hydra says so.
     takes_any = takes_any or (not cfg.get("_partial_") and target.split(".")[0] in sys.stdlib_module_names)
-    passed = {*PASSED.get(key, PASSED.get(key.split(".")[0], ()))} & {*known}
     for name, value in cfg.items():
         full = f"{key}.{name!s}" if key else str(name)
-        if name in passed:
+        if name in known and setting(full).passed:
             raise ValueError(f"{full} cannot be set: fcnseg passes it to {target} itself; leave it out")
         # Names such as _target_ and _partial_ are Hydra's. A node may be the step of a chain: see `data`.
-        is_known = takes_any or isinstance(value, DictConfig) or name in (*known, *OURS.get(key, ()), "only_watches")
+        is_known = takes_any or isinstance(value, DictConfig) or name in known or setting(full).ours
         if not is_known and not str(name).startswith("_"):
-            settings = ", ".join(each for each in known if each not in passed)
+            settings = ", ".join(each for each in known if not setting(f"{key}.{each}").passed)
             raise ValueError(f"{full}: {target} has no such parameter; it has {settings or 'none'}")
         if isinstance(value, DictConfig):
             check_parameters(value, full)

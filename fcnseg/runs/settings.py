@@ -1,11 +1,11 @@
-"""The settings of a run: what is known of each besides its type, and those by which loggers compare runs.
+"""The settings of all commands: what is known of each besides its type, and those by which loggers compare runs.
 
-A new setting is written, with its default, into a config, and into `SETTINGS` if there is more to know of it than its type; if
-it is a name or a path, into `cli.arguments.TEXT`; if a run passes it itself, into `parameters.PASSED`.
+A new setting is written, with its default, into a config, and into `SETTINGS` if there is more to know of it than its type.
 `tests/test_configs.py` pins the defaults.
 """
 
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from math import inf
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ class Setting(NamedTuple):
     """What is known of a setting besides its type, which is that of its default.
 
     Attributes:
+        text: Whether it is a name or a path, which stays text even if it looks like a number.
         null: Whether it may be null, even if a choice or an experiment sets another value.
         sides: Whether it may be a list of height and width.
         least: The least value of a whole number.
@@ -30,8 +31,11 @@ class Setting(NamedTuple):
         short: The word that stands before its number in the name of a run, in place of the setting's full name.
         identity: Whether another value makes a run another one.
         may_grow: Whether a larger value extends a finished run.
+        passed: Whether it cannot be set, since fcnseg passes it itself to the object of its node.
+        ours: Whether fcnseg reads it, and does not pass it to the object of its node.
     """
 
+    text: bool = False
     null: bool = False
     sides: bool = False
     least: int | None = None
@@ -40,18 +44,28 @@ class Setting(NamedTuple):
     short: str = ""
     identity: bool = True
     may_grow: bool = False
+    passed: bool = False
+    ours: bool = False
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-SETTINGS = {  # all settings of which there is more to know than a type
-    "name": Setting(identity=False),
-    "runs": Setting(identity=False),
+def _is_bool(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+SETTINGS = {  # all settings of which there is more to know than a type; a * stands for any characters
+    **{name: Setting(text=True) for name in ("run", "images", "out", "set", "compare", "json")},  # of the other commands
+    "picture": Setting(text=True, null=True),  # of check
+    "name": Setting(text=True, identity=False),
+    "runs": Setting(text=True, identity=False),
     "resume": Setting(identity=False, is_right=lambda resume: resume in ("auto", "never"), wanted="one of auto, never"),
     "logger": Setting(identity=False),
-    "picture": Setting(null=True),
+    **{f"logger.*.{name}": Setting(text=True) for name in ("*name", "project", "save_dir")},
+    "logger.*.only_watches": Setting(is_right=_is_bool, wanted="true or false", ours=True),
+    "callbacks.*.only_watches": Setting(is_right=_is_bool, wanted="true or false", ours=True),
     "seed": Setting(least=0, is_right=lambda seed: seed <= LARGEST_SEED, wanted=f"a whole number from 0 to {LARGEST_SEED}"),
     "patience": Setting(null=True, least=1, short="patience", may_grow=True),
     "ema": Setting(
@@ -71,32 +85,48 @@ SETTINGS = {  # all settings of which there is more to know than a type
     "checkpoint.min_seconds": Setting(is_right=lambda seconds: seconds >= 0, wanted="a number from 0 up"),
     "checkpoint.every_n_steps": Setting(null=True, least=1),
     "checkpoint.every_n_minutes": Setting(null=True, is_right=lambda minutes: minutes > 0, wanted="a number above 0"),
+    **{f"data.{name}": Setting(passed=True) for name in ("augment", "seed", "only")},
+    "data.root": Setting(text=True),
+    "data.source.root": Setting(passed=True),
+    **{f"data.source.{name}": Setting(text=True) for name in ("group", "image_suffix", "mask_suffix", "*md5")},
     "data.size": Setting(sides=True, short="size"),
     "data.pack_size": Setting(null=True, sides=True),
     "data.batch_size": Setting(short="batch"),
     "data.limit": Setting(null=True, short="limit"),
-    "data.cache": Setting(null=True, identity=False),
+    "data.cache": Setting(text=True, null=True, identity=False),
     "data.download": Setting(null=True, identity=False),
-    "model.weights": Setting(null=True),
+    **{f"aug*.{name}": Setting(passed=True) for name in ("image", "mask", "draw")},
+    "model.weights": Setting(text=True, null=True),
+    "model*.num_classes": Setting(passed=True),
+    "loss*.class_pixels": Setting(passed=True),
+    "optimizer*.params": Setting(passed=True),
     "optimizer.lr": Setting(is_right=lambda rate: rate >= 0, wanted="a learning rate from 0 up", short="lr"),
     "optimizer.fused": Setting(null=True),
     "optimizer.backbone_lr": Setting(
         null=True,
         is_right=lambda factor: _is_number(factor) and factor > 0,
         wanted="a factor above 0, such as 0.1",
+        ours=True,
     ),
-    "optimizer.decay_norms": Setting(null=True, is_right=lambda decays: isinstance(decays, bool), wanted="true or false"),
+    "optimizer.decay_norms": Setting(null=True, is_right=_is_bool, wanted="true or false", ours=True),
+    **{f"schedule*.{name}": Setting(passed=True) for name in ("optimizer", "steps")},
     "schedule.T_max": Setting(least=1),
     "schedule.warmup": Setting(
         null=True,
         is_right=lambda steps: _is_number(steps) and 0 <= steps < (inf if isinstance(steps, int) else 1),
         wanted="a whole number of steps, or a share of all steps below 1",
+        ours=True,
     ),
 }
-MAY_BE_NULL = [key for key, setting in SETTINGS.items() if setting.null]
-MAY_BE_A_LIST = [key for key, setting in SETTINGS.items() if setting.sides]
-NOT_IDENTITY = [key for key, setting in SETTINGS.items() if not setting.identity]
-MAY_GROW = [key for key, setting in SETTINGS.items() if setting.may_grow]
+MAY_BE_NULL = [key for key, row in SETTINGS.items() if row.null]
+MAY_BE_A_LIST = [key for key, row in SETTINGS.items() if row.sides]
+NOT_IDENTITY = [key for key, row in SETTINGS.items() if not row.identity]
+MAY_GROW = [key for key, row in SETTINGS.items() if row.may_grow]
+
+
+def setting(key: str) -> Setting:
+    """What is known of the setting of this full name."""
+    return next((SETTINGS[pattern] for pattern in SETTINGS if fnmatchcase(key, pattern)), Setting())
 
 
 def check_ranges(cfg: DictConfig) -> None:
@@ -109,13 +139,14 @@ def check_ranges(cfg: DictConfig) -> None:
     data = cfg.data
     optional = {name: data.get(name) for name in ("limit", "pack_size")}
     check_settings(size=data.size, batch_size=data.batch_size, split=data.split, **optional)
-    for key, setting in SETTINGS.items():
-        if (value := OmegaConf.select(cfg, key)) is None:
+    for key, value in flatten(cfg).items():
+        if value is None:
             continue
-        if setting.least is not None:
-            check_whole_number(key, value, setting.least)
-        if not setting.is_right(value):
-            raise ValueError(f"{key}={value}: wanted {setting.wanted}{', or null' if setting.null else ''}")
+        known = setting(key)
+        if known.least is not None:
+            check_whole_number(key, value, known.least)
+        if not known.is_right(value):
+            raise ValueError(f"{key}={value}: wanted {known.wanted}{', or null' if known.null else ''}")
     _check_schedule(cfg.schedule)
     if cfg.model.get("freeze") is True and "weights" in cfg.model and cfg.model.weights is None:
         raise ValueError("model.freeze=true would keep random weights, since model.weights=null: give weights, or leave it out")

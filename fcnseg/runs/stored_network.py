@@ -66,7 +66,7 @@ def load(folder: str | Path, *, trust: bool = False) -> Trained:
     run = Run(Path(folder))
     cfg, path = run.config, run.checkpoints / BEST
     stored = read(path)
-    weights, classes = of_network(stored["state_dict"]), classes_of(stored)
+    weights, classes = of_network(stored["state_dict"]), classes_of(stored, path)
     with made_by(run):
         if not trust:
             _check_size(cfg, len(classes), weights, path)

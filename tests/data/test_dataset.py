@@ -67,7 +67,7 @@ def make(tmp_path):
 def test_a_data_set_of_ones_own_needs_no_more_than_its_methods(make):
     data = make(number=3)
     assert data.classes.names == ("class 0", "class 1", "class 2")
-    assert data.packs["train"].class_pixels.tolist() == [3 * 1620 + 2 * 108, 3 * 1620 + 3 * 108, 2 * 1620 + 3 * 108, 0]
+    assert data.packs["train"].label_pixels.tolist() == [3 * 1620 + 2 * 108, 3 * 1620 + 3 * 108, 2 * 1620 + 3 * 108, 0]
     assert {int(mask[31, 31]) for mask in data.packs["val"].masks} == {0, 1, 2}
 
 
@@ -81,7 +81,7 @@ def test_other_classes_are_another_pack(make):
     """The files are the same: what their labels mean is not."""
     one, same, other = make(number=3), make(number=3), make(number=4, labels=[3, 2, 1])
     assert same.fingerprint == one.fingerprint != other.fingerprint
-    assert len(other.packs["train"].class_pixels) == 5
+    assert len(other.packs["train"].label_pixels) == 5
     assert int(other.packs["train"].masks[0, 31, 31]) == 3
     assert "have changed since" in other.changed_since(one.fingerprint)
 

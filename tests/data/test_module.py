@@ -150,7 +150,7 @@ def test_official_split(make):
     assert module.names("train", torch.tensor([0, 23])) == ["shapes_000000", "shapes_000023"]
     assert module.names("val", torch.tensor([7, 0])) == ["shapes_000031", "shapes_000024"]
     assert len(module.classes) == 21
-    *labelled, void = module.packs["train"].class_pixels.tolist()
+    *labelled, void = module.packs["train"].label_pixels.tolist()
     assert module.class_pixels.tolist() == [labelled[0] + void, *labelled[1:]]
     assert module.fingerprint == f"{module.packs['train'].fingerprint}-{module.packs['val'].fingerprint}"
 

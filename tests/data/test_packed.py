@@ -37,7 +37,7 @@ def packs(folder):
 def assert_same(one, other):
     assert torch.equal(one.images, other.images)
     assert torch.equal(one.masks, other.masks)
-    assert torch.equal(one.class_pixels, other.class_pixels)
+    assert torch.equal(one.label_pixels, other.label_pixels)
     assert (one.names, one.fingerprint) == (other.names, other.fingerprint)
 
 
@@ -66,7 +66,7 @@ def test_pack_is_what_pillow_decodes(folder):
 
 def test_class_pixels_are_those_of_the_whole_masks(folder):
     counts = sum(np.bincount(np.asarray(Image.open(folder.mask(n))).ravel(), minlength=256) for n in folder.names("train"))
-    found = pack(folder, "train", SIZE).class_pixels
+    found = pack(folder, "train", SIZE).label_pixels
     assert found.tolist() == [*counts[:21].tolist(), counts[255]]
     assert found.dtype == torch.int64
     assert found[-1] > 0
@@ -436,4 +436,4 @@ def test_masks_that_are_read_by_their_colours_are_said(folder, capsys):
     found = pack(folder, "train", SIZE)
     assert "3 of 12 masks hold the classes' colours at other indices: they are read by their colours" in capsys.readouterr().err
     assert torch.equal(found.masks, wanted.masks)
-    assert torch.equal(found.class_pixels, wanted.class_pixels)
+    assert torch.equal(found.label_pixels, wanted.label_pixels)

@@ -94,8 +94,8 @@ def test_masks_are_sbd_s_and_voc_s_own_where_voc_has_one(root, voc_folder):
     packed = pack(data, "train", 32)
     assert packed.names[-len(OWN) :] == tuple(OWN)
     own = sum(np.bincount(labels_of(name).ravel(), minlength=21) for name in OWN)
-    vocs = pack(voc_folder, "train", 32).class_pixels[:21].numpy()
-    assert np.array_equal(packed.class_pixels[:21].numpy(), own + vocs)
+    vocs = pack(voc_folder, "train", 32).label_pixels[:21].numpy()
+    assert np.array_equal(packed.label_pixels[:21].numpy(), own + vocs)
 
 
 def test_check_and_train(command, root):

@@ -23,6 +23,7 @@ from fcnseg.machine import precision
 from fcnseg.machine.files import read_json, write_json
 from fcnseg.results import provenance
 from fcnseg.runs import folder as runs
+from fcnseg.runs import status
 
 
 def no_room(*_, **__):
@@ -386,7 +387,7 @@ def replaced(run):
     [
         *((lose, (Checkpoints, "_save_last", 5)) for lose in (removed, renamed, replaced)),
         (removed, (fit.Training, "test", 1)),
-        (removed, (runs.Run, "_write_status", 1)),
+        (removed, (status, "end", 1)),
     ],
     ids=lambda value: value[1] if isinstance(value, tuple) else value.__name__,
 )

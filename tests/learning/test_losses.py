@@ -203,9 +203,9 @@ def test_what_is_predicted_of_an_absent_class_does_not_matter_to_the_mean(name):
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (partial(CrossEntropy, weighted=False, label_smoothing=1.5), r"loss\.label_smoothing=1\.5: wanted .* 0 to 1"),
-        (partial(Focal, gamma=-1.0), r"loss\.gamma=-1\.0: wanted a number from 0 up"),
-        (partial(OHEM, share=0.0), r"loss\.share=0\.0: wanted a number from 0\.001 to 1"),
+        (partial(CrossEntropy, weighted=False, label_smoothing=1.5), r"label_smoothing=1\.5: wanted .* 0 to 1"),
+        (partial(Focal, gamma=-1.0), r"gamma=-1\.0: wanted a number from 0 up"),
+        (partial(OHEM, share=0.0), r"share=0\.0: wanted a number from 0\.001 to 1"),
     ],
 )
 def test_settings_out_of_their_range_are_refused(make, told):

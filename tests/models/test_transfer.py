@@ -12,7 +12,7 @@ from torch import nn
 from torchvision import models
 
 from fcnseg.models import FPN, Transfer
-from fcnseg.models.backbones import layers, make_backbone
+from fcnseg.models.backbones import layers_of, make_backbone
 
 SMALL = "shufflenet_v2_x0_5"  # 1.4 M parameters
 
@@ -311,7 +311,7 @@ def test_layers_one_after_another_are_the_backbone(state, save):
     for backbone in (make_backbone(SMALL, save(state)), make_backbone("mobilenet_v3_small", None)):
         x = image = torch.randn(1, 3, 64, 64)
         with torch.no_grad():
-            for layer in layers(backbone.eval()):
+            for layer in layers_of(backbone.eval()):
                 x = layer(x)
             assert torch.equal(x, backbone(image))
 
@@ -334,5 +334,5 @@ def test_a_pyramid_is_added_from_the_coarsest_map_to_the_finest():
 
 
 def test_the_decoder_of_a_pyramid_has_a_width():
-    with pytest.raises(ValueError, match=r"model\.width=0: wanted a whole number from 1 up"):
+    with pytest.raises(ValueError, match=r"width=0: wanted a whole number from 1 up"):
         FPN(5, backbone=SMALL, weights=None, width=0)

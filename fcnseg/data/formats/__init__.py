@@ -4,7 +4,7 @@ from pathlib import Path
 
 from fcnseg.data.formats import layouts
 from fcnseg.data.formats.classes import READERS
-from fcnseg.data.formats.files import SHARE, Files, split
+from fcnseg.data.formats.files import SHARE, Files, make_val
 from fcnseg.data.formats.layouts import IMAGE_FOLDERS, MASK_FOLDERS
 from fcnseg.data.voc import VOCFolder
 from fcnseg.texts import first_of, warn
@@ -35,7 +35,7 @@ def folder(
             f" {', '.join(IMAGE_FOLDERS[:2])} or alike beside one of {', '.join(MASK_FOLDERS[:2])} or alike, a CSV"
             " with the columns image, mask and split, COCO's annotations.json or labelme's JSON files (README, Your data)"
         )
-    split(files, val, group)
+    make_val(files, val, group)
     return files
 
 

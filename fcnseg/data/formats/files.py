@@ -103,7 +103,7 @@ class Files(DataSet):
 SHARE = 0.2  # the share of the images that val gets where nothing else is said
 
 
-def split(files: Files, share: float = SHARE, group: str | None = None) -> None:
+def make_val(files: Files, share: float = SHARE, group: str | None = None) -> None:
     """Make val out of train, or train and val out of a set without a name, if no val is there.
 
     A hash of an image's name, or of the part that `group` matches, decides whether it goes to val. So images that are added

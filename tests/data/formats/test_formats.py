@@ -52,7 +52,7 @@ def test_packs_are_those_of_voc_s_layout(written, sample, tmp_path):
         wanted = pack(sample.folder, "train", 32, names=list(own), cache=tmp_path / "voc")
         assert torch.equal(found.masks, wanted.masks)
         assert torch.equal(found.images, wanted.images)
-        assert torch.equal(found.class_pixels, wanted.class_pixels)
+        assert torch.equal(found.label_pixels, wanted.label_pixels)
 
 
 def test_check_says_the_format_and_where_its_classes_are_from(command, written, tmp_path):
