@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import LambdaCallback
+from omegaconf import DictConfig
 from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -67,7 +68,7 @@ class Clock:
         return self.times[self.steps] - self.times[WARMUP]
 
 
-def train(cfg: Any, arm: str, *, steps: int, images: int | None = None) -> Row:
+def train(cfg: DictConfig, arm: str, *, steps: int, images: int | None = None) -> Row:
     """Train with an arm: `steps` timed steps after the warm-up, on the first `images` images over and over (None: on all).
 
     The precision of `cfg` is not "auto".
@@ -154,7 +155,7 @@ class StockModule(LightningModule):
         return self.make.func(self.net.parameters(), lr=self.make.keywords["lr"])
 
 
-def train_in_a_loop(cfg: Any, data: DataModule, task: SegmentationTask, clock: Clock) -> None:
+def train_in_a_loop(cfg: DictConfig, data: DataModule, task: SegmentationTask, clock: Clock) -> None:
     """Train in a loop of plain PyTorch, which reads the loss after every step."""
     module = StockModule(task).to(clock.device).train()
     optimizer, running = module.configure_optimizers(), 0.0  # such loops print the sum of the losses
@@ -168,7 +169,7 @@ def train_in_a_loop(cfg: Any, data: DataModule, task: SegmentationTask, clock: C
         clock.step(loss)
 
 
-def train_with_lightning(cfg: Any, data: DataModule, task: SegmentationTask, clock: Clock) -> None:
+def train_with_lightning(cfg: DictConfig, data: DataModule, task: SegmentationTask, clock: Clock) -> None:
     """Train a stock Lightning module with Lightning's defaults."""
     where = {key: cfg.trainer[key] for key in ("accelerator", "devices")}
     with TemporaryDirectory() as folder:
@@ -176,7 +177,7 @@ def train_with_lightning(cfg: Any, data: DataModule, task: SegmentationTask, clo
         trainer.fit(StockModule(task), image_loader(data, clock.device))
 
 
-def train_as_a_run(cfg: Any, data: Any, task: SegmentationTask, clock: Clock, val: Any = None) -> None:
+def train_as_a_run(cfg: DictConfig, data: Any, task: SegmentationTask, clock: Clock, val: Any = None) -> None:
     """Train as `python -m fcnseg.train` does, with all callbacks of a run; a batch is validated after the timed steps."""
     with TemporaryDirectory() as folder:
         run, code = Run(Path(folder)), Code(commit=None, dirty=None)
@@ -190,7 +191,7 @@ def train_as_a_run(cfg: Any, data: Any, task: SegmentationTask, clock: Clock, va
 class Arm(NamedTuple):
     """A way to train; the config, the data, the task and the clock are given to `train`."""
 
-    train: Callable[[Any, Any, SegmentationTask, Clock], None] = train_as_a_run
+    train: Callable[[DictConfig, Any, SegmentationTask, Clock], None] = train_as_a_run
     other_precision: bool = False
     compiled: bool = False
 
@@ -258,7 +259,7 @@ def check_first_losses(one: Row, other: Row) -> None:
         )
 
 
-def epoch(cfg: Any) -> Row:
+def epoch(cfg: DictConfig) -> Row:
     """The seconds and the memory of an epoch of generated images.
 
     As many steps on two batches alone show what memory torch takes: the rest is the memory of the data.

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import LambdaCallback
+from omegaconf import DictConfig
 from PIL import Image, ImageOps
 from torch import Tensor
 from torch.profiler import profile
@@ -133,7 +134,7 @@ def correctness(day: Day, network: str, precision: str) -> Row:
     return {**figures, "allowed_then": REDUCED, "holds": "yes" if holds else "no"}
 
 
-def losses(cfg: Any) -> list[float]:
+def losses(cfg: DictConfig) -> list[float]:
     """The losses of the first steps, all on the first batch; TF32 does not replace float32 here."""
     torch.backends.cudnn.allow_tf32 = False
     _, task, fabric, batch = prepare(cfg)
@@ -192,7 +193,7 @@ def host(day: Day, network: str) -> Row:
     return day.call(host_step, day.compose(*day.shapes(network, "data.size=32", "data.batch_size=4")), day.steps)
 
 
-def host_step(cfg: Any, steps: int) -> Row:
+def host_step(cfg: DictConfig, steps: int) -> Row:
     """The milliseconds of a step, and how often it starts a kernel, copies, and waits for the device."""
     images_per_s = train(cfg, "fcnseg", steps=steps)["images_per_s"]
     fewer, more = (_calls(cfg, steps) for steps in (10, 30))
@@ -205,7 +206,7 @@ def host_step(cfg: Any, steps: int) -> Row:
     return figures
 
 
-def _calls(cfg: Any, steps: int) -> Counter[str]:
+def _calls(cfg: DictConfig, steps: int) -> Counter[str]:
     """How often a training calls each function that the profiler knows."""
     with profile() as profiled:
         train(cfg, "fcnseg", steps=steps)

@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from omegaconf import DictConfig
 from torch import nn
 from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassJaccardIndex
@@ -30,7 +31,7 @@ def beside(images: int, ours_s: float, theirs_s: float) -> Row:
     return {"images": images, "fcnseg_ms": 1e3 * ours_s, "other_ms": 1e3 * theirs_s, "times": theirs_s / ours_s}
 
 
-def augmentations(cfg: Any, choices: dict[str, Any]) -> list[Row]:
+def augmentations(cfg: DictConfig, choices: dict[str, DictConfig]) -> list[Row]:
     """The milliseconds that every choice of `aug` takes for a batch, beside those of a training step.
 
     `choices` has the config of each choice by its name; `share_of_step` is a fraction of the training step of `cfg`.
@@ -39,7 +40,7 @@ def augmentations(cfg: Any, choices: dict[str, Any]) -> list[Row]:
     image, mask, sample = fabric.to_device(next(iter(data.train_dataloader())))
     draws = EpochDraws(cfg.seed, 0, data.count("train"), fabric.device)
 
-    def augmented(choice: Any) -> Job:
+    def augmented(choice: DictConfig) -> Job:
         cfg.aug = choice
         augment = build.data(cfg).augment
         return lambda: augment(image, mask, draws.of(sample))
@@ -53,7 +54,7 @@ def augmentations(cfg: Any, choices: dict[str, Any]) -> list[Row]:
     ]
 
 
-def data_path(cfg: Any) -> Row:
+def data_path(cfg: DictConfig) -> Row:
     """The time of an epoch's normalised batches on the device: from this package, and from a DataLoader."""
     data, _, fabric, _ = prepare(cfg)
     data.packs = {name: each.to(fabric.device) for name, each in data.packs.items()}
@@ -70,7 +71,7 @@ def data_path(cfg: Any) -> Row:
     return beside(data.count("train"), *seconds(ours, theirs, device=fabric.device, repeats=cfg.repeats))
 
 
-def packing(cfg: Any) -> Row:
+def packing(cfg: DictConfig) -> Row:
     """The time to build the pack of train, with nothing kept from before: on all cores, and on one."""
     data, cores = build.data(cfg), os.sched_getaffinity(0)
     data_set = data.source(data.root)
@@ -84,7 +85,7 @@ def packing(cfg: Any) -> Row:
     return beside(len(data_set.names("train")), *taken)
 
 
-def metrics(cfg: Any) -> Row:
+def metrics(cfg: DictConfig) -> Row:
     """The time to add a batch's predictions to all scores of a run, and to torchmetrics' IoU, which is one of them."""
     data, _, fabric, batch = prepare(cfg)
     ours = SegmentationMetrics(data.classes).to(fabric.device)
@@ -95,7 +96,7 @@ def metrics(cfg: Any) -> Row:
     return beside(len(mask), *seconds(*jobs, device=fabric.device, repeats=cfg.repeats))
 
 
-def loop(cfg: Any) -> Row:
+def loop(cfg: DictConfig) -> Row:
     """The host's time for a step of a network with next to no work: in a run, and in a bare loop."""
     torch.set_num_threads(1)  # so little work is not worth sharing
     data, task, fabric, _ = prepare(cfg)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 from lightning import Fabric
+from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -22,6 +23,7 @@ from torch.utils.flop_counter import flop_registry
 
 from fcnseg import build
 from fcnseg.benchmark.tables import Row
+from fcnseg.data.batch import Batch
 from fcnseg.data.module import DataModule
 from fcnseg.data.settings import Size, sides
 from fcnseg.learning.task import SegmentationTask
@@ -41,18 +43,18 @@ ADAM_BYTES = 28  # a parameter's traffic in float32: weight and two moments read
 Job = Callable[[], object]
 
 
-def fabric_of(cfg: Any) -> Fabric:
+def fabric_of(cfg: DictConfig) -> Fabric:
     """The device that `cfg` trains on and the precision that it trains in."""
     return Fabric(**{key: cfg.trainer[key] for key in ("accelerator", "devices", "precision")})
 
 
-def task_of(cfg: Any, data: DataModule) -> SegmentationTask:
+def task_of(cfg: DictConfig, data: DataModule) -> SegmentationTask:
     """The task, with weights drawn from the seed: the same ones in every process."""
     torch.manual_seed(cfg.seed)
     return build.task(cfg, classes=data.classes, class_pixels=data.class_pixels)
 
 
-def prepare(cfg: Any) -> tuple[DataModule, SegmentationTask, Fabric, Any]:
+def prepare(cfg: DictConfig) -> tuple[DataModule, SegmentationTask, Fabric, Batch]:
     """The data, the task on its device, the device and the precision, and the first batch on the device, normalised."""
     keep_freed_memory()  # as a run does
     data, fabric = build.data(cfg), fabric_of(cfg)
@@ -61,7 +63,7 @@ def prepare(cfg: Any) -> tuple[DataModule, SegmentationTask, Fabric, Any]:
     return data, task_of(cfg, data).to(fabric.device).train(), fabric, batch
 
 
-def bare_step(task: SegmentationTask, batch: Any, fabric: Fabric) -> Callable[[], Tensor]:
+def bare_step(task: SegmentationTask, batch: Batch, fabric: Fabric) -> Callable[[], Tensor]:
     """A training step on one batch, without Lightning's Trainer; it returns the loss."""
     optimizer = task.optimizer(task.net)
 
@@ -171,7 +173,7 @@ def machine() -> Row:
     return {"gpu": gpu, "processor": processor() or "unknown", "cores": cores(), "flags": flags, "torch": torch.__version__}
 
 
-def limits(cfg: Any) -> Row:
+def limits(cfg: DictConfig) -> Row:
     """The images/s that this machine could train at the most, in each precision that an arm trains in."""
     data, task, fabric, _ = prepare(cfg)
     speeds = {}
@@ -182,7 +184,7 @@ def limits(cfg: Any) -> Row:
     return speeds
 
 
-def operations(cfg: Any) -> list[Row]:
+def operations(cfg: DictConfig) -> list[Row]:
     """The milliseconds of a step and of its operations, where calls of one operation on the same shapes are added up."""
     _, task, fabric, batch = prepare(cfg)
     step = bare_step(task, batch, fabric)
