@@ -372,6 +372,13 @@ def test_what_onecycle_takes_is_checked_before_a_run(compose, setting):
         check_parameters(compose("data=shapes", "schedule=onecycle", f"+schedule.{setting}"))
 
 
+def test_a_part_of_a_network_may_have_any_number_of_classes(compose):
+    part = ["+model.part._target_=fcnseg.models.FCN", "+model.part.num_classes=0"]
+    check_parameters(compose("data=shapes", *part))
+    with pytest.raises(ValueError, match=r"model\.num_classes cannot be set"):
+        check_parameters(compose("data=shapes", "+model.num_classes=5"))
+
+
 def test_a_default_in_a_config_is_the_default_of_what_it_makes():
     """Where both have one: a loss made in Python is the one that the command line makes."""
     compared = 0

@@ -97,9 +97,9 @@ SETTINGS = {  # all settings of which there is more to know than a type; a * sta
     "data.download": Setting(null=True, identity=False),
     **{f"aug*.{name}": Setting(passed=True) for name in ("image", "mask", "draw")},
     "model.weights": Setting(text=True, null=True),
-    "model*.num_classes": Setting(passed=True),
-    "loss*.class_pixels": Setting(passed=True),
-    "optimizer*.params": Setting(passed=True),
+    "model.num_classes": Setting(passed=True),
+    **{f"loss{part}.class_pixels": Setting(passed=True) for part in ("", ".terms.*.loss")},
+    "optimizer.params": Setting(passed=True),
     "optimizer.lr": Setting(is_right=lambda rate: rate >= 0, wanted="a learning rate from 0 up", short="lr"),
     "optimizer.fused": Setting(null=True),
     "optimizer.backbone_lr": Setting(
@@ -109,7 +109,7 @@ SETTINGS = {  # all settings of which there is more to know than a type; a * sta
         ours=True,
     ),
     "optimizer.decay_norms": Setting(null=True, is_right=_is_bool, wanted="true or false", ours=True),
-    **{f"schedule*.{name}": Setting(passed=True) for name in ("optimizer", "steps")},
+    **{f"schedule.{name}": Setting(passed=True) for name in ("optimizer", "steps")},
     "schedule.T_max": Setting(least=1),
     "schedule.warmup": Setting(
         null=True,

@@ -101,6 +101,7 @@ WRONG = [  # arguments, and words of the message
     (["hydra/launcher=gpus"], ["hydra/launcher has an effect only on a sweep (python -m fcnseg.train -m)"]),
     (["hydra.launcher.n_jobs=2"], ["hydra.launcher.n_jobs has an effect only on a sweep"]),
     (["optimizer=adam", "+optimizer.betas=3"], ["optimizer or schedule: "]),
+    (["optimizer=sgd", "optimizer.nesterov=true", "+optimizer.dampening=0.1"], ["optimizer or schedule: Nesterov"]),
     (["+trainer.max_steps=3"], ["max_steps=3", "max_epochs"]),
     (["seed=-1"], ["seed=-1", "0"]),
     (["resume=foo"], ["resume=foo", "auto", "never"]),
