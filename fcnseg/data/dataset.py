@@ -105,7 +105,7 @@ class Classes:
         return [*pixels[: len(self)], pixels[VOID]]
 
     def floor(self, pixels: Sequence[int]) -> int:
-        """The class that the floor predicts everywhere, from the C + 1 of `count_pixels`: background, if there is one."""
+        """The class that the floor predicts everywhere: background, or else the most frequent of `count_pixels`."""
         return int(np.argmax(pixels[:-1])) if self.background is None else self.background
 
     def void_as_background(self, pixels: Sequence[int]) -> list[int]:

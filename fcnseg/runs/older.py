@@ -57,7 +57,7 @@ def classes_of(stored: Mapping[str, Any], path: Path) -> Classes:
     try:
         return Classes.of(stored["classes"]) if "classes" in stored else VOC
     except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}; restore it") from error
+        raise ValueError(f"{path}: {error}; restore this file") from error
 
 
 def sessions_of(checkpoint: Mapping[str, Any]) -> list[dict[str, Any]]:
