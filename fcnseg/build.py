@@ -66,10 +66,8 @@ def data(cfg: DictConfig) -> DataModule:
             first = f"aug=none +aug@aug.{cfg.choices.aug}={cfg.choices.aug}"
             raise ValueError(f"aug={cfg.choices.aug} is no chain of steps: {first}, then the steps that follow it") from error
         raise
-    if (others := partners(augment)) >= cfg.data.batch_size:
-        raise ValueError(
-            f"data.batch_size={cfg.data.batch_size}: an image is mixed with {others} before it in its batch; raise it"
-        )
+    if partners(augment) and cfg.data.batch_size == 1:
+        raise ValueError("data.batch_size=1: the augmentation mixes an image with the one before it in its batch; raise it")
     return cast(DataModule, instantiate(cfg.data, augment=augment, seed=cfg.seed))
 
 

@@ -92,7 +92,7 @@ def _checked_task(cfg: DictConfig, data: DataModule) -> SegmentationTask:
     task = build.task(cfg, classes=data.classes, class_pixels=data.class_pixels)
     try:  # once before training, so that a wrong setting is refused
         task.schedule(task.optimizer(task.net), cfg.trainer.max_epochs, len(data.train_dataloader()))
-    except (TypeError, ValueError, RuntimeError) as error:
+    except Exception as error:  # any that torch, or a class of the user's own, raises for a wrong argument
         if str(error).startswith(("optimizer.", "schedule.")):  # an error of ours, which names the setting
             raise
         raise ValueError(f"optimizer or schedule: {error}; correct or leave out what was set of them") from error

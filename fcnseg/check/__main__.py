@@ -35,8 +35,10 @@ def check(cfg: DictConfig) -> None:
     from hydra.utils import instantiate
 
     from fcnseg.data.dataset import find_data_set
+    from fcnseg.runs.parameters import check_parameters
 
     _refuse_settings_without_effect(cfg)
+    check_parameters(cfg.data, "data")
     source, root = instantiate(cfg.data.source), Path(os.path.expanduser(cfg.data.root))
     console = messages.console()
     say = partial(console.print, soft_wrap=True)

@@ -71,7 +71,7 @@ class Arguments:
             ValueError: There is such a setting.
         """
         for key in self.values:
-            if key.startswith(("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper", "hydra.sweep.")):
+            if key.startswith(("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweep")):
                 raise ValueError(f"{key} has an effect only on a sweep (python -m fcnseg.train -m): leave it out")
 
 

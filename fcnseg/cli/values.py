@@ -50,8 +50,8 @@ def check_values(cfg: DictConfig, defaults: DictConfig) -> None:
 
 
 def _check_removed(key: str, default: object, *, may_be_null: bool) -> None:
-    is_entry = isinstance(default, DictConfig) and "_target_" in default
-    if not (is_entry and "." in key):  # one of several entries of a group, such as an augmentation by ~aug.flip
+    is_entry = isinstance(default, DictConfig) and any(str(name).endswith("_target_") for name in flatten(default))
+    if not (is_entry and "." in key):  # one of several entries, such as an augmentation by ~aug.flip or a loss of a sum
         raise ValueError(not_removable(key, or_null=may_be_null or default is None))
 
 

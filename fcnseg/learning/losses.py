@@ -176,15 +176,12 @@ class Sum(Loss):
         terms: The parts by their names.
 
     Raises:
-        ValueError: A weight is not above 0, or an argument of a part is out of its range.
+        ValueError: An argument of a part is out of its range.
     """
 
     def __init__(self, class_pixels: Tensor, *, terms: Mapping[str, Term]) -> None:
         super().__init__(class_pixels)
         self.weights = {name: each["weight"] for name, each in terms.items()}
-        for name, weight in self.weights.items():
-            if not 0 < weight < math.inf:
-                raise ValueError(f"terms.{name}.weight={weight}: wanted a number above 0; to leave it out, remove the part")
         self.losses = nn.ModuleDict()
         for name, each in terms.items():
             try:
@@ -199,7 +196,7 @@ class Sum(Loss):
 
 def summands(loss: nn.Module, weight: float = 1.0) -> list[tuple[float, nn.Module]]:
     """The losses of a sum with their weights; of any other loss, itself. `weight` is the one of the whole loss."""
-    if not isinstance(loss, Sum):
+    if not isinstance(loss, Sum) or type(loss).forward is not Sum.forward:  # a subclass may add up in its own way
         return [(weight, loss)]
     return [pair for name, term in loss.losses.items() for pair in summands(term, weight * loss.weights[name])]
 
@@ -211,8 +208,8 @@ def divisor(loss: nn.Module, mask: Tensor) -> Tensor:
     then give the loss and the gradient of the whole batch. Only OHEM, Dice and Lovasz, which are not means over pixels, become
     means over the parts.
     """
-    found: Callable[[Tensor], Tensor] = getattr(loss, "divisor", labelled_pixels)
-    return found(mask)
+    found: Callable[[Tensor], Tensor | float] = getattr(loss, "divisor", labelled_pixels)
+    return torch.as_tensor(found(mask), device=mask.device)
 
 
 def _labelled_softmax(logits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -7,7 +7,7 @@ from pydoc import locate
 from types import UnionType
 from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 from torch import Tensor
 
 from fcnseg.errors import KINDS
@@ -33,19 +33,31 @@ def check_parameters(cfg: DictConfig, key: str = "") -> None:
     takes_any = takes_any or (not cfg.get("_partial_") and target.split(".")[0] in sys.stdlib_module_names)
     for name, value in cfg.items():
         full = f"{key}.{name!s}" if key else str(name)
-        if name in known and setting(full).passed:
+        if (name in known or takes_any) and _is_passed(full, cfg):
             raise ValueError(f"{full} cannot be set: fcnseg passes it to {target} itself; leave it out")
         # Names such as _target_ and _partial_ are Hydra's. A node may be the step of a chain: see `data`.
         is_known = takes_any or isinstance(value, DictConfig) or name in known or setting(full).ours
         if not is_known and not str(name).startswith("_"):
-            settings = ", ".join(each for each in known if not setting(f"{key}.{each}").passed)
+            settings = ", ".join(each for each in known if not _is_passed(f"{key}.{each}", cfg))
             raise ValueError(f"{full}: {target} has no such parameter; it has {settings or 'none'}")
-        if isinstance(value, DictConfig):
-            check_parameters(value, full)
+        for inner, node in _nodes(full, value):
+            check_parameters(node, inner)
+        kinds = set() if isinstance(value, DictConfig) else hints.get(str(name), set())
         # Not isinstance, for which true is a whole number. A whole number will do for a float.
-        elif (kinds := hints.get(str(name))) and not (type(value) in kinds or (type(value) is int and float in kinds)):
+        if kinds and not (type(value) in kinds or (type(value) is int and float in kinds)):
             wanted = " or ".join(word for kind, word in KINDS.items() if kind in kinds)
             raise ValueError(f"{full}={value}: wanted {wanted}")
+
+
+def _nodes(key: str, value: object) -> list[tuple[str, DictConfig]]:
+    """The nodes that a value is or holds, with their full names."""
+    named = [(f"{key}[{place}]", item) for place, item in enumerate(value)] if isinstance(value, ListConfig) else [(key, value)]
+    return [(name, node) for name, node in named if isinstance(node, DictConfig)]
+
+
+def _is_passed(key: str, node: DictConfig) -> bool:
+    """Whether fcnseg passes this setting of a node itself. An augmentation that is an object gets them when it is called."""
+    return setting(key).passed and (not key.startswith("aug") or bool(node.get("_partial_")))
 
 
 def _types(target: str) -> dict[str, set[type]]:
@@ -64,7 +76,11 @@ def _types(target: str) -> dict[str, set[type]]:
 def _parameters(target: str) -> tuple[list[str], bool]:
     """The names of the parameters of a class or a function, and whether it takes others, or they are not known."""
     try:
-        parameters = inspect.signature(cast(Any, locate(target))).parameters
+        found = cast(Any, locate(target))
+        # Of a function that wraps another by functools.wraps: its own, and those of the other.
+        own, wrapped = (inspect.signature(found, follow_wrapped=follow).parameters for follow in (False, True))
     except Exception:  # as in `_types`
         return [], True
-    return [*parameters], any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    names = [name for name, parameter in {**wrapped, **own}.items() if parameter.kind not in several]
+    return names, any(parameter.kind is parameter.VAR_KEYWORD for parameter in wrapped.values())

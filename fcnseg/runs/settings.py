@@ -16,6 +16,7 @@ from fcnseg.errors import check_whole_number
 from fcnseg.runs.trainer_settings import ACCELERATORS, check_trainer
 
 LARGEST_SEED = 2**32 - 1  # NumPy's
+SUM = "fcnseg.learning.losses.Sum"
 
 
 class Setting(NamedTuple):
@@ -81,7 +82,9 @@ SETTINGS = {  # all settings of which there is more to know than a type; a * sta
     "trainer.accelerator": Setting(
         is_right=lambda accelerator: accelerator in ACCELERATORS, wanted=f"one of {', '.join(ACCELERATORS)}"
     ),
-    "trainer.gradient_clip_val": Setting(is_right=lambda clip: _is_number(clip) and clip > 0, wanted="a number above 0"),
+    "trainer.gradient_clip_val": Setting(
+        is_right=lambda clip: _is_number(clip) and clip > 0, wanted="a number above 0, or none"
+    ),
     "checkpoint.min_seconds": Setting(is_right=lambda seconds: seconds >= 0, wanted="a number from 0 up"),
     "checkpoint.every_n_steps": Setting(null=True, least=1),
     "checkpoint.every_n_minutes": Setting(null=True, is_right=lambda minutes: minutes > 0, wanted="a number above 0"),
@@ -97,7 +100,14 @@ SETTINGS = {  # all settings of which there is more to know than a type; a * sta
     "data.download": Setting(null=True, identity=False),
     **{f"aug*.{name}": Setting(passed=True) for name in ("image", "mask", "draw")},
     "model.weights": Setting(text=True, null=True),
+    **{
+        f"{group}._partial_": Setting(is_right=lambda partial: not partial, wanted="false")
+        for group in ("data", "model", "loss")
+    },
     "model.num_classes": Setting(passed=True),
+    "loss.terms.*.weight": Setting(
+        is_right=lambda weight: _is_number(weight) and weight > 0, wanted="a number above 0, or the part left out (~)"
+    ),
     **{f"loss{part}.class_pixels": Setting(passed=True) for part in ("", ".terms.*.loss")},
     "optimizer.params": Setting(passed=True),
     "optimizer.lr": Setting(is_right=lambda rate: rate >= 0, wanted="a learning rate from 0 up", short="lr"),
@@ -148,7 +158,9 @@ def check_ranges(cfg: DictConfig) -> None:
         if not known.is_right(value):
             raise ValueError(f"{key}={value}: wanted {known.wanted}{', or null' if known.null else ''}")
     _check_schedule(cfg.schedule)
-    if cfg.model.get("freeze") is True and "weights" in cfg.model and cfg.model.weights is None:
+    _check_sum(cfg.loss, "loss")
+    has_weights = str(cfg.model.get("_target_")).startswith("fcnseg.") and "weights" in cfg.model
+    if has_weights and cfg.model.get("freeze") is True and cfg.model.weights is None:
         raise ValueError("model.freeze=true would keep random weights, since model.weights=null: give weights, or leave it out")
 
 
@@ -156,6 +168,15 @@ def _check_schedule(schedule: DictConfig) -> None:
     """Refuse a number of epochs after which a factor of 1 ends."""
     if schedule.get("total_iters") and schedule.get("factor") == 1:
         raise ValueError(f"schedule.total_iters={schedule.total_iters} has no effect by itself: give schedule.factor, too")
+
+
+def _check_sum(loss: DictConfig, key: str) -> None:
+    """Refuse a sum of losses with a part that is no weight and loss."""
+    if loss.get("_target_") == SUM:
+        for name, part in loss.get("terms", {}).items():
+            if not isinstance(part, DictConfig) or part.keys() != {"weight", "loss"}:
+                raise ValueError(f"{key}.terms.{name}={part}: wanted a weight and a loss, and nothing else")
+            _check_sum(part.loss, f"{key}.terms.{name}.loss")
 
 
 def hyperparameters(cfg: DictConfig) -> dict[str, Any]:

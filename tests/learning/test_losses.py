@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from fcnseg.data import voc
 from fcnseg.data.batch import Batch
@@ -320,3 +321,34 @@ def test_the_parts_of_a_sum_s_batch_count_by_the_size_that_each_loss_has():
     last.backward()
     torch.testing.assert_close(value, wanted.detach())
     torch.testing.assert_close([each.grad for each in net.parameters()], [*gradients])
+
+
+class Halved(Sum):
+    """A sum that adds up in its own way."""
+
+    def forward(self, logits, mask):
+        return super().forward(logits, mask) / 2
+
+
+class MeanOfImages(nn.Module):
+    """A loss of one's own whose divisor is no tensor."""
+
+    def __init__(self, class_pixels):
+        super().__init__()
+
+    def forward(self, logits, mask):
+        pairs = zip(logits.split(1), mask.long().split(1), strict=True)
+        return torch.stack([F.cross_entropy(*pair, ignore_index=VOID) for pair in pairs]).mean()
+
+    def divisor(self, mask):
+        return len(mask)
+
+
+@pytest.mark.parametrize("make", [partial(Halved, terms={"plain": {"weight": 1.0, "loss": LOSSES["plain"]}}), MeanOfImages])
+def test_a_loss_of_one_s_own_is_the_same_in_parts(make):
+    logits, mask = batch(size=8)
+    mask[1:, 2:] = VOID
+    loss, net = make(VOC_TRAIN), nn.Conv2d(21, 21, 1)
+    wanted = loss(net(logits), mask).detach()
+    _, value = train_on(Batch(logits, mask, None), 2, net=net, loss=loss, backward=lambda part, _: part.backward())
+    torch.testing.assert_close(value, wanted)
