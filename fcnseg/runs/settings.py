@@ -171,12 +171,16 @@ def _check_schedule(schedule: DictConfig) -> None:
 
 
 def _check_sum(loss: DictConfig, key: str) -> None:
-    """Refuse a sum of losses with a part that is no weight and loss."""
-    if loss.get("_target_") == SUM:
-        for name, part in loss.get("terms", {}).items():
-            if not isinstance(part, DictConfig) or part.keys() != {"weight", "loss"}:
-                raise ValueError(f"{key}.terms.{name}={part}: wanted a weight and a loss, and nothing else")
-            _check_sum(part.loss, f"{key}.terms.{name}.loss")
+    """Refuse a sum of losses without parts, or with a part that is no weight and loss."""
+    if loss.get("_target_") != SUM:
+        return
+    if not loss.get("terms"):
+        raise ValueError(f"{key}.terms is empty: wanted a loss or more to add up")
+    for name, part in loss.terms.items():
+        is_pair = isinstance(part, DictConfig) and part.keys() == {"weight", "loss"}
+        if not is_pair or not isinstance(part.loss, DictConfig):
+            raise ValueError(f"{key}.terms.{name}={part}: wanted a weight and a loss, and nothing else")
+        _check_sum(part.loss, f"{key}.terms.{name}.loss")
 
 
 def hyperparameters(cfg: DictConfig) -> dict[str, Any]:

@@ -54,6 +54,9 @@ WRONG = [  # arguments, and words of the message
     (["loss=ce_dice", "+loss.terms.ce.loss.label_smoothing=2"], ["loss.terms.ce.loss.label_smoothing=2: wanted a num"]),
     (["aug=none", "+aug@aug.cutmix=cutmix", "data.batch_size=1"], ["data.batch_size=1: the augmentation mixes"]),
     (["loss=ce_dice", "+loss.terms.ce.wieght=2"], ["loss.terms.ce={", "wanted a weight and a loss, and nothing else"]),
+    (["loss=ce_dice", "~loss.terms.ce", "~loss.terms.dice"], ["loss.terms is empty"]),
+    (["loss=ce_dice", "~loss.terms"], ["loss.terms is empty"]),
+    (["loss=ce_dice", "+loss.terms.foo={weight: 1, loss: 3}"], ["loss.terms.foo={'weight': 1, 'loss': 3}: wanted"]),
     (["loss=ce_dice", "+loss.terms.foo.weight=1"], ["loss.terms.foo={'weight': 1}: wanted a weight and a loss"]),
     (["loss=ce_dice", "~loss.terms.ce", "trainer.max_epochs=0"], ["trainer.max_epochs=0: wanted"]),  # the part is left out
     (["+model._partial_=true"], ["model._partial_=True: wanted false"]),
