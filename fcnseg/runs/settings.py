@@ -149,10 +149,9 @@ def check_ranges(cfg: DictConfig) -> None:
     data = cfg.data
     optional = {name: data.get(name) for name in ("limit", "pack_size")}
     check_settings(size=data.size, batch_size=data.batch_size, split=data.split, **optional)
-    for key, value in flatten(cfg).items():
-        if value is None:
+    for key in flatten(cfg, resolve=False):  # the choices could be resolved only while Hydra runs
+        if (known := setting(key)) == Setting() or (value := OmegaConf.select(cfg, key)) is None:
             continue
-        known = setting(key)
         if known.least is not None:
             check_whole_number(key, value, known.least)
         if not known.is_right(value):

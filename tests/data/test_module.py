@@ -5,9 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from fcnseg import build
 from fcnseg.data import loader, voc
 from fcnseg.data import module as data_module
-from fcnseg.data.augment import Chain, Flip, draws
+from fcnseg.data.augment import Chain, Flip, draws, partners
 from fcnseg.data.batch import denormalize, normalize
 from fcnseg.data.dataset import VOID
 from fcnseg.data.loader import Loader
@@ -379,3 +380,8 @@ def test_batches_to_be_scored_are_dealt_out_whole(make, monkeypatch, world):
         dealt.append([batch.sample.tolist() for batch in module.val_dataloader()])
         assert len(dealt[-1]) == len(module.val_dataloader())
     assert [batch for turn in zip(*dealt, strict=True) for batch in turn][:4] == wanted
+
+
+def test_two_steps_that_mix_need_two_images(compose):
+    steps = ["aug=none", "+aug@aug.a=cutmix", "+aug@aug.b=classmix"]
+    assert partners(build.data(compose("data=shapes", "data.batch_size=2", *steps)).augment) == 2

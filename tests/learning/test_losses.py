@@ -352,3 +352,10 @@ def test_a_loss_of_one_s_own_is_the_same_in_parts(make):
     wanted = loss(net(logits), mask).detach()
     _, value = train_on(Batch(logits, mask, None), 2, net=net, loss=loss, backward=lambda part, _: part.backward())
     torch.testing.assert_close(value, wanted)
+
+
+def test_a_stored_sum_may_have_a_weight_of_0():
+    """Earlier versions trained such runs, which are tested again; a command may not ask for one."""
+    terms = {"plain": {"weight": 1.0, "loss": LOSSES["plain"]}, "focal": {"weight": 0.0, "loss": LOSSES["focal"]}}
+    logits, mask = batch(size=8)
+    assert Sum(VOC_TRAIN, terms=terms)(logits, mask) == LOSSES["plain"](VOC_TRAIN)(logits, mask)

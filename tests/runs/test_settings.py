@@ -59,3 +59,10 @@ def test_a_value_out_of_its_range_is_refused(compose, argument, words):
     with pytest.raises(ValueError, match=r"=.*: ") as refused:
         check_ranges(cfg)
     assert [word for word in words if word not in str(refused.value)] == []
+
+
+def test_freeze_and_weights_of_ones_own_network_are_its_own(compose):
+    own = ["+model.freeze=true", "+model.weights=null"]
+    check_ranges(compose("data=shapes", "model._target_=own.Network", *own))
+    with pytest.raises(ValueError, match="would keep random weights"):
+        check_ranges(compose("data=shapes", *own))
