@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from fcnseg.data.augment import partners
 from fcnseg.data.dataset import Classes
 from fcnseg.data.module import DataModule
+from fcnseg.learning.divided_task import DividedTask
 from fcnseg.learning.optimizers import optimizer
 from fcnseg.learning.schedules import scheduled
 from fcnseg.learning.task import SegmentationTask
 from fcnseg.machine import limits
 from fcnseg.machine.precision import bf16_wins
 from fcnseg.machine.processes import devices_and_machines, environment
-from fcnseg.models.layers import memory_format
 from fcnseg.models.weights import load, path_of, read
 
 T = TypeVar("T")
@@ -79,9 +79,11 @@ def task(cfg: DictConfig, *, classes: Classes, class_pixels: Tensor) -> Segmenta
         classes: The classes of the data.
         class_pixels: (C,), the pixels of every class in train; void counts as background if there is one.
     """
-    net = network(cfg, len(classes))
-    return SegmentationTask(
-        net,
+    accumulate = cfg.trainer.get("accumulate_grad_batches", 1)
+    is_divided = (*devices_and_machines(cfg.trainer), accumulate) != (1, 1, 1)
+    make = partial(DividedTask, accumulate=accumulate) if is_divided else SegmentationTask
+    return make(
+        network(cfg, len(classes)),
         loss=instantiate(cfg.loss, class_pixels=class_pixels),
         optimizer=partial(
             optimizer,
@@ -92,8 +94,6 @@ def task(cfg: DictConfig, *, classes: Classes, class_pixels: Tensor) -> Segmenta
         ),
         schedule=partial(scheduled, make=_without(cfg.schedule, "warmup"), warmup=cfg.schedule.get("warmup")),
         classes=classes,
-        memory_format=memory_format(net),
-        accumulate=cfg.trainer.get("accumulate_grad_batches", 1),
     )
 
 

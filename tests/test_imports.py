@@ -116,11 +116,17 @@ def test_a_piece_knows_torch_and_the_facts(name):
         (
             "fcnseg.learning.task",
             {
-                *(f"fcnseg.learning.{name}" for name in ("metrics", "image_metrics", "divided_step", "losses")),
+                *(f"fcnseg.learning.{name}" for name in ("metrics", "image_metrics", "losses")),
+                *("fcnseg.data.batch", "fcnseg.data.dataset", "fcnseg.models.layers"),
+            },
+        ),
+        (
+            "fcnseg.learning.divided_task",
+            {
+                *("fcnseg.learning.task", "fcnseg.learning.losses"),
                 *("fcnseg.data.batch", "fcnseg.data.dataset", "fcnseg.machine.distributed"),
             },
         ),
-        ("fcnseg.learning.divided_step", {"fcnseg.data.batch", "fcnseg.machine.distributed", "fcnseg.learning.losses"}),
         ("fcnseg.learning.metrics", {*FACTS, "fcnseg.learning.formulas", "fcnseg.data.batch"}),
         ("fcnseg.learning.formulas", set()),
         (

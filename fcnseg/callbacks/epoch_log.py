@@ -14,7 +14,6 @@ from torch import Tensor
 from fcnseg.callbacks.after_epoch import AfterEpoch
 from fcnseg.data.batch import Batch, denormalize
 from fcnseg.data.dataset import Classes
-from fcnseg.learning.divided_step import images_of
 from fcnseg.learning.metrics import iou_per_class
 from fcnseg.machine.distributed import gathered, rank, world
 from fcnseg.pictures import Picture, panel
@@ -91,11 +90,9 @@ class EpochLog(AfterEpoch):
         if not self.images:
             self.began = time.perf_counter()
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: Batch, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: object, batch: Batch, batch_idx: int) -> None:
         """Count the images of the whole batch."""
-        self.images += images_of(batch, batch_idx, pl_module)
+        self.images += pl_module.images_of(batch, batch_idx)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock of training."""

@@ -4,6 +4,6 @@ losses: what is minimised, over labelled pixels.
 metrics, image_metrics: scores from confusion matrices; what the test measures of every image besides.
 formulas: what the report shares of these: IoU, calibration error.
 optimizers, schedules: how weights are changed, and how fast.
-divided_step: a step whose batch is divided among devices, or into parts.
 task: `SegmentationTask`, which puts all of it together as Lightning's module.
+divided_task: the same for batches that are divided among devices, or into parts.
 """

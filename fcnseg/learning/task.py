@@ -10,11 +10,10 @@ from torch.optim import Optimizer
 
 from fcnseg.data.batch import Batch
 from fcnseg.data.dataset import Classes
-from fcnseg.learning.divided_step import gather, images_of, is_whole, parts, train_on
 from fcnseg.learning.image_metrics import DetailedMetrics
 from fcnseg.learning.losses import check_logits
 from fcnseg.learning.metrics import RunningMean, SegmentationMetrics
-from fcnseg.machine.distributed import same_buffers
+from fcnseg.models.layers import memory_format
 
 
 class SegmentationTask(LightningModule):
@@ -29,8 +28,6 @@ class SegmentationTask(LightningModule):
         optimizer: A function that makes the optimiser of the network's parameters.
         schedule: A function that makes the schedule from the optimiser, the epochs of the run and the steps of an epoch.
         classes: The classes of the masks.
-        memory_format: The memory format that the weights and the images are converted to.
-        accumulate: The number of parts in which a batch goes through the network, to save memory.
 
     Attributes:
         details: The scores of the test, with the details of every image.
@@ -45,14 +42,11 @@ class SegmentationTask(LightningModule):
         optimizer: Callable[[nn.Module], Optimizer],
         schedule: Callable[[Optimizer, int, int], LRSchedulerConfigType],
         classes: Classes,
-        memory_format: torch.memory_format,
-        accumulate: int = 1,
     ) -> None:
         super().__init__()
-        self.net = net.to(memory_format=memory_format)
-        self.memory_format = memory_format
-        self.loss, self.optimizer, self.schedule = loss, optimizer, schedule
-        self.classes, self.accumulate = classes, accumulate
+        self.memory_format = memory_format(net)
+        self.net = net.to(memory_format=self.memory_format)
+        self.loss, self.optimizer, self.schedule, self.classes = loss, optimizer, schedule, classes
         means = nn.ModuleDict({f"{stage}/loss": RunningMean() for stage in ("train", "val", "test")})
         self.losses: Mapping[str, RunningMean] = means  # type: ignore[assignment]
         self.details = DetailedMetrics(classes)
@@ -66,15 +60,18 @@ class SegmentationTask(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of a batch."""
-        loss: Tensor
-        if is_whole(self.accumulate):
-            loss = value = self.loss(self(batch.image), batch.mask)
-        else:
-            self.trainer.optimizers[0].zero_grad()  # see `optimizer_zero_grad`
-            backward = self.trainer.strategy.backward
-            loss, value = train_on(batch, self.accumulate, net=self, loss=self.loss, backward=backward)
-        self.losses["train/loss"].add(value, images_of(batch, batch_idx, self))
+        loss, value = self.loss_of(batch)
+        self.losses["train/loss"].add(value, self.images_of(batch, batch_idx))
         return loss
+
+    def loss_of(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The loss whose gradient is to be added, and its value."""
+        loss = self.loss(self(batch.image), batch.mask)
+        return loss, loss
+
+    def images_of(self, batch: Batch, batch_idx: int) -> int:
+        """The number of images that a step trains on."""
+        return len(batch.mask)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The labels (N, H, W) predicted for a batch."""
@@ -85,8 +82,7 @@ class SegmentationTask(LightningModule):
         return self._score(batch, "test")
 
     def _score(self, batch: Batch, stage: str) -> Tensor:
-        found = [self(part) for part in parts(batch.image, self.accumulate)]
-        logits = torch.cat(found) if len(found) > 1 else found[0]  # (N, C, H, W)
+        logits: Tensor = self(batch.image)  # (N, C, H, W)
         loss = self.loss(logits, batch.mask)
         self.losses[f"{stage}/loss"].add(loss, len(batch.mask))
         lowest, highest = logits.aminmax()  # a quarter of the time of logits.isfinite() on the CPU
@@ -101,7 +97,6 @@ class SegmentationTask(LightningModule):
 
     def on_validation_start(self) -> None:
         """Start from nothing, even if the validation before was interrupted."""
-        same_buffers(self.net)
         self._reset("val")
 
     def on_test_start(self) -> None:
@@ -122,9 +117,7 @@ class SegmentationTask(LightningModule):
         self._log_scores("test")
 
     def _log_scores(self, stage: str) -> None:
-        metric, mean = self.metrics[stage], self.losses[f"{stage}/loss"]
-        gather(self, stage, [*metric.findings(), self.finite[stage], mean.values, mean.counts])
-        values = {"loss": mean.pop(), **metric.compute()}
+        values = {"loss": self.losses[f"{stage}/loss"].pop(), **self.metrics[stage].compute()}
         if not self.was_finite(stage):  # the largest of NaN logits would still be some class
             values = {name: torch.full_like(value, torch.nan) for name, value in values.items()}
         self._log({f"{stage}/{name}": value for name, value in values.items()})
@@ -137,11 +130,6 @@ class SegmentationTask(LightningModule):
     def was_finite(self, stage: str) -> bool:
         """Whether the loss and all logits of "val" or "test" have been finite since it began. It waits for the GPU."""
         return bool(torch.stack(self.finite[stage]).all())
-
-    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
-        """Do nothing for a divided batch: its step has zeroed the gradients, and they hold those of the earlier parts."""
-        if is_whole(self.accumulate):
-            super().optimizer_zero_grad(epoch, batch_idx, optimizer)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimiser and the schedule of the trainer's run."""

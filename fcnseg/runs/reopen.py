@@ -20,7 +20,6 @@ from fcnseg.data.settings import TARGETS
 from fcnseg.learning import losses
 from fcnseg.learning.task import SegmentationTask
 from fcnseg.machine.files import nothing_built, sha256
-from fcnseg.models.layers import memory_format
 from fcnseg.models.tta import averaged
 from fcnseg.names import BEST
 from fcnseg.runs.checkpoint_files import check_weights
@@ -72,14 +71,7 @@ def task(
         # One image set has no train set: any pixels are enough, since the checkpoint has the loss's weights.
         pixels = torch.ones(len(classes)) if data.only else data.class_pixels
         loss = make(group(cfg, "loss"), LOSSES, trust, class_pixels=pixels)
-        rebuilt = SegmentationTask(
-            net,
-            loss=loss,
-            optimizer=_cannot_train,
-            schedule=_cannot_train,
-            classes=classes,
-            memory_format=memory_format(net),
-        )
+        rebuilt = SegmentationTask(net, loss=loss, optimizer=_cannot_train, schedule=_cannot_train, classes=classes)
         check_weights(state, rebuilt, run.checkpoints / BEST)
     rebuilt.load_state_dict(state)
     rebuilt.net = averaged(rebuilt.net, tta)

@@ -11,7 +11,7 @@ from fcnseg.data import voc
 from fcnseg.data.batch import Batch
 from fcnseg.data.dataset import VOID
 from fcnseg.learning import losses
-from fcnseg.learning.divided_step import train_on
+from fcnseg.learning.divided_task import train_on
 from fcnseg.learning.losses import OHEM, CrossEntropy, Dice, Focal, Loss, Lovasz, Sum, class_weights
 
 # Counted from the official masks of VOC-2012's train set: 21 classes, void counted as background.
