@@ -392,4 +392,4 @@ def test_a_default_in_a_config_is_the_default_of_what_it_makes():
             if name in cfg and name != path.stem and default is not Parameter.empty and "${" not in str(cfg[name]):
                 assert cfg[name] == default, (path, name)
                 compared += 1
-    assert compared > 25  # among them every setting of an augmentation
+    assert compared > 20  # among them every setting of an augmentation
