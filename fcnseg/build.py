@@ -110,14 +110,16 @@ def network(cfg: DictConfig, num_classes: int) -> nn.Module:
     """The network of `cfg.model`; `model.weights` may be the folder of a run, whose whole network it then starts from.
 
     Raises:
-        ValueError: The weights are of another network.
+        ValueError: It is no network, or the weights are of another one.
     """
     path = path_of(cfg.model.get("weights"))
-    if path is None or not path.is_dir():
-        return cast(nn.Module, instantiate(cfg.model, num_classes=num_classes))
+    of_run = path is not None and path.is_dir()
     # Without the weights that the network's class would take, such as a backbone's: those of the run replace them all.
-    net = cast(nn.Module, instantiate(cfg.model, num_classes=num_classes, weights=None))
-    load(net, read(path), path, classes=num_classes)
+    net = instantiate(cfg.model, num_classes=num_classes, **({"weights": None} if of_run else {}))
+    if not isinstance(net, nn.Module):
+        raise ValueError(f"model._target_={cfg.model._target_} is a {type(net).__name__}: wanted a torch.nn.Module")
+    if path and of_run:
+        load(net, read(path), path, classes=num_classes)
     return net
 
 

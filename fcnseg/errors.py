@@ -4,6 +4,8 @@ import signal
 from collections.abc import Iterable
 from math import inf
 
+from fcnseg.texts import as_typed
+
 # How messages name the types of values.
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list", type(None): "null"}
 
@@ -49,7 +51,7 @@ def check_whole_number(name: str, value: object, least: int) -> None:
         ValueError: The value is not such a number; the message names the setting.
     """
     if type(value) is not int or value < least:  # `true` is an int as well, but not of this type
-        raise ValueError(f"{name}={value}: wanted a whole number from {least} up")
+        raise ValueError(f"{name}={as_typed(value)}: wanted a whole number from {least} up")
 
 
 def check_number(name: str, value: float, least: float, most: float) -> float:

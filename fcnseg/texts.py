@@ -24,6 +24,11 @@ def counted(number: int, one: str, many: str = "") -> str:
     return f"{number} {one if number == 1 else many or f'{one}s'}"
 
 
+def as_typed(value: object) -> str:
+    """A value as a user types it on a command line: true, null."""
+    return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
+
+
 def warn(message: str) -> None:
     """Print a warning on stderr, in the form in which every command prints its messages."""
     say(f"fcnseg: {message}", sys.stderr)

@@ -361,7 +361,7 @@ def test_an_experiment_s_setting_may_be_taken_back(command, root, setting):
 
 
 def test_a_path_is_text(compose):
-    with pytest.raises(ValueError, match=r"data\.cache=True: wanted text or null"):
+    with pytest.raises(ValueError, match=r"data\.cache=true: wanted text or null"):
         check_parameters(compose("data=shapes", "data.cache=true"))
 
 

@@ -11,6 +11,7 @@ from fcnseg.cli.messages import no_setting, not_removable
 from fcnseg.errors import KINDS
 from fcnseg.runs.identity import ABSENT, run_name
 from fcnseg.runs.settings import MAY_BE_A_LIST, MAY_BE_NULL, flatten
+from fcnseg.texts import as_typed
 
 
 def check_and_name(cfg: DictConfig, config_name: str) -> None:
@@ -71,11 +72,6 @@ def _check_value(key: str, cfg: DictConfig, defaults: DictConfig) -> None:
     ):
         kind = KINDS[list if isinstance(default, ListConfig) else type(default)]
         raise ValueError(f"{key}={as_typed(value)}: wanted {kind}, such as {as_typed(default)}")
-
-
-def as_typed(value: object) -> str:
-    """A value as a user types it on a command line."""
-    return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
 
 
 def _removed(key: str, cfg: DictConfig) -> str | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning.pytorch.utilities.types import LRSchedulerConfigType
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, PolynomialLR
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, PolynomialLR, ReduceLROnPlateau
 
 from fcnseg.errors import check_number
 
@@ -110,10 +110,14 @@ def scheduled(
         warmup: The number of steps of the warm-up or, if below 1, their share of all steps; None or 0 for no warm-up.
 
     Raises:
-        ValueError: The warm-up is as long as the run.
+        ValueError: The warm-up is as long as the run, or the schedule waits for a score.
     """
     by_step, steps = "steps" in signature(make).parameters, epochs * epoch_steps
     schedule = make(optimizer, steps=steps) if by_step else make(optimizer)
+    if isinstance(schedule, ReduceLROnPlateau):
+        raise ValueError(
+            "schedule._target_: ReduceLROnPlateau waits for a score, which it does not get; wanted one that counts"
+        )
     if warmup:
         rising = max(1, round(warmup * steps)) if warmup < 1 else int(warmup)
         if rising >= steps:

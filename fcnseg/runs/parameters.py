@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fcnseg.errors import KINDS
 from fcnseg.runs.settings import setting
+from fcnseg.texts import as_typed
 
 
 def check_parameters(cfg: DictConfig, key: str = "") -> None:
@@ -46,7 +47,7 @@ def check_parameters(cfg: DictConfig, key: str = "") -> None:
         # Not isinstance, for which true is a whole number. A whole number will do for a float.
         if kinds and not (type(value) in kinds or (type(value) is int and float in kinds)):
             wanted = " or ".join(word for kind, word in KINDS.items() if kind in kinds)
-            raise ValueError(f"{full}={value}: wanted {wanted}")
+            raise ValueError(f"{full}={as_typed(value)}: wanted {wanted}")
 
 
 def _nodes(key: str, value: object) -> list[tuple[str, DictConfig]]:

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from fcnseg.data.settings import check_settings, spelled
 from fcnseg.errors import check_whole_number
 from fcnseg.runs.trainer_settings import ACCELERATORS, check_trainer
+from fcnseg.texts import as_typed
 
 LARGEST_SEED = 2**32 - 1  # NumPy's
 SUM = "fcnseg.learning.losses.Sum"
@@ -155,7 +156,7 @@ def check_ranges(cfg: DictConfig) -> None:
         if known.least is not None:
             check_whole_number(key, value, known.least)
         if not known.is_right(value):
-            raise ValueError(f"{key}={value}: wanted {known.wanted}{', or null' if known.null else ''}")
+            raise ValueError(f"{key}={as_typed(value)}: wanted {known.wanted}{', or null' if known.null else ''}")
     _check_schedule(cfg.schedule)
     _check_sum(cfg.loss, "loss")
     has_weights = str(cfg.model.get("_target_")).startswith("fcnseg.") and "weights" in cfg.model

@@ -59,7 +59,7 @@ WRONG = [  # arguments, and words of the message
     (["loss=ce_dice", "+loss.terms.foo={weight: 1, loss: 3}"], ["loss.terms.foo={'weight': 1, 'loss': 3}: wanted"]),
     (["loss=ce_dice", "+loss.terms.foo.weight=1"], ["loss.terms.foo={'weight': 1}: wanted a weight and a loss"]),
     (["loss=ce_dice", "~loss.terms.ce", "trainer.max_epochs=0"], ["trainer.max_epochs=0: wanted"]),  # the part is left out
-    (["+model._partial_=true"], ["model._partial_=True: wanted false"]),
+    (["+model._partial_=true"], ["model._partial_=true: wanted false"]),
     (["optimizer=adam", "+optimizer.betas=[0.9]"], ["optimizer or schedule: list index"]),
     (["model=transfer", "model.weights=null", "model.freeze=true"], ["model.freeze=true would keep random weights"]),
     (["+data.seed=5"], ["data.seed cannot be set: fcnseg passes it to fcnseg.data.module.DataModule itself"]),

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 from torch.optim import SGD, AdamW
-from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, OneCycleLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, OneCycleLR, ReduceLROnPlateau
 
 from fcnseg.learning.schedules import onecycle, poly, scheduled
 
@@ -96,3 +96,8 @@ def test_a_restored_warm_up_goes_on_where_it_was():
     with warnings.catch_warnings(action="ignore"):
         assert rates(second, 6, other) == rates(first, 6, config)
     assert second.param_groups[0]["lr"] == 0
+
+
+def test_a_schedule_that_waits_for_a_score_is_refused():
+    with pytest.raises(ValueError, match="ReduceLROnPlateau waits for a score"):
+        scheduled(optimizer_of(1.0), 4, 2, make=ReduceLROnPlateau)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torchvision import models
 
+from fcnseg import build
 from fcnseg.models import SMP, Torchvision
 from fcnseg.models.weights import load, read
 
@@ -125,6 +126,12 @@ def test_a_run_of_another_network_or_of_none_is_refused(tmp_path, train_in, comm
     assert outcome.code == 2
     assert "cannot read model.weights=" in outcome.err
     assert "best.ckpt" in outcome.err
+
+
+def test_what_is_no_network_is_refused(compose):
+    cfg = compose("model._target_=builtins.dict")
+    with pytest.raises(ValueError, match=r"builtins\.dict is a dict: wanted a torch\.nn\.Module"):
+        build.network(cfg, 3)
 
 
 def test_smp_takes_torchvisions_weights_of_its_encoder(tmp_path, capsys):
