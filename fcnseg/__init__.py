@@ -10,8 +10,10 @@ machine: what a machine gives to a run.
 data, models, learning, pictures: images, networks, and how any network learns from images: losses, scores, the task.
 results: the findings of a test, with all that is written and printed of them.
 build: from a config to these objects.
-runs, inference, callbacks, fit: a run's folder, its network in use, what happens around its steps, and the whole of it.
-cli, report, benchmark: what the commands share, and two large commands.
+runs, inference: a run's folder, and its network in use.
+cli, report: what the commands share, and a large command, of which a run's model card is a part.
+callbacks, fit: what happens around the steps of a run, and the whole of it.
+benchmark: another large command.
 train, evaluate, predict, export, check, __main__: the other commands, and the console script.
 
 PyTorch takes seconds to import. So commands, and what they use before they have checked their settings, import it late, within

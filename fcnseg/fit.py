@@ -1,6 +1,6 @@
 """One run from its config to its result: seed, build, fit, test, write."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import cast
@@ -29,6 +29,7 @@ from fcnseg.machine.precision import bf16_gain
 from fcnseg.machine.processes import start_processes
 from fcnseg.machine.signals import StopRequest, stop_requests
 from fcnseg.names import BEST, RESULT
+from fcnseg.report import card
 from fcnseg.results import costs, provenance, scoring
 from fcnseg.results.result import Code, Result
 from fcnseg.runs.checkpoint_files import load_weights, newest_good
@@ -41,18 +42,15 @@ from fcnseg.runs.settings import hyperparameters
 from fcnseg.runs.trainer_settings import PRECISIONS
 from fcnseg.texts import counted, warn
 
-Describe = Callable[[Run, DataModule, Result], None]
 
-
-def fit(cfg: DictConfig, run: Run, console: Console, describe: Describe) -> Result:
+def fit(cfg: DictConfig, run: Run, console: Console, settings: Sequence[str]) -> Result:
     """Train a run in its folder, from its last good checkpoint on if there is one; test its best weights.
 
     Args:
         cfg: The run's whole config.
         run: The run, whose folder may not be there yet.
         console: The console that the progress is printed to.
-        describe: A function of the run, its data and the content of result.json; it is called before the file is written. It
-            is `report.card.describe`, whose package is above this one.
+        settings: The settings of the command, for the model card.
 
     Returns:
         The content of result.json.
@@ -79,7 +77,7 @@ def fit(cfg: DictConfig, run: Run, console: Console, describe: Describe) -> Resu
             with training.recorded(data):
                 training.train(task, data, checkpoint, epoch)
                 result = training.test(task, data)
-                training.write(result, task, data, describe)
+                training.write(result, task, data, settings)
             return result
 
 
@@ -279,13 +277,13 @@ class Training:
             **self.code,
         }
 
-    def write(self, result: Result, task: SegmentationTask, data: DataModule, describe: Describe) -> None:
+    def write(self, result: Result, task: SegmentationTask, data: DataModule, settings: Sequence[str]) -> None:
         """Write the model card, the findings in every image and, last, result.json; only the first process does.
 
         Raises:
             OSError: A file cannot be written.
         """
         if rank() == 0:
-            describe(self.run, data, result)
+            card.describe(self.run, data, result, settings=settings)
             self.run.add_per_image(scoring.per_image(task, data))
             write_json(self.run.path / RESULT, result)

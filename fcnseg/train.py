@@ -1,6 +1,5 @@
 """Train a network: `python -m fcnseg.train model=wilson aug=flip`."""
 
-from functools import partial
 from typing import cast
 
 from hydra.core.hydra_config import HydraConfig
@@ -50,11 +49,10 @@ def finished(run: Run, console: Console) -> Result:
 
 
 def trained(cfg: DictConfig, run: Run, console: Console) -> Result:
-    """Train and test a run, and describe it by a model card; return its result."""
+    """Train and test a run; return its result."""
     from fcnseg.fit import fit
-    from fcnseg.report.card import describe
 
-    return fit(cfg, run, console, partial(describe, settings=HydraConfig.get().overrides.task))
+    return fit(cfg, run, console, HydraConfig.get().overrides.task)
 
 
 if __name__ == "__main__":
