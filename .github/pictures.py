@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 import fcnseg
-from fcnseg.pictures import colour, photograph
+from fcnseg.data.pictures import colour, photograph
 from fcnseg.runs.folder import Run
 from fcnseg.runs.reopen import data
 

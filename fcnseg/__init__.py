@@ -5,9 +5,9 @@ In Python, `fcnseg.train("model=wilson", "aug=flip")` does what the command does
 
 The modules and packages from the ground up. Each imports only those before it, late imports included:
 
-texts, errors, paper, names: the words of messages, errors and checks of values, the paper's results, names of scores and files.
+texts, errors, names: the words of messages, errors and checks of values, names of scores and files.
 machine: what a machine gives to a run.
-data, models, learning, pictures: images, networks, and how any network learns from images: losses, scores, the task.
+data, models, learning: images, networks, and how any network learns from images: losses, scores, the task.
 results: the findings of a test, with all that is written and printed of them.
 build: from a config to these objects.
 runs, inference: a run's folder, and its network in use.

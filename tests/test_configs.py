@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from fcnseg import build
 from fcnseg.cli.configs import CONF
 from fcnseg.evaluate import evaluate
-from fcnseg.paper import EXPERIMENTS, FLOOR
+from fcnseg.results.paper import EXPERIMENTS, FLOOR
 from fcnseg.runs.parameters import check_parameters
 from fcnseg.runs.settings import MAY_BE_A_LIST, MAY_BE_NULL, flatten, setting
 from fcnseg.train import train

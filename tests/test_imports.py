@@ -137,7 +137,7 @@ def test_a_piece_knows_torch_and_the_facts(name):
                 *("fcnseg.models.enlarge", "fcnseg.data.batch"),
             },
         ),
-        ("fcnseg.pictures", FACTS),
+        ("fcnseg.data.pictures", FACTS),
         ("fcnseg.data.transforms", {*FACTS, "fcnseg.data.augment", "fcnseg.data.batch"}),
         ("fcnseg.data.mixing", {*FACTS, "fcnseg.data.augment", "fcnseg.data.transforms"}),
     ],

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from fcnseg import pictures as figures
+from fcnseg.data import pictures as figures
 from fcnseg.data import voc
 from fcnseg.data.dataset import Classes
 from fcnseg.report import charts

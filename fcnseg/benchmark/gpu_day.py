@@ -33,7 +33,7 @@ from fcnseg.data.shapes import draw
 from fcnseg.machine.files import read_json
 from fcnseg.machine.limits import cores
 from fcnseg.names import CHECKPOINTS, LAST, RESULT, SCORES
-from fcnseg.paper import COUNTS, EXPERIMENTS
+from fcnseg.results.paper import COUNTS, EXPERIMENTS
 
 T = TypeVar("T")
 # Every network with its settings: pretrained weights cannot be downloaded everywhere.

@@ -14,9 +14,9 @@ from torch import Tensor
 from fcnseg.callbacks.after_epoch import AfterEpoch
 from fcnseg.data.batch import Batch, denormalize
 from fcnseg.data.dataset import Classes
+from fcnseg.data.pictures import Picture, panel
 from fcnseg.learning.metrics import iou_per_class
 from fcnseg.machine.distributed import gathered, rank, world
-from fcnseg.pictures import Picture, panel
 from fcnseg.runs.run_log import CLASS_IOU, RunLog
 
 SHOWN = 4  # the number of images in the panel of predictions

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from fcnseg import paper
 from fcnseg.cli import messages
 from fcnseg.cli.command import command
 from fcnseg.cli.configs import default_config
 from fcnseg.cli.messages import EXIT_WRONG_USE
+from fcnseg.results import paper
 from fcnseg.texts import first_of
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from PIL import Image
 from fcnseg.check.survey import Survey
 from fcnseg.data import decode
 from fcnseg.data.dataset import DataSet
+from fcnseg.data.pictures import overlay
 from fcnseg.machine.files import replacing
-from fcnseg.pictures import overlay
 
 PAIRS = 12
 COLUMNS = 4

@@ -1,4 +1,4 @@
-"""Data sets, and how they become batches on the device.
+"""Data sets: how they become batches on the device, and how they are looked at.
 
 In the order in which an image comes through:
 
@@ -12,4 +12,5 @@ loader: batches of it, in an order that the seed and the epoch decide.
 batch: what a batch is.
 augment, transforms, mixing: flips and chains of augmentations; crops, colours and blur; mixtures of images.
 module: all of this together, as Lightning's data module.
+pictures: images and labels as pictures for people.
 """

@@ -11,8 +11,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from fcnseg import pictures
-from fcnseg.data import decode
+from fcnseg.data import decode, pictures
 from fcnseg.data.dataset import Classes
 from fcnseg.machine.files import replacing
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from PIL import Image
 
-from fcnseg import paper
 from fcnseg.data import voc
 from fcnseg.data.dataset import Classes
 from fcnseg.inference.photographs import image_set
 from fcnseg.machine.files import replacing
+from fcnseg.results import paper
 from fcnseg.runs.settings import flatten
 from fcnseg.texts import first_of
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 
 from fcnseg.data.dataset import Classes
-from fcnseg.pictures import Picture, legend, panel, pictures_of
+from fcnseg.data.pictures import Picture, legend, panel, pictures_of
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,9 +10,9 @@ import torch
 from fcnseg import inference
 from fcnseg.cli.arguments import quoted
 from fcnseg.data.module import DataModule
+from fcnseg.data.pictures import panel
 from fcnseg.data.settings import LICENCES
 from fcnseg.names import CARD, SCORES
-from fcnseg.pictures import panel
 from fcnseg.report.blocks import Block, Chart, Listing, Section, Table, Text
 from fcnseg.report.galleries import pick, pixels, predict
 from fcnseg.report.render import write_markdown

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure  # without pyplot, no backend is chosen and
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from fcnseg.pictures import Picture
+from fcnseg.data.pictures import Picture
 from fcnseg.report.statistics import nanmean
 from fcnseg.results.per_image import Numbers
 

@@ -11,10 +11,10 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from fcnseg import paper
 from fcnseg.data.dataset import Classes
 from fcnseg.data.settings import as_one_number, spelled
 from fcnseg.names import CONFIG, FAILED, FINISHED, INTERRUPTED, KILLED, METRICS, PER_IMAGE, RESULT, RUNNING, SCORES, STATUS
+from fcnseg.results import paper
 from fcnseg.results.per_image import PerImage
 from fcnseg.runs.folder import Run
 from fcnseg.runs.identity import without_watchers

@@ -7,9 +7,9 @@ from itertools import groupby
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
-from fcnseg import paper
 from fcnseg.cli.configs import compose
 from fcnseg.report.collect import Config, Entry, line
+from fcnseg.results import paper
 from fcnseg.runs.identity import ORDER
 from fcnseg.runs.settings import NOT_IDENTITY, flatten
 from fcnseg.texts import counted

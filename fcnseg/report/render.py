@@ -14,8 +14,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from matplotlib.figure import Figure
 from PIL import Image
 
+from fcnseg.data.pictures import Picture
 from fcnseg.machine.files import write_text
-from fcnseg.pictures import Picture
 from fcnseg.report import charts
 from fcnseg.report.blocks import Gallery, Section, Table, address, escaped
 

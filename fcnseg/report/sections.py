@@ -6,7 +6,6 @@ from functools import partial
 
 import numpy as np
 
-from fcnseg import paper
 from fcnseg.learning.formulas import PAPER_BATCH
 from fcnseg.names import FINISHED
 from fcnseg.report import charts, curves, mistakes, tables, two_runs, worst_images
@@ -16,6 +15,7 @@ from fcnseg.report.experiments import Experiment, by_test_set, experiments
 from fcnseg.report.galleries import Galleries, in_rows, side_by_side
 from fcnseg.report.statistics import nanmean
 from fcnseg.report.study import Study, studies
+from fcnseg.results import paper
 from fcnseg.results.per_image import Numbers
 from fcnseg.results.summary import as_text
 from fcnseg.texts import counted

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from fcnseg import paper
 from fcnseg.machine.files import csv_text
 from fcnseg.names import FINISHED, INTERRUPTED, KILLED, RUNNING, SCORES
 from fcnseg.report import charts
 from fcnseg.report.blocks import Block, Chart, Table, Text
 from fcnseg.report.collect import Entry, line
 from fcnseg.report.experiments import Experiment, differences_from_paper
+from fcnseg.results import paper
 from fcnseg.results.summary import as_text, beats_floor
 from fcnseg.runs.settings import flatten
 

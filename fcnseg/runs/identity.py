@@ -19,7 +19,7 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 
 from fcnseg.data.settings import spelled
-from fcnseg.paper import EXPERIMENTS
+from fcnseg.results.paper import EXPERIMENTS
 from fcnseg.runs import older
 from fcnseg.runs.settings import MAY_GROW, NOT_IDENTITY, SETTINGS, flatten
 

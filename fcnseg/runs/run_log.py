@@ -15,10 +15,10 @@ from lightning.pytorch.loggers import Logger
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from fcnseg.data.pictures import Picture
 from fcnseg.machine.distributed import rank
 from fcnseg.machine.files import csv_text, write_text
 from fcnseg.names import METRICS, SCORES
-from fcnseg.pictures import Picture
 from fcnseg.runs.folder import Run
 from fcnseg.texts import warn
 

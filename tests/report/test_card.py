@@ -13,7 +13,7 @@ from PIL import Image
 import fcnseg
 import fcnseg.train
 from fcnseg.data import voc
-from fcnseg.pictures import panel
+from fcnseg.data.pictures import panel
 from fcnseg.predict import predict
 from fcnseg.report import card, galleries
 from fcnseg.runs import reopen

@@ -18,9 +18,9 @@ import pytest
 import torch
 
 from fcnseg.data.dataset import Classes
+from fcnseg.data.pictures import ERRORS, errors
 from fcnseg.machine.files import FORMULA
 from fcnseg.names import PER_IMAGE
-from fcnseg.pictures import ERRORS, errors
 from fcnseg.report import charts, curves, mistakes, render, sections, two_runs, worst_images
 from fcnseg.report import tables as tables_
 from fcnseg.report.blocks import Chart, Gallery, Table, Text, address

@@ -14,7 +14,6 @@ import pytest
 import torch
 from PIL import Image
 
-from fcnseg import paper
 from fcnseg.data.settings import as_one_number, spelled
 from fcnseg.data.voc import VOC
 from fcnseg.names import CONFIG
@@ -24,6 +23,7 @@ from fcnseg.report.blocks import Chart, Gallery, Section, Table, Text
 from fcnseg.report.collect import collect, read
 from fcnseg.report.experiments import by_test_set, differences_from_paper, experiments
 from fcnseg.report.study import TestedRun
+from fcnseg.results import paper
 from fcnseg.runs.settings import flatten
 
 CHOSEN = (

@@ -10,13 +10,13 @@ import torch
 from matplotlib.colors import to_hex
 from torch import nn
 
-from fcnseg import paper
+from fcnseg.data.pictures import GAP, LINE, panel
 from fcnseg.data.voc import CLASSES, PALETTE, VOC
 from fcnseg.inference import Segmenter
-from fcnseg.pictures import GAP, LINE, panel
 from fcnseg.report import charts, curves, galleries, sections, tables
 from fcnseg.report.collect import collect
 from fcnseg.report.experiments import experiments
+from fcnseg.results import paper
 
 # Of each run: miou, pixel_acc, mean_acc, paper_iou, paper_acc, loss of its test, and the floor, which has no loss.
 SCORES = ("miou", "pixel_acc", "mean_acc", "paper_iou", "paper_acc", "loss")

@@ -25,10 +25,10 @@ from fcnseg import build, fit
 from fcnseg.callbacks import epoch_log, progress
 from fcnseg.callbacks.checkpoints import Checkpoints
 from fcnseg.data import voc
+from fcnseg.data.pictures import panel
 from fcnseg.evaluate import evaluate
 from fcnseg.learning.task import SegmentationTask
 from fcnseg.machine.files import read_json, replacing, write_json, write_text
-from fcnseg.pictures import panel
 from fcnseg.results import scoring, summary
 from fcnseg.results.result import Result
 from fcnseg.runs import folder as runs
