@@ -9,7 +9,7 @@ texts, errors, names: the words of messages, errors and checks of values, names 
 machine: what a machine gives to a run.
 data, models, learning: images, networks, and how any network learns from images: losses, scores, the task.
 results: the findings of a test, with all that is written and printed of them.
-build: from a config to these objects.
+settings, build: what is known of settings, and refused; from a config to these objects.
 runs, inference: a run's folder, and its network in use.
 cli, report: what the commands share, and a large command, of which a run's model card is a part.
 callbacks, fit: what happens around the steps of a run, and the whole of it.

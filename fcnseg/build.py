@@ -10,7 +10,6 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning import Callback, Trainer
-from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import CheckpointIO
@@ -29,27 +28,10 @@ from fcnseg.machine import limits
 from fcnseg.machine.precision import bf16_wins
 from fcnseg.machine.processes import devices_and_machines, environment
 from fcnseg.models.weights import load, path_of, read
+from fcnseg.settings.lightning import FLOAT16, check_callback, long_name
+from fcnseg.settings.table import setting
 
 T = TypeVar("T")
-FLOAT16 = ("16-mixed", "16")  # Lightning's names
-UNLIKE_A_RUN = "changes the steps of a run, so that it could not be resumed exactly"
-AVERAGES = "would give best.ckpt other weights than those that were validated; ema=0.999 averages the weights"
-REFUSED_CALLBACKS = {  # callbacks of Lightning's, with the reason and the remedy
-    "BaseFinetuning": (
-        "freezes weights, which no checkpoint keeps, so that the run could not be resumed exactly; optimizer.backbone_lr=0.1"
-        " trains a pretrained backbone more slowly"
-    ),
-    "BatchSizeFinder": f"{UNLIKE_A_RUN}; set data.batch_size",
-    "EarlyStopping": "would train on if the run is resumed after the stop; patience stops it by val/miou",
-    "GradientAccumulationScheduler": f"{UNLIKE_A_RUN}; +trainer.accumulate_grad_batches divides data.batch_size",
-    "LearningRateFinder": f"{UNLIKE_A_RUN}; set optimizer.lr",
-    "ModelPruning": "gives the weights other names, so that no checkpoint fits the network; prune that of a finished run",
-    "ProgressBar": "is not needed: a run shows its own progress bar if its output is a terminal",
-    "SpikeDetection": "cannot be resumed, and skips no batch; a run stops by itself at a loss that is not finite",
-    "StochasticWeightAveraging": f"trains another epoch, and {AVERAGES}",
-    "Timer": "would end a run early; Ctrl-C or SLURM's time limit stops it, and the same command resumes it",
-    "WeightAveraging": AVERAGES,
-}
 
 
 def data(cfg: DictConfig) -> DataModule:
@@ -87,23 +69,23 @@ def task(cfg: DictConfig, *, classes: Classes, class_pixels: Tensor) -> Segmenta
         loss=instantiate(cfg.loss, class_pixels=class_pixels),
         optimizer=partial(
             optimizer,
-            make=_without(cfg.optimizer, "backbone_lr", "decay_norms"),
+            make=_made(cfg, "optimizer"),
             backbone_lr=cfg.optimizer.get("backbone_lr"),
             decay_norms=cfg.optimizer.get("decay_norms"),
             clips=bool(cfg.trainer.get("gradient_clip_val")),
         ),
-        schedule=partial(scheduled, make=_without(cfg.schedule, "warmup"), warmup=cfg.schedule.get("warmup")),
+        schedule=partial(scheduled, make=_made(cfg, "schedule"), warmup=cfg.schedule.get("warmup")),
         classes=classes,
     )
 
 
-def _without(node: DictConfig, *names: str) -> Any:
-    """The object that a node of a config stands for, without some of its settings, which are no arguments of it."""
-    rest = node.copy()  # it keeps the node's full name, for messages
-    OmegaConf.set_struct(rest, False)  # in struct mode, no setting could be removed
-    for name in names:
-        rest.pop(name, None)
-    return instantiate(rest)
+def _made(cfg: DictConfig, key: str) -> Any:
+    """The object that the node `key` of a config stands for, without those of its settings that fcnseg itself reads."""
+    node = OmegaConf.select(cfg, key).copy()  # it keeps the node's full name, for messages
+    OmegaConf.set_struct(node, False)  # in struct mode, no setting could be removed
+    for name in [name for name in node if setting(f"{key}.{name}").ours]:
+        del node[name]
+    return instantiate(node)
 
 
 def network(cfg: DictConfig, num_classes: int) -> nn.Module:
@@ -140,17 +122,15 @@ def callbacks(cfg: DictConfig) -> list[Callback]:
     """
     found = _entries(cfg, "callbacks", Callback)
     for callback in found:
-        for name, reason in REFUSED_CALLBACKS.items():
-            if isinstance(callback, getattr(lightning_callbacks, name, ())):  # an earlier Lightning lacks some
-                raise ValueError(f"callbacks: {type(callback).__name__} {reason}")
+        check_callback(type(callback))
     return found
 
 
 def _entries(cfg: DictConfig, group: str, kind: type[T]) -> list[T]:
     entries = []
-    for name, node in cfg[group].items():
+    for name in cfg[group]:
         try:
-            entry = _without(node, "only_watches")
+            entry = _made(cfg, f"{group}.{name}")
         except InstantiationException as error:
             if isinstance(error.__cause__, ModuleNotFoundError):
                 raise ValueError(f"{group}.{name} needs a package that is not installed: {error.__cause__}") from error
@@ -214,7 +194,7 @@ def _processes(trainer: DictConfig) -> dict[str, Any]:
 def precision(wanted: str, accelerator: str) -> str:
     """Lightning's long name of the precision: "auto" is bf16-mixed where that is faster, else 32-true."""
     if wanted != "auto":
-        return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}.get(str(wanted), str(wanted))
+        return long_name(wanted)
     return "bf16-mixed" if bf16_wins(_device(accelerator)) else "32-true"
 
 
@@ -228,7 +208,7 @@ def check_device(trainer: DictConfig) -> None:
     if trainer.accelerator not in ("auto", "cpu", device) and (trainer.accelerator != "gpu" or device == "cpu"):
         here = "no GPU that PyTorch can use" if device == "cpu" else f"a GPU for trainer.accelerator={device}"
         raise ValueError(f"trainer.accelerator={trainer.accelerator}: this machine has {here}; auto takes what there is")
-    if str(trainer.precision) in FLOAT16 and device == "cpu":
+    if long_name(trainer.precision) == FLOAT16 and device == "cpu":
         raise ValueError(
             f"trainer.precision={trainer.precision}: a CPU has no float16 training; wanted bf16-mixed, 32-true or auto"
         )

@@ -36,10 +36,10 @@ from fcnseg.runs.checkpoint_files import load_weights, newest_good
 from fcnseg.runs.checkpoint_io import SafeCheckpointIO
 from fcnseg.runs.folder import Run
 from fcnseg.runs.older import sessions_of
-from fcnseg.runs.parameters import check_parameters
 from fcnseg.runs.run_log import RunLog
-from fcnseg.runs.settings import hyperparameters
-from fcnseg.runs.trainer_settings import PRECISIONS
+from fcnseg.settings.lightning import PRECISIONS
+from fcnseg.settings.parameters import check_parameters
+from fcnseg.settings.table import hyperparameters
 from fcnseg.texts import counted, warn
 
 

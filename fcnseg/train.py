@@ -15,8 +15,8 @@ from fcnseg.machine.signals import was_requeued
 from fcnseg.results.result import Result
 from fcnseg.results.summary import show
 from fcnseg.runs.folder import Run
-from fcnseg.runs.settings import check_ranges
-from fcnseg.runs.trainer_settings import check_one_device
+from fcnseg.settings.lightning import check_one_device
+from fcnseg.settings.table import check_ranges
 
 
 @command("config", from_python=True)

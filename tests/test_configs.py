@@ -15,8 +15,8 @@ from fcnseg import build
 from fcnseg.cli.configs import CONF
 from fcnseg.evaluate import evaluate
 from fcnseg.results.paper import EXPERIMENTS, FLOOR
-from fcnseg.runs.parameters import check_parameters
-from fcnseg.runs.settings import MAY_BE_A_LIST, MAY_BE_NULL, flatten, setting
+from fcnseg.settings.parameters import check_parameters
+from fcnseg.settings.table import MAY_BE_A_LIST, MAY_BE_NULL, flatten, setting
 from fcnseg.train import train
 
 FILES = sorted(CONF.rglob("*.yaml"))

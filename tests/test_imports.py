@@ -91,7 +91,7 @@ def test_imports_run_downwards_lazy_ones_too(name):
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_hydra_is_known_to_few(name):
-    few = ("fcnseg.cli.", "fcnseg.benchmark.", "fcnseg.build", "fcnseg.fit", "fcnseg.runs.")
+    few = ("fcnseg.cli.", "fcnseg.benchmark.", "fcnseg.build", "fcnseg.fit", "fcnseg.settings.", "fcnseg.runs.")
     if name not in COMMANDS and not name.startswith(few):
         assert not libraries(name) & {"hydra", "omegaconf"}
 

@@ -96,7 +96,7 @@ def resolve(cfg: DictConfig) -> DictConfig:
         ValueError: This machine cannot train in the precision of `cfg`.
     """
     from fcnseg import build
-    from fcnseg.runs.parameters import check_parameters
+    from fcnseg.settings.parameters import check_parameters
 
     cfg.logger = {}
     OmegaConf.resolve(cfg)

@@ -35,7 +35,7 @@ def check(cfg: DictConfig) -> None:
     from hydra.utils import instantiate
 
     from fcnseg.data.dataset import find_data_set
-    from fcnseg.runs.parameters import check_parameters
+    from fcnseg.settings.parameters import check_parameters
 
     _refuse_settings_without_effect(cfg)
     check_parameters(cfg.data, "data")

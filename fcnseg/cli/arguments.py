@@ -12,7 +12,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
-from fcnseg.runs.settings import setting
+from fcnseg.settings.table import setting
 
 # A whole value, or an entry of a list or a sweep, that Hydra would read as a number; or text, which stays.
 NUMBER_OR_TEXT = re.compile(

@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fcnseg.cli.arguments import Arguments, parse
 from fcnseg.runs.identity import PRESETS
-from fcnseg.runs.settings import flatten
+from fcnseg.settings.table import flatten
 
 PACKAGE = Path(__file__).parents[1]
 # In the wheel, `conf` is inside the package; in a checkout, beside it.

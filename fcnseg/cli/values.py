@@ -10,7 +10,7 @@ from fcnseg.cli.configs import SHIPPED, default_config, preset_choices
 from fcnseg.cli.messages import no_setting, not_removable
 from fcnseg.errors import KINDS
 from fcnseg.runs.identity import ABSENT, run_name
-from fcnseg.runs.settings import MAY_BE_A_LIST, MAY_BE_NULL, flatten
+from fcnseg.settings.table import MAY_BE_A_LIST, MAY_BE_NULL, flatten
 from fcnseg.texts import as_typed
 
 

@@ -12,7 +12,7 @@ from fcnseg.data.dataset import Classes
 from fcnseg.inference.photographs import image_set
 from fcnseg.machine.files import replacing
 from fcnseg.results import paper
-from fcnseg.runs.settings import flatten
+from fcnseg.settings.table import flatten
 from fcnseg.texts import first_of
 
 

@@ -18,7 +18,7 @@ from fcnseg.results import paper
 from fcnseg.results.per_image import PerImage
 from fcnseg.runs.folder import Run
 from fcnseg.runs.identity import without_watchers
-from fcnseg.runs.settings import flatten
+from fcnseg.settings.table import flatten
 
 T = TypeVar("T")
 Config = dict[str, Any]  # full names of settings, such as trainer.max_epochs, to their values

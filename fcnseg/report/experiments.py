@@ -11,7 +11,7 @@ from fcnseg.cli.configs import compose
 from fcnseg.report.collect import Config, Entry, line
 from fcnseg.results import paper
 from fcnseg.runs.identity import ORDER
-from fcnseg.runs.settings import NOT_IDENTITY, flatten
+from fcnseg.settings.table import NOT_IDENTITY, flatten
 from fcnseg.texts import counted
 
 # Settings, and groups of settings, that say where and how often a run is made, but not what it computes.

@@ -15,7 +15,7 @@ from fcnseg.report.collect import Entry, line
 from fcnseg.report.experiments import Experiment, differences_from_paper
 from fcnseg.results import paper
 from fcnseg.results.summary import as_text, beats_floor
-from fcnseg.runs.settings import flatten
+from fcnseg.settings.table import flatten
 
 PRINTED = {"paper_iou": "IoU", "paper_acc": "accuracy", "loss": "loss"}  # the metrics that the paper prints
 LOSSES = ("train/loss", "val/loss")

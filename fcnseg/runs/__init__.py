@@ -1,8 +1,7 @@
-"""The run folder: its name, its settings, its checkpoints and its logs.
+"""The run folder: its name, its checkpoints and its logs.
 
 In the order in which one may read them:
 
-settings, trainer_settings, parameters: what is allowed, and refused; those by which loggers compare runs.
 identity: which settings make a run another one, and the folder's name.
 folder: `Run`, with the folder's files and its lock.
 status: status.json, which says whether a run goes on, or how it has ended.

@@ -30,7 +30,7 @@ from fcnseg.names import (
 )
 from fcnseg.results.per_image import PerImage
 from fcnseg.runs import identity, older, read_files, status
-from fcnseg.runs.settings import MAY_GROW
+from fcnseg.settings.table import MAY_GROW
 
 
 @dataclass(frozen=True)

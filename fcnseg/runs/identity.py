@@ -21,20 +21,11 @@ from omegaconf import DictConfig, OmegaConf
 from fcnseg.data.settings import spelled
 from fcnseg.results.paper import EXPERIMENTS
 from fcnseg.runs import older
-from fcnseg.runs.settings import MAY_GROW, NOT_IDENTITY, SETTINGS, flatten
+from fcnseg.settings.lightning import WATCHERS
+from fcnseg.settings.table import MAY_GROW, NOT_IDENTITY, SETTINGS, flatten
 
 ORDER = "_order_"
 Defaults = Callable[[], Mapping[str, Any]]
-WATCHERS = {  # callbacks of Lightning's that only watch; a user's own says `only_watches: true`
-    f"lightning.pytorch.callbacks.{name}"
-    for name in (
-        "DeviceStatsMonitor",
-        "LearningRateMonitor",
-        "RichModelSummary",
-        "ModelCheckpoint",
-        "ThroughputMonitor",
-    )
-}
 
 
 def no_defaults() -> dict[str, Any]:

@@ -25,6 +25,7 @@ from fcnseg.names import BEST
 from fcnseg.runs.checkpoint_files import check_weights
 from fcnseg.runs.folder import Run
 from fcnseg.runs.stored_network import group, is_module_of, load, made_by, make
+from fcnseg.settings.lightning import FLOAT16, long_name
 from fcnseg.texts import warn
 
 # The losses that are made without `trust`.
@@ -143,6 +144,6 @@ def trainer(cfg: DictConfig, *, kept_precision: str | None) -> Trainer:
     made = build.trainer(plain, kept_precision=kept_precision)
     if asked not in ("cpu", "auto") and made.strategy.root_device.type == "cpu":
         warn(f"this machine does not have trainer.accelerator={asked} of the run: it is tested on the CPU")
-    if made.precision == "bf16-mixed" and (of_run := str(kept_precision or own.get("precision"))) in build.FLOAT16:
+    if made.precision == "bf16-mixed" and long_name(of_run := kept_precision or own.get("precision")) == FLOAT16:
         warn(f"a CPU has no float16: the run of trainer.precision={of_run} is tested in bf16-mixed, and its scores may differ")
     return made

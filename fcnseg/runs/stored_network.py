@@ -23,7 +23,7 @@ from fcnseg.results.provenance import code
 from fcnseg.runs.checkpoint_files import check_weights, read
 from fcnseg.runs.folder import Run
 from fcnseg.runs.older import classes_of, with_todays_form
-from fcnseg.runs.settings import flatten
+from fcnseg.settings.table import flatten
 
 
 def is_module_of(found: object, *packages: str) -> bool:

@@ -24,7 +24,7 @@ from fcnseg.report.collect import collect, read
 from fcnseg.report.experiments import by_test_set, differences_from_paper, experiments
 from fcnseg.report.study import TestedRun
 from fcnseg.results import paper
-from fcnseg.runs.settings import flatten
+from fcnseg.settings.table import flatten
 
 CHOSEN = (
     *(

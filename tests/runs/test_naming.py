@@ -11,7 +11,8 @@ from omegaconf import OmegaConf
 
 from fcnseg import fit
 from fcnseg.cli.configs import SHIPPED
-from fcnseg.runs.identity import WATCHERS, run_name
+from fcnseg.runs.identity import run_name
+from fcnseg.settings.lightning import WATCHERS
 from fcnseg.train import train
 
 LIGHTNINGS = "lightning.pytorch.callbacks"

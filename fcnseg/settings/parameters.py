@@ -11,7 +11,7 @@ from omegaconf import DictConfig, ListConfig
 from torch import Tensor
 
 from fcnseg.errors import KINDS
-from fcnseg.runs.settings import setting
+from fcnseg.settings.table import setting
 from fcnseg.texts import as_typed
 
 

@@ -3,7 +3,7 @@
 import pytest
 from omegaconf import OmegaConf
 
-from fcnseg.runs.parameters import check_parameters
+from fcnseg.settings.parameters import check_parameters
 
 OWN = """
 from functools import wraps

@@ -4,7 +4,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from fcnseg.cli.arguments import parse
-from fcnseg.runs.settings import check_ranges
+from fcnseg.settings.table import check_ranges
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fcnseg.data.settings import check_settings, spelled
 from fcnseg.errors import check_whole_number
-from fcnseg.runs.trainer_settings import ACCELERATORS, check_trainer
+from fcnseg.settings.lightning import ACCELERATORS, check_trainer
 from fcnseg.texts import as_typed
 
 LARGEST_SEED = 2**32 - 1  # NumPy's

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from fcnseg import build
 from fcnseg.data.voc import VOC
-from fcnseg.runs.trainer_settings import HONOURED, REFUSED, check_trainer
+from fcnseg.settings.lightning import HONOURED, REFUSED, check_trainer
 
 PARAMETERS = list(inspect.signature(lightning.Trainer).parameters)
 PROFILER = {"_target_": "lightning.pytorch.profilers.SimpleProfiler", "dirpath": ".", "filename": "profile"}

@@ -1,4 +1,4 @@
-"""The settings of Lightning's Trainer: each is used, or refused with the reason and the remedy."""
+"""What a run takes of Lightning: the Trainer's settings and the callbacks. Each is used, or refused with reason and remedy."""
 
 from omegaconf import DictConfig, ListConfig
 
@@ -14,9 +14,11 @@ OUR_CHECKPOINTS = "a run saves its own checkpoints, from which it resumes exactl
 
 TARGET = "lightning.Trainer"
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
-PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16")  # Lightning's short names come last
+FLOAT16 = "16-mixed"
+SHORT = {"32": "32-true", "bf16": "bf16-mixed", "16": FLOAT16}  # Lightning's short names of precisions, and its long ones
+PRECISIONS = ("auto", *SHORT.values(), *SHORT)
 
-# If Lightning adds a setting, tests/runs/test_trainer_settings.py fails until it is in one of these two lists.
+# If Lightning adds a setting, tests/settings/test_lightning.py fails until it is in one of these two lists.
 HONOURED = (
     *("accelerator", "devices", "precision", "max_epochs", "deterministic", "benchmark", "inference_mode"),
     *("num_nodes", "accumulate_grad_batches"),
@@ -42,6 +44,51 @@ REFUSED = {
     "enable_model_summary": "callbacks=model_summary prints one",
     "reload_dataloaders_every_n_epochs": "the order of the images depends on seed and epoch already",
 }
+
+UNLIKE_A_RUN = "changes the steps of a run, so that it could not be resumed exactly"
+AVERAGES = "would give best.ckpt other weights than those that were validated; ema=0.999 averages the weights"
+REFUSED_CALLBACKS = {  # callbacks of Lightning's, with the reason and the remedy
+    "BaseFinetuning": (
+        "freezes weights, which no checkpoint keeps, so that the run could not be resumed exactly; optimizer.backbone_lr=0.1"
+        " trains a pretrained backbone more slowly"
+    ),
+    "BatchSizeFinder": f"{UNLIKE_A_RUN}; set data.batch_size",
+    "EarlyStopping": "would train on if the run is resumed after the stop; patience stops it by val/miou",
+    "GradientAccumulationScheduler": f"{UNLIKE_A_RUN}; +trainer.accumulate_grad_batches divides data.batch_size",
+    "LearningRateFinder": f"{UNLIKE_A_RUN}; set optimizer.lr",
+    "ModelPruning": "gives the weights other names, so that no checkpoint fits the network; prune that of a finished run",
+    "ProgressBar": "is not needed: a run shows its own progress bar if its output is a terminal",
+    "SpikeDetection": "cannot be resumed, and skips no batch; a run stops by itself at a loss that is not finite",
+    "StochasticWeightAveraging": f"trains another epoch, and {AVERAGES}",
+    "Timer": "would end a run early; Ctrl-C or SLURM's time limit stops it, and the same command resumes it",
+    "WeightAveraging": AVERAGES,
+}
+WATCHERS = {  # callbacks of Lightning's that only watch; a user's own says `only_watches: true`
+    f"lightning.pytorch.callbacks.{name}"
+    for name in (
+        "DeviceStatsMonitor",
+        "LearningRateMonitor",
+        "RichModelSummary",
+        "ModelCheckpoint",
+        "ThroughputMonitor",
+    )
+}
+
+
+def long_name(precision: object) -> str:
+    """Lightning's long name of a precision."""
+    return SHORT.get(str(precision), str(precision))
+
+
+def check_callback(kind: type) -> None:
+    """Refuse a callback of Lightning's that a run cannot have.
+
+    Raises:
+        ValueError: The class is such a callback; the message has the reason and the remedy.
+    """
+    for base in kind.__mro__:
+        if base.__module__.startswith("lightning.") and base.__name__ in REFUSED_CALLBACKS:
+            raise ValueError(f"callbacks: {kind.__name__} {REFUSED_CALLBACKS[base.__name__]}")
 
 
 def check_trainer(cfg: DictConfig) -> None:
