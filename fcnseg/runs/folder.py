@@ -175,9 +175,9 @@ class Run:
         if cfg.resume == "never" or self.result is None:
             return False
         # A patience of null is an endless one. A longer run than `cfg` asks for is not trained again.
-        return all((inf if had is None else had) >= (inf if now is None else now) for now, had in self._limits(cfg))
+        return all((inf if had is None else had) >= (inf if now is None else now) for now, had in self._lengths(cfg))
 
-    def _limits(self, cfg: DictConfig) -> list[tuple[int | None, int | None]]:
+    def _lengths(self, cfg: DictConfig) -> list[tuple[int | None, int | None]]:
         """For the epochs and for the patience, the value in `cfg` and the value in the run's config.
 
         A run of an earlier version may lack one of them: it counts as equal to `cfg`'s.
