@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
@@ -19,35 +18,27 @@ from fcnseg.cli.configs import compose, default_config
 from fcnseg.errors import check_whole_number
 from fcnseg.machine.files import write_json, write_text
 
-# The words for each measurement in messages, and a pattern of the settings that, like `UNUSED`, have no effect on it.
-MODES = {
-    "gpu_day": ("with gpu_day=true, which trains every network and experiment", "arms|repeats|steps|model|experiment|debug"),
-    "growth": ("with growth=true", r"arms|repeats|steps|budget|patience|trainer\.max_epochs"),
-    "augment": (
-        "with augment=true",
-        r"arms|steps|budget|patience|ema|(schedule|callbacks|checkpoint)\b.*"
-        r"|trainer\.(?!accelerator|devices|precision).*",
-    ),
-    "arms": ("on a comparison of arms", r"budget|patience|trainer\.max_epochs"),
-}
-UNUSED = r"resume|name|runs|logger\b.*"  # no training of the benchmark is resumed, named, kept or logged
-# The settings that growth=true multiplies, each with its factors.
-FACTORS = {"data.source.train": (1, 4, 16), "data.size": (1, 2, 4), "data.batch_size": (1, 2, 4)}
+ALL_NETWORKS = "with gpu_day=true, which trains every network and experiment"
+# Settings that have no effect: on any measurement, since no training of the benchmark is resumed, named, kept or logged; on
+# that of a GPU, which chooses them itself; and on a comparison of arms.
+UNUSED = r"resume|name|runs|logger\b.*"
+UNUSED_ON_GPU_DAY = "arms|repeats|steps|model|experiment|debug"
+UNUSED_BY_ARMS = r"budget|patience|trainer\.max_epochs"
 
 
 @command("benchmark")
 def benchmark(cfg: DictConfig) -> None:
     """Measure and print tables; after every one, write all so far to `cfg.json` and, in Markdown, to a file beside it."""
-    mode = check_settings(cfg)
+    check_settings(cfg)
     from fcnseg import build
     from fcnseg.benchmark.step import machine
 
     console, figures = messages.console(), {"The machine": [machine()]}
-    if mode == "gpu_day":
+    if cfg.gpu_day:
         cfg.json = cfg.json or "gpu_day.json"
     else:
         build.data(resolve(cfg)).prepare_data()  # not in another process: here, its progress and its errors are seen
-    measure = {"gpu_day": gpu_day, "growth": growth, "augment": augment, "arms": comparison}[mode]
+    measure = gpu_day if cfg.gpu_day else comparison
     with console.status("measuring") as status:
         for number, found in enumerate(measure(cfg), 1):
             status.update(f"measuring; {number} done, the last for the table {', '.join(found)}")
@@ -58,8 +49,8 @@ def benchmark(cfg: DictConfig) -> None:
     console.print(*tables(figures))
 
 
-def check_settings(cfg: DictConfig) -> str:
-    """Refuse what cannot be measured; return the mode, one of `MODES`.
+def check_settings(cfg: DictConfig) -> None:
+    """Refuse what cannot be measured.
 
     Raises:
         ValueError: A setting is out of its range, contradicts another, or has no effect.
@@ -69,19 +60,7 @@ def check_settings(cfg: DictConfig) -> str:
     arms = default_config("benchmark").arms
     if unknown := set(cfg.arms) - set(arms):
         raise ValueError(f"arms: there is no arm {', '.join(sorted(unknown))}; wanted some of {', '.join(arms)}")
-    chosen = [key for key in MODES if cfg[key] is True]
-    if len(chosen) > 1:
-        raise ValueError(f"{' and '.join(f'{key}=true' for key in chosen)}: wanted one of them")
-    (mode,) = chosen or ["arms"]
-    if mode == "growth" and cfg.choices.data != "shapes":
-        raise ValueError(f"growth=true with data={cfg.choices.data}: wanted data=shapes, whose number of images can be set")
-    check_effects(mode)
-    return mode
-
-
-def check_effects(mode: str) -> None:
-    """Refuse settings of the command line that have no effect on what is measured."""
-    where, unused = MODES[mode]
+    where, unused = (ALL_NETWORKS, UNUSED_ON_GPU_DAY) if cfg.gpu_day else ("on a comparison of arms", UNUSED_BY_ARMS)
     for override in parse(HydraConfig.get().overrides.task):
         if re.fullmatch(f"{unused}|{UNUSED}", override.key_or_group):
             raise ValueError(f"{override.input_line} has no effect {where}: leave it out")
@@ -119,29 +98,6 @@ def comparison(cfg: DictConfig) -> Iterator[Tables]:
         yield {"Training: medians of turns": arms}
     yield from measured("A step's operations", partial(call, operations, cfg))
     yield from measured("Parts", lambda part: call(PARTS[part], cfg), cases(part=PARTS))
-
-
-def growth(cfg: DictConfig) -> Iterator[Tables]:
-    """Epochs of more and more images, of larger ones, and of larger batches."""
-    from fcnseg.benchmark.arms import epoch
-
-    points = {}
-    for key, factors in FACTORS.items():
-        value = OmegaConf.select(cfg, key)
-        for factor in factors:
-            point = points[f"{key} x {factor}"] = cfg.copy()
-            OmegaConf.update(point, key, factor * value if isinstance(value, int) else [factor * side for side in value])
-    title = "Growth of a training epoch; data MB: memory beyond that of as many steps on two batches"
-    yield from measured(title, lambda growing: epoch(points[growing]), cases(growing=points))
-
-
-def augment(cfg: DictConfig) -> Iterator[Tables]:
-    """Every choice of `aug` beside a training step; the chosen one keeps its settings from the command line."""
-    from fcnseg.benchmark.parts import augmentations
-
-    names = GlobalHydra.instance().config_loader().get_group_options("aug")
-    choices = {name: cfg.aug if name == cfg.choices.aug else compose(f"aug={name}").aug for name in names}
-    yield from measured("Augmentations of a batch", partial(call, augmentations, cfg, choices))
 
 
 def gpu_day(cfg: DictConfig) -> Iterator[Tables]:

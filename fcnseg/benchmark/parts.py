@@ -14,9 +14,8 @@ from torchmetrics.classification import MulticlassJaccardIndex
 
 from fcnseg import build
 from fcnseg.benchmark.arms import WARMUP, Clock, image_loader, train_as_a_run
-from fcnseg.benchmark.step import Job, bare_step, prepare, seconds
+from fcnseg.benchmark.step import bare_step, prepare, seconds
 from fcnseg.benchmark.tables import Row
-from fcnseg.data.augment import EpochDraws
 from fcnseg.data.batch import Batch
 from fcnseg.data.dataset import VOID
 from fcnseg.data.packed import pack
@@ -29,29 +28,6 @@ TOY_STEPS = 500
 def beside(images: int, ours_s: float, theirs_s: float) -> Row:
     """The milliseconds that two ways to do the same take for so many images, and how many times as fast the first one is."""
     return {"images": images, "fcnseg_ms": 1e3 * ours_s, "other_ms": 1e3 * theirs_s, "times": theirs_s / ours_s}
-
-
-def augmentations(cfg: DictConfig, choices: dict[str, DictConfig]) -> list[Row]:
-    """The milliseconds that every choice of `aug` takes for a batch, beside those of a training step.
-
-    `choices` has the config of each choice by its name; `share_of_step` is a fraction of the training step of `cfg`.
-    """
-    data, task, fabric, batch = prepare(cfg)
-    image, mask, sample = fabric.to_device(next(iter(data.train_dataloader())))
-    draws = EpochDraws(cfg.seed, 0, data.count("train"), fabric.device)
-
-    def augmented(choice: DictConfig) -> Job:
-        cfg.aug = choice
-        augment = build.data(cfg).augment
-        return lambda: augment(image, mask, draws.of(sample))
-
-    jobs: dict[str, Job] = {name: augmented(choice) for name, choice in choices.items()}
-    jobs = {"a training step": bare_step(task, batch, fabric), **jobs}
-    taken = seconds(*jobs.values(), device=fabric.device, repeats=cfg.repeats)
-    return [
-        {"aug": name, "ms": 1e3 * own, "images_per_s": len(mask) / own, "share_of_step": own / taken[0]}
-        for name, own in zip(jobs, taken, strict=True)
-    ]
 
 
 def data_path(cfg: DictConfig) -> Row:

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from fcnseg.benchmark import __main__, arms, step
-from fcnseg.benchmark.__main__ import benchmark, growth
+from fcnseg.benchmark.__main__ import benchmark
 from fcnseg.benchmark.arms import beside_plain, image_loader, of_stock_layers
 from fcnseg.benchmark.step import Operation, Operations, ideal_seconds, step_operations
 from fcnseg.benchmark.tables import call, cases, measured, rows
@@ -89,18 +89,6 @@ def test_torchs_own_layers_compute_the_same():
         ours = net(image)
         torch.testing.assert_close(of_stock_layers(net)(image), ours)
     assert nn.ConvTranspose2d in {type(module) for module in net.modules()}
-
-
-def test_one_number_grows(monkeypatch):
-    cfg = OmegaConf.create({"data": {"size": [32, 48], "source": {"train": 8}, "batch_size": 2}})
-    monkeypatch.setattr(arms, "epoch", lambda point: OmegaConf.to_container(point.data))
-    *_, tables = growth(cfg)
-    (rows,) = tables.values()
-    grown = {row.pop("growing"): row for row in rows}
-    assert len(grown) == 9
-    assert grown["data.source.train x 4"] == {"size": [32, 48], "source": {"train": 32}, "batch_size": 2}
-    assert grown["data.size x 2"] == {"size": [64, 96], "source": {"train": 8}, "batch_size": 2}
-    assert grown["data.batch_size x 4"] == {"size": [32, 48], "source": {"train": 8}, "batch_size": 8}
 
 
 class Losses(arms.Clock):
@@ -186,8 +174,6 @@ def test_a_table_grows_case_by_case_in_their_order():
     [
         (["steps=0"], ["steps=0", "1"]),
         (["arms=[plain,fast]"], ["fast", "fcnseg"]),
-        (["growth=true"], ["growth", "data=shapes"]),
-        (["growth=true", "augment=true", "data=shapes"], ["growth=true and augment=true: wanted one of them"]),
         (["gpu_day=true", "model=wilson"], ["gpu_day", "every network", "model=wilson"]),
         (["setps=3"], ["setps", "steps?"]),
         (["budget=5"], ["budget=5 has no effect on a comparison of arms: leave it out"]),
@@ -195,11 +181,6 @@ def test_a_table_grows_case_by_case_in_their_order():
         (["logger=csv"], ["logger=csv has no effect"]),
         (["runs=here"], ["runs=here has no effect"]),
         (["trainer.max_epochs=2"], ["trainer.max_epochs=2 has no effect"]),
-        (["growth=true", "data=shapes", "steps=3"], ["steps=3 has no effect with growth=true"]),
-        (["augment=true", "ema=0.9"], ["ema=0.9 has no effect with augment=true: leave it out"]),
-        (["augment=true", "+trainer.gradient_clip_val=1"], ["gradient_clip_val=1 has no effect"]),
-        (["augment=true", "checkpoint.min_seconds=1"], ["checkpoint.min_seconds=1 has no effect"]),
-        (["augment=true", "+trainer.accumulate_grad_batches=2"], ["accumulate_grad_batches=2 has no effect"]),
         (["gpu_day=true", "repeats=3"], ["repeats=3 has no effect with gpu_day=true"]),
         (["gpu_day=true", "resume=never"], ["resume=never has no effect"]),
         (["gpu_day=true", "debug=fast"], ["debug=fast has no effect"]),
@@ -219,8 +200,6 @@ RUN = ["ema=0.9", "callbacks=lr_monitor", "schedule=cosine", "checkpoint.every_n
     "args",
     [
         ["arms=[plain]", "repeats=2", "steps=2", "+trainer.gradient_clip_val=1", *RUN],
-        ["growth=true", "data=shapes", "data.source.train=8", "trainer.deterministic=true", *RUN],
-        ["augment=true", "repeats=2", "aug=crop", "aug.degrees=5", "trainer.precision=32-true", "loss=dice"],
         ["gpu_day=true", "budget=5", "patience=2", "trainer.max_epochs=2", *RUN],
         *(shlex.split(words, comments=True) for words in re.findall(r"^python -m fcnseg\.benchmark (.*)$", README, re.M)),
     ],
@@ -295,18 +274,6 @@ def test_comparison(command, root, tmp_path, monkeypatch):
     assert "\n| fcnseg " in (tmp_path / "figures.md").read_text()
 
 
-def test_every_augmentation_beside_a_step(command, root, tmp_path):
-    few = ["data=shapes", f"data.root={root}", "data.source.train=8", "data.source.val=4", "data.size=32"]
-    small = [*few, "data.batch_size=4", "repeats=3", "data.pack_size=48", "aug=crop", "aug.degrees=5"]
-    outcome = command(benchmark, *small, *CPU, "augment=true", "json=figures.json")
-    assert outcome.code == 0, outcome.err
-    _, _, (step, *rows) = json.loads((tmp_path / "figures.json").read_text()).values()
-    assert [row["aug"] for row in rows] == sorted(path.stem for path in (CONF / "aug").glob("*.yaml"))
-    for row in (step, *rows):
-        assert row["images_per_s"] == pytest.approx(4e3 / row["ms"])
-        assert row["share_of_step"] == pytest.approx(row["ms"] / step["ms"])
-
-
 def test_a_row_for_each_arm():
     trained = [
         {"arm": "plain", "images_per_s": 2.0, "precision": "32-true", "first_loss": 3.0},
@@ -317,15 +284,3 @@ def test_a_row_for_each_arm():
     assert (plain["times_plain"], plain["roofline"]) == (1, 0.5)
     assert lightning == {"arm": "lightning", "failed": "out of memory"}
     assert (fcnseg["times_plain"], fcnseg["roofline"]) == (3, 0.75)
-
-
-@pytest.mark.slow
-def test_growth(command, tmp_path):
-    small = ["data=shapes", "data.source.train=24", "data.source.val=4", "data.size=32", "data.batch_size=2"]
-    outcome = command(benchmark, *small, *CPU, "growth=true", "json=figures.json")
-    assert outcome.code == 0, outcome.err
-    figures = json.loads((tmp_path / "figures.json").read_text())
-    _, _, growth = figures.values()
-    assert [row["images"] for row in growth] == [24, 96, 384, *[24] * 6]
-    assert [row["size"] for row in growth[3:6]] == [32, 64, 128]
-    assert all(row["epoch_s"] > 0 for row in growth)
