@@ -5,10 +5,12 @@ from itertools import chain, repeat
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch.nn import functional as F
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as v2
 
+from fcnseg.cli.configs import CONF
 from fcnseg.data.augment import draws
 from fcnseg.data.dataset import MEAN, VOID
 from fcnseg.data.mixing import ClassMix, CutMix, Cutout
@@ -302,3 +304,10 @@ def test_half_of_the_classes_are_chosen_and_void_never_is():
 def test_settings_out_of_their_range(make, told):
     with pytest.raises(ValueError, match=told):
         make()
+
+
+def test_every_augmentation_of_the_package_is_tested():
+    """Here, but for chains and flips: those are in test_augment.py."""
+    named = {OmegaConf.load(path)._target_ for path in (CONF / "aug").glob("*.yaml")}
+    tested = {f"{type(augment).__module__}.{type(augment).__name__}" for augment in (*PER_SAMPLE, *MIXES)}
+    assert named - tested == {"fcnseg.data.augment.Chain", "fcnseg.data.augment.Flip"}
