@@ -193,7 +193,5 @@ class Blur:
 
     def __call__(self, image: Tensor, mask: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
         """Blur some of the images."""
-        sigma = (draw() < self.p) * between(draw, *self.sigma)  # drawn in any case: later steps get the same numbers
-        if self.p == 0:
-            return image, mask
+        sigma = (draw() < self.p) * between(draw, *self.sigma)
         return denormalize(smooth(normalize(image), sigma, self.sigma[1])), mask
