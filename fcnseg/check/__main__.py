@@ -2,17 +2,14 @@
 
 import os
 import sys
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from fcnseg.cli import messages
 from fcnseg.cli.command import command
 from fcnseg.cli.configs import default_config
-from fcnseg.cli.messages import EXIT_WRONG_USE
+from fcnseg.cli.messages import EXIT_WRONG_USE, console, tell
 from fcnseg.results import paper
 from fcnseg.texts import first_of
 
@@ -40,30 +37,26 @@ def check(cfg: DictConfig) -> None:
     _refuse_settings_without_effect(cfg)
     check_parameters(cfg.data, "data")
     source, root = instantiate(cfg.data.source), Path(os.path.expanduser(cfg.data.root))
-    console = messages.console()
-    say = partial(console.print, soft_wrap=True)
-    if files := _recognised(cfg, source, root):
-        say(f"{files.path}: {files.format}")
-        if not _ready(files, say, write=cfg.write):
-            sys.exit(EXIT_WRONG_USE)
-    elif cfg.write:
+    files = _recognised(cfg, source, root)
+    if cfg.write and not files:
         raise ValueError(f"write=true: the classes of data={cfg.choices.data} are known; leave it out")
     data_set = files or find_data_set(source, root, cfg.data.get("download"))
-    if not files:
-        say(f"{data_set.path}")
+    tell(f"{files.path}: {files.format}" if files else f"{data_set.path}")
+    if files and not _ready(files, write=cfg.write):
+        sys.exit(EXIT_WRONG_USE)
 
     from fcnseg.check.survey import image_sets, render, survey, warnings_of
 
     chosen, left_out = image_sets(data_set)
     surveys = [survey(data_set, name, *chosen[:number]) for number, name in enumerate(chosen)]
     for line in left_out:
-        say(line)
-    render(surveys, [*data_set.alone, *warnings_of(*surveys)], console)
-    if cfg.picture:
+        tell(line)
+    render(surveys, [*data_set.alone, *warnings_of(*surveys)], console())
+    if cfg.picture and any(one.contents for one in surveys):
         from fcnseg.check.contact_sheet import save
 
-        if save(Path(cfg.picture), data_set, surveys):
-            say(f"pairs and shares are in {cfg.picture}")
+        save(Path(cfg.picture), data_set, surveys)
+        tell(f"pairs and shares are in {cfg.picture}")
     if any(survey.problems for survey in surveys):
         sys.exit(EXIT_WRONG_USE)
 
@@ -89,12 +82,11 @@ def _recognised(cfg: DictConfig, source: Any, root: Path) -> "Files | None":
     return files
 
 
-def _ready(files: "Files", say: Callable[[str], None], *, write: bool) -> bool:
+def _ready(files: "Files", *, write: bool) -> bool:
     """Whether the classes of `files` are known or have been written; if not, what the masks hold is printed.
 
     Args:
         files: The files of the data set, and the classes if a file lists them.
-        say: A function that prints a line for the user.
         write: Whether classes.yaml may be written.
 
     Raises:
@@ -109,20 +101,20 @@ def _ready(files: "Files", say: Callable[[str], None], *, write: bool) -> bool:
     # Polygons store names, and a mask that is not there is a problem of the survey.
     stored = count_values([mask for _, mask in files.pairs.values() if not files.drawings and (mask.is_file() or not known)])
     if write:
-        say(f"{write_classes(files, stored)} is written: give the classes their names in it")
+        tell(f"{write_classes(files, stored)} is written: give the classes their names in it")
         files.class_list = find_class_list(files.path)
         return True
     frequent = sorted(stored.pixels, key=lambda value: -stored.pixels[value])
     if known:
-        say(f"its classes are those of {known.source}")
+        tell(f"its classes are those of {known.source}")
         strange = [value for value in frequent if value not in {*known.legend.values, *known.legend.colours}]
         if strange:
-            say(first_of([f"no class has {value}: {stored.found(value)}" for value in strange]))
+            tell(first_of([f"no class has {value}: {stored.found(value)}" for value in strange]))
         return True
-    say(f"nothing says which classes its masks have: they hold{':' if stored.pixels else ' nothing'}")
+    tell(f"nothing says which classes its masks have: they hold{':' if stored.pixels else ' nothing'}")
     for line in (*(f"{value}: {stored.found(value)}" for value in frequent[:20]), *stored.problems):
-        say(f"  {line}")
-    say(f"write=true writes {files.path / FILE} with them, for you to name (README, Your data)")
+        tell(f"  {line}")
+    tell(f"write=true writes {files.path / FILE} with them, for you to name (README, Your data)")
     return False
 
 

@@ -25,8 +25,8 @@ BARS = 40  # the classes with the most pixels that the chart shows
 SIDE = 320  # pixels of the longer side of an image
 
 
-def save(path: Path, data_set: DataSet, surveys: Sequence[Survey]) -> bool:
-    """Write the contact sheet as a PNG; the result is false if no image could be read.
+def save(path: Path, data_set: DataSet, surveys: Sequence[Survey]) -> None:
+    """Write the contact sheet of surveys as a PNG; at least one image could be read.
 
     Raises:
         ValueError: It cannot be written there.
@@ -34,8 +34,6 @@ def save(path: Path, data_set: DataSet, surveys: Sequence[Survey]) -> bool:
     names = [name for survey in surveys for name in survey.contents]
     # Always the same images, so that two sheets can be compared.
     chosen = random.Random(0).sample(names, min(PAIRS, len(names)))
-    if not chosen:
-        return False
     rows, bars = math.ceil(len(chosen) / COLUMNS), min(BARS, len(data_set.classes))
     figure = Figure(figsize=(13, 3.1 * rows + 1.2 + 0.25 * bars), layout="constrained")
     above, below = cast(Sequence[SubFigure], figure.subfigures(2, 1, height_ratios=[3.1 * rows, 1.2 + 0.25 * bars]))
@@ -51,7 +49,6 @@ def save(path: Path, data_set: DataSet, surveys: Sequence[Survey]) -> bool:
             figure.savefig(file, format="png", dpi=90)
     except OSError as error:
         raise ValueError(f"picture={path} cannot be written ({error.strerror}): name another file, or null") from error
-    return True
 
 
 def _overlay(data_set: DataSet, name: str) -> npt.NDArray[np.uint8]:

@@ -138,11 +138,8 @@ class Chain:
             if not callable(step):
                 raise ValueError(f"aug.{name}={step}: wanted an augmentation; +aug@aug.{name}=crop adds one")
         self.steps = steps
-
-    @property
-    def partners(self) -> int:
-        """The sum over the steps: the partners of the second step need the partners of the first step."""
-        return sum(partners(step) for step in self.steps.values())
+        # The sum over the steps: the partners of the second step need the partners of the first step.
+        self.partners = sum(map(partners, steps.values()))
 
     def __call__(self, image: Tensor, mask: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
         """Apply all steps; each step continues the draws of the step before it."""

@@ -126,12 +126,14 @@ class DataSet(ABC):
         path: The folder of the data set.
         classes: The classes that its masks label.
         generated: Whether this package has drawn the images, so that the folder holds no files of other people.
+        licence: The terms of use of the images.
         alone: A line for each file that is left out, since its image or its mask is missing.
     """
 
     path: Path
     classes: Classes
     generated: bool = False
+    licence: str = "images of your own: say here where they come from and who may use them"
     alone: Sequence[str] = ()
 
     @abstractmethod
@@ -156,7 +158,9 @@ class DataSet(ABC):
 
     @abstractmethod
     def read_mask(self, name: str, image: Image.Image | None) -> Image.Image:
-        """The mask of `name` as an image of mode "L": labels 0..C-1, and VOID; `info["by_colour"]` as `decode.read_mask`.
+        """The mask of `name` as an image of mode "L": labels 0..C-1, and VOID.
+
+        `info["by_colour"]` of the image is true if the colours of the file's palette gave the labels: see `decode.read_mask`.
 
         Args:
             name: The name of the image.

@@ -139,18 +139,14 @@ def as_labels(path: Path, mask: Image.Image, image: Image.Image | None, *, legen
     if image is not None:
         _check_fits(path, mask, image)
     if mask.mode == "RGB":
-        labels, meant, used = _by_colour(path, mask, legend), [], []
-    else:
-        pixels = samples(mask)
-        used = np.flatnonzero(np.bincount(pixels.ravel())).tolist()
-        meant = _meant(path, mask, used, legend)
-        if meant == used:
-            labels = pixels.astype(np.uint8)
-        else:
-            table = np.zeros(used[-1] + 1, dtype=np.uint8)
-            table[used] = meant
-            labels = table[pixels]
-    found = Image.fromarray(labels)
+        return Image.fromarray(_by_colour(path, mask, legend))
+    pixels = samples(mask)
+    used = np.flatnonzero(np.bincount(pixels.ravel())).tolist()
+    meant = _meant(path, mask, used, legend)
+    table = np.zeros(max(used, default=0) + 1, dtype=np.uint8)
+    table[used] = meant
+    # Most masks store the labels themselves, without a table in a fraction of the time.
+    found = Image.fromarray(pixels.astype(np.uint8) if meant == used else table[pixels])
     # The palette's colours gave other labels than the numbers would have given.
     found.info["by_colour"] = meant != [legend.values.get(value) for value in used]
     return found

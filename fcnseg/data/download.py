@@ -102,7 +102,7 @@ def voc2012(root: Path, *, urls: Sequence[str], md5: str, download: bool | None 
     if files := formats.beyond_voc(root):
         own = f"data.root={root} has classes of its own in {files.known.source}"
         raise ValueError(f"{own}, wanted VOC's 21: add data=folder, which reads them")
-    return voc.VOCFolder(path)
+    return voc.VOCFolder(path, licence="PASCAL VOC-2012, whose photographs are flickr's, under the terms of use of flickr")
 
 
 def find_or_download(data_set: Published, root: Path, *, urls: Sequence[str], md5: str, download: bool | None) -> Path:
@@ -122,8 +122,6 @@ def find_or_download(data_set: Published, root: Path, *, urls: Sequence[str], md
             archive, or the archive is wrong or unsafe.
         OSError: The disk is full or `root` is not writable; the next call resumes the download.
     """
-    if not isinstance(download, bool | None):
-        raise ValueError(f"data.download={download}: wanted true, false or null")
     target = root / data_set.places[0]
     in_the_way = target.exists()  # asked first, since another process may finish it before the next line
     if folder := find_folder(root, data_set.places, data_set.holds):

@@ -147,7 +147,8 @@ class DataModule(LightningDataModule):
         if device.type == "cuda":
             # A quarter: the network's activations need most of the memory, and what they take is not known yet.
             free, _ = torch.cuda.mem_get_info(device)
-            if sum(each.nbytes for each in self.packs.values() if each.images.device != device) < free / 4:
+            elsewhere = [each for each in self.packs.values() if each.images.device != device]
+            if sum(each.images.nbytes + each.masks.nbytes for each in elsewhere) < free / 4:
                 self.packs = {name: each.to(device) for name, each in self.packs.items()}
 
     @property

@@ -68,11 +68,6 @@ class Pack:
         """The same pack with its images and masks on `device`."""
         return replace(self, images=self.images.to(device), masks=self.masks.to(device))
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of its images and masks."""
-        return self.images.nbytes + self.masks.nbytes
-
 
 def pack(
     data_set: DataSet, image_set: str, size: Size, *, names: Sequence[str] | None = None, cache: Path | None = None

@@ -31,6 +31,8 @@ class TrainAug(Files):
     in all. An image of VOC's train has VOC's mask, even if SBD has drawn one.
     """
 
+    licence = "SBD's masks of PASCAL VOC's photographs, which are flickr's, under the terms of use of flickr"
+
     @property
     def rules(self) -> str:
         """Those of any data set: the table of labels, which `Files` adds, is VOC's and the same everywhere."""
@@ -41,13 +43,6 @@ class TrainAug(Files):
         path = self.mask(name)
         stored = _segmentation(path) if path.suffix == ".mat" else decode.stored_mask(path, pictures=False)
         return decode.as_labels(path, stored, image, legend=self.known.legend)
-
-
-def _listed(path: Path) -> tuple[str, ...]:
-    """The names in one of SBD's lists."""
-    if not path.is_file():
-        raise ValueError(f"no list {path}: wanted SBD's, an image's name per line; unpack its archive anew")
-    return voc.listed(path, path.parent / "img")
 
 
 def _segmentation(path: Path) -> Image.Image:
@@ -97,7 +92,8 @@ def sbd(
     for image_set in ("train", "val"):
         for name in of_voc.names(image_set):
             data_set.add(image_set, name, of_voc.image(name), of_voc.mask(name))
-    for name in dict.fromkeys((*_listed(path / "train.txt"), *_listed(path / "val.txt"))):
-        if name not in data_set.pairs:
-            data_set.add("train", name, path / "img" / f"{name}.jpg", path / "cls" / f"{name}.mat")
+    images = path / "img"
+    for name in (*voc.listed(path / "train.txt", images), *voc.listed(path / "val.txt", images)):
+        if name not in data_set.pairs:  # neither VOC's nor listed before
+            data_set.add("train", name, images / f"{name}.jpg", path / "cls" / f"{name}.mat")
     return data_set

@@ -42,8 +42,10 @@ def listed(path: Path, images: Path) -> tuple[str, ...]:
     """The names in the list `path` of an image set, a name per line, whose photographs are in the folder `images`.
 
     Raises:
-        ValueError: The list is empty or is not text, or a name leads out of the folder.
+        ValueError: The list is missing, empty or not text, or a name leads out of the folder.
     """
+    if not path.is_file():
+        raise ValueError(f"no list {path}: write the names of the images of '{path.stem}' into it, one a line")
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()  # Windows begins a text with a BOM
     except UnicodeDecodeError as error:
@@ -73,10 +75,12 @@ class VOCFolder(DataSet):
     Attributes:
         path: The folder that holds these three.
         generated: Whether this package has drawn the images, so that the folder holds no files of other people.
+        licence: The terms of use of the images.
     """
 
     path: Path
     generated: bool = field(default=False, compare=False)
+    licence: str = field(default=DataSet.licence, compare=False)
     classes = VOC
 
     @property
@@ -121,7 +125,7 @@ class VOCFolder(DataSet):
 
     def read_mask(self, name: str, image: Image.Image | None = None) -> Image.Image:
         """The labels of a mask: see `decode.read_mask`."""
-        return read_mask(self.mask(name), image)
+        return decode.read_mask(self.mask(name), image, legend=LEGEND)
 
     def _file(self, kind: str, name: str, suffixes: Sequence[str]) -> Path:
         paths = (self.path / kind / f"{name}{suffix}" for suffix in suffixes)  # almost always it is the first
@@ -136,8 +140,3 @@ def new_folder(path: Path, image_sets: Mapping[str, Sequence[str]]) -> VOCFolder
     for image_set, names in image_sets.items():
         folder.list_of(image_set).write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
     return folder
-
-
-def read_mask(path: Path, image: Image.Image | None = None) -> Image.Image:
-    """The labels of a mask, 0..20 and 255 for void: see `decode.read_mask`, here with VOC's legend."""
-    return decode.read_mask(path, image, legend=LEGEND)

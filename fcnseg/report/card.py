@@ -11,7 +11,6 @@ from fcnseg import inference
 from fcnseg.cli.arguments import quoted
 from fcnseg.data.module import DataModule
 from fcnseg.data.pictures import panel
-from fcnseg.data.settings import LICENCES
 from fcnseg.names import CARD, SCORES
 from fcnseg.report.blocks import Block, Chart, Listing, Section, Table, Text
 from fcnseg.report.galleries import pick, pixels, predict
@@ -56,14 +55,13 @@ def describe(run: Run, data: DataModule, result: Result, *, settings: Sequence[s
 
 def _about_data(choice: str, data: DataModule, result: Result) -> list[Block]:
     numbers = ", ".join(f"{n} to {stage}" for stage, n in result["images"].items())
-    licence = LICENCES.get(choice, "images of your own: say here where they come from and who may use them")
     known = (
         "The test images are the val images, on which the epoch was chosen: on new images the scores may be lower."
         " With set=test, the command evaluate scores the image set test, if the data have one."
     )
     return [
         Text(f"data={choice}: {numbers}. {data.classes}. Fingerprint of its files: {result['data_fingerprint']}."),
-        Text(f"Licence: {licence}."),
+        Text(f"Licence: {data.data_set.licence}."),
         *([Text(known)] if result["split"] == "official" else []),
     ]
 

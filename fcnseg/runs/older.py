@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from fcnseg.data.dataset import Classes
-from fcnseg.data.settings import TARGETS
 from fcnseg.data.voc import VOC
 
 RENAMED = {  # how the name of a class or a function began, and how it begins today
-    "fcnseg.data.module.VOCDataModule": TARGETS[0],
+    "fcnseg.data.module.VOCDataModule": "fcnseg.data.module.DataModule",
     "fcnseg.losses.": "fcnseg.learning.losses.",
     "fcnseg.schedules.": "fcnseg.learning.schedules.",
 }

@@ -14,9 +14,9 @@ from lightning import Trainer
 from omegaconf import DictConfig, OmegaConf
 
 from fcnseg import build
+from fcnseg.data import download, formats, sbd, shapes
 from fcnseg.data.augment import Chain
 from fcnseg.data.module import DataModule
-from fcnseg.data.settings import TARGETS
 from fcnseg.learning import losses
 from fcnseg.learning.task import SegmentationTask
 from fcnseg.machine.files import nothing_built, sha256
@@ -30,6 +30,9 @@ from fcnseg.texts import warn
 
 # The losses that are made without `trust`.
 LOSSES = tuple(f"{losses.__name__}.{name}" for name, loss in vars(losses).items() if is_module_of(loss, losses.__name__))
+# The data sets that are made without `trust`: those of the configs in `conf/data`.
+DATA_SETS = (DataModule, download.voc2012, formats.folder, sbd.sbd, shapes.shapes)
+TARGETS = tuple(f"{made.__module__}.{made.__name__}" for made in DATA_SETS)
 # Settings of a trainer that matter in a test.
 TRAINER = ("accelerator", "precision", "deterministic", "benchmark", "inference_mode")
 

@@ -1,12 +1,15 @@
 import io
 import struct
 import zlib
+from functools import partial
 
 import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
 from fcnseg.data import decode, voc
+
+read_mask = partial(decode.read_mask, legend=voc.LEGEND)
 
 
 @pytest.fixture
@@ -76,7 +79,7 @@ def test_read_image_upright(file, orientation):
     assert np.array_equal(np.asarray(decode.read_image(path)), ORIENTATIONS[orientation](rgb()))
 
 
-@pytest.mark.parametrize("read", [decode.read_image, voc.read_mask])
+@pytest.mark.parametrize("read", [decode.read_image, read_mask])
 @pytest.mark.parametrize(
     "content",
     [
@@ -93,7 +96,7 @@ def test_broken_files(file, read, content):
         read(file(content))
 
 
-@pytest.mark.parametrize("read", [decode.read_image, voc.read_mask])
+@pytest.mark.parametrize("read", [decode.read_image, read_mask])
 def test_missing_file(tmp_path, read):
     with pytest.raises(ValueError, match=r"^there is no (image|mask) .*absent\.png"):
         read(tmp_path / "absent.png")
@@ -118,7 +121,7 @@ def photograph(size, orientation=1):
 
 def read(path, image=None):
     """The labels of a mask, which is always read into mode L: any resize but nearest would mix them."""
-    mask = voc.read_mask(path, image)
+    mask = read_mask(path, image)
     assert mask.mode == "L"
     return np.asarray(mask)
 
@@ -145,7 +148,7 @@ def test_read_mask(file, mode, image):
 )
 def test_masks_that_are_none(file, mask, size, told):
     with pytest.raises(ValueError, match=rf"^mask .*some\.file {told}"):
-        voc.read_mask(file(mask), size and photograph(size))
+        read_mask(file(mask), size and photograph(size))
 
 
 @pytest.mark.parametrize("format", ["JPEG", "BMP", "TIFF", "WEBP"])
@@ -154,7 +157,7 @@ def test_masks_are_png(file, format):
     mask = Image.fromarray(np.repeat(np.repeat(labels(), 16, 0), 16, 1) // 20)
     reason = "a JPEG file, whose compression changes labels, wanted a PNG" if format == "JPEG" else "wanted a PNG"
     with pytest.raises(ValueError, match=rf"^mask .*some\.file is .*{reason}"):
-        voc.read_mask(file(mask, format))
+        read_mask(file(mask, format))
 
 
 def png(depth, kind, rows):
@@ -196,8 +199,8 @@ def test_colours_count_where_all_are_the_classes(file):
         assert np.array_equal(np.asarray(mask.convert("RGB")), colours)
         path = file(mask)
         assert np.array_equal(read(path), labels()), name
-        assert voc.read_mask(path).info["by_colour"]
-    assert not voc.read_mask(file(with_palette(labels()))).info["by_colour"]
+        assert read_mask(path).info["by_colour"]
+    assert not read_mask(file(with_palette(labels()))).info["by_colour"]
 
 
 @pytest.mark.parametrize("palette", ["grey", "bright", "short", "coincidence"])
@@ -210,14 +213,14 @@ def test_indices_count_where_colours_are_no_class_s(file, palette):
     indices = [[0, 1, 2, 3]] if palette != "short" else [[0, 1, 1, 1]]
     path = file(with_palette(indices, colours[:2] if palette == "short" else colours))
     assert read(path).tolist() == indices
-    assert not voc.read_mask(path).info["by_colour"]
+    assert not read_mask(path).info["by_colour"]
 
 
 def test_a_palette_with_some_of_the_classes_colours_elsewhere_is_refused(file):
     """By index or by colour, some of its labels would be wrong."""
     mask = with_palette([[0, 1, 2]], [(0, 0, 0), (1, 2, 3), voc.PALETTE[15]])
     with pytest.raises(ValueError, match=r"the colours of the classes \[0, 15\] at other indices, .* indices \[1\] are of no"):
-        voc.read_mask(file(mask))
+        read_mask(file(mask))
 
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
@@ -246,7 +249,7 @@ def test_a_mask_drawn_over_the_upright_image_stays(file):
 def test_a_mask_of_which_nobody_knows_which_way_up_it_is_is_refused(file, one, other, size, told):
     image = decode.read_image(file(Image.new("RGB", size), exif=turned(one)))
     with pytest.raises(ValueError, match=told):
-        voc.read_mask(file(Image.new("L", size), exif=turned(other)), image)
+        read_mask(file(Image.new("L", size), exif=turned(other)), image)
 
 
 @pytest.mark.parametrize("format", ["PNG", "TIFF", "JPEG", "WEBP"])
@@ -277,7 +280,7 @@ def test_whatever_a_decoder_raises_names_the_file(file, monkeypatch, error):
 
     path = file(Image.fromarray(rgb()))
     monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", fails)
-    for kind, read in (("image", decode.read_image), ("mask", voc.read_mask)):
+    for kind, read in (("image", decode.read_image), ("mask", read_mask)):
         with pytest.raises(ValueError, match=rf"^broken {kind} .*some\.file: .+; replace the file"):
             read(path)
 
@@ -287,7 +290,7 @@ def test_other_formats_are_not_opened(file, monkeypatch, format):
     """Pillow hands an EPS, whatever its suffix, to Ghostscript."""
     monkeypatch.setattr("subprocess.check_call", lambda *_, **__: pytest.fail("Ghostscript was called"))
     path = file(Image.new("RGB", (16, 16)), format)
-    for read in (decode.read_image, voc.read_mask):
+    for read in (decode.read_image, read_mask):
         with pytest.raises(ValueError, match=r"cannot identify image file .*replace the file \(by JPEG, PNG"):
             read(path)
 

@@ -78,11 +78,6 @@ def test_the_default_root_is_the_config_s(compose):
     assert compose().data.root == str(download.ROOT)
 
 
-def test_download_is_a_yes_or_no(tmp_path):
-    with pytest.raises(ValueError, match=r"data\.download=maybe: wanted true, false or null"):
-        download.voc2012(tmp_path, urls=[], md5="", download="maybe")
-
-
 @pytest.mark.parametrize(
     ("source", "told"),
     [

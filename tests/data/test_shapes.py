@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def masks(folder):
-    return {name: np.asarray(voc.read_mask(folder.mask(name))) for name in folder.names("trainval")}
+    return {name: np.asarray(folder.read_mask(name)) for name in folder.names("trainval")}
 
 
 def test_layout_is_voc_s(folder):

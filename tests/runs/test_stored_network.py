@@ -13,7 +13,6 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from fcnseg.cli.configs import CONF
-from fcnseg.data.settings import TARGETS
 from fcnseg.data.voc import VOC
 from fcnseg.evaluate import evaluate
 from fcnseg.machine.files import read_json, write_json
@@ -207,7 +206,7 @@ def test_every_shipped_data_set_needs_no_trust(compose, root, tmp_path, path):
 
 def test_the_data_sets_that_need_no_trust_are_the_shipped_ones(compose):
     sources = {compose(f"data={path.stem}").data.source._target_ for path in CONF.glob("data/*.yaml")}
-    assert {*TARGETS} == {compose().data._target_, *sources}
+    assert {*reopen.TARGETS} == {compose().data._target_, *sources}
 
 
 def test_what_is_trusted_must_still_be_a_network():

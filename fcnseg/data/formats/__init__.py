@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from fcnseg.data.formats import layouts
-from fcnseg.data.formats.classes import READERS
+from fcnseg.data.formats.classes import find_class_list
 from fcnseg.data.formats.files import SHARE, Files, make_val
 from fcnseg.data.formats.layouts import IMAGE_FOLDERS, MASK_FOLDERS
 from fcnseg.data.voc import VOCFolder
@@ -63,6 +63,6 @@ def beyond_voc(root: Path) -> Files | None:
     """The data set in `root`, if only `data=folder` can read it; `data=voc2012` reads VOC's 21 classes."""
     in_layout = VOCFolder.find(root)
     # In VOC's layout, only a class list tells a data set of other classes.
-    if in_layout and not any((in_layout.path / name).is_file() for name in READERS):
+    if in_layout and find_class_list(in_layout.path) is None:
         return None
     return find(root)

@@ -102,11 +102,10 @@ def find_class_list(folder: Path) -> ClassList | None:
     if path is None:
         return None
     try:
-        listed = READERS[path.name](path.read_text(encoding="utf-8-sig"))
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{path}: {error}; wanted text in UTF-8 as in README, Your data") from error
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}; README, Your data, shows what it may hold") from error
+        read, _ = READERS[path.name]
+        listed = read(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}: {error}; README, Your data, shows what this text in UTF-8 may hold") from error
     return class_list(path, **listed)
 
 
@@ -206,11 +205,12 @@ def _without_void(names: Mapping[int, str]) -> dict[str, Any]:
     return {"names": {value: name for value, name in names.items() if value not in void}, "void": void}
 
 
-READERS: dict[str, Callable[[str], dict[str, Any]]] = {  # each gives the arguments of `class_list`
-    FILE: _yaml,
-    "labelmap.txt": _cvat,
-    "class_names.txt": _labelme2voc,
-    "_classes.csv": _roboflow,
+# The files that list classes: the reader of each, which gives the arguments of `class_list`, and the program that writes it.
+READERS: dict[str, tuple[Callable[[str], dict[str, Any]], str]] = {
+    FILE: (_yaml, ""),
+    "labelmap.txt": (_cvat, "CVAT's Segmentation mask 1.1"),
+    "class_names.txt": (_labelme2voc, "labelme2voc's output"),
+    "_classes.csv": (_roboflow, "Roboflow's masks"),
 }
 
 

@@ -78,7 +78,8 @@ class Files(DataSet):
             ValueError: There is no such image set, or it is empty.
         """
         if not self.sets.get(image_set):
-            raise ValueError(f"no image set '{image_set}' in {self.path}: found {list(self.image_sets())}")
+            found = f"found {list(self.image_sets())}; add it to the data set, or name another"
+            raise ValueError(f"no image set '{image_set}' in {self.path}: {found}")
         return tuple(self.sets[image_set])
 
     def image(self, name: str) -> Path:
@@ -114,7 +115,10 @@ def make_val(files: Files, share: float = SHARE, group: str | None = None) -> No
     """
     if not 0 < share < 1:
         raise ValueError(f"data.source.val={share}: wanted the share of images that val gets, between 0 and 1")
-    pattern = _pattern(group)
+    try:
+        pattern = re.compile(group or "")
+    except re.error as error:
+        raise ValueError(f"data.source.group={group}: {error}; wanted a regular expression such as '^[^_]+'") from error
     sets = files.sets
     if "val" in sets:
         if share != SHARE or group:
@@ -132,11 +136,3 @@ def make_val(files: Files, share: float = SHARE, group: str | None = None) -> No
     val = set(sorted(places, key=places.__getitem__)[: min(max(1, number), len(places) - 1)])  # neither is left empty
     sets["train"] = [name for name in whole if keys[name] not in val]
     sets["val"] = [name for name in whole if keys[name] in val]
-
-
-def _pattern(group: str | None) -> re.Pattern[str]:
-    """The regular expression `group`."""
-    try:
-        return re.compile(group or "")
-    except re.error as error:
-        raise ValueError(f"data.source.group={group}: {error}; wanted a regular expression such as '^[^_]+'") from error

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from fcnseg.data import voc
 from fcnseg.data.dataset import SUFFIXES
 from fcnseg.data.formats import polygons
-from fcnseg.data.formats.classes import ClassList, class_list_of_shapes, find_class_list
+from fcnseg.data.formats.classes import READERS, ClassList, class_list_of_shapes, find_class_list
 from fcnseg.data.formats.files import Files
 
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "img_dir", voc.IMAGES.lower(), "leftimg8bit", "photos")
@@ -20,11 +20,6 @@ MASK_FOLDERS = (
     *("gtfine", "gt"),
 )
 MASK_SUFFIXES = (".png", ".PNG", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")  # unreadable files are reported later
-PROGRAMS = {  # the program that writes each class list
-    "labelmap.txt": "CVAT's Segmentation mask 1.1",
-    "class_names.txt": "labelme2voc's output",
-    "_classes.csv": "Roboflow's masks",
-}
 ENDINGS = ("", "_mask", "_label", "_labels")  # the possible ends of masks' names, without a setting
 SETS = {  # the names that folders, files and tables give an image set
     **dict.fromkeys(("train", "training", "train2017"), "train"),
@@ -52,7 +47,7 @@ def lists(root: Path) -> Files | None:
 
 def _format(kind: str, found: str, class_list: ClassList | None) -> str:
     """The name of a format, with the files that it was recognised by, such as the class list of a program."""
-    program = PROGRAMS.get(class_list.source.name) if class_list else None
+    program = READERS[class_list.source.name][1] if class_list else ""
     return f"{program}, by {class_list.source.name} and {found}" if class_list and program else f"{kind}, by {found}"
 
 
@@ -121,8 +116,7 @@ def _places_of_sets(root: Path) -> dict[str, tuple[Path, Path]]:
         both = [name for name in images if name in SETS and name in masks]
         return {SETS[name]: (images[name], masks[name]) for name in both} or {"": places}
     sets = {SETS[name]: path for name, path in _folders(root).items() if name in SETS}
-    alone = {"": (root, root)} if root.is_dir() else {}
-    return {name: _places(path) or (path, path) for name, path in sets.items()} or alone
+    return {name: _places(path) or (path, path) for name, path in sets.items()} or {"": (root, root)}
 
 
 def _folders(root: Path) -> dict[str, Path]:
@@ -240,7 +234,6 @@ def _drawn(paths: Iterable[Path], kind: str, read: Callable[[Any], T], keys: Seq
             try:
                 found = read(content)
             except (LookupError, TypeError, ValueError, AttributeError) as error:
-                raise ValueError(
-                    f"{path} looks like {kind}, but is broken ({type(error).__name__}: {error}): export it again"
-                ) from error
+                broken = f"{path} looks like {kind}, but is broken ({type(error).__name__}: {error})"
+                raise ValueError(f"{broken}: export it again") from error
             yield path, found

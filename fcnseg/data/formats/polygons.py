@@ -45,19 +45,14 @@ class Drawing:
         labels = np.full((height, width), VOID if ground is None else ground, dtype=np.uint8)
         for word, shape in self.shapes:
             if word not in class_list.words:
-                wanted = ", ".join(class_list.classes.names)
-                raise ValueError(
-                    f"{path}: {name} has a shape of the class {word}, wanted one of {wanted}, or map: in classes.yaml"
-                )
+                wanted = f"one of {', '.join(class_list.classes.names)}, or map: in classes.yaml"
+                raise ValueError(f"{path}: {name} has a shape of the class {word}, wanted {wanted}")
             try:
                 labels[pixels_of(shape, (height, width))] = class_list.words[word]
             except (ValueError, TypeError, LookupError, OSError, OverflowError, MemoryError) as error:
-                raise ValueError(
-                    f"{path}: a shape of the class {word} in {name} is broken ({error}): draw it again, or remove it"
-                ) from error
-        mask = Image.fromarray(labels)
-        mask.info["by_colour"] = False
-        return mask
+                found = f"{path}: a shape of the class {word} in {name} is broken ({error})"
+                raise ValueError(f"{found}: draw it again, or remove it") from error
+        return Image.fromarray(labels)
 
 
 def pixels_of(shape: Any, size: tuple[int, int]) -> Inside:
