@@ -17,7 +17,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from fcnseg.data.augment import partners
+from fcnseg.data.augment import is_augmentation, partners
 from fcnseg.data.dataset import Classes
 from fcnseg.data.module import DataModule
 from fcnseg.learning.divided_task import DividedTask
@@ -38,7 +38,7 @@ def data(cfg: DictConfig) -> DataModule:
     """The data module of `cfg.data`, with `cfg.aug` and `cfg.seed`.
 
     Raises:
-        ValueError: A step was added to an augmentation that is no chain of steps; or a batch is too small for it.
+        ValueError: There is no augmentation, a step was added to one that is no chain, or a batch is too small for it.
     """
     try:
         augment = instantiate(cfg.aug)
@@ -48,6 +48,8 @@ def data(cfg: DictConfig) -> DataModule:
             first = f"aug=none +aug@aug.{cfg.choices.aug}={cfg.choices.aug}"
             raise ValueError(f"aug={cfg.choices.aug} is no chain of steps: {first}, then the steps that follow it") from error
         raise
+    if not is_augmentation(augment):
+        raise ValueError(f"aug={cfg.choices.aug} gives {augment}: wanted an augmentation; a class needs no _partial_")
     if partners(augment) and cfg.data.batch_size == 1:
         raise ValueError("data.batch_size=1: the augmentation mixes an image with the one before it in its batch; raise it")
     return cast(DataModule, instantiate(cfg.data, augment=augment, seed=cfg.seed))

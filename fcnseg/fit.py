@@ -93,7 +93,8 @@ def _checked_task(cfg: DictConfig, data: DataModule) -> SegmentationTask:
     except Exception as error:  # any that torch, or a class of the user's own, raises for a wrong argument
         if str(error).startswith(("optimizer.", "schedule.")):  # an error of ours, which names the setting
             raise
-        raise ValueError(f"optimizer or schedule: {error}; correct or leave out what was set of them") from error
+        reason = str(error) or type(error).__name__
+        raise ValueError(f"optimizer or schedule: {reason}; correct or leave out what was set of them") from error
     return task
 
 

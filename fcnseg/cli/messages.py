@@ -95,8 +95,9 @@ def explanation(error: Exception, names: Callable[[], Iterable[str]] = list) -> 
 def _not_made(error: InstantiationException) -> str:
     """The message about a node of a config of which Hydra cannot make an object."""
     cause, setting = error.__cause__, re.search(r"full_key: (\S+)", str(error))
-    names_argument = isinstance(cause, ValueError) and re.match(r"[\w.]+=", str(cause))
-    if names_argument and setting and not str(cause).startswith(f"{setting[1]}."):
+    names_argument = isinstance(cause, ValueError) and re.match(r"[\w.]+=|terms\.", str(cause))
+    group = setting[1].split(".")[0] if setting else ""
+    if names_argument and setting and not str(cause).startswith(f"{group}."):  # else it is a full name already
         return f"{setting[1]}.{cause}"
     if cause is None or isinstance(cause, ValueError) or not setting:  # these name the setting themselves
         return _missing_name(cause) or str(cause or error)

@@ -45,6 +45,9 @@ def check_values(cfg: DictConfig, defaults: DictConfig) -> None:
     # An interpolation that is still the file's is right where its source is right.
     for key in (key for key, written in known.items() if given.get(key, ABSENT) != written):
         if removed := _removed(key, cfg):
+            parent = removed.rpartition(".")[0]
+            if parent and not isinstance(value := OmegaConf.select(cfg, parent), DictConfig):
+                raise ValueError(f"{parent}={as_typed(value)}: it has settings of its own, such as {removed}; change these")
             _check_removed(removed, OmegaConf.select(defaults, removed), may_be_null=key in MAY_BE_NULL)
         else:
             _check_value(key, cfg, defaults)

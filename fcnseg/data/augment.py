@@ -123,6 +123,11 @@ class Flip:
         return image, mask
 
 
+def is_augmentation(step: object) -> bool:
+    """Whether an object can be called as an augmentation. A class cannot, not even one with `_partial_: true`: it makes one."""
+    return callable(step) and not isinstance(getattr(step, "func", step), type)
+
+
 class Chain:
     """Several augmentations, one after the other; without any, images and masks stay as they are.
 
@@ -135,7 +140,7 @@ class Chain:
 
     def __init__(self, **steps: Augmentation) -> None:
         for name, step in steps.items():
-            if not callable(step):
+            if not is_augmentation(step):
                 raise ValueError(f"aug.{name}={step}: wanted an augmentation; +aug@aug.{name}=crop adds one")
         self.steps = steps
         # The sum over the steps: the partners of the second step need the partners of the first step.

@@ -4,6 +4,7 @@ All compute in float32, and give 0 without a gradient for a batch that is all vo
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import TypedDict
 
@@ -186,8 +187,9 @@ class Sum(Loss):
         for name, each in terms.items():
             try:
                 self.losses[name] = each["loss"](class_pixels)
-            except ValueError as error:  # names an argument of the part
-                raise ValueError(f"terms.{name}.loss.{error}") from error
+            except ValueError as error:
+                names_argument = re.match(r"[\w.]+=", str(error))
+                raise ValueError(f"terms.{name}.loss{'.' if names_argument else ': '}{error}") from error
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
         parts = [self.weights[name] * loss(logits, mask) for name, loss in self.losses.items()]

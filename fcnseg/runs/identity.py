@@ -74,13 +74,19 @@ def differences(old: DictConfig, new: DictConfig, defaults: Defaults) -> dict[st
     # By default, the schedule is as long as the run and grows with it; of another length, it is a setting like others.
     if all(settings.get("schedule.T_max") == settings.get("trainer.max_epochs") for settings in (before, now)):
         may_differ.add("schedule.T_max")
-    # `defaults` composes a config, which takes time. Callbacks that were added count, since no callback is a default.
-    if added := {key for key in now.keys() - before.keys() if not key.startswith("callbacks.")}:
+    # `defaults` composes a config, which takes time.
+    if added := {key for key in now.keys() - before.keys() if _may_be_new(key, before)}:
         choices = {key: value for key, value in now.items() if key.startswith("choices.")}
         written = flatten(new, resolve=False) | choices  # as in the files, where one setting may refer to another
         may_differ |= {key for key, default in defaults().items() if key in added and written[key] == default}
     pairs = {key: (before.get(key), now.get(key)) for key in sorted((before.keys() | now.keys()) - may_differ)}
     return {key: (then, today) for key, (then, today) in pairs.items() if then != today}
+
+
+def _may_be_new(key: str, stored: Mapping[str, Any]) -> bool:
+    """Whether a run may lack a setting because its version did. A callback or a part of a sum of losses it lacks as a whole."""
+    parts = [key[: part.end()] for part in re.finditer(r"\bterms\.[^.]+", key)]
+    return not key.startswith("callbacks.") and all(f"{part}.weight" in stored for part in parts)
 
 
 LONGEST_SPELLED = 80  # the most characters of spelled-out settings; the rest goes into the hash

@@ -6,6 +6,7 @@ A new setting is written, with its default, into a config, and into `SETTINGS` i
 
 from collections.abc import Callable
 from fnmatch import fnmatchcase
+from itertools import accumulate
 from math import inf
 from typing import Any, NamedTuple
 
@@ -84,11 +85,15 @@ SETTINGS = {  # all settings of which there is more to know than a type; a * sta
         is_right=lambda accelerator: accelerator in ACCELERATORS, wanted=f"one of {', '.join(ACCELERATORS)}"
     ),
     "trainer.gradient_clip_val": Setting(
-        is_right=lambda clip: _is_number(clip) and clip > 0, wanted="a number above 0, or none"
+        is_right=lambda clip: clip is None or (_is_number(clip) and clip > 0), wanted="a number above 0, or null"
     ),
-    "checkpoint.min_seconds": Setting(is_right=lambda seconds: seconds >= 0, wanted="a number from 0 up"),
+    "checkpoint.min_seconds": Setting(
+        is_right=lambda seconds: _is_number(seconds) and seconds >= 0, wanted="a number from 0 up"
+    ),
     "checkpoint.every_n_steps": Setting(null=True, least=1),
-    "checkpoint.every_n_minutes": Setting(null=True, is_right=lambda minutes: minutes > 0, wanted="a number above 0"),
+    "checkpoint.every_n_minutes": Setting(
+        null=True, is_right=lambda minutes: _is_number(minutes) and minutes > 0, wanted="a number above 0"
+    ),
     **{f"data.{name}": Setting(passed=True) for name in ("augment", "seed", "only")},
     "data.root": Setting(text=True),
     "data.source.root": Setting(passed=True),
@@ -102,16 +107,15 @@ SETTINGS = {  # all settings of which there is more to know than a type; a * sta
     **{f"aug*.{name}": Setting(passed=True) for name in ("image", "mask", "draw")},
     "model.weights": Setting(text=True, null=True),
     **{
-        f"{group}._partial_": Setting(is_right=lambda partial: not partial, wanted="false")
+        f"{group}._partial_": Setting(is_right=lambda partial: partial is False, wanted="false")
         for group in ("data", "model", "loss")
     },
     "model.num_classes": Setting(passed=True),
-    "loss.terms.*.weight": Setting(
-        is_right=lambda weight: _is_number(weight) and weight > 0, wanted="a number above 0, or the part left out (~)"
-    ),
     **{f"loss{part}.class_pixels": Setting(passed=True) for part in ("", ".terms.*.loss")},
     "optimizer.params": Setting(passed=True),
-    "optimizer.lr": Setting(is_right=lambda rate: rate >= 0, wanted="a learning rate from 0 up", short="lr"),
+    "optimizer.lr": Setting(
+        is_right=lambda rate: _is_number(rate) and rate >= 0, wanted="a learning rate from 0 up", short="lr"
+    ),
     "optimizer.fused": Setting(null=True),
     "optimizer.backbone_lr": Setting(
         null=True,
@@ -150,18 +154,26 @@ def check_ranges(cfg: DictConfig) -> None:
     data = cfg.data
     optional = {name: data.get(name) for name in ("limit", "pack_size")}
     check_settings(size=data.size, batch_size=data.batch_size, split=data.split, **optional)
-    for key in flatten(cfg, resolve=False):  # the choices could be resolved only while Hydra runs
-        if (known := setting(key)) == Setting() or (value := OmegaConf.select(cfg, key)) is None:
-            continue
-        if known.least is not None:
-            check_whole_number(key, value, known.least)
-        if not known.is_right(value):
-            raise ValueError(f"{key}={as_typed(value)}: wanted {known.wanted}{', or null' if known.null else ''}")
+    # The settings as they are written: the choices could be resolved only while Hydra runs.
+    written = flatten(cfg, resolve=False, with_empty=True)
+    # With the nodes that they are in: a node may stand in the place of a value.
+    for key in dict.fromkeys(name for full in written for name in accumulate(full.split("."), "{}.{}".format)):
+        if (known := setting(key)).wanted or known.least is not None:
+            _check_value(key, OmegaConf.select(cfg, key), known)
     _check_schedule(cfg.schedule)
     _check_sum(cfg.loss, "loss")
     has_weights = str(cfg.model.get("_target_")).startswith("fcnseg.") and "weights" in cfg.model
     if has_weights and cfg.model.get("freeze") is True and cfg.model.weights is None:
         raise ValueError("model.freeze=true would keep random weights, since model.weights=null: give weights, or leave it out")
+
+
+def _check_value(key: str, value: Any, known: Setting) -> None:
+    if value is None and known.null:
+        return
+    if known.least is not None:
+        check_whole_number(key, value, known.least)
+    if isinstance(value, DictConfig) or not known.is_right(value):
+        raise ValueError(f"{key}={as_typed(value)}: wanted {known.wanted}{', or null' if known.null else ''}")
 
 
 def _check_schedule(schedule: DictConfig) -> None:
@@ -171,16 +183,19 @@ def _check_schedule(schedule: DictConfig) -> None:
 
 
 def _check_sum(loss: DictConfig, key: str) -> None:
-    """Refuse a sum of losses without parts, or with a part that is no weight and loss."""
+    """Refuse a sum of losses without parts, or with a part that is no loss and weight above 0."""
     if loss.get("_target_") != SUM:
         return
-    if not loss.get("terms"):
+    if not isinstance(terms := loss.get("terms"), DictConfig) or not terms:
         raise ValueError(f"{key}.terms is empty: wanted a loss or more to add up")
-    for name, part in loss.terms.items():
+    for name, part in terms.items():
+        full = f"{key}.terms.{name!s}"
         is_pair = isinstance(part, DictConfig) and part.keys() == {"weight", "loss"}
-        if not is_pair or not isinstance(part.loss, DictConfig):
-            raise ValueError(f"{key}.terms.{name}={part}: wanted a weight and a loss, and nothing else")
-        _check_sum(part.loss, f"{key}.terms.{name}.loss")
+        if not is_pair or not isinstance(part.loss, DictConfig) or "_target_" not in part.loss:
+            raise ValueError(f"{full}={as_typed(part)}: wanted a weight and a loss, and nothing else")
+        if not _is_number(part.weight) or part.weight <= 0:
+            raise ValueError(f"{full}.weight={as_typed(part.weight)}: wanted a number above 0; ~{full} leaves the part out")
+        _check_sum(part.loss, f"{full}.loss")
 
 
 def hyperparameters(cfg: DictConfig) -> dict[str, Any]:
