@@ -3,15 +3,11 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
 from fcnseg.data.dataset import Classes
-from fcnseg.pictures import Picture, legend, panel, pictures_of
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from fcnseg.pictures import Picture, Pixels, legend, panel, pictures_of
 
 MARKUP = re.compile(r"[\\`*\[\]<>|&]")  # the characters that Markdown, which may hold HTML, would not show as they are
 
@@ -115,9 +111,9 @@ class Gallery:
     """
 
     name: str
-    image: "Tensor"
-    truth: "Tensor"
-    predictions: Mapping[str, "Tensor"]
+    image: Pixels
+    truth: Pixels
+    predictions: Mapping[str, Pixels]
     classes: Classes
     with_errors: bool = False
 
