@@ -32,7 +32,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Listing:
-    """Lines to copy, such as commands, in a language that Markdown knows by name."""
+    """Lines to copy, such as commands, in a language that Markdown knows by name; only Markdown shows them."""
 
     text: str
     language: str

@@ -82,16 +82,14 @@ def _training(result: Result, settings: Sequence[str]) -> list[Block]:
 def _use(run: Run) -> list[Block]:
     is_plain = re.fullmatch(r"[\w./-]+", str(run.path))
     setting = shlex.quote(f"run={run.path if is_plain else quoted(str(run.path))}")  # for Hydra, then for the shell
-    commands = [
-        f"python -m fcnseg.predict {setting} images=photos out=masks",
-        f"python -m fcnseg.evaluate {setting} at=original",
-    ]
+    commands = f"""python -m fcnseg.predict {setting} images=photos out=masks
+python -m fcnseg.evaluate {setting} at=original"""
     python = f"""import fcnseg
 
 prediction = fcnseg.load({str(run.path)!r})("photo.jpg")
 prediction.labels, prediction.scores  # of every pixel: the label of its class, and how sure it is
 prediction.save("mask.png")"""
-    return [Listing("\n".join(commands), "bash"), Listing(python, "python")]
+    return [Listing(commands, "bash"), Listing(python, "python")]
 
 
 def _scores(result: Result) -> list[Block]:

@@ -5,7 +5,7 @@ PyTorch is imported when the first network is loaded: a report on runs without w
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache, lru_cache
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,7 +15,7 @@ from fcnseg.data.settings import sides
 from fcnseg.names import BEST
 from fcnseg.report.blocks import Block, Gallery, Text
 from fcnseg.report.collect import Entry, line
-from fcnseg.report.experiments import Experiment
+from fcnseg.report.experiments import Experiment, grouped
 from fcnseg.report.study import TestedRun
 from fcnseg.runs.folder import Run
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 MOST_COLUMNS = 12  # columns of a chart
 MOST_NETWORKS = 4  # networks in memory: all of them may not fit
-MOST_DATA = 12  # data sets that are open; their images are mapped into memory, not read
 PICKED = 3  # test images that are shown of a data set
 SEEN = 0.01  # the least share of an image at which a class counts as seen in it
 
@@ -46,7 +45,7 @@ class Galleries:
 
     def __init__(self, root: str | None, *, trust: bool = False, wanted: bool = True) -> None:
         self.wanted, self._root, self._trust = wanted, root, trust
-        self._opened = lru_cache(maxsize=MOST_DATA)(self._open)
+        self._opened = cache(self._open)  # the images are mapped into memory, not read
         self.network = lru_cache(maxsize=MOST_NETWORKS)(self._load)
         self._gone: set[Path] = set()  # the runs that are left out
 
@@ -108,12 +107,9 @@ def side_by_side(finished: Sequence[Experiment], wanted: Sequence[str] | None, g
     blocks: list[Block] = []
     if lost:
         blocks.append(Text(f"No predictions of {', '.join(lost)}: no checkpoints/{BEST} in the folder", warning=True))
-    data_sets: dict[str, dict[str, Entry]] = {}
-    for experiment in finished:
-        if experiment.title not in lost:
-            data_sets.setdefault(experiment.test_data, {})[experiment.title] = experiment.first
     known: list[str] = []
-    for runs in data_sets.values():
+    for group in grouped((each for each in finished if each.title not in lost), lambda each: each.test_data):
+        runs = {each.title: each.first for each in group}
         if data := _opened(runs, galleries, blocks):
             # A split may leave some of the images out of the test set: only images that all networks were tested on are shown.
             first, *others = [each.names("test") for each in data]
