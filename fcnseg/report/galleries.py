@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import cache, lru_cache
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from fcnseg.data.dataset import Classes
 from fcnseg.data.settings import sides
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     Predicted = tuple[DataModule, Mapping[str, Tensor]]  # the data of a network, and its labels by the name of an image
 
-T = TypeVar("T")
-MOST_COLUMNS = 12  # columns of a chart
 MOST_NETWORKS = 4  # networks in memory: all of them may not fit
 PICKED = 3  # test images that are shown of a data set
 SEEN = 0.01  # the least share of an image at which a class counts as seen in it
@@ -81,14 +79,13 @@ class Galleries:
     def predicted(self, runs: Mapping[str, Entry], names: Sequence[str], *, with_errors: bool = False) -> list[Block]:
         """Test images with the predictions of runs, which are named by title; one warning for each run that is left out."""
         blocks: list[Block] = []
-        networks: list[tuple[str, Predicted]] = []
+        networks: dict[str, Predicted] = {}
         for title, entry in runs.items():
             if self.wanted and entry.path not in self._gone:
                 with self.left_out(title, entry, blocks):
                     network, data = self.network(entry.path), self.data(entry)
-                    networks.append((title, (data, predict(network, data, names))))
-        rows = [dict(row) for row in in_rows(networks)]
-        return blocks + [gallery(name, row, with_errors=with_errors) for name in names for row in rows]
+                    networks[title] = data, predict(network, data, names)
+        return blocks + [gallery(name, networks, with_errors=with_errors) for name in names if networks]
 
     def of_images(self, names: Iterable[str], runs: Sequence[TestedRun]) -> list[Block]:
         """Test images one after the other, with the predictions of runs and their errors."""
@@ -131,11 +128,6 @@ def _opened(runs: Mapping[str, Entry], galleries: Galleries, blocks: list[Block]
             if changed := data.changed_since(entry.result["data_fingerprint"]):
                 blocks.append(Text(f"Predictions of {title}: {changed}.", warning=True))
     return opened
-
-
-def in_rows(items: Sequence[T]) -> list[Sequence[T]]:
-    """The items, in rows that one chart has room for: a column for each of a hundred runs would be a chart of 200 MB."""
-    return [items[start : start + MOST_COLUMNS] for start in range(0, len(items), MOST_COLUMNS)]
 
 
 def pick(data: "DataModule", names: Sequence[str]) -> list[str]:
