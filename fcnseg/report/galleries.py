@@ -43,24 +43,21 @@ class Galleries:
 
     def __init__(self, root: str | None, *, trust: bool = False, wanted: bool = True) -> None:
         self.wanted, self._root, self._trust = wanted, root, trust
-        self._opened = cache(self._open)  # the images are mapped into memory, not read
+        self.data = cache(self._data)  # the images are mapped into memory, not read
         self.network = lru_cache(maxsize=MOST_NETWORKS)(self._load)
         self._gone: set[Path] = set()  # the runs that are left out
 
-    def data(self, entry: Entry) -> "DataModule":
-        """The test data of a run.
+    def _data(self, path: Path, classes: Classes) -> "DataModule":
+        """The test data of the run in a folder, which was tested on these classes.
 
         Raises:
             ValueError: The data set is missing, or has other classes; nothing is downloaded for a picture.
         """
-        data = self._opened(entry.path)
-        entry.classes.check_same(data.classes, str(entry.path))
-        return data
-
-    def _open(self, path: Path) -> "DataModule":
         from fcnseg.runs import reopen
 
-        return reopen.data(Run(path).config, root=self._root, trust=self._trust)
+        data = reopen.data(Run(path).config, root=self._root, trust=self._trust)
+        classes.check_same(data.classes, str(path))
+        return data
 
     def _load(self, path: Path) -> "Segmenter":
         from fcnseg import inference
@@ -83,7 +80,7 @@ class Galleries:
         for title, entry in runs.items():
             if self.wanted and entry.path not in self._gone:
                 with self.left_out(title, entry, blocks):
-                    network, data = self.network(entry.path), self.data(entry)
+                    network, data = self.network(entry.path), self.data(entry.path, entry.classes)
                     networks[title] = data, predict(network, data, names)
         return blocks + [gallery(name, networks, with_errors=with_errors) for name in names if networks]
 
@@ -124,7 +121,7 @@ def _opened(runs: Mapping[str, Entry], galleries: Galleries, blocks: list[Block]
     opened = []
     for title, entry in runs.items():
         with galleries.left_out(title, entry, blocks):
-            opened.append(data := galleries.data(entry))
+            opened.append(data := galleries.data(entry.path, entry.classes))
             if changed := data.changed_since(entry.result["data_fingerprint"]):
                 blocks.append(Text(f"Predictions of {title}: {changed}.", warning=True))
     return opened
