@@ -1,8 +1,7 @@
 """Pictures of images, masks and predictions, as uint8 RGB arrays."""
 
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -10,12 +9,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from fcnseg.data.dataset import Classes
 
-if TYPE_CHECKING:
-    from torch import Tensor  # a report without pictures of predictions does not need torch
-
-    Pixels = Tensor | npt.NDArray[Any]  # a tensor on the CPU, or an array
-    Stack = Pixels | Sequence[Pixels]
-
+Pixels = npt.ArrayLike  # an array, or a tensor on the CPU
+Stack = Collection[Pixels]
 Picture = npt.NDArray[np.uint8]  # (H, W, 3)
 ERRORS = {  # how a prediction differs from the truth, in colours that most readers can tell apart
     "right": (222, 226, 230),
@@ -34,24 +29,24 @@ FONT = ImageFont.load_default(14)
 warnings.filterwarnings("ignore", "Glyph .* missing from font")
 
 
-def colour(mask: "Pixels", classes: Classes) -> Picture:
+def colour(mask: Pixels, classes: Classes) -> Picture:
     """Labels (H, W) in the colours of their classes."""
     return np.asarray(classes.palette[np.asarray(mask)], dtype=np.uint8)
 
 
-def photograph(image: "Pixels") -> Picture:
+def photograph(image: Pixels) -> Picture:
     """An image (3, H, W) uint8 as (H, W, 3)."""
     return np.asarray(np.asarray(image).transpose(1, 2, 0), dtype=np.uint8)
 
 
-def overlay(image: "Pixels", mask: "Pixels", classes: Classes) -> Picture:
+def overlay(image: Pixels, mask: Pixels, classes: Classes) -> Picture:
     """An image (3, H, W) uint8 under the colours of its labels (H, W), except for background."""
     background = -1 if classes.background is None else classes.background
     shown = (np.asarray(mask) != background)[..., None] * OPACITY  # (H, W, 1)
     return np.asarray(photograph(image) * (1 - shown) + colour(mask, classes) * shown, dtype=np.uint8)
 
 
-def errors(truth: "Pixels", prediction: "Pixels", classes: Classes) -> Picture:
+def errors(truth: Pixels, prediction: Pixels, classes: Classes) -> Picture:
     """Where labels (H, W) differ from the truth, in the colours of `ERRORS`.
 
     "Missed" is an object predicted as background; "invented" is background predicted as an object. Without a background,
@@ -59,16 +54,12 @@ def errors(truth: "Pixels", prediction: "Pixels", classes: Classes) -> Picture:
     """
     given, predicted = np.asarray(truth), np.asarray(prediction)
     background = -1 if classes.background is None else classes.background
-    kind = np.where(given == predicted, 0, 3)
-    kind[(kind == 3) & (predicted == background)] = 1
-    kind[(kind == 3) & (given == background)] = 2
-    kind[given >= len(classes)] = 4
+    conditions = (given >= len(classes), given == predicted, predicted == background, given == background)
+    kind = np.select(conditions, (4, 0, 1, 2), default=3)  # of ERRORS, by the first that holds
     return np.asarray(np.array([*ERRORS.values()], dtype=np.uint8)[kind])
 
 
-def pictures_of(
-    image: "Pixels", truth: "Pixels", prediction: "Pixels", classes: Classes, *, with_errors: bool
-) -> dict[str, Picture]:
+def pictures_of(image: Pixels, truth: Pixels, prediction: Pixels, classes: Classes, *, with_errors: bool) -> dict[str, Picture]:
     """The pictures of a sample, an image (3, H, W) and labels (H, W), by what they show."""
     shown = {
         "image": photograph(image),
@@ -80,7 +71,7 @@ def pictures_of(
 
 
 def panel(
-    images: "Stack", truths: "Stack", predictions: "Stack", classes: Classes, names: Sequence[str], *, with_errors: bool = False
+    images: Stack, truths: Stack, predictions: Stack, classes: Classes, names: Sequence[str], *, with_errors: bool = False
 ) -> Picture:
     """The pictures of samples, a row each, with headings above and a legend below.
 
@@ -136,7 +127,7 @@ def _drawn(shades: Mapping[str, str], width: int) -> Picture:
     return np.asarray(drawn, dtype=np.uint8)
 
 
-def legend(masks: Sequence["Pixels"], classes: Classes, *, with_errors: bool = False) -> dict[str, str]:
+def legend(masks: Stack, classes: Classes, *, with_errors: bool = False) -> dict[str, str]:
     """The classes in masks of any shapes, and the kinds of errors if these are shown, with their colours as #rrggbb."""
     labels = sorted({label for mask in masks for label in np.unique(mask).tolist()})
     names = [*classes.names, *["void"] * (256 - len(classes))]

@@ -1,9 +1,8 @@
 """Report on runs: `python -m fcnseg.report` reads `runs/` and writes `report/`."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from fcnseg.cli.command import command
 from fcnseg.cli.messages import tell
@@ -17,13 +16,6 @@ def _names(given: ListConfig | str | None) -> list[str] | None:
     if given is None:
         return None
     return [str(name) for name in given] if isinstance(given, ListConfig) else [str(given)]
-
-
-def _check_unused(settings: Mapping[str, object]) -> None:
-    """Refuse settings for networks, none of which is loaded with images=[]."""
-    for name, given in settings.items():
-        if given:
-            raise ValueError(f"{name} has no effect with images=[], for which no network is loaded: leave one of them out")
 
 
 def _make(out: Path) -> None:
@@ -41,8 +33,9 @@ def report(cfg: DictConfig) -> None:
     from fcnseg.report.sections import sections, studied, summary
 
     images, compare = _names(cfg.images), _names(cfg.compare) or []
-    if images == []:
-        _check_unused({"data.root": cfg.data.root, "trust": cfg.trust})
+    for name in ("data.root", "trust"):
+        if images == [] and OmegaConf.select(cfg, name):
+            raise ValueError(f"{name} has no effect with images=[], for which no network is loaded: leave one of them out")
     out, entries = Path(cfg.out), collect(cfg.runs)
     content = sections(entries, images=images, root=cfg.data.root, trust=cfg.trust, compare=compare)
     lead = f"{summary(entries)}, from {cfg.runs}."

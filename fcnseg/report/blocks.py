@@ -3,15 +3,11 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
 from fcnseg.data.dataset import Classes
-from fcnseg.data.pictures import Picture, legend, panel, pictures_of
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from fcnseg.data.pictures import Picture, Pixels, legend, panel, pictures_of
 
 MARKUP = re.compile(r"[\\`*\[\]<>|&]")  # the characters that Markdown, which may hold HTML, would not show as they are
 
@@ -36,7 +32,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Listing:
-    """Lines to copy, such as commands, in a language that Markdown knows by name."""
+    """Lines to copy, such as commands, in a language that Markdown knows by name; only Markdown shows them."""
 
     text: str
     language: str
@@ -115,9 +111,9 @@ class Gallery:
     """
 
     name: str
-    image: "Tensor"
-    truth: "Tensor"
-    predictions: Mapping[str, "Tensor"]
+    image: Pixels
+    truth: Pixels
+    predictions: Mapping[str, Pixels]
     classes: Classes
     with_errors: bool = False
 

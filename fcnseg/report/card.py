@@ -5,8 +5,6 @@ import shlex
 from collections.abc import Sequence
 from functools import partial
 
-import torch
-
 from fcnseg import inference
 from fcnseg.cli.arguments import quoted
 from fcnseg.data.module import DataModule
@@ -80,16 +78,14 @@ def _training(result: Result, settings: Sequence[str]) -> list[Block]:
 def _use(run: Run) -> list[Block]:
     is_plain = re.fullmatch(r"[\w./-]+", str(run.path))
     setting = shlex.quote(f"run={run.path if is_plain else quoted(str(run.path))}")  # for Hydra, then for the shell
-    commands = [
-        f"python -m fcnseg.predict {setting} images=photos out=masks",
-        f"python -m fcnseg.evaluate {setting} at=original",
-    ]
+    commands = f"""python -m fcnseg.predict {setting} images=photos out=masks
+python -m fcnseg.evaluate {setting} at=original"""
     python = f"""import fcnseg
 
 prediction = fcnseg.load({str(run.path)!r})("photo.jpg")
 prediction.labels, prediction.scores  # of every pixel: the label of its class, and how sure it is
 prediction.save("mask.png")"""
-    return [Listing("\n".join(commands), "bash"), Listing(python, "python")]
+    return [Listing(commands, "bash"), Listing(python, "python")]
 
 
 def _scores(result: Result) -> list[Block]:
@@ -117,8 +113,7 @@ def _examples(run: Run, data: DataModule) -> Chart:
     """Three test images, chosen so that they show many classes."""
     names = pick(data, data.names("test"))
     segmenter = inference.load(run.path, trust=True)  # the run that this process has trained
-    labels = torch.stack([*predict(segmenter, data, names).values()])  # (N, H, W)
-    # (N, 3, H, W) and (N, H, W)
-    images, truths = (torch.stack(each) for each in zip(*(pixels(data, name) for name in names), strict=True))
+    labels = predict(segmenter, data, names)
+    images, truths = zip(*(pixels(data, name) for name in names), strict=True)  # (3, H, W) and (H, W) each
     caption = f"{', '.join(names)}: the image, its truth, the prediction, and the prediction over the image."
-    return Chart("examples", caption, partial(panel, images, truths, labels, data.classes, names))
+    return Chart("examples", caption, partial(panel, images, truths, labels.values(), data.classes, names))

@@ -22,7 +22,7 @@ from fcnseg.results.per_image import Numbers
 
 INK, BLUE, ORANGE = "#24292f", "#3d85c6", "#c96d14"
 WHOLE: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.04}  # a picture of the axes and of all their labels
-TAG, STYLE = re.compile("<[^<>]+>"), re.compile(r' style="([^"]*)"')
+TAG, STYLE, DECLARATION = re.compile("<[^<>]+>"), re.compile(r' style="([^"]*)"'), re.compile(r"([\w-]+): *([^;]+)")
 styled = rc_context(
     {
         **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
@@ -94,10 +94,9 @@ def svg(figure: Figure) -> str:
     Its style is in attributes: a page that allows only its own style sheet would ignore any other style.
     """
     file = io.StringIO()
-    # Without a date, the same runs give the same page.
-    figure.savefig(file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")), **WHOLE)
+    figure.savefig(file, format="svg", **WHOLE)
     text = file.getvalue()
-    # The XML declaration at the start must not be inside a page.
+    # The XML declaration at the start must not be inside a page. The metadata have a date: the same runs give the same page.
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = text.replace(INK, "currentColor").strip()
     return TAG.sub(lambda tag: STYLE.sub(_attributes, tag[0]), text)
@@ -105,9 +104,7 @@ def svg(figure: Figure) -> str:
 
 def _attributes(style: re.Match[str]) -> str:
     """A style attribute of matplotlib's as attributes of SVG; the font is the page's."""
-    pairs = [declaration.split(":") for declaration in style[1].split(";") if declaration.strip()]
-    values = {name.strip(): value.strip() for name, value in pairs}
-    return "".join(f' {name}="{value}"' for name, value in values.items() if name != "font-family")
+    return "".join(f' {name}="{value}"' for name, value in DECLARATION.findall(style[1]) if name != "font-family")
 
 
 def picture(figure: Figure | Picture) -> Image.Image:

@@ -172,24 +172,16 @@ def read(path: Path) -> Entry:
 
     config = attempt(CONFIG, lambda: _checked_config(flatten(without_watchers(run.config)))) or {}
     reported = attempt(STATUS, lambda: run.status) or {}
-    result = attempt(RESULT, lambda: run.result)
-    classes = _checked_classes(result or {})
-    needed = _needed(classes.names) if classes else {"classes": lambda _: False}
-    if wrong := [] if result is None else [key for key, is_right in needed.items() if not is_right(result.get(key))]:
-        problem = f"{path / RESULT} is incomplete: it lacks all or part of {', '.join(wrong)}"
-        remarks.append(line(f"{problem}; resume=never trains the run again"))
+    result = attempt(RESULT, lambda: _checked_result(run.result, path / RESULT)) or {}
     rows = attempt(METRICS, lambda: [_checked_row(row) for row in run.epochs]) or []
     status = str(reported.get("status"))
-    if not config or status not in STATUSES:
+    if status == FINISHED and not (result or remarks):
+        remarks.append(line(f"no {path / RESULT}, though status.json says finished"))
+    if not config or status not in STATUSES or (status == FINISHED and not result):
         status = "broken"
-    if status == FINISHED and result and not wrong:
-        known = {**{key: result[key] for key in needed}, "classes": classes, "size": as_one_number(result["size"])}
-        flat = attempt(RESULT, lambda: flatten(result)) or {}
-        known |= {key: flat[key] for key, is_right in OPTIONAL.items() if key in flat and is_right(flat[key])}
-        per_image = attempt(PER_IMAGE, lambda: _checked_per_image(run.per_image, known))
-        return Entry(path, FINISHED, config, rows, known, tuple(remarks), per_image)
     if status == FINISHED:
-        status, remarks = "broken", remarks or [line(f"no {path / RESULT}, though status.json says finished")]
+        per_image = attempt(PER_IMAGE, lambda: _checked_per_image(run.per_image, result))
+        return Entry(path, status, config, rows, result, tuple(remarks), per_image)
     if "error" in reported:
         remarks.append(line(reported["error"]))
     return Entry(path, status, config, rows, {}, tuple(remarks))
@@ -208,6 +200,23 @@ def _checked_config(config: Config) -> Config:
             raise ValueError(f"{key} is {value}")
     sizes = {key: as_one_number(spelled(config[key])) for key in SIZES if isinstance(config.get(key), list)}
     return {line(key): _shown(value) for key, value in {**config, **sizes}.items()}
+
+
+def _checked_result(result: dict[str, Any] | None, path: Path) -> dict[str, Any] | None:
+    """The values of a result.json that the report reads, the optional ones by their full names; None without the file.
+
+    Raises:
+        ValueError: A value that the report needs is missing or wrong.
+    """
+    if result is None:
+        return None
+    classes = _checked_classes(result)
+    needed = _needed(classes.names) if classes else {"classes": lambda _: False}
+    if wrong := [key for key, is_right in needed.items() if not is_right(result.get(key))]:
+        raise ValueError(f"{path} is incomplete: it lacks all or part of {', '.join(wrong)}; resume=never trains the run again")
+    known, flat = {key: result[key] for key in needed}, flatten(result)
+    known |= {key: flat[key] for key, is_right in OPTIONAL.items() if key in flat and is_right(flat[key])}
+    return {**known, "classes": classes, "size": as_one_number(result["size"])}
 
 
 def _checked_per_image(per_image: PerImage | None, result: Mapping[str, Any]) -> PerImage | None:

@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 from functools import partial
-from itertools import groupby
-from operator import itemgetter
 from statistics import fmean
 
 import numpy as np
@@ -12,7 +10,7 @@ from fcnseg.names import FINISHED, MONITOR
 from fcnseg.report import charts, tables
 from fcnseg.report.blocks import Block, Chart, Table, Text
 from fcnseg.report.collect import Entry
-from fcnseg.report.experiments import Experiment, by_train_images, titled
+from fcnseg.report.experiments import Experiment, by_train_images, grouped, titled
 from fcnseg.report.statistics import nanmean, padded
 from fcnseg.results.per_image import Numbers
 from fcnseg.texts import counted
@@ -101,7 +99,7 @@ def _by_train_images(group: Sequence[Experiment]) -> dict[int, list[float]]:
     """The mIoU of every run by the number of train images, fewest first."""
     results = [entry.result for experiment in group for entry in experiment.entries]
     found = sorted((each["images"]["train"], miou) for each in results if (miou := each["metrics"]["test/miou"]) is not None)
-    return {images: [miou for _, miou in same] for images, same in groupby(found, key=itemgetter(0))}
+    return {same[0][0]: [miou for _, miou in same] for same in grouped(found, lambda pair: pair[0])}
 
 
 def losses(experiments: Sequence[Experiment]) -> list[Block]:

@@ -3,9 +3,8 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import groupby
 from statistics import fmean, stdev
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from fcnseg.cli.configs import compose
 from fcnseg.report.collect import Config, Entry, line
@@ -14,6 +13,7 @@ from fcnseg.runs.identity import ORDER
 from fcnseg.settings.table import NOT_IDENTITY, flatten
 from fcnseg.texts import counted
 
+T = TypeVar("T")
 # Settings, and groups of settings, that say where and how often a run is made, but not what it computes.
 INCIDENTAL = (*NOT_IDENTITY, "seed", "data.root", "checkpoint")
 # Settings that may differ from the paper's: those of the machine, and those that follow from trainer.max_epochs.
@@ -117,14 +117,24 @@ def _identity(entry: Entry) -> dict[str, str]:
     return {key: str(value) for key, value in settings.items() if value is not None}
 
 
+def grouped(items: Iterable[T], key: Callable[[T], object]) -> list[list[T]]:
+    """The items in groups of equal keys, in the order in which the keys first come; each key is compared as text."""
+    groups: dict[str, list[T]] = {}
+    for item in items:
+        groups.setdefault(str(key(item)), []).append(item)
+    return [*groups.values()]
+
+
 def by_train_images(finished: Iterable[Experiment]) -> list[list[Experiment]]:
     """Groups of experiments that differ only in the number of train images, if there are several such numbers."""
-    groups: dict[str, list[Experiment]] = {}
-    for experiment in finished:
-        settings = _identity(experiment.first).items()
-        same = sorted(item for item in settings if item[0] not in ("data.limit", "data_fingerprint"))
-        groups.setdefault(str(same), []).append(experiment)
-    return [group for group in groups.values() if len({each.first.result["images"]["train"] for each in group}) > 1]
+
+    def others(experiment: Experiment) -> list[tuple[str, str]]:
+        """The settings that do not follow from that number."""
+        settings = sorted(_identity(experiment.first).items())
+        return [item for item in settings if item[0] not in ("data.limit", "data_fingerprint")]
+
+    groups = grouped(finished, others)
+    return [group for group in groups if len({each.first.result["images"]["train"] for each in group}) > 1]
 
 
 def _is_incidental(key: str) -> bool:
@@ -219,15 +229,11 @@ def experiments(entries: Iterable[Entry]) -> list[Experiment]:
         rank = names.index(entry.choice("experiment")) if entry.published else len(names)
         return rank, _title(entry), entry.status, str(sorted(_identity(entry).items())), entry.config.get("seed", 0)
 
-    # groupby groups only neighbours.
-    groups = groupby(sorted(entries, key=place), key=lambda entry: (_title(entry), entry.status, _identity(entry)))
-    gathered = [tuple(group) for _, group in groups]
-    return titled([Experiment("", group, differences_from_paper(group[0])) for group in gathered])
+    groups = grouped(sorted(entries, key=place), lambda entry: place(entry)[:-1])
+    return titled([Experiment("", tuple(group), differences_from_paper(group[0])) for group in groups])
 
 
 def by_test_set(finished: Iterable[Experiment]) -> dict[str, list[Experiment]]:
     """Group finished experiments by their test set, with titles that say what differs within the group."""
-    sets: dict[tuple[str, str], list[Experiment]] = {}
-    for experiment in finished:
-        sets.setdefault((experiment.first.choice("data"), experiment.tested_on), []).append(experiment)
-    return {group[0].test_set: titled(group) for group in sets.values()}
+    groups = grouped(finished, lambda each: (each.first.choice("data"), each.tested_on))
+    return {group[0].test_set: titled(group) for group in groups}

@@ -5,17 +5,17 @@ PyTorch is imported when the first network is loaded: a report on runs without w
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache, lru_cache
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from fcnseg.data.dataset import Classes
 from fcnseg.data.settings import sides
 from fcnseg.names import BEST
 from fcnseg.report.blocks import Block, Gallery, Text
 from fcnseg.report.collect import Entry, line
-from fcnseg.report.experiments import Experiment
+from fcnseg.report.experiments import Experiment, grouped
 from fcnseg.report.study import TestedRun
 from fcnseg.runs.folder import Run
 
@@ -27,10 +27,7 @@ if TYPE_CHECKING:
 
     Predicted = tuple[DataModule, Mapping[str, Tensor]]  # the data of a network, and its labels by the name of an image
 
-T = TypeVar("T")
-MOST_COLUMNS = 12  # columns of a chart
 MOST_NETWORKS = 4  # networks in memory: all of them may not fit
-MOST_DATA = 12  # data sets that are open; their images are mapped into memory, not read
 PICKED = 3  # test images that are shown of a data set
 SEEN = 0.01  # the least share of an image at which a class counts as seen in it
 
@@ -46,24 +43,21 @@ class Galleries:
 
     def __init__(self, root: str | None, *, trust: bool = False, wanted: bool = True) -> None:
         self.wanted, self._root, self._trust = wanted, root, trust
-        self._opened = lru_cache(maxsize=MOST_DATA)(self._open)
+        self.data = cache(self._data)  # the images are mapped into memory, not read
         self.network = lru_cache(maxsize=MOST_NETWORKS)(self._load)
         self._gone: set[Path] = set()  # the runs that are left out
 
-    def data(self, entry: Entry) -> "DataModule":
-        """The test data of a run.
+    def _data(self, path: Path, classes: Classes) -> "DataModule":
+        """The test data of the run in a folder, which was tested on these classes.
 
         Raises:
             ValueError: The data set is missing, or has other classes; nothing is downloaded for a picture.
         """
-        data = self._opened(entry.path)
-        entry.classes.check_same(data.classes, str(entry.path))
-        return data
-
-    def _open(self, path: Path) -> "DataModule":
         from fcnseg.runs import reopen
 
-        return reopen.data(Run(path).config, root=self._root, trust=self._trust)
+        data = reopen.data(Run(path).config, root=self._root, trust=self._trust)
+        classes.check_same(data.classes, str(path))
+        return data
 
     def _load(self, path: Path) -> "Segmenter":
         from fcnseg import inference
@@ -82,14 +76,13 @@ class Galleries:
     def predicted(self, runs: Mapping[str, Entry], names: Sequence[str], *, with_errors: bool = False) -> list[Block]:
         """Test images with the predictions of runs, which are named by title; one warning for each run that is left out."""
         blocks: list[Block] = []
-        networks: list[tuple[str, Predicted]] = []
+        networks: dict[str, Predicted] = {}
         for title, entry in runs.items():
             if self.wanted and entry.path not in self._gone:
                 with self.left_out(title, entry, blocks):
-                    network, data = self.network(entry.path), self.data(entry)
-                    networks.append((title, (data, predict(network, data, names))))
-        rows = [dict(row) for row in in_rows(networks)]
-        return blocks + [gallery(name, row, with_errors=with_errors) for name in names for row in rows]
+                    network, data = self.network(entry.path), self.data(entry.path, entry.classes)
+                    networks[title] = data, predict(network, data, names)
+        return blocks + [gallery(name, networks, with_errors=with_errors) for name in names if networks]
 
     def of_images(self, names: Iterable[str], runs: Sequence[TestedRun]) -> list[Block]:
         """Test images one after the other, with the predictions of runs and their errors."""
@@ -108,12 +101,9 @@ def side_by_side(finished: Sequence[Experiment], wanted: Sequence[str] | None, g
     blocks: list[Block] = []
     if lost:
         blocks.append(Text(f"No predictions of {', '.join(lost)}: no checkpoints/{BEST} in the folder", warning=True))
-    data_sets: dict[str, dict[str, Entry]] = {}
-    for experiment in finished:
-        if experiment.title not in lost:
-            data_sets.setdefault(experiment.test_data, {})[experiment.title] = experiment.first
     known: list[str] = []
-    for runs in data_sets.values():
+    for group in grouped((each for each in finished if each.title not in lost), lambda each: each.test_data):
+        runs = {each.title: each.first for each in group}
         if data := _opened(runs, galleries, blocks):
             # A split may leave some of the images out of the test set: only images that all networks were tested on are shown.
             first, *others = [each.names("test") for each in data]
@@ -131,15 +121,10 @@ def _opened(runs: Mapping[str, Entry], galleries: Galleries, blocks: list[Block]
     opened = []
     for title, entry in runs.items():
         with galleries.left_out(title, entry, blocks):
-            opened.append(data := galleries.data(entry))
+            opened.append(data := galleries.data(entry.path, entry.classes))
             if changed := data.changed_since(entry.result["data_fingerprint"]):
                 blocks.append(Text(f"Predictions of {title}: {changed}.", warning=True))
     return opened
-
-
-def in_rows(items: Sequence[T]) -> list[Sequence[T]]:
-    """The items, in rows that one chart has room for: a column for each of a hundred runs would be a chart of 200 MB."""
-    return [items[start : start + MOST_COLUMNS] for start in range(0, len(items), MOST_COLUMNS)]
 
 
 def pick(data: "DataModule", names: Sequence[str]) -> list[str]:

@@ -12,7 +12,7 @@ from fcnseg.report import charts, curves, mistakes, tables, two_runs, worst_imag
 from fcnseg.report.blocks import Block, Chart, Section, Table, Text
 from fcnseg.report.collect import STATUSES, Entry
 from fcnseg.report.experiments import Experiment, by_test_set, experiments
-from fcnseg.report.galleries import Galleries, in_rows, side_by_side
+from fcnseg.report.galleries import Galleries, side_by_side
 from fcnseg.report.statistics import nanmean
 from fcnseg.report.study import Study, studies
 from fcnseg.results import paper
@@ -21,6 +21,7 @@ from fcnseg.results.summary import as_text
 from fcnseg.texts import counted
 
 MOST_DETAILED = 12  # experiments with charts of their own: two hundred such charts take minutes, and nobody reads them
+MOST_COLUMNS = 12  # experiments in a table with a column for each
 MOST_STUDIES = 3  # test sets that are shown image by image: each has some thirty pictures
 DEFINITIONS = (
     f"All numbers are of the test images; ± is the standard deviation over seeds. The paper's IoU and accuracy count void "
@@ -186,7 +187,8 @@ def _steps(group: Sequence[Experiment]) -> list[charts.AblationRow]:
 
 def _classes(group: Sequence[Experiment]) -> list[Block]:
     about = "IoU by VOC's definition, mean over seeds; - for a class in neither truth nor prediction."
-    return [Text(f"{about} {group[0].test_set}."), *map(heat_map, in_rows(group))]
+    several = [group[start : start + MOST_COLUMNS] for start in range(0, len(group), MOST_COLUMNS)]
+    return [Text(f"{about} {group[0].test_set}."), *map(heat_map, several)]
 
 
 def heat_map(group: Sequence[Experiment]) -> Table:

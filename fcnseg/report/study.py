@@ -80,7 +80,7 @@ class Study:
         """The run with the highest mIoU."""
         return self.runs[0]
 
-    @property
+    @cached_property
     def names(self) -> list[str]:
         """The names of the N images."""
         return [str(name) for name in self.best.per_image.names]

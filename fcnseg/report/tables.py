@@ -12,7 +12,7 @@ from fcnseg.names import FINISHED, INTERRUPTED, KILLED, RUNNING, SCORES
 from fcnseg.report import charts
 from fcnseg.report.blocks import Block, Chart, Table, Text
 from fcnseg.report.collect import Entry, line
-from fcnseg.report.experiments import Experiment, differences_from_paper
+from fcnseg.report.experiments import Experiment, differences_from_paper, grouped
 from fcnseg.results import paper
 from fcnseg.results.summary import as_text, beats_floor
 from fcnseg.settings.table import flatten
@@ -27,14 +27,9 @@ def results(experiments: Sequence[Experiment]) -> Table:
 
     Without a background, the floor depends on the train images, and there may be several: experiments stand below theirs.
     """
-    floors: dict[str, list[dict[str, str]]] = {}
-    for experiment in experiments:
-        floor = _floor(experiment.first)
-        floors.setdefault(str(floor), [floor]).append(_result(experiment))
-    if len(floors) > 1:
-        for first, *_ in floors.values():
-            first["experiment"] += " of the rows below"
-    rows = [row for of_floor in floors.values() for row in of_floor]
+    groups = grouped(experiments, lambda experiment: _floor(experiment.first))
+    which = " of the rows below" if len(groups) > 1 else ""
+    rows = [row for group in groups for row in (_floor(group[0].first, which), *map(_result, group))]
     known = experiments[0].first.classes.background is not None  # otherwise, the paper's scores are not defined
     printed = known and any(experiment.first.published for experiment in experiments)
     hidden = [*([] if known else ["paper's"]), *([] if printed else ["in the paper"])]
@@ -42,11 +37,11 @@ def results(experiments: Sequence[Experiment]) -> Table:
     return Table(columns, [[row.get(column, "") for column in columns] for row in rows])
 
 
-def _floor(entry: Entry) -> dict[str, str]:
+def _floor(entry: Entry, which: str = "") -> dict[str, str]:
     """The cells of the row of a run's floor by their columns: a floor has neither loss nor cost."""
     floor = {words: as_text(entry.result["floor"][name]) for name, words in SCORES.items()}
     printed = {f"{PRINTED[name]} in the paper": f"{theirs:.3f}" for name, theirs in paper.FLOOR.items()}
-    return {"experiment": f"{entry.floor_class} everywhere\nthe floor", **floor, **printed}
+    return {"experiment": f"{entry.floor_class} everywhere\nthe floor{which}", **floor, **printed}
 
 
 def _result(experiment: Experiment) -> dict[str, str]:

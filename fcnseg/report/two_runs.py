@@ -76,8 +76,8 @@ def _settings(one: TestedRun, other: TestedRun) -> list[Block]:
 def _images(study: Study, one: TestedRun, other: TestedRun, galleries: Galleries) -> list[Block]:
     """The images whose IoU rose most, and those whose IoU fell most."""
     gain = other.iou - one.iou
-    order = [int(n) for n in np.argsort(-gain, kind="stable") if not np.isnan(gain[n]) and gain[n]]
-    gained, lost = [n for n in order if gain[n] > 0], [n for n in reversed(order) if gain[n] < 0]
+    order = np.argsort(-gain, kind="stable").tolist()
+    gained, lost = [n for n in order if gain[n] > 0], [n for n in reversed(order) if gain[n] < 0]  # NaN is neither
     of_all = counted(len(gain), "image")
     blocks: list[Block] = [Text(f"The second is better in {len(gained)} of {of_all}, and worse in {len(lost)}.")]
     for title, numbers in (("gained", gained), ("lost", lost)):

@@ -52,10 +52,8 @@ def _of_kinds(study: Study, galleries: Galleries) -> list[Block]:
 
 def disputed(study: Study, galleries: Galleries) -> list[Block]:
     """The images on which the runs differ most in their IoU; nothing for a single run."""
-    if len(study.runs) < 2:
-        return []
-    spread = {n: float(np.ptp(study.iou[:, n])) for n in study.ranked}
-    order = sorted((n for n in spread if spread[n] > 0), key=lambda n: -spread[n])[:MOST_DISPUTED]
+    spread = np.ptp(study.iou, axis=0)  # (N,)
+    order = sorted((n for n in study.ranked if spread[n] > 0), key=lambda n: -spread[n])[:MOST_DISPUTED]
     if not order:
         return []
     ends = {n: [study.runs[int(at)] for at in (study.iou[:, n].argmax(), study.iou[:, n].argmin())] for n in order}

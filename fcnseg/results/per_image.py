@@ -11,16 +11,6 @@ import numpy.typing as npt
 from fcnseg.machine.files import replacing
 
 MOST_BYTES = 1 << 28  # the most bytes of a file's arrays: a hostile file could fill the memory
-SHAPES = {  # the shape of every array, with N images, B bins and C classes; -1 stands for any number
-    "names": ("N",),
-    "cells": (-1, 4),
-    "pixels": ("N", "B"),
-    "confidence": ("N", "B"),
-    "right": ("N", "B"),
-    "softmin": ("N",),
-    "near": ("N", 2),
-    "boundary": ("N", "C", 3),
-}
 Numbers = npt.NDArray[Any]
 
 
@@ -55,19 +45,24 @@ class PerImage:
         Raises:
             ValueError: They do not match.
         """
-        bins, classes = (array.shape[1] if array.ndim > 1 else -1 for array in (self.pixels, self.boundary))
-        sizes = {"N": self.names.size, "B": bins, "C": classes}
-        for name, shape in SHAPES.items():
+        (images, bins), (_, classes, _) = self.pixels.shape, self.boundary.shape
+        wanted = {  # of every array, the kinds of numbers in NumPy's letters, and the shape
+            "names": ("U", (images,)),
+            "cells": ("iu", (*self.cells.shape[:1], 4)),
+            "pixels": ("iuf", (images, bins)),
+            "confidence": ("iuf", (images, bins)),
+            "right": ("iuf", (images, bins)),
+            "softmin": ("iuf", (images,)),
+            "near": ("iu", (images, 2)),
+            "boundary": ("iu", (images, classes, 3)),
+        }
+        for name, (kinds, shape) in wanted.items():
             array = getattr(self, name)
-            wanted = tuple(sizes[side] if isinstance(side, str) else side for side in shape)
-            kinds = "U" if name == "names" else "iu" if name in ("cells", "near", "boundary") else "iuf"
-            fits = len(wanted) == array.ndim and all(w in (-1, got) for w, got in zip(wanted, array.shape, strict=True))
-            if not fits or array.dtype.kind not in kinds:
-                raise ValueError(f"{name} is {array.dtype} of {array.shape}, wanted {wanted}")
+            if array.shape != shape or array.dtype.kind not in kinds:
+                raise ValueError(f"{name} is {array.dtype} of {array.shape}, wanted {shape}")
             if name != "names" and ((array < 0) | (array > 1 << 40)).any():
                 raise ValueError(f"{name} holds values that cannot be")
-        limits = np.array([sizes["N"], sizes["C"] + 1, sizes["C"]])
-        if len(self.cells) and (self.cells[:, :3].max(0) >= limits).any():
+        if len(self.cells) and (self.cells[:, :3].max(0) >= (images, classes + 1, classes)).any():
             raise ValueError("cells holds an image or a class that is not there")
 
     def write(self, path: Path) -> None:

@@ -14,7 +14,7 @@ from fcnseg.data.dataset import Classes
 from fcnseg.evaluate import evaluate
 from fcnseg.learning.image_metrics import BINS, TEMPERATURE, UNIT, DetailedMetrics, boundaries, calibration, softmin
 from fcnseg.names import PER_IMAGE
-from fcnseg.results.per_image import SHAPES, PerImage
+from fcnseg.results.per_image import PerImage
 from fcnseg.runs.folder import Run
 
 N, H, W = 3, 40, 60
@@ -129,7 +129,7 @@ def test_evaluate_writes_them_anew_and_beside_its_own(command, run):
     (run.path / PER_IMAGE).unlink()
     assert run.per_image is None
     assert command(evaluate, f"run={run.path}").code == 0
-    for name in SHAPES:
+    for name in vars(then):
         assert np.array_equal(getattr(run.per_image, name), getattr(then, name)), name
     assert command(evaluate, f"run={run.path}", "at=original").code == 0
     (path,) = (run.path / "evaluations").glob("*.json")
@@ -154,7 +154,7 @@ def test_a_test_that_was_not_finite_leaves_none(command, run, tmp_path):
 
 @pytest.mark.parametrize("name", ["names", "cells", "pixels", "boundary", "softmin"])
 def test_arrays_that_do_not_go_together_are_refused(run, tmp_path, name):
-    arrays = {key: getattr(run.per_image, key) for key in SHAPES}
+    arrays = {key: getattr(run.per_image, key) for key in vars(run.per_image)}
     for wrong in (arrays[name][:-1, ...] if name != "cells" else arrays[name] + 99, np.zeros(3, complex), np.array(7)):
         np.savez(tmp_path / "images.npz", **{**arrays, name: wrong})
         with pytest.raises(ValueError, match=r"images.npz is damaged"):
@@ -173,7 +173,7 @@ def test_a_damaged_file_is_refused(run, tmp_path, damage):
             for _ in range(300):
                 file.write(bytes(1 << 20))
     else:
-        arrays = {key: getattr(run.per_image, key) for key in SHAPES if damage == "pickled" or key != "near"}
+        arrays = {key: getattr(run.per_image, key) for key in vars(run.per_image) if damage == "pickled" or key != "near"}
         arrays["names"] = arrays["names"].astype(object) if damage == "pickled" else arrays["names"]
         np.savez(path, **arrays)
     with pytest.raises(ValueError, match=r"images.npz is damaged"):

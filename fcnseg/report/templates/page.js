@@ -35,11 +35,10 @@ function compare(a, b) {
 
 function sortBy(table, heading) {
   const rising = heading.getAttribute("aria-sort") !== "ascending";
-  const last = (row) => ["", "-"].includes(first(row.cells[heading.cellIndex]));
-  const rows = [...table.tBodies[0].rows].sort((a, b) => {
-    const order = compare(first(a.cells[heading.cellIndex]), first(b.cells[heading.cellIndex]));
-    return last(a) - last(b) || (rising ? order : -order);
-  });
+  const text = (row) => first(row.cells[heading.cellIndex]);
+  const isLast = (row) => ["", "-"].includes(text(row));
+  const order = (a, b) => (rising ? compare(text(a), text(b)) : compare(text(b), text(a)));
+  const rows = [...table.tBodies[0].rows].sort((a, b) => isLast(a) - isLast(b) || order(a, b));
   table.tBodies[0].append(...rows);
   for (const each of heading.parentElement.cells) each.removeAttribute("aria-sort");
   heading.setAttribute("aria-sort", rising ? "ascending" : "descending");
