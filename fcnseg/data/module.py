@@ -18,7 +18,7 @@ from fcnseg.data.batch import Batch, normalize, resize
 from fcnseg.data.dataset import Classes, DataSet, Source, find_data_set
 from fcnseg.data.loader import Loader
 from fcnseg.data.packed import Pack, default_packs_folder, pack
-from fcnseg.data.settings import Size, check_settings, sides
+from fcnseg.data.settings import Size, check_data_settings, sides
 from fcnseg.machine.distributed import world
 from fcnseg.texts import first_of, warn
 
@@ -82,7 +82,9 @@ class DataModule(LightningDataModule):
 
     def __post_init__(self) -> None:
         super().__init__()
-        check_settings(size=self.size, batch_size=self.batch_size, split=self.split, limit=self.limit, pack_size=self.pack_size)
+        check_data_settings(
+            size=self.size, batch_size=self.batch_size, split=self.split, limit=self.limit, pack_size=self.pack_size
+        )
         # From a config, paths are texts, and a height and a width are in a list of OmegaConf's.
         self.root = Path(os.path.expanduser(self.root))
         self.cache = self.cache and Path(os.path.expanduser(self.cache))

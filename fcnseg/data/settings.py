@@ -10,7 +10,7 @@ MIN_SIZE = 32  # pixels: the deepest network halves the image five times
 Size = int | list[int]  # of images in pixels: of both sides, or [height, width]
 
 
-def check_settings(*, size: Size, batch_size: int, split: str, limit: int | None, pack_size: Size | None) -> None:
+def check_data_settings(*, size: Size, batch_size: int, split: str, limit: int | None, pack_size: Size | None) -> None:
     """Refuse settings of the data that are out of their range.
 
     Args:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from fcnseg.data.settings import check_settings, spelled
+from fcnseg.data.settings import check_data_settings, spelled
 from fcnseg.errors import check_whole_number
 from fcnseg.settings.lightning import ACCELERATORS, check_trainer
 from fcnseg.texts import as_typed
@@ -153,7 +153,7 @@ def check_ranges(cfg: DictConfig) -> None:
     check_trainer(cfg)
     data = cfg.data
     optional = {name: data.get(name) for name in ("limit", "pack_size")}
-    check_settings(size=data.size, batch_size=data.batch_size, split=data.split, **optional)
+    check_data_settings(size=data.size, batch_size=data.batch_size, split=data.split, **optional)
     # The settings as they are written: the choices could be resolved only while Hydra runs.
     written = flatten(cfg, resolve=False, with_empty=True)
     # With the nodes that they are in: a node may stand in the place of a value.
