@@ -3,7 +3,8 @@
 The paper is "Fully Convolutional Networks for Semantic Segmentation: Implementing Deep Learning on PASCAL VOC-2012" by
 Hikaru Isayama, Avi Mehta, Wilson Liao and Julia Wong. All tables, sections and equations named in this package are its.
 
-To add a network: a file here, a line below, and a config in `conf/model` that names the class.
+To add a network: a file here, a line below, and a config in `conf/model` that names the class. Then a test fails until a
+small one of it is in `tests/models/test_contract.py`.
 
 fcn, wilson, transfer, unet: the paper's networks.
 fpn, torchvision, smp: other networks, the last two from libraries.
