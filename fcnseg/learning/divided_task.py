@@ -24,10 +24,10 @@ class DividedTask(SegmentationTask):
     """A task with the numbers of whole batches, though no device computes one at once.
 
     Args:
-        net: The network: see `SegmentationTask`, as for the next four.
-        loss: The loss.
-        optimizer: Makes the optimiser.
-        schedule: Makes the schedule.
+        net: The network: (N, 3, H, W) images to (N, num_classes, H, W) logits.
+        loss: The loss, and the next three arguments: as those of `SegmentationTask`.
+        optimizer: A function that makes the optimiser of the network's parameters.
+        schedule: A function that makes the schedule from the optimiser, the epochs of the run and the steps of an epoch.
         classes: The classes of the masks.
         accumulate: The number of parts in which a device's images go through the network, to save memory.
     """
