@@ -1,13 +1,12 @@
 """A trained network as a function from photographs to masks: `load("runs/<name>")` gives a `Segmenter`."""
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import groupby, islice
+from itertools import chain, groupby, islice
 from pathlib import Path
-from typing import TypeVar, overload
+from typing import NamedTuple, TypeVar, overload
 
 import numpy as np
 import torch
@@ -31,51 +30,22 @@ from fcnseg.runs.folder import Run
 
 T = TypeVar("T")
 U = TypeVar("U")
-MOST_PIXELS = 2**25  # pixels of masks that are kept while the network goes on
 
 
-@dataclass
-class _Work:
-    """A photograph on its way through the network.
+class _Window(NamedTuple):
+    """A part of a photograph that the network sees at once.
 
     Attributes:
-        prediction: The prediction so far, or the error that says why the photograph cannot be read.
-        pixels: (h, w, 3) uint8: the photograph, squashed to the network's size unless the network sees tiles.
-        tiles: The parts that the network sees, one at a time; without `Segmenter.tile`, one tile for the whole photograph.
-        jobs: The threads' work on the tiles that the network has seen, a job per tile.
+        prediction: The prediction for the photograph, or the error that says why it cannot be read.
+        pixels: (h, w, 3) uint8, a tile of the photograph, or all of it, squashed to the network's size; (0,) with an error.
+        tile: The place of the window in the photograph; None with an error.
+        is_last: Whether the prediction is complete with this window.
     """
 
     prediction: Prediction | ValueError
     pixels: Tensor
-    tiles: list[Tile]
-    jobs: list[Future[None]] = field(default_factory=list)
-
-    @property
-    def is_seen(self) -> bool:
-        """Whether the network has seen all of it."""
-        return len(self.jobs) == len(self.tiles)
-
-    @property
-    def size(self) -> int:
-        """The pixels of its mask."""
-        return self.prediction.labels.size if isinstance(self.prediction, Prediction) else 0
-
-    def window(self, tile: Tile) -> Tensor:
-        """The (h, w, 3) pixels of a tile that the network gets; a single tile may be squashed."""
-        return self.pixels if len(self.tiles) == 1 else self.pixels[tile.seen]
-
-    def place(self, tile: Tile, logits: Tensor) -> None:
-        """Enlarge the logits of a tile, and keep their labels and scores."""
-        assert isinstance(self.prediction, Prediction)
-        self.prediction.labels[tile.kept] = enlarge.labels(logits, *tile.size)[tile.inner].numpy()
-        if self.prediction.scores.size:
-            self.prediction.scores[tile.kept] = enlarge.scores(logits, *tile.size)[tile.inner].numpy()
-
-    def done(self) -> Prediction | ValueError:
-        """The prediction, when all threads have done their work on it."""
-        for job in self.jobs:
-            job.result()
-        return self.prediction
+    tile: Tile | None
+    is_last: bool
 
 
 class Segmenter:
@@ -180,47 +150,37 @@ class Segmenter:
         Yields:
             For each photograph its prediction, or the error that says why it cannot be read.
         """
-        waiting: deque[_Work] = deque()
-
-        def windows() -> Iterator[tuple[_Work, Tile]]:
-            most = 2 if self.tile else 2 * self.batch_size  # a photograph that is seen in tiles is kept whole
-            for work in map_ahead(pool, partial(self._begin, scores=scores), images, most):
-                waiting.append(work)
-                yield from ((work, tile) for tile in work.tiles)
-
+        most = 2 if self.tile else 2 * self.batch_size  # a photograph that is seen in tiles is kept whole
         with ThreadPoolExecutor(cores()) as pool:
-            for batch in _batches(windows(), self.batch_size):
-                self._see(batch, pool)
-                # The first is complete when all its tiles have been seen, and results keep the order of the photographs. It
-                # waits until many do, so that the threads can work on it while the network goes on.
-                while waiting and waiting[0].is_seen and self._are_many(waiting):
-                    yield waiting.popleft().done()
-            yield from (work.done() for work in waiting)
+            windows = chain.from_iterable(map_ahead(pool, partial(self._windows, scores=scores), images, most))
+            # All that is placed ahead are the windows of a batch: they are placed while the network sees the next one.
+            for window in map_ahead(pool, _place, self._seen(windows), self.batch_size):
+                if window.is_last:
+                    yield window.prediction
 
-    def _are_many(self, waiting: Collection[_Work]) -> bool:
-        """Whether the photographs that wait are more than the memory should hold: in number, or in pixels."""
-        return len(waiting) > 2 * self.batch_size or sum(work.size for work in waiting) > MOST_PIXELS
-
-    def _begin(self, source: Photograph, *, scores: bool) -> _Work:
-        """Read a photograph, in a thread."""
+    def _windows(self, source: Photograph, *, scores: bool) -> list[_Window]:
+        """Read a photograph, in a thread, and cut it into its windows."""
         try:
             photograph = photograph_of(source)
         except ValueError as error:
-            return _Work(error, torch.empty(0), [])  # complete at once, and given out in its turn
+            return [_Window(error, torch.empty(0), None, is_last=True)]
         height, width, orientation = photograph.height, photograph.width, photograph.info.get("orientation", 1)
-        pixels = squashed(photograph, self.size) if self.tile is None else np.array(photograph)
-        seen = tiles(height, width, self.tile or max(height, width), self.overlap)
-        labels = np.empty((height, width), np.uint8)  # what the threads fill, tile by tile
+        labels = np.empty((height, width), np.uint8)  # what the threads fill, window by window
         found = np.empty(labels.shape if scores else (0, 0), np.float32)
         prediction = Prediction(labels, found, self.classes, source, orientation)
-        return _Work(prediction, torch.from_numpy(pixels), seen)
+        if self.tile is None:
+            (whole,) = tiles(height, width, max(height, width), 0)
+            return [_Window(prediction, torch.from_numpy(squashed(photograph, self.size)), whole, is_last=True)]
+        pixels, seen = torch.from_numpy(np.array(photograph)), tiles(height, width, self.tile, self.overlap)
+        return [_Window(prediction, pixels[tile.seen], tile, is_last=tile is seen[-1]) for tile in seen]
 
-    def _see(self, batch: Sequence[tuple[_Work, Tile]], pool: ThreadPoolExecutor) -> None:
-        """Give the network a batch, and have threads place its logits."""
-        windows = torch.stack([work.window(tile) for work, tile in batch])  # (N, h, w, 3)
-        images = windows.permute(0, 3, 1, 2)  # (N, 3, h, w), channels last
-        for (work, tile), logits in zip(batch, self.logits(images), strict=True):
-            work.jobs.append(pool.submit(work.place, tile, logits))
+    def _seen(self, windows: Iterable[_Window]) -> Iterator[tuple[_Window, Tensor]]:
+        """The windows in their order, each with its logits; the network sees neighbours of one shape at once."""
+        for _, alike in groupby(windows, key=lambda window: window.pixels.shape):
+            while batch := [*islice(alike, self.batch_size)]:
+                pixels = torch.stack([window.pixels for window in batch])  # (N, h, w, 3), or (N, 0) with errors
+                logits = self.logits(pixels.permute(0, 3, 1, 2)) if pixels.numel() else pixels
+                yield from zip(batch, logits, strict=True)
 
 
 def load(
@@ -278,8 +238,12 @@ def map_ahead(pool: ThreadPoolExecutor, function: Callable[[T], U], items: Itera
         yield result
 
 
-def _batches(windows: Iterable[tuple[_Work, Tile]], most: int) -> Iterator[list[tuple[_Work, Tile]]]:
-    """Batches of at most `most` consecutive windows of one shape, since a tensor has one."""
-    for _, alike in groupby(windows, key=lambda window: window[0].window(window[1]).shape):
-        while batch := [*islice(alike, most)]:
-            yield batch
+def _place(seen: tuple[_Window, Tensor]) -> _Window:
+    """Enlarge the logits of a window, and keep their labels and scores in the photograph's prediction."""
+    window, logits = seen
+    if window.tile and isinstance(window.prediction, Prediction):
+        (_, kept, inner), size, prediction = window.tile, window.tile.size, window.prediction
+        prediction.labels[kept] = enlarge.labels(logits, *size)[inner].numpy()
+        if prediction.scores.size:
+            prediction.scores[kept] = enlarge.scores(logits, *size)[inner].numpy()
+    return window

@@ -14,7 +14,7 @@ from torch import nn
 import fcnseg
 from fcnseg.data import voc
 from fcnseg.data.dataset import Classes
-from fcnseg.inference import Segmenter, segmenter
+from fcnseg.inference import Segmenter
 from fcnseg.runs import stored_network
 
 THREE = Classes(("dark", "red", "green"), ((0, 0, 0), (200, 0, 0), (0, 200, 0)), 0)
@@ -97,8 +97,7 @@ def test_photographs_of_any_sizes_come_back_in_their_order():
         assert [prediction.source is image for prediction, image in zip(found, images, strict=True)] == [True] * len(sizes)
 
 
-def test_large_photographs_do_not_wait_for_one_another(monkeypatch):
-    monkeypatch.setattr(segmenter, "MOST_PIXELS", 1)
+def test_a_photograph_that_cannot_be_read_keeps_its_place():
     images = [np.full((40 + n, 60, 3), n, np.uint8) for n in range(5)]
     for settings in ({"batch_size": 1}, {"batch_size": 3}, {"batch_size": 2, "tile": 32}):
         found = Segmenter(Colours(), THREE, 32, **settings).stream([*images, "none.jpg", images[0]])
