@@ -86,9 +86,7 @@ class MaskFolder(NamedTuple):
                 found = segmenter.stream(photographs.values(), scores=self.scores)
                 yield from map_ahead(pool, self._keep, zip(photographs.items(), found, strict=True), segmenter.batch_size)
         except OSError as error:  # of a thread that wrote: those of reading are among the results
-            raise ValueError(
-                f"cannot write into {self.folder}: {error.strerror}; make room there, or choose another out="
-            ) from error
+            raise ValueError(f"cannot write into {self.folder}: {error.strerror}; make room or choose another out=") from error
 
     def _keep(self, predicted: tuple[tuple[str, Path], Prediction | ValueError]) -> ValueError | None:
         """Write the files beside a mask, then the mask: if the mask exists, all its files exist."""

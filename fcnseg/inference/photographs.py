@@ -73,9 +73,7 @@ def _named(files: Iterable[Path], top: Path) -> dict[str, Path]:
     for file in files:
         name = _below(file, top).with_suffix("").as_posix()
         if (other := named.setdefault(name, file)) is not file:
-            raise ValueError(
-                f"{other}, {file} would have masks of one name, {name}.png: rename one, or predict them one by one"
-            )
+            raise ValueError(f"{other}, {file} would have masks of one name, {name}.png: rename one, or predict one by one")
     return named
 
 

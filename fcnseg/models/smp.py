@@ -1,7 +1,6 @@
 """The networks of segmentation_models_pytorch: twelve decoders on hundreds of encoders, an extra to install."""
 
 from contextlib import suppress
-from pathlib import Path
 from typing import cast
 
 import torch
@@ -47,19 +46,15 @@ class SMP(nn.Module):
                 raise  # some encoders cannot be made without memory
             asked = f"model.arch={arch} model.encoder={encoder} model.weights={weights}"
             raise ValueError(f"segmentation_models_pytorch cannot make {asked}: {error}") from error
-        if path:
-            self._load(path, num_classes)
+        if path:  # with the state dict of the whole network, or of the encoder
+            state = read(path)
+            part = self.net if any(key.startswith("encoder.") for key in state) else self.net.encoder
+            load(part, state, path, without=HEADS, classes=num_classes)
 
     @property
     def backbone(self) -> nn.Module:
         """The part that has pretrained weights."""
         return cast(nn.Module, self.net.encoder)
-
-    def _load(self, path: Path, num_classes: int) -> None:
-        """Load a file with the state dict of the whole network, or of the encoder."""
-        state = read(path)
-        is_whole = any(key.startswith("encoder.") for key in state)
-        load(self.net if is_whole else self.net.encoder, state, path, without=HEADS, classes=num_classes)
 
     def _least_side(self) -> int:
         """The side of the smallest image that the network takes, found by trying; it also takes multiples of this side.

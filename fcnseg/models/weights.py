@@ -139,12 +139,8 @@ def load(
     differing = sorted(key for key in keys if own.get(key) != found.get(key))
     new = [key for key in differing if key in own and key in found and own[key] == (classes, *found[key][1:])]
     if other := [key for key in differing if key not in new]:
-        raise refusal(
-            f"model.weights={source} are of another network: choose that one, other weights, or model.weights=null",
-            other,
-            found,
-            own,
-        )
+        title = f"model.weights={source} are of another network: choose that one, other weights, or model.weights=null"
+        raise refusal(title, other, found, own)
     if new:
         warn(f"model.weights={source} are for {found[new[0]][0]} classes, not {classes}: {', '.join(new)} are new")
     net.load_state_dict({key: state[key] for key in own if key not in new}, strict=False)
