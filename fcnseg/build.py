@@ -27,6 +27,7 @@ from fcnseg.learning.task import SegmentationTask
 from fcnseg.machine import limits
 from fcnseg.machine.precision import bf16_wins
 from fcnseg.machine.processes import devices_and_machines, environment
+from fcnseg.models.layers import memory_format
 from fcnseg.models.weights import load, path_of, read
 from fcnseg.settings.lightning import FLOAT16, check_callback, long_name
 from fcnseg.settings.table import setting
@@ -66,8 +67,9 @@ def task(cfg: DictConfig, *, classes: Classes, class_pixels: Tensor) -> Segmenta
     accumulate = cfg.trainer.get("accumulate_grad_batches", 1)
     is_divided = (*devices_and_machines(cfg.trainer), accumulate) != (1, 1, 1)
     make = partial(DividedTask, accumulate=accumulate) if is_divided else SegmentationTask
+    net = network(cfg, len(classes))
     return make(
-        network(cfg, len(classes)),
+        net,
         loss=instantiate(cfg.loss, class_pixels=class_pixels),
         optimizer=partial(
             optimizer,
@@ -78,6 +80,7 @@ def task(cfg: DictConfig, *, classes: Classes, class_pixels: Tensor) -> Segmenta
         ),
         schedule=partial(scheduled, make=_made(cfg, "schedule"), warmup=cfg.schedule.get("warmup")),
         classes=classes,
+        memory_format=memory_format(net),
     )
 
 

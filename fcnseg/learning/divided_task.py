@@ -25,10 +25,11 @@ class DividedTask(SegmentationTask):
 
     Args:
         net: The network: (N, 3, H, W) images to (N, num_classes, H, W) logits.
-        loss: The loss, and the next three arguments: as those of `SegmentationTask`.
+        loss: The loss, and the next four arguments: as those of `SegmentationTask`.
         optimizer: A function that makes the optimiser of the network's parameters.
         schedule: A function that makes the schedule from the optimiser, the epochs of the run and the steps of an epoch.
         classes: The classes of the masks.
+        memory_format: The memory format that the weights and the images are converted to.
         accumulate: The number of parts in which a device's images go through the network, to save memory.
     """
 
@@ -40,20 +41,23 @@ class DividedTask(SegmentationTask):
         optimizer: Callable[[nn.Module], Optimizer],
         schedule: Callable[[Optimizer, int, int], LRSchedulerConfigType],
         classes: Classes,
+        memory_format: torch.memory_format,
         accumulate: int,
     ) -> None:
-        super().__init__(net, loss=loss, optimizer=optimizer, schedule=schedule, classes=classes)
+        super().__init__(net, loss=loss, optimizer=optimizer, schedule=schedule, classes=classes, memory_format=memory_format)
         self.accumulate = accumulate
 
     def forward(self, image: Tensor) -> Tensor:
         """Normalised images (N, 3, H, W) to logits (N, num_classes, H, W), one part after the other."""
         return torch.cat([*map(super().forward, parts(image, self.accumulate))])
 
-    def loss_of(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The loss of the last part, after the gradients of the others were added, and the value of the whole batch's."""
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The loss of a batch, whose gradient is that of its last part: those of the others are added here."""
         self.trainer.optimizers[0].zero_grad()  # see `optimizer_zero_grad`
         backward = self.trainer.strategy.backward
-        return train_on(batch, self.accumulate, net=super().forward, loss=self.loss, backward=backward)
+        loss, value = train_on(batch, self.accumulate, net=super().forward, loss=self.loss, backward=backward)
+        self.losses["train/loss"].add(value, self.images_of(batch, batch_idx))
+        return loss
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
         """Do nothing: the step has zeroed the gradients, and they hold those of the earlier parts."""

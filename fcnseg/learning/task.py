@@ -13,7 +13,6 @@ from fcnseg.data.dataset import Classes
 from fcnseg.learning.image_metrics import DetailedMetrics
 from fcnseg.learning.losses import check_logits
 from fcnseg.learning.metrics import RunningMean, SegmentationMetrics
-from fcnseg.models.layers import memory_format
 
 
 class SegmentationTask(LightningModule):
@@ -28,6 +27,7 @@ class SegmentationTask(LightningModule):
         optimizer: A function that makes the optimiser of the network's parameters.
         schedule: A function that makes the schedule from the optimiser, the epochs of the run and the steps of an epoch.
         classes: The classes of the masks.
+        memory_format: The memory format that the weights and the images are converted to.
 
     Attributes:
         details: The scores of the test, with the details of every image.
@@ -42,10 +42,10 @@ class SegmentationTask(LightningModule):
         optimizer: Callable[[nn.Module], Optimizer],
         schedule: Callable[[Optimizer, int, int], LRSchedulerConfigType],
         classes: Classes,
+        memory_format: torch.memory_format,
     ) -> None:
         super().__init__()
-        self.memory_format = memory_format(net)
-        self.net = net.to(memory_format=self.memory_format)
+        self.net, self.memory_format = net.to(memory_format=memory_format), memory_format
         self.loss, self.optimizer, self.schedule, self.classes = loss, optimizer, schedule, classes
         means = nn.ModuleDict({f"{stage}/loss": RunningMean() for stage in ("train", "val", "test")})
         self.losses: Mapping[str, RunningMean] = means  # type: ignore[assignment]
@@ -60,14 +60,15 @@ class SegmentationTask(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of a batch."""
-        loss, value = self.loss_of(batch)
-        self.losses["train/loss"].add(value, self.images_of(batch, batch_idx))
+        _, loss = self._step(batch, "train")
         return loss
 
-    def loss_of(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The loss whose gradient is to be added, and its value."""
-        loss = self.loss(self(batch.image), batch.mask)
-        return loss, loss
+    def _step(self, batch: Batch, stage: str) -> tuple[Tensor, Tensor]:
+        """The logits (N, C, H, W) of a batch and their loss, which enters the mean of the stage."""
+        logits = self(batch.image)
+        loss = self.loss(logits, batch.mask)
+        self.losses[f"{stage}/loss"].add(loss, len(batch.mask))
+        return logits, loss
 
     def images_of(self, batch: Batch, batch_idx: int) -> int:
         """The number of images that a step trains on."""
@@ -82,9 +83,7 @@ class SegmentationTask(LightningModule):
         return self._score(batch, "test")
 
     def _score(self, batch: Batch, stage: str) -> Tensor:
-        logits: Tensor = self(batch.image)  # (N, C, H, W)
-        loss = self.loss(logits, batch.mask)
-        self.losses[f"{stage}/loss"].add(loss, len(batch.mask))
+        logits, loss = self._step(batch, stage)
         lowest, highest = logits.aminmax()  # a quarter of the time of logits.isfinite() on the CPU
         self.finite[stage].append((loss + highest - lowest).isfinite())
         prediction = logits.max(dim=1).indices  # as argmax, in two thirds of its time on the CPU

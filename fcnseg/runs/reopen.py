@@ -20,6 +20,7 @@ from fcnseg.data.module import DataModule
 from fcnseg.learning import losses
 from fcnseg.learning.task import SegmentationTask
 from fcnseg.machine.files import nothing_built, sha256
+from fcnseg.models.layers import memory_format
 from fcnseg.models.tta import averaged
 from fcnseg.names import BEST
 from fcnseg.runs.checkpoint_files import check_weights
@@ -75,7 +76,8 @@ def task(
         # One image set has no train set: any pixels are enough, since the checkpoint has the loss's weights.
         pixels = torch.ones(len(classes)) if data.only else data.class_pixels
         loss = make(group(cfg, "loss"), LOSSES, trust, class_pixels=pixels)
-        rebuilt = SegmentationTask(net, loss=loss, optimizer=_cannot_train, schedule=_cannot_train, classes=classes)
+        never, layout = _cannot_train, memory_format(net)
+        rebuilt = SegmentationTask(net, loss=loss, optimizer=never, schedule=never, classes=classes, memory_format=layout)
         check_weights(state, rebuilt, run.checkpoints / BEST)
     rebuilt.load_state_dict(state)
     rebuilt.net = averaged(rebuilt.net, tta)

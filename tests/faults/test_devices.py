@@ -17,6 +17,7 @@ from lightning.pytorch.strategies.launchers import subprocess_script
 
 from fcnseg import fit
 from fcnseg.callbacks.checkpoints import Checkpoints
+from fcnseg.learning.divided_task import DividedTask
 from fcnseg.learning.task import SegmentationTask
 from fcnseg.machine import precision
 from fcnseg.machine.files import read_json
@@ -79,7 +80,7 @@ def test_all_processes_take_the_first_ones_precision(tmp_path, data):
     def inject(rank):
         precision.bf16_gain = fit.bf16_gain = lambda threads: 0.0 if rank else 2.0
         seen = tmp_path / f"rank{rank}"
-        at(SegmentationTask, "training_step", 1, lambda *_: seen.write_text(str(torch.is_autocast_enabled("cpu"))))
+        at(DividedTask, "training_step", 1, lambda *_: seen.write_text(str(torch.is_autocast_enabled("cpu"))))
 
     run = finish_in(tmp_path, 2, *words, "trainer.precision=auto", inject=inject)
     assert read_json(run / "result.json")["precision"] == "bf16-mixed"
@@ -160,7 +161,7 @@ def unbroken_pair(tmp_path_factory, data):
 @pytest.mark.parametrize("killed", [0, 1])
 def test_a_killed_process_ends_all_and_the_same_command_goes_on(tmp_path, data, unbroken_pair, killed):
     args, path = tiny(data, "dropping"), tmp_path / "runs" / "run"
-    inject = only(killed, SegmentationTask, "training_step", 5, kill)
+    inject = only(killed, DividedTask, "training_step", 5, kill)
     outcomes = run_in(tmp_path, 2, *args, inject=inject)
     assert [outcomes[killed].code, outcomes[1 - killed].code] == [-9, 1], outcomes
     assert outcomes[1].err == ""
@@ -174,7 +175,7 @@ def test_a_killed_process_ends_all_and_the_same_command_goes_on(tmp_path, data, 
 @pytest.mark.parametrize("asked", [0, 1])
 def test_a_signal_to_one_process_stops_all_with_one_state(tmp_path, data, unbroken_pair, asked):
     args, path = [*tiny(data, "dropping"), "checkpoint.every_n_steps=null"], tmp_path / "runs" / "run"
-    inject = only(asked, SegmentationTask, "training_step", 5, send(signal.SIGTERM))
+    inject = only(asked, DividedTask, "training_step", 5, send(signal.SIGTERM))
     outcomes = run_in(tmp_path, 2, *args, inject=inject)
     assert [outcome.code for outcome in outcomes] == [143, 143], outcomes
     assert "stopped by SIGTERM: the same command resumes" in outcomes[0].err
@@ -189,7 +190,7 @@ def test_a_signal_to_one_process_stops_all_with_one_state(tmp_path, data, unbrok
 @pytest.mark.parametrize("moment", ["on_validation_start", "validation_step", "on_validation_epoch_end"])
 def test_a_signal_around_a_validation_stops_all(tmp_path, data, unbroken_pair, moment):
     args = [*tiny(data, "dropping"), "checkpoint.every_n_steps=null"]
-    outcomes = run_in(tmp_path, 2, *args, inject=only(1, SegmentationTask, moment, 1, send(signal.SIGTERM)))
+    outcomes = run_in(tmp_path, 2, *args, inject=only(1, DividedTask, moment, 1, send(signal.SIGTERM)))
     assert [outcome.code for outcome in outcomes] == [143, 143], outcomes
     finish_in(tmp_path, 2, *args)
     assert differences(content(tmp_path / "runs" / "run"), unbroken_pair) == []
@@ -218,7 +219,7 @@ def test_a_disk_full_to_the_end_ends_all(tmp_path, data, small_disk):
 def test_a_run_goes_on_with_another_number_of_processes(tmp_path, unet):
     """Two to the seventh step, one to the fourteenth, then three."""
     assert run(tmp_path, *unet, "runs=alone").code == 0
-    outcomes = run_in(tmp_path, 2, *unet, inject=only(0, SegmentationTask, "training_step", 7, send(signal.SIGTERM)))
+    outcomes = run_in(tmp_path, 2, *unet, inject=only(0, DividedTask, "training_step", 7, send(signal.SIGTERM)))
     assert [outcome.code for outcome in outcomes] == [143, 143]
     inject = partial(at, SegmentationTask, "training_step", 7, send(signal.SIGTERM))
     outcome = run(tmp_path, *unet, inject=inject)
@@ -243,7 +244,7 @@ def test_a_second_start_of_a_run_is_refused(tmp_path, data):
     args = tiny(data)
 
     def inject(rank):
-        at(SegmentationTask, "training_step", 2, lambda *_: time.sleep(20 if rank == 0 else 0))
+        at(DividedTask, "training_step", 2, lambda *_: time.sleep(20 if rank == 0 else 0))
 
     first = begin(tmp_path, 2, *args, inject=inject)
     while not (tmp_path / "runs" / "run" / "checkpoints" / "last.ckpt").exists():
@@ -260,7 +261,7 @@ def test_a_process_that_fails_alone_says_why(tmp_path, data):
     def fail(*_):
         raise MemoryError("no room for the third step")
 
-    outcomes = run_in(tmp_path, 2, *tiny(data), inject=only(1, SegmentationTask, "training_step", 3, fail))
+    outcomes = run_in(tmp_path, 2, *tiny(data), inject=only(1, DividedTask, "training_step", 3, fail))
     assert [outcome.code for outcome in outcomes] == [1, 1]
     assert "process 2 of 2 failed: MemoryError" in outcomes[1].err
     assert "another process of the run has ended" in outcomes[0].err
@@ -271,7 +272,7 @@ def test_a_loss_that_is_no_number_is_told_once(tmp_path, data):
         with torch.no_grad():
             next(task.parameters()).fill_(torch.nan)
 
-    outcomes = run_in(tmp_path, 2, *tiny(data), inject=only(1, SegmentationTask, "training_step", 3, broken))
+    outcomes = run_in(tmp_path, 2, *tiny(data), inject=only(1, DividedTask, "training_step", 3, broken))
     assert [outcome.code for outcome in outcomes] == [1, 1]
     assert "DivergedError: the loss of step 2" in outcomes[0].err
     assert outcomes[1].err == ""

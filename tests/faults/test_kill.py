@@ -29,6 +29,7 @@ from fcnseg.callbacks import checkpoints as resume
 from fcnseg.callbacks.checkpoints import Checkpoints
 from fcnseg.callbacks.epoch_log import EpochLog
 from fcnseg.data.module import DataModule
+from fcnseg.learning.divided_task import DividedTask
 from fcnseg.learning.task import SegmentationTask
 from fcnseg.machine.files import read_json
 from fcnseg.results import scoring
@@ -209,26 +210,30 @@ def note(path, inject):
 
 
 SIGTERM = send(signal.SIGTERM)
-BREAKS = {  # checkpoint.every_n_steps, and the ends of the sessions of one run
-    "after an epoch": ("null", partial(at, SegmentationTask, "training_step", 4, kill)),
-    "after two epochs": ("null", *(partial(at, SegmentationTask, "training_step", n, kill) for n in (5, 4))),
-    "within an epoch": (2, partial(at, SegmentationTask, "training_step", 6, kill)),
-    "before a validation": ("null", partial(at, SegmentationTask, "on_validation_start", 2, SIGTERM)),
-    "between epochs, then within one": (
-        *(1, partial(at, EpochLog, "on_train_epoch_start", 2, SIGTERM)),
-        partial(at, SegmentationTask, "training_step", 3, kill),
-    ),
-}
 
 
-@pytest.mark.parametrize(("interval", "parts"), [("step", 1), ("epoch", 2)])
-def test_a_resumed_run_logs_under_the_steps_of_an_unbroken_one(tmp_path, args, interval, parts):
+def breaks_of(task):
+    """The ends of the sessions of one run, after its checkpoint.every_n_steps; `task` is the class of its task."""
+    return {
+        "after an epoch": ("null", partial(at, task, "training_step", 4, kill)),
+        "after two epochs": ("null", *(partial(at, task, "training_step", n, kill) for n in (5, 4))),
+        "within an epoch": (2, partial(at, task, "training_step", 6, kill)),
+        "before a validation": ("null", partial(at, task, "on_validation_start", 2, SIGTERM)),
+        "between epochs, then within one": (
+            *(1, partial(at, EpochLog, "on_train_epoch_start", 2, SIGTERM)),
+            partial(at, task, "training_step", 3, kill),
+        ),
+    }
+
+
+@pytest.mark.parametrize(("interval", "parts", "task"), [("step", 1, SegmentationTask), ("epoch", 2, DividedTask)])
+def test_a_resumed_run_logs_under_the_steps_of_an_unbroken_one(tmp_path, args, interval, parts, task):
     """As every logger gets them; Lightning's monitor logs the learning rate of every other step, or of every epoch."""
     every = ["+trainer.log_every_n_steps=2"] if interval == "step" else []
     args = [*args, "callbacks=lr_monitor", f"callbacks.lr_monitor.logging_interval={interval}", *every]
     args = [*args, "schedule=poly", "trainer.max_epochs=4", f"+trainer.accumulate_grad_batches={parts}"]
-    logged, contents = {}, {}
-    for moment, (steps, *breaks) in {"never": (1,), **BREAKS}.items():
+    logged, contents, moments = {}, {}, breaks_of(task)
+    for moment, (steps, *breaks) in {"never": (1,), **moments}.items():
         notes, own = tmp_path / f"{moment}.txt", (f"runs='{moment}'", f"checkpoint.every_n_steps={steps}")
         for end in breaks:
             assert run(tmp_path, *args, *own, inject=partial(note, notes, end)).code in (-9, 143)
@@ -236,7 +241,7 @@ def test_a_resumed_run_logs_under_the_steps_of_an_unbroken_one(tmp_path, args, i
         assert outcome.code == 0, outcome.err
         logged[moment] = set(notes.read_text().splitlines())  # killed epochs are logged twice
         contents[moment] = content(tmp_path / moment / "run")
-    for moment in BREAKS:
+    for moment in moments:
         assert differences(contents[moment], contents["never"]) == [], moment
         assert logged[moment] == logged["never"], moment
 
