@@ -73,22 +73,22 @@ def task(cfg: DictConfig, *, classes: Classes, class_pixels: Tensor) -> Segmenta
         loss=instantiate(cfg.loss, class_pixels=class_pixels),
         optimizer=partial(
             optimizer,
-            make=_made(cfg, "optimizer"),
+            make=_made(cfg.optimizer, "optimizer"),
             backbone_lr=cfg.optimizer.get("backbone_lr"),
             decay_norms=cfg.optimizer.get("decay_norms"),
             clips=bool(cfg.trainer.get("gradient_clip_val")),
         ),
-        schedule=partial(scheduled, make=_made(cfg, "schedule"), warmup=cfg.schedule.get("warmup")),
+        schedule=partial(scheduled, make=_made(cfg.schedule, "schedule"), warmup=cfg.schedule.get("warmup")),
         classes=classes,
         memory_format=memory_format(net),
     )
 
 
-def _made(cfg: DictConfig, key: str) -> Any:
+def _made(node: DictConfig, key: str) -> Any:
     """The object that the node `key` of a config stands for, without those of its settings that fcnseg itself reads."""
-    node = OmegaConf.select(cfg, key).copy()  # it keeps the node's full name, for messages
+    node = node.copy()  # it keeps the node's full name, for messages
     OmegaConf.set_struct(node, False)  # in struct mode, no setting could be removed
-    for name in [name for name in node if setting(f"{key}.{name}").ours]:
+    for name in [name for name in node if setting(f"{key}.{name!s}").ours]:
         del node[name]
     return instantiate(node)
 
@@ -133,9 +133,9 @@ def callbacks(cfg: DictConfig) -> list[Callback]:
 
 def _entries(cfg: DictConfig, group: str, kind: type[T]) -> list[T]:
     entries = []
-    for name in cfg[group]:
+    for name, node in cfg[group].items():
         try:
-            entry = _made(cfg, f"{group}.{name}")
+            entry = _made(node, f"{group}.{name!s}")
         except InstantiationException as error:
             if isinstance(error.__cause__, ModuleNotFoundError):
                 raise ValueError(f"{group}.{name} needs a package that is not installed: {error.__cause__}") from error

@@ -18,18 +18,21 @@ from fcnseg.cli.configs import compose, default_config
 from fcnseg.errors import check_whole_number
 from fcnseg.machine.files import write_json, write_text
 
-ALL_NETWORKS = "with gpu_day=true, which trains every network and experiment"
-# Settings that have no effect: on any measurement, since no training of the benchmark is resumed, named, kept or logged; on
-# that of a GPU, which chooses them itself; and on a comparison of arms.
-UNUSED = r"resume|name|runs|logger\b.*"
-UNUSED_ON_GPU_DAY = "arms|repeats|steps|model|experiment|debug"
-UNUSED_BY_ARMS = r"budget|patience|trainer\.max_epochs"
+# What each measurement is called in messages, and a pattern of the settings that, like `UNUSED`, have no effect on it.
+MODES = {
+    "gpu_day": ("with gpu_day=true, which trains every network and experiment", "arms|repeats|steps|model|experiment|debug"),
+    "growth": ("with growth=true", r"arms|repeats|steps|budget|patience|trainer\.max_epochs"),
+    "arms": ("on a comparison of arms", r"budget|patience|trainer\.max_epochs"),
+}
+UNUSED = r"resume|name|runs|logger\b.*"  # no training of the benchmark is resumed, named, kept or logged
+# The settings that growth=true multiplies, each with its factors.
+FACTORS = {"data.source.train": (1, 4, 16), "data.size": (1, 2, 4), "data.batch_size": (1, 2, 4)}
 
 
 @command("benchmark")
 def benchmark(cfg: DictConfig) -> None:
     """Measure and print tables; after every one, write all so far to `cfg.json` and, in Markdown, to a file beside it."""
-    check_settings(cfg)
+    mode = check_settings(cfg)
     from fcnseg import build
     from fcnseg.benchmark.step import machine
 
@@ -38,7 +41,7 @@ def benchmark(cfg: DictConfig) -> None:
         cfg.json = cfg.json or "gpu_day.json"
     else:
         build.data(resolve(cfg)).prepare_data()  # not in another process: here, its progress and its errors are seen
-    measure = gpu_day if cfg.gpu_day else comparison
+    measure = {"gpu_day": gpu_day, "growth": growth, "arms": comparison}[mode]
     with console.status("measuring") as status:
         for number, found in enumerate(measure(cfg), 1):
             status.update(f"measuring; {number} done, the last for the table {', '.join(found)}")
@@ -49,8 +52,8 @@ def benchmark(cfg: DictConfig) -> None:
     console.print(*tables(figures))
 
 
-def check_settings(cfg: DictConfig) -> None:
-    """Refuse what cannot be measured.
+def check_settings(cfg: DictConfig) -> str:
+    """Refuse what cannot be measured; return the mode, one of `MODES`.
 
     Raises:
         ValueError: A setting is out of its range, contradicts another, or has no effect.
@@ -60,10 +63,16 @@ def check_settings(cfg: DictConfig) -> None:
     arms = default_config("benchmark").arms
     if unknown := set(cfg.arms) - set(arms):
         raise ValueError(f"arms: there is no arm {', '.join(sorted(unknown))}; wanted some of {', '.join(arms)}")
-    where, unused = (ALL_NETWORKS, UNUSED_ON_GPU_DAY) if cfg.gpu_day else ("on a comparison of arms", UNUSED_BY_ARMS)
+    if cfg.growth and cfg.gpu_day:
+        raise ValueError("growth=true and gpu_day=true: wanted one of them")
+    if cfg.growth and cfg.choices.data != "shapes":
+        raise ValueError(f"growth=true with data={cfg.choices.data}: wanted data=shapes, whose number of images can be set")
+    mode = "gpu_day" if cfg.gpu_day else "growth" if cfg.growth else "arms"
+    where, unused = MODES[mode]
     for override in parse(HydraConfig.get().overrides.task):
         if re.fullmatch(f"{unused}|{UNUSED}", override.key_or_group):
             raise ValueError(f"{override.input_line} has no effect {where}: leave it out")
+    return mode
 
 
 def resolve(cfg: DictConfig) -> DictConfig:
@@ -98,6 +107,20 @@ def comparison(cfg: DictConfig) -> Iterator[Tables]:
         yield {"Training: medians of turns": arms}
     yield from measured("A step's operations", partial(call, operations, cfg))
     yield from measured("Parts", lambda part: call(PARTS[part], cfg), cases(part=PARTS))
+
+
+def growth(cfg: DictConfig) -> Iterator[Tables]:
+    """Epochs of more and more images, of larger ones, and of larger batches."""
+    from fcnseg.benchmark.arms import epoch
+
+    points = {}
+    for key, factors in FACTORS.items():
+        value = OmegaConf.select(cfg, key)
+        for factor in factors:
+            point = points[f"{key} x {factor}"] = cfg.copy()
+            OmegaConf.update(point, key, factor * value if isinstance(value, int) else [factor * side for side in value])
+    title = "Growth of a training epoch; data MB: memory beyond that of as many steps on two batches"
+    yield from measured(title, lambda growing: epoch(points[growing]), cases(growing=points))
 
 
 def gpu_day(cfg: DictConfig) -> Iterator[Tables]:

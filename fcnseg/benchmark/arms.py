@@ -2,6 +2,7 @@
 
 import resource
 from collections.abc import Callable, Iterator, Sequence
+from math import prod
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -20,10 +21,10 @@ from torchvision.transforms import InterpolationMode, v2
 
 from fcnseg import build
 from fcnseg.benchmark.step import fabric_of, task_of
-from fcnseg.benchmark.tables import Row, Work, rows
+from fcnseg.benchmark.tables import Row, Work, call, rows
 from fcnseg.data.dataset import MEAN, STD, VOID
 from fcnseg.data.module import DataModule
-from fcnseg.data.settings import sides
+from fcnseg.data.settings import sides, spelled
 from fcnseg.data.voc import NUM_CLASSES, PLACES
 from fcnseg.errors import RunFailedError
 from fcnseg.fit import Training
@@ -67,15 +68,18 @@ class Clock:
         return self.times[self.steps] - self.times[WARMUP]
 
 
-def train(cfg: DictConfig, arm: str, *, steps: int) -> Row:
-    """Train with an arm, `steps` timed steps after the warm-up; the precision of `cfg` is not "auto"."""
+def train(cfg: DictConfig, arm: str, *, steps: int, images: int | None = None) -> Row:
+    """Train with an arm: `steps` timed steps after the warm-up, on the first `images` images over and over (None: on all).
+
+    The precision of `cfg` is not "auto".
+    """
     how = ARMS[arm]
     if how.other_precision:
         cfg.trainer.precision = "bf16-mixed" if cfg.trainer.precision == "32-true" else "32-true"
     device, done, data = fabric_of(cfg).device, WARMUP + steps, build.data(cfg)
     data.prepare_data()
     # As many images as the steps need: the end of an epoch would be timed as well.
-    data.stages["train"] = ("train", torch.arange(done * data.batch_size) % data.count("train"))
+    data.stages["train"] = ("train", torch.arange(done * data.batch_size) % (images or data.count("train")))
     task = task_of(cfg, data)
     if how.compiled:
         task.net.compile()
@@ -253,3 +257,23 @@ def check_first_losses(one: Row, other: Row) -> None:
             f"the first losses of {one['arm']} ({wanted:.6f}) and {other['arm']} ({loss:.6f}) differ by more than"
             f" {allowed:g}. Random augmentation and dropout draw differently: set aug=none and a network without dropout"
         )
+
+
+def epoch(cfg: DictConfig) -> Row:
+    """The seconds and the memory of an epoch of generated images.
+
+    As many steps on two batches alone show what memory torch takes: the rest is the memory of the data.
+    """
+    source, size, batch_size = cfg.data.source, cfg.data.size, cfg.data.batch_size
+    steps = max(1, source.train // batch_size - WARMUP)
+    few, whole = (call(train, cfg, "fcnseg", steps=steps, images=images) for images in (2 * batch_size, source.train))
+    return {
+        "images": source.train,
+        "size": spelled(size),
+        "batch_size": batch_size,
+        "epoch_s": source.train / whole["images_per_s"],
+        "ms_per_image": 1e3 / whole["images_per_s"],
+        "pack_mb": (source.train + source.val) * PIXEL_BYTES * prod(sides(size)) / 1e6,
+        "peak_mb": whole["host_mb"],
+        "data_mb": whole["host_mb"] - few["host_mb"],
+    }

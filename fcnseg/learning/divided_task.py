@@ -49,7 +49,8 @@ class DividedTask(SegmentationTask):
 
     def forward(self, image: Tensor) -> Tensor:
         """Normalised images (N, 3, H, W) to logits (N, num_classes, H, W), one part after the other."""
-        return torch.cat([*map(super().forward, parts(image, self.accumulate))])
+        found = [*map(super().forward, parts(image, self.accumulate))]
+        return torch.cat(found) if len(found) > 1 else found[0]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of a batch, whose gradient is that of its last part: those of the others are added here."""
@@ -74,13 +75,14 @@ class DividedTask(SegmentationTask):
 
     def _log_scores(self, stage: str) -> None:
         """Bring the findings of all processes, lists with an item for every batch, into the order of one process."""
-        mean = self.losses[f"{stage}/loss"]
-        lists: list[list[Any]] = [*self.metrics[stage].findings(), self.finite[stage], mean.values, mean.counts]
-        on_cpu = [[item.cpu() if isinstance(item, Tensor) else item for item in items] for items in lists]
-        loader: Any = getattr(self.trainer, f"{stage}_dataloaders")
-        batches = interleaved(zip(*on_cpu, strict=True))[: len(loader.sizes)]  # some batches occur twice
-        for items, whole in zip(lists, zip(*batches, strict=True), strict=True):
-            items[:] = whole
+        if world() > 1:
+            mean = self.losses[f"{stage}/loss"]
+            lists: list[list[Any]] = [*self.metrics[stage].findings(), self.finite[stage], mean.values, mean.counts]
+            on_cpu = [[item.cpu() if isinstance(item, Tensor) else item for item in items] for items in lists]
+            loader: Any = getattr(self.trainer, f"{stage}_dataloaders")
+            batches = interleaved(zip(*on_cpu, strict=True))[: len(loader.sizes)]  # some batches occur twice
+            for items, whole in zip(lists, zip(*batches, strict=True), strict=True):
+                items[:] = whole
         super()._log_scores(stage)
 
 

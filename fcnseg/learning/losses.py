@@ -188,7 +188,7 @@ class Sum(Loss):
             try:
                 self.losses[name] = each["loss"](class_pixels)
             except ValueError as error:
-                names_argument = re.match(r"[\w.]+=", str(error))
+                names_argument = re.match(r"[\w.]+=|terms\.", str(error))
                 raise ValueError(f"terms.{name}.loss{'.' if names_argument else ': '}{error}") from error
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:

@@ -86,7 +86,7 @@ def differences(old: DictConfig, new: DictConfig, defaults: Defaults) -> dict[st
 def _may_be_new(key: str, stored: Mapping[str, Any]) -> bool:
     """Whether a run may lack a setting because its version did. A callback or a part of a sum of losses it lacks as a whole."""
     parts = [key[: part.end()] for part in re.finditer(r"\bterms\.[^.]+", key)]
-    return not key.startswith("callbacks.") and all(f"{part}.weight" in stored for part in parts)
+    return not key.startswith("callbacks.") and all(any(other.startswith(f"{part}.") for other in stored) for part in parts)
 
 
 LONGEST_SPELLED = 80  # the most characters of spelled-out settings; the rest goes into the hash

@@ -18,6 +18,7 @@ from fcnseg.settings.lightning import ACCELERATORS, check_trainer
 from fcnseg.texts import as_typed
 
 LARGEST_SEED = 2**32 - 1  # NumPy's
+NOT_FOUND = object()
 SUM = "fcnseg.learning.losses.Sum"
 
 
@@ -29,7 +30,7 @@ class Setting(NamedTuple):
         null: Whether it may be null, even if a choice or an experiment sets another value.
         sides: Whether it may be a list of height and width.
         least: The least value of a whole number.
-        is_right: Whether a value that is not null is right.
+        is_right: Whether a value is right; it is not asked about a null that `null` allows.
         wanted: The right values, in words.
         short: The word that stands before its number in the name of a run, in place of the setting's full name.
         identity: Whether another value makes a run another one.
@@ -114,7 +115,7 @@ SETTINGS = {  # all settings of which there is more to know than a type; a * sta
     **{f"loss{part}.class_pixels": Setting(passed=True) for part in ("", ".terms.*.loss")},
     "optimizer.params": Setting(passed=True),
     "optimizer.lr": Setting(
-        is_right=lambda rate: _is_number(rate) and rate >= 0, wanted="a learning rate from 0 up", short="lr"
+        is_right=lambda rate: rate is None or (_is_number(rate) and rate >= 0), wanted="a learning rate from 0 up", short="lr"
     ),
     "optimizer.fused": Setting(null=True),
     "optimizer.backbone_lr": Setting(
@@ -159,7 +160,9 @@ def check_ranges(cfg: DictConfig) -> None:
     # With the nodes that they are in: a node may stand in the place of a value.
     for key in dict.fromkeys(name for full in written for name in accumulate(full.split("."), "{}.{}".format)):
         if (known := setting(key)).wanted or known.least is not None:
-            _check_value(key, OmegaConf.select(cfg, key), known)
+            value = OmegaConf.select(cfg, key, default=NOT_FOUND)  # no name in it may be a number, or have a dot
+            if value is not NOT_FOUND:
+                _check_value(key, value, known)
     _check_schedule(cfg.schedule)
     _check_sum(cfg.loss, "loss")
     has_weights = str(cfg.model.get("_target_")).startswith("fcnseg.") and "weights" in cfg.model
@@ -183,16 +186,17 @@ def _check_schedule(schedule: DictConfig) -> None:
 
 
 def _check_sum(loss: DictConfig, key: str) -> None:
-    """Refuse a sum of losses without parts, or with a part that is no loss and weight above 0."""
-    if loss.get("_target_") != SUM:
-        return
-    if not isinstance(terms := loss.get("terms"), DictConfig) or not terms:
+    """Refuse a sum of losses without parts, or with a part that is no loss and weight above 0; of subclasses, the weights."""
+    is_sum, terms = loss.get("_target_") == SUM, loss.get("terms")
+    if is_sum and not (isinstance(terms, DictConfig) and terms):
         raise ValueError(f"{key}.terms is empty: wanted a loss or more to add up")
-    for name, part in terms.items():
+    for name, part in terms.items() if isinstance(terms, DictConfig) else ():
         full = f"{key}.terms.{name!s}"
-        is_pair = isinstance(part, DictConfig) and part.keys() == {"weight", "loss"}
-        if not is_pair or not isinstance(part.loss, DictConfig) or "_target_" not in part.loss:
-            raise ValueError(f"{full}={as_typed(part)}: wanted a weight and a loss, and nothing else")
+        is_pair = isinstance(part, DictConfig) and part.keys() == {"weight", "loss"} and isinstance(part.loss, DictConfig)
+        if not (is_pair and "_target_" in part.loss):
+            if is_sum:
+                raise ValueError(f"{full}={as_typed(part)}: wanted a weight and a loss, and nothing else")
+            continue
         if not _is_number(part.weight) or part.weight <= 0:
             raise ValueError(f"{full}.weight={as_typed(part.weight)}: wanted a number above 0; ~{full} leaves the part out")
         _check_sum(part.loss, f"{full}.loss")

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from fcnseg.benchmark import __main__, arms, step
-from fcnseg.benchmark.__main__ import benchmark
+from fcnseg.benchmark.__main__ import benchmark, growth
 from fcnseg.benchmark.arms import beside_plain, image_loader, of_stock_layers
 from fcnseg.benchmark.step import Operation, Operations, ideal_seconds, step_operations
 from fcnseg.benchmark.tables import call, cases, measured, rows
@@ -89,6 +89,18 @@ def test_torchs_own_layers_compute_the_same():
         ours = net(image)
         torch.testing.assert_close(of_stock_layers(net)(image), ours)
     assert nn.ConvTranspose2d in {type(module) for module in net.modules()}
+
+
+def test_one_number_grows(monkeypatch):
+    cfg = OmegaConf.create({"data": {"size": [32, 48], "source": {"train": 8}, "batch_size": 2}})
+    monkeypatch.setattr(arms, "epoch", lambda point: OmegaConf.to_container(point.data))
+    *_, tables = growth(cfg)
+    (rows,) = tables.values()
+    grown = {row.pop("growing"): row for row in rows}
+    assert len(grown) == 9
+    assert grown["data.source.train x 4"] == {"size": [32, 48], "source": {"train": 32}, "batch_size": 2}
+    assert grown["data.size x 2"] == {"size": [64, 96], "source": {"train": 8}, "batch_size": 2}
+    assert grown["data.batch_size x 4"] == {"size": [32, 48], "source": {"train": 8}, "batch_size": 8}
 
 
 class Losses(arms.Clock):
@@ -174,6 +186,9 @@ def test_a_table_grows_case_by_case_in_their_order():
     [
         (["steps=0"], ["steps=0", "1"]),
         (["arms=[plain,fast]"], ["fast", "fcnseg"]),
+        (["growth=true"], ["growth", "data=shapes"]),
+        (["growth=true", "gpu_day=true", "data=shapes"], ["growth=true and gpu_day=true: wanted one of them"]),
+        (["growth=true", "data=shapes", "steps=3"], ["steps=3 has no effect with growth=true"]),
         (["gpu_day=true", "model=wilson"], ["gpu_day", "every network", "model=wilson"]),
         (["setps=3"], ["setps", "steps?"]),
         (["budget=5"], ["budget=5 has no effect on a comparison of arms: leave it out"]),
@@ -200,6 +215,7 @@ RUN = ["ema=0.9", "callbacks=lr_monitor", "schedule=cosine", "checkpoint.every_n
     "args",
     [
         ["arms=[plain]", "repeats=2", "steps=2", "+trainer.gradient_clip_val=1", *RUN],
+        ["growth=true", "data=shapes", "data.source.train=8", "trainer.deterministic=true", *RUN],
         ["gpu_day=true", "budget=5", "patience=2", "trainer.max_epochs=2", *RUN],
         *(shlex.split(words, comments=True) for words in re.findall(r"^python -m fcnseg\.benchmark (.*)$", README, re.M)),
     ],
@@ -284,3 +300,15 @@ def test_a_row_for_each_arm():
     assert (plain["times_plain"], plain["roofline"]) == (1, 0.5)
     assert lightning == {"arm": "lightning", "failed": "out of memory"}
     assert (fcnseg["times_plain"], fcnseg["roofline"]) == (3, 0.75)
+
+
+@pytest.mark.slow
+def test_growth(command, tmp_path):
+    small = ["data=shapes", "data.source.train=24", "data.source.val=4", "data.size=32", "data.batch_size=2"]
+    outcome = command(benchmark, *small, *CPU, "growth=true", "json=figures.json")
+    assert outcome.code == 0, outcome.err
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    _, _, growth = figures.values()
+    assert [row["images"] for row in growth] == [24, 96, 384, *[24] * 6]
+    assert [row["size"] for row in growth[3:6]] == [32, 64, 128]
+    assert all(row["epoch_s"] > 0 for row in growth)

@@ -1,8 +1,10 @@
 """Settings out of their ranges, each refused by name; tests/cli/test_cli.py has some as commands."""
 
 import pytest
+from lightning import Callback
 from omegaconf import OmegaConf
 
+from fcnseg import build
 from fcnseg.cli.arguments import parse
 from fcnseg.settings.table import check_ranges
 
@@ -66,3 +68,25 @@ def test_freeze_and_weights_of_ones_own_network_are_its_own(compose):
     check_ranges(compose("data=shapes", "model._target_=own.Network", *own))
     with pytest.raises(ValueError, match="would keep random weights"):
         check_ranges(compose("data=shapes", *own))
+
+
+@pytest.mark.parametrize("name", ["1", "a.b", "true"])
+def test_a_callback_of_any_name_is_made(compose, name):
+    entry = "{_target_: lightning.Callback, only_watches: true}"
+    cfg = compose(f"+callbacks={{{name}: {entry}}}", "data=shapes")
+    check_ranges(cfg)
+    assert [type(callback) for callback in build.callbacks(cfg)] == [Callback]
+
+
+def test_a_learning_rate_may_be_left_to_an_optimiser_of_ones_own(compose):
+    cfg = compose("data=shapes").copy()
+    cfg.optimizer.lr = None
+    check_ranges(cfg)
+
+
+@pytest.mark.parametrize("target", ["fcnseg.learning.losses.Sum", "mine.OwnSum"])
+def test_a_part_of_any_sum_weighs_more_than_nothing(compose, target):
+    cfg = compose("loss=ce_dice", "data=shapes", f"loss._target_={target}").copy()
+    cfg.loss.terms.ce.weight = 0
+    with pytest.raises(ValueError, match=r"loss\.terms\.ce\.weight=0: wanted a number above 0"):
+        check_ranges(cfg)
