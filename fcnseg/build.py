@@ -100,13 +100,13 @@ def network(cfg: DictConfig, num_classes: int) -> nn.Module:
         ValueError: It is no network, or the weights are of another one.
     """
     path = path_of(cfg.model.get("weights"))
-    of_run = path is not None and path.is_dir()
+    run = path if path and path.is_dir() else None
     # Without the weights that the network's class would take, such as a backbone's: those of the run replace them all.
-    net = instantiate(cfg.model, num_classes=num_classes, **({"weights": None} if of_run else {}))
+    net = instantiate(cfg.model, num_classes=num_classes, **({"weights": None} if run else {}))
     if not isinstance(net, nn.Module):
         raise ValueError(f"model._target_={cfg.model._target_} is a {type(net).__name__}: wanted a torch.nn.Module")
-    if path and of_run:
-        load(net, read(path), path, classes=num_classes)
+    if run:
+        load(net, read(run), run, classes=num_classes)
     return net
 
 

@@ -116,7 +116,7 @@ def scheduled(
     schedule = make(optimizer, steps=steps) if by_step else make(optimizer)
     if isinstance(schedule, ReduceLROnPlateau):
         raise ValueError(
-            "schedule._target_: ReduceLROnPlateau waits for a score, which it does not get; wanted one that counts"
+            "schedule._target_: ReduceLROnPlateau waits for a score, and gets none; wanted one that counts steps or epochs"
         )
     if warmup:
         rising = max(1, round(warmup * steps)) if warmup < 1 else int(warmup)

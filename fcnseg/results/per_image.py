@@ -45,6 +45,10 @@ class PerImage:
         Raises:
             ValueError: They do not match.
         """
+        if (self.pixels.ndim, self.boundary.ndim) != (2, 3):
+            raise ValueError(
+                f"pixels is of {self.pixels.shape}, boundary of {self.boundary.shape}, wanted (N, B) and (N, C, 3)"
+            )
         (images, bins), (_, classes, _) = self.pixels.shape, self.boundary.shape
         wanted = {  # of every array, the kinds of numbers in NumPy's letters, and the shape
             "names": ("U", (images,)),

@@ -39,7 +39,7 @@ def check_parameters(cfg: DictConfig, key: str = "") -> None:
         # Names such as _target_ and _partial_ are Hydra's. A node may be the step of a chain: see `data`.
         is_known = takes_any or isinstance(value, DictConfig) or name in known or setting(full).ours
         if not is_known and not str(name).startswith("_"):
-            ours = [row.removeprefix(f"{key}.") for row in SETTINGS if row.startswith(f"{key}.") and setting(row).ours]
+            ours = [row.removeprefix(f"{key}.") for row in SETTINGS if row.startswith(f"{key}.") and SETTINGS[row].ours]
             settings = ", ".join(each for each in (*known, *ours) if not _is_passed(f"{key}.{each}", cfg))
             raise ValueError(f"{full}: {target} has no such parameter; it has {settings or 'none'}")
         for inner, node in _nodes(full, value):

@@ -4,9 +4,8 @@ A new setting is written, with its default, into a config, and into `SETTINGS` i
 `tests/test_configs.py` pins the defaults.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
-from itertools import accumulate
 from math import inf
 from typing import Any, NamedTuple
 
@@ -18,7 +17,6 @@ from fcnseg.settings.lightning import ACCELERATORS, check_trainer
 from fcnseg.texts import as_typed
 
 LARGEST_SEED = 2**32 - 1  # NumPy's
-NOT_FOUND = object()
 SUM = "fcnseg.learning.losses.Sum"
 
 
@@ -155,14 +153,10 @@ def check_ranges(cfg: DictConfig) -> None:
     data = cfg.data
     optional = {name: data.get(name) for name in ("limit", "pack_size")}
     check_data_settings(size=data.size, batch_size=data.batch_size, split=data.split, **optional)
-    # The settings as they are written: the choices could be resolved only while Hydra runs.
-    written = flatten(cfg, resolve=False, with_empty=True)
-    # With the nodes that they are in: a node may stand in the place of a value.
-    for key in dict.fromkeys(name for full in written for name in accumulate(full.split("."), "{}.{}".format)):
+    # As they are written: the choices could be resolved only while Hydra runs.
+    for key, written in _nodes(OmegaConf.to_container(cfg)):
         if (known := setting(key)).wanted or known.least is not None:
-            value = OmegaConf.select(cfg, key, default=NOT_FOUND)  # no name in it may be a number, or have a dot
-            if value is not NOT_FOUND:
-                _check_value(key, value, known)
+            _check_value(key, OmegaConf.select(cfg, key) if "${" in str(written) else written, known)
     _check_schedule(cfg.schedule)
     _check_sum(cfg.loss, "loss")
     has_weights = str(cfg.model.get("_target_")).startswith("fcnseg.") and "weights" in cfg.model
@@ -170,12 +164,20 @@ def check_ranges(cfg: DictConfig) -> None:
         raise ValueError("model.freeze=true would keep random weights, since model.weights=null: give weights, or leave it out")
 
 
+def _nodes(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """All values of a nested config, by their full names, and the nodes that hold them: one may stand in a value's place."""
+    for name, value in config.items():
+        yield f"{prefix}{name}", value
+        if isinstance(value, dict):
+            yield from _nodes(value, f"{prefix}{name}.")
+
+
 def _check_value(key: str, value: Any, known: Setting) -> None:
     if value is None and known.null:
         return
     if known.least is not None:
         check_whole_number(key, value, known.least)
-    if isinstance(value, DictConfig) or not known.is_right(value):
+    if isinstance(value, dict) or not known.is_right(value):
         raise ValueError(f"{key}={as_typed(value)}: wanted {known.wanted}{', or null' if known.null else ''}")
 
 

@@ -157,7 +157,7 @@ def test_arrays_that_do_not_go_together_are_refused(run, tmp_path, name):
     arrays = {key: getattr(run.per_image, key) for key in vars(run.per_image)}
     for wrong in (arrays[name][:-1, ...] if name != "cells" else arrays[name] + 99, np.zeros(3, complex), np.array(7)):
         np.savez(tmp_path / "images.npz", **{**arrays, name: wrong})
-        with pytest.raises(ValueError, match=r"images.npz is damaged"):
+        with pytest.raises(ValueError, match=r"images.npz is damaged \((?!not enough)"):
             PerImage.read(tmp_path / "images.npz")
 
 

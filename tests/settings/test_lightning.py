@@ -8,6 +8,7 @@ import torch
 from omegaconf import OmegaConf
 
 from fcnseg import build
+from fcnseg.data.batch import Batch
 from fcnseg.data.voc import VOC
 from fcnseg.settings.lightning import HONOURED, REFUSED, check_trainer
 
@@ -108,7 +109,10 @@ def test_steps_are_not_logged_by_callbacks_that_log_none(compose, callback):
 
 def test_the_task_takes_a_batch_in_as_many_parts_as_are_accumulated(compose):
     cfg = config(compose, {"accumulate_grad_batches": 2}, {})
-    assert build.task(cfg, classes=VOC, class_pixels=torch.ones(21)).accumulate == 2
+    task = build.task(cfg, classes=VOC, class_pixels=torch.ones(21))
+    assert task.accumulate == 2
+    batch = Batch(torch.zeros(3, 3, 32, 32), torch.zeros(3, 32, 32), None)
+    assert task.images_of(batch, 0) == 3  # also of a loader that does not know the batches' sizes, as in the benchmark
 
 
 def test_the_profiler_of_the_remedy_writes_its_file(train_in, tmp_path):

@@ -76,6 +76,9 @@ def test_a_callback_of_any_name_is_made(compose, name):
     cfg = compose(f"+callbacks={{{name}: {entry}}}", "data=shapes")
     check_ranges(cfg)
     assert [type(callback) for callback in build.callbacks(cfg)] == [Callback]
+    wrong = compose(f"+callbacks={{{name}: {entry.replace('true', 'maybe')}}}", "data=shapes")
+    with pytest.raises(ValueError, match="only_watches=maybe: wanted true or false"):
+        check_ranges(wrong)
 
 
 def test_a_learning_rate_may_be_left_to_an_optimiser_of_ones_own(compose):
